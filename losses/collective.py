@@ -1,0 +1,126 @@
+"""Collectives of the head with their gradients. Without a process group, or alone in it, each is the identity.
+
+Every rank computes the same loss of the same global batch (the loss is *replicated*), while the gradients that reach
+the gathered embeddings from a rank's own centres are *partial*. The two kinds need different backward passes.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+Group = dist.ProcessGroup | None
+
+
+def world_size(group: Group = None) -> int:
+    """Number of ranks of the group; 1 without torch.distributed."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank(group: Group = None) -> int:
+    """This process's rank in the group; 0 without torch.distributed."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+class RowGather:
+    """Stacks the rows that the ranks hold, in rank order.
+
+    ``uneven=False`` takes every rank to hold as many rows as this one and needs no word about it; with ``uneven=True``
+    the sizes are exchanged first (which waits for the device) and smaller ranks are padded on the way.
+    """
+
+    def __init__(self, local_rows: int, device: torch.device, group: Group = None, uneven: bool = False) -> None:
+        self.group, self.world, self.rank = group, world_size(group), rank(group)
+        if uneven and self.world > 1:
+            sizes = torch.empty(self.world, dtype=torch.int64, device=device)
+            dist.all_gather_into_tensor(sizes, torch.tensor([local_rows], device=device), group=group)
+            self.sizes = sizes.tolist()
+        else:
+            self.sizes = [local_rows] * self.world
+        self.start = sum(self.sizes[: self.rank])
+        self.stop = self.start + local_rows
+        self.total = sum(self.sizes)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(b, …) of each rank → (B, …), without gradient."""
+        if self.world == 1:
+            return rows
+        most = max(self.sizes)
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        gathered = rows.new_empty(self.world * most, *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded, group=self.group)
+        if most * self.world == self.total:
+            return gathered
+        return torch.cat([part[:size] for part, size in zip(gathered.split(most), self.sizes)])
+
+    def partial(self, rows: Tensor) -> Tensor:
+        """Gather whose gradient arrives in parts: the backward pass sums over the ranks and hands each its rows."""
+        return rows if self.world == 1 else _GatherPartial.apply(rows, self)
+
+    def replicated(self, rows: Tensor) -> Tensor:
+        """Gather whose gradient is whole on every rank: the backward pass takes this rank's rows."""
+        return rows if self.world == 1 else _GatherReplicated.apply(rows, self)
+
+
+class _GatherPartial(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, gather: RowGather) -> Tensor:
+        ctx.gather = gather
+        return gather(rows)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        gather = ctx.gather
+        if len(set(gather.sizes)) > 1:
+            gradient = gradient.contiguous().clone()
+            dist.all_reduce(gradient, group=gather.group)
+            return gradient[gather.start : gather.stop], None
+        local = gradient.new_empty(gather.sizes[gather.rank], *gradient.shape[1:])
+        dist.reduce_scatter_tensor(local, gradient.contiguous(), group=gather.group)
+        return local, None
+
+
+class _GatherReplicated(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, gather: RowGather) -> Tensor:
+        ctx.gather = gather
+        return gather(rows)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[ctx.gather.start : ctx.gather.stop], None
+
+
+class _SumRanks(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor, group: Group) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value, group=group)
+        return value
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def sum_ranks(value: Tensor, group: Group = None) -> Tensor:
+    """Sum over the ranks of a value from which every rank goes on to compute the same: its gradient passes as it is."""
+    return value if world_size(group) == 1 else _SumRanks.apply(value, group)
+
+
+class _ScaleGradient(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """The value itself; its gradient times ``factor``."""
+    return value if factor == 1 else _ScaleGradient.apply(value, factor)

@@ -1,0 +1,97 @@
+"""What a margin loss is here: a few small functions of one cosine a row, and the state they need.
+
+With c_ij the cosine of embedding i and class centre j, every loss of the family is
+
+    target_i = T(c_iy, rows)          other_ij = N(c_ij, rows)        lse_i = log Σ_{j≠y} exp(other_ij)
+    loss_i   = L(target_i, lse_i, rows)
+
+The head evaluates N tile by tile and never needs more of a margin than this.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# exp() stays inside float32 up to e^88; logits up to 64 leave e^24 for the sum over classes and need no shift at all.
+_UNSHIFTED = 64.0
+
+
+@dataclass
+class Rows:
+    """The global batch as a margin sees it: B rows, the same on every rank.
+
+    Attributes:
+        labels: (B,) int64; -1 is a row without a class, which adds neither loss nor gradient.
+        valid: (B,) bool, labels >= 0.
+        cos_y: (B,) float32 cosines to the own centres, without gradient (0 where there is none).
+        norm: (B,) float32 embedding norms, with gradient.
+        uniform: (B,) float32 in [0, 1), the schedule's random number of each row, or None.
+        state: what the margin's ``update`` returned for this batch.
+    """
+
+    labels: Tensor
+    valid: Tensor
+    cos_y: Tensor
+    norm: Tensor
+    uniform: Tensor | None = None
+    state: Any = None
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a (B,) value over the valid rows; 0 if there are none."""
+        return (value * self.valid).sum() / self.valid.sum().clamp(min=1)
+
+
+class Margin(nn.Module):
+    """Base of all margins: scaled cosines, softmax cross-entropy, no margin.
+
+    Args:
+        s: scale of the logits.
+        interclass_filter: cosines to other centres above it count as 0 (arcface_torch's
+            ``interclass_filtering_threshold``, for training on labels in conflict); None keeps all.
+    """
+
+    def __init__(self, s: float = 64.0, interclass_filter: float | None = None) -> None:
+        super().__init__()
+        if s <= 0:
+            raise ValueError(f"the scale s must be positive, not {s}")
+        self.s = s
+        self.interclass_filter = interclass_filter
+
+    @property
+    def bound(self) -> float:
+        """No logit of another class exceeds this."""
+        return self.s
+
+    @property
+    def shift(self) -> float:
+        """The constant taken from logits before exp: with it neither they nor their sum leave float32."""
+        return max(0.0, self.bound - _UNSHIFTED)
+
+    @property
+    def linear(self) -> bool:
+        """Whether other logits are just ``s * cos``, which the head then computes in place."""
+        return type(self).bend is Margin.bend and self.interclass_filter is None
+
+    def update(self, rows: Rows) -> Any:
+        """Bring the state up to date with the batch, before use; what it returns becomes ``rows.state``."""
+        return None
+
+    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+        """(B,) cosines to the own centres → (B,) target logits, differentiable."""
+        return self.s * cos_y
+
+    def bend(self, cos: Tensor, rows: Rows) -> Tensor:
+        """(B, n) cosines to other centres → (B, n) logits, differentiable in ``cos`` only."""
+        return self.s * cos
+
+    def others(self, cos: Tensor, rows: Rows) -> Tensor:
+        """``bend`` behind the inter-class filter."""
+        if self.interclass_filter is not None:
+            cos = cos.masked_fill(cos > self.interclass_filter, 0.0)
+        return self.bend(cos, rows)
+
+    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+        """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden."""
+        return F.softplus(lse - target)

@@ -1,0 +1,237 @@
+"""The pass over the class centres: log-sum-exp of all other logits, a tile of centres at a time, and its gradient.
+
+The (B, C) logits never exist. Forward: a tile of centres is normalised and multiplied with the embeddings, and the
+exponentials are summed under a constant shift. Backward: the tile's logits are computed again, now with the
+log-sum-exp known, and give the gradients of the embeddings and of the tile, which may be applied at once.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from losses.collective import Group, world_size
+from losses.margin import Margin, Rows
+from losses.sampling import Sample
+
+_TINY = 1e-12
+
+
+@dataclass
+class Tile:
+    """Some centres of the shard.
+
+    Attributes:
+        first: place of the first one in the walk.
+        rows: which rows of the shard they are.
+        live: (n, 1) bool, false for rows that do not take part; None if all do.
+    """
+
+    first: int
+    rows: slice | Tensor
+    live: Tensor | None
+
+
+@dataclass
+class Walk:
+    """The centres of one rank that take part in a step, and where the own class of each batch row stands among them.
+
+    Attributes:
+        weight: (C_r, d) the shard, not normalised.
+        slot: (B,) int64, place of the row's class in the walk; outside [0, length) where it is not.
+        sample: the rows drawn, or None for all of them in order.
+        size: centres a tile.
+        dtype: type of the products' factors; sums are float32 always.
+    """
+
+    weight: Tensor
+    slot: Tensor
+    sample: Sample | None
+    size: int
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.weight) if self.sample is None else len(self.sample.index)
+
+    def tiles(self) -> Iterator[Tile]:
+        for first in range(0, len(self), self.size):
+            stop = min(first + self.size, len(self))
+            if self.sample is None:
+                yield Tile(first, slice(first, stop), None)
+            else:
+                yield Tile(first, self.sample.index[first:stop], self.sample.live[first:stop, None])
+
+    def own(self, tile: Tile, count: int) -> tuple[Tensor, Tensor]:
+        """(B, 1) column of each row's own class in the tile, and (B, 1) whether it is there."""
+        column = self.slot[:, None] - tile.first
+        return column.clamp(0, count - 1), (column >= 0) & (column < count)
+
+
+def normalised(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, d) rows → unit rows, and (n, 1) the inverses of their norms."""
+    inverse = torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp(min=_TINY).reciprocal()
+    return weight * inverse, inverse
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32, from factors of their own type."""
+    if a.dtype == torch.float32:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def _logits(unit: Tensor, x: Tensor, margin: Margin, rows: Rows, sloped: bool) -> tuple[Tensor, Tensor | float]:
+    """(B, n) logits of a tile, and their derivative by the cosine where ``sloped``."""
+    cos = product(x, unit.T)
+    if margin.linear:
+        return cos.mul_(margin.s), margin.s
+    if not sloped:
+        return margin.others(cos, rows), 0.0
+    with torch.enable_grad():
+        cos.requires_grad_()
+        logits = margin.others(cos, rows)
+        (slope,) = torch.autograd.grad(logits.sum(), cos)
+    return logits.detach(), slope
+
+
+@torch.no_grad()
+def log_sum_exp(
+    x: Tensor, walk: Walk, margin: Margin, rows: Rows, entropy: bool, group: Group = None
+) -> tuple[Tensor, Tensor | None]:
+    """Over all classes but the own one, of all ranks.
+
+    Args:
+        x: (B, d) unit embeddings in ``walk.dtype``.
+        entropy: whether to return the mean logit too.
+
+    Returns:
+        (B,) float32 log Σ exp(other), -inf where there is no other class; (B,) Σ softmax(other)·other, or None.
+    """
+    shift = margin.shift
+    sums = torch.zeros(2 if entropy else 1, len(x), device=x.device)
+    for tile in walk.tiles():
+        unit, _ = normalised(walk.weight[tile.rows])
+        logits, _ = _logits(unit.to(walk.dtype), x, margin, rows, sloped=False)
+        column, inside = walk.own(tile, len(unit))
+        weighted = logits * 1 if entropy else None
+        logits = logits.sub_(shift) if shift else logits
+        exp = logits.exp_()
+        exp.scatter_(1, column, exp.gather(1, column).masked_fill_(inside, 0.0))
+        if tile.live is not None:
+            exp.mul_(tile.live.T)
+        sums[0] += exp.sum(1)
+        if entropy:
+            sums[1] += weighted.mul_(exp).sum(1)
+    if world_size(group) > 1:
+        dist.all_reduce(sums, group=group)
+    return sums[0].log() + shift, sums[1] / sums[0].clamp(min=torch.finfo(torch.float32).tiny) if entropy else None
+
+
+Sink = Callable[[Tile, Tensor], None]
+
+
+@dataclass
+class Pullback:
+    """The backward pass of one batch: from d loss/d lse and d loss/d cos_y (B,) to embeddings and centres."""
+
+    x: Tensor
+    walk: Walk
+    margin: Margin
+    rows: Rows
+    lse: Tensor
+    d_lse: Tensor
+    d_cos_y: Tensor
+
+    def tile(self, tile: Tile, d_x: Tensor | None, centres: bool = True) -> Tensor | None:
+        """Add the tile's part to ``d_x`` (B, d), if given; return the gradient of its centres (n, d), if wanted."""
+        unit, inverse = normalised(self.walk.weight[tile.rows])
+        factor = unit.to(self.walk.dtype)
+        logits, slope = _logits(factor, self.x, self.margin, self.rows, sloped=True)
+        column, inside = self.walk.own(tile, len(unit))
+        # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
+        lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)
+        d_cos = logits.sub_(lse[:, None]).exp_().mul_(self.d_lse[:, None]).mul_(slope)
+        if tile.live is not None:
+            d_cos.mul_(tile.live.T)
+        d_cos.scatter_(1, column, torch.where(inside, self.d_cos_y[:, None], d_cos.gather(1, column)))
+        d_cos = d_cos.to(self.walk.dtype)
+        if d_x is not None:
+            d_x += product(d_cos, factor)
+        if not centres:
+            return None
+        d_unit = product(d_cos.T, self.x)
+        return d_unit.sub_(unit.mul_((d_unit * unit).sum(1, keepdim=True))).mul_(inverse)
+
+    @torch.no_grad()
+    def run(self, embeddings: bool, sink: Sink | None) -> Tensor | None:
+        """Walk once. ``sink`` takes each tile's gradient and may change the tile's centres."""
+        d_x = torch.zeros(self.x.shape, device=self.x.device) if embeddings else None
+        for tile in self.walk.tiles():
+            gradient = self.tile(tile, d_x, centres=sink is not None)
+            if sink is not None:
+                sink(tile, gradient)
+        return d_x
+
+
+class Stream(Function):
+    """(cos_y, lse) as differentiable functions of the unit embeddings (B, d) and the centres (C_r, d).
+
+    ``cos_y`` comes in already summed over the ranks and goes out again so that its gradient meets that of ``lse`` in a
+    single walk. ``consume`` takes the pullback instead of a gradient of the centres being returned (fused updates).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        cos_y: Tensor,
+        walk: Walk,
+        margin: Margin,
+        rows: Rows,
+        entropy: bool,
+        group: Group,
+        consume: Callable[[Pullback, bool], Tensor | None] | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        x = x.to(walk.dtype)
+        lse, mean_logit = log_sum_exp(x, walk, margin, rows, entropy, group)
+        ctx.save_for_backward(x, lse)
+        ctx.walk, ctx.margin, ctx.rows, ctx.consume = walk, margin, rows, consume
+        if mean_logit is not None:
+            ctx.mark_non_differentiable(mean_logit)
+        return cos_y.clone(), lse, mean_logit
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, d_cos_y: Tensor, d_lse: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, lse = ctx.saved_tensors
+        pullback = Pullback(x, ctx.walk, ctx.margin, ctx.rows, lse, d_lse, d_cos_y)
+        embeddings, centres = ctx.needs_input_grad[:2]
+        d_weight = None
+        if centres and ctx.consume is not None:
+            d_x = ctx.consume(pullback, embeddings)
+        elif centres:
+            d_x, d_weight = _with_gradient(pullback, embeddings)
+        else:
+            d_x = pullback.run(embeddings, None)
+        return d_x, d_weight, *(None,) * 7
+
+
+def _with_gradient(pullback: Pullback, embeddings: bool) -> tuple[Tensor | None, Tensor]:
+    """Walk and keep the gradient of the centres: dense, or sparse in the rows that were drawn."""
+    walk = pullback.walk
+    values = torch.empty(len(walk), walk.weight.shape[1], device=walk.weight.device)
+
+    def keep(tile: Tile, gradient: Tensor) -> None:
+        values[tile.first : tile.first + len(gradient)] = gradient
+
+    d_x = pullback.run(embeddings, keep)
+    if walk.sample is None:
+        return d_x, values
+    index = walk.sample.index[None]
+    return d_x, torch.sparse_coo_tensor(index, values, walk.weight.shape, check_invariants=False)

@@ -1,0 +1,24 @@
+"""How every command of Facemill ends: a user's mistake is one clear line and exit code 2, a bug is a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call ``main``; a ``ValueError`` or ``OSError`` that reaches here is the user's to mend.
+
+    Set ``FACEMILL_TRACEBACK=1`` to see where it came from.
+    """
+    try:
+        main()
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        if os.environ.get("FACEMILL_TRACEBACK"):
+            raise
+        text = " ".join(str(error).split())
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
