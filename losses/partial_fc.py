@@ -146,8 +146,12 @@ class PartialFC(nn.Module):
             weights: (b,) factors of the rows' losses.
             uniform: (b,) random numbers in [0, 1) for margins that draw.
         """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self._loss(embeddings.float(), labels, weights, uniform)
+
+    def _loss(self, embeddings: Tensor, labels: Tensor, weights: Tensor | None, uniform: Tensor | None) -> HeadOutput:
         gather = RowGather(len(embeddings), embeddings.device, self.group, self.uneven_batches)
-        embeddings = scale_gradient(embeddings.float(), world_size(self.group))
+        embeddings = scale_gradient(embeddings, world_size(self.group))
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         x = gather.partial(embeddings / norm.clamp(min=1e-12)[:, None])
         labels = gather(labels)

@@ -30,7 +30,7 @@ def _serve(connection: Connection) -> None:
 
 
 class RankPool:
-    """``pool(world_size, function, *args)`` calls a module-level function on every rank and returns the results by rank."""
+    """``pool(world_size, function, *args)`` calls a module-level function on each rank; returns the results by rank."""
 
     def __init__(self) -> None:
         self._context = mp.get_context("spawn")

@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := data/faces
+CONFIG ?= configs/quickstart.yaml
+NPROC ?= 1
+
+.PHONY: train test lint install data clean
+
+train: install data
+	$(BIN)/torchrun --standalone --nproc_per_node=$(NPROC) train/run.py --config $(CONFIG)
+
+test: $(VENV)/test.done lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(VENV)/train.done
+
+data: install
+	$(BIN)/python -m pipelines.embedded $(DATA)
+
+# torch comes first and by its exact version: what depends on it then finds it there.
+$(VENV)/train.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/test.done: $(VENV)/train.done
+	$(BIN)/pip install -q -c constraints.txt -e .[test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,55 @@
+"""Learning rates by their formulas, loss scaling by what it has to skip."""
+
+import math
+
+import pytest
+import torch
+
+from train.config import Schedule
+from train.optim import LearningRate, LossScaler
+
+
+def rates(steps_per_epoch=10, lr=0.4, **options):
+    schedule = LearningRate(Schedule(**options), lr, steps_per_epoch)
+    return [schedule(step) for step in range(schedule.total)]
+
+
+@pytest.mark.parametrize("name", ["polynomial", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [{"warmup_epochs": 0.5}, {"warmup_steps": 5}])
+def test_warm_up(name, warmup):
+    values = rates(name=name, epochs=3, **warmup)
+    assert len(values) == 30
+    assert values[:5] == pytest.approx([0.4 * k / 6 for k in (1, 2, 3, 4, 5)])
+    assert values[5] == 0.4 and min(values) > 0
+    assert all(a >= b for a, b in zip(values[5:], values[6:]))
+
+
+def test_shapes():
+    assert rates(name="polynomial", epochs=2)[10] == pytest.approx(0.4 * 0.25)
+    assert rates(name="polynomial", epochs=2, power=1)[15] == pytest.approx(0.1)
+    assert rates(name="cosine", epochs=2)[5] == pytest.approx(0.2 * (1 + math.cos(math.pi / 4)))
+    step = rates(name="step", epochs=4, milestones=[1, 3], gamma=0.5)
+    assert (step[9], step[10], step[29], step[30]) == (0.4, 0.2, 0.2, 0.1)
+
+
+def test_warm_up_longer_than_the_run():
+    with pytest.raises(ValueError, match="does not fit"):
+        rates(epochs=1, warmup_epochs=2)
+
+
+def scaled_steps(bad_rank):
+    import torch.distributed as dist
+
+    scaler = LossScaler(True)
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.full((3,), 2.0**16)
+    good = scaler.unscale([parameter])
+    gradient = parameter.grad.clone()
+    parameter.grad = torch.full((3,), math.inf if dist.get_rank() == bad_rank else 1.0)
+    return good, gradient, scaler.unscale([parameter]), scaler.scale
+
+
+def test_loss_scale_falls_on_all_ranks_together(ranks):
+    for good, gradient, bad, scale in ranks(2, scaled_steps, 1):
+        assert good and torch.equal(gradient, torch.ones(3))
+        assert not bad and scale == 2.0**15

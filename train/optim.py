@@ -1,0 +1,88 @@
+"""The backbone's optimiser, the learning rate of a step, and loss scaling for fp16."""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from train.config import Optim, Schedule
+
+
+def create_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW over the trained parameters; weight decay reaches all of them, as published."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
+        )
+    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+
+
+class LearningRate:
+    """The learning rate as a pure function of the step.
+
+    It climbs linearly through the warm-up, from ``lr / (W + 1)`` at step 0 to ``lr · W / (W + 1)`` at the last of its W
+    steps, is ``lr`` at step W, and falls from there by the schedule. It is never zero.
+    """
+
+    def __init__(self, config: Schedule, lr: float, steps_per_epoch: float) -> None:
+        self.config, self.lr = config, lr
+        self.total = max(1, round(config.epochs * steps_per_epoch))
+        self.warmup = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
+        if self.warmup >= self.total:
+            raise ValueError(f"a warm-up of {self.warmup} steps does not fit into a run of {self.total} steps")
+        self.milestones = [epoch * steps_per_epoch for epoch in config.milestones]
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of step 0, 1, … total - 1."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / (self.warmup + 1)
+        done = (step - self.warmup) / (self.total - self.warmup)
+        if self.config.name == "polynomial":
+            return self.lr * (1 - done) ** self.config.power
+        if self.config.name == "cosine":
+            return self.lr * (1 + math.cos(math.pi * done)) / 2
+        return self.lr * self.config.gamma ** sum(step >= milestone for milestone in self.milestones)
+
+
+class LossScaler:
+    """Dynamic loss scaling for fp16 (Micikevicius et al., 2018) that all ranks and both optimisers share.
+
+    A step whose gradient is not finite on any rank is skipped for backbone and centres alike.
+    """
+
+    growth_interval = 2000
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.scale = 2.0**16 if enabled else 1.0
+        self.good_steps = 0
+
+    @torch.no_grad()
+    def unscale(self, parameters: list[nn.Parameter]) -> bool:
+        """Divide the gradients by the scale; return whether the step may be taken (decided by all ranks together)."""
+        if not self.enabled:
+            return True
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_div_(gradients, self.scale)
+        finite = torch.stack([g.isfinite().all() for g in gradients]).all().float()
+        if dist.get_world_size() > 1:
+            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if finite.item():
+            self.good_steps += 1
+            if self.good_steps % self.growth_interval == 0:
+                self.scale *= 2
+            return True
+        self.scale, self.good_steps = self.scale / 2, 0
+        if self.scale < 2.0**-10:
+            raise ValueError("gradients stay non-finite at every loss scale; lower optim.lr, or use precision: bf16")
+        return False
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Scale and number of steps since it last fell."""
+        return {"scale": torch.tensor(self.scale), "good_steps": torch.tensor(self.good_steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a saved state."""
+        self.scale, self.good_steps = float(state["scale"]), int(state["good_steps"])

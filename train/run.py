@@ -1,0 +1,31 @@
+"""Train: ``torchrun [--nproc_per_node=N] train/run.py --config configs/x.yaml [section.key=value ...]``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+# As a script, Python looks for modules in train/ first; the rooms are beside it.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pipelines.entry import run  # noqa: E402
+from train import distributed  # noqa: E402
+from train.config import load_config  # noqa: E402
+from train.trainer import train  # noqa: E402
+
+
+def main() -> None:
+    """Parse the command line, join the other ranks, train."""
+    parser = argparse.ArgumentParser(description="Train a face recognition model.")
+    parser.add_argument("--config", required=True, help="YAML file of the run (see configs/)")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.overrides)
+    world = distributed.start(config.device)
+    try:
+        train(config, world)
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    run(main)
