@@ -1,0 +1,106 @@
+"""What the recipes add to the margin loss, against published implementations and plain formulas."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist, squareform
+
+from losses.contrastive import AdaptiveContrast
+from losses.hardness import gaussian_posterior, hardness_weights
+from losses.topology import spanning_edges, topological_loss
+from tests.losses.test_partial_fc import close
+
+
+def prim(distances):
+    """Sorted edge lengths of a minimum spanning tree, by Prim's algorithm."""
+    inside, lengths = [0], []
+    while len(inside) < len(distances):
+        outside = [j for j in range(len(distances)) if j not in inside]
+        length, j = min((distances[i, j], j) for i in inside for j in outside)
+        inside.append(j)
+        lengths.append(length)
+    return sorted(lengths)
+
+
+def test_spanning_tree_with_duplicates():
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) + 5
+    points[7] = points[3]
+    edges = spanning_edges(points)
+    lengths = (points[edges[:, 0]] - points[edges[:, 1]]).norm(dim=1)
+    expected = prim(squareform(pdist(points.double().numpy())))
+    assert len(edges) == 19
+    assert np.allclose(lengths.numpy(), expected, atol=1e-5)
+
+
+def test_topology_reference(shared):
+    data = np.load(shared / "reference/losses/topofr_topo.npz")
+    embeddings = torch.tensor(data["in_emb"]).requires_grad_()
+    loss = topological_loss(torch.tensor(data["in_img"]), embeddings)
+    loss.backward()
+    close(loss.detach(), torch.tensor(float(data["out_loss"])), 1e-5)
+    close(embeddings.grad, torch.tensor(data["out_gemb"]), 1e-5)
+
+
+def test_topology_is_finite_on_equal_embeddings():
+    embeddings = torch.ones(6, 4, requires_grad=True)
+    loss = topological_loss(torch.rand(6, 3, 5, 5), embeddings)
+    loss.backward()
+    assert torch.isfinite(loss) and (embeddings.grad == 0).all()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_mixture_reference(shared, step):
+    data = np.load(shared / f"reference/losses/topofr_gum_{step}.npz")
+    gamma = gaussian_posterior(torch.tensor(data["in_x"])[:, 0], torch.ones(64, dtype=torch.bool))
+    assert np.abs(gamma.numpy() - data["out_gamma"]).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "values", [torch.zeros(5), torch.full((1,), 7.0), torch.tensor([1e30, -1e30, 0.0]), torch.tensor([])]
+)
+def test_mixture_is_finite(values):
+    gamma = gaussian_posterior(values, torch.ones(len(values), dtype=torch.bool))
+    assert torch.isfinite(gamma).all() and ((gamma >= 0) & (gamma <= 1)).all()
+
+
+def test_mixture_ignores_invalid_values():
+    values = torch.randn(40, generator=torch.Generator().manual_seed(1))
+    valid = torch.arange(40) % 5 != 0
+    assert torch.allclose(
+        gaussian_posterior(torch.where(valid, values, 99.0), valid)[valid],
+        gaussian_posterior(values[valid], torch.ones(32, dtype=torch.bool)),
+    )
+
+
+def test_hardness_reference(shared):
+    data = np.load(shared / "reference/losses/topofr_sde.npz")
+    cosines, labels = torch.tensor(data["in_cos"]), torch.tensor(data["in_label"])
+    weights = torch.tensor(data["out_w1"]) * (1 - torch.tensor(data["out_pgt_float"]))
+    probability = torch.tensor(data["out_pgt_float"]).double()
+    # The entropy of the reference's own logits: s (cos θ + m) at the target, s cos elsewhere, s = 64, m = .5.
+    theta = torch.acos(cosines.gather(1, labels[:, None]))
+    logits = (64 * cosines.double()).scatter(1, labels[:, None], 64 * torch.cos(theta + 0.5).double())
+    p = logits.softmax(1)
+    assert torch.allclose(p.gather(1, labels[:, None])[:, 0], probability, atol=1e-5)
+    entropy = -(p * (p + 1e-5).log()).sum(1)
+    close(hardness_weights(entropy, -probability.log(), torch.ones(16, dtype=torch.bool)), weights, 1e-4)
+
+
+def test_contrast_reference(shared):
+    contrast = AdaptiveContrast(momentum=0.01)
+    for step in range(3):
+        data = np.load(shared / f"reference/losses/contraface_{step}.npz")
+        first, second = (torch.tensor(data[name]).requires_grad_() for name in ("in_x1", "in_x2"))
+        loss = contrast(first, second, torch.tensor(data["in_label"]))
+        loss.backward()
+        close(loss.detach(), torch.tensor(float(data["out_loss"])), 1e-5)
+        close(first.grad, torch.tensor(data["out_g1"]), 1e-4)
+        close(second.grad, torch.tensor(data["out_g2"]), 1e-4)
+        assert abs(contrast.margin.item() - float(data["out_m"])) < 1e-6
+
+
+def test_contrast_keeps_its_memory():
+    contrast = AdaptiveContrast()
+    x = torch.eye(4)
+    contrast(x, x, torch.arange(4))
+    assert abs(contrast.margin.item() - 0.01) < 1e-7
