@@ -56,11 +56,18 @@ class RowGather:
         return torch.cat([part[:size] for part, size in zip(gathered.split(most), self.sizes)])
 
     def partial(self, rows: Tensor) -> Tensor:
-        """Gather whose gradient arrives in parts: the backward pass sums over the ranks and hands each its rows."""
+        """Gather whose gradient arrives in parts: the backward pass sums over the ranks and hands each its rows.
+
+        The sum is multiplied by the number of ranks: DistributedDataParallel averages the backbone's gradients, where
+        the loss of the global batch calls for their sum.
+        """
         return rows if self.world == 1 else _GatherPartial.apply(rows, self)
 
     def replicated(self, rows: Tensor) -> Tensor:
-        """Gather whose gradient is whole on every rank: the backward pass takes this rank's rows."""
+        """Gather whose gradient is whole on every rank: the backward pass takes this rank's rows, times the ranks.
+
+        The factor is there because DistributedDataParallel averages over the ranks (see ``partial``).
+        """
         return rows if self.world == 1 else _GatherReplicated.apply(rows, self)
 
 
@@ -76,10 +83,10 @@ class _GatherPartial(Function):
         if len(set(gather.sizes)) > 1:
             gradient = gradient.contiguous().clone()
             dist.all_reduce(gradient, group=gather.group)
-            return gradient[gather.start : gather.stop], None
+            return gradient[gather.start : gather.stop] * gather.world, None
         local = gradient.new_empty(gather.sizes[gather.rank], *gradient.shape[1:])
         dist.reduce_scatter_tensor(local, gradient.contiguous(), group=gather.group)
-        return local, None
+        return local.mul_(gather.world), None
 
 
 class _GatherReplicated(Function):
@@ -90,7 +97,7 @@ class _GatherReplicated(Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[ctx.gather.start : ctx.gather.stop], None
+        return gradient[ctx.gather.start : ctx.gather.stop] * ctx.gather.world, None
 
 
 class _SumRanks(Function):
@@ -108,19 +115,3 @@ class _SumRanks(Function):
 def sum_ranks(value: Tensor, group: Group = None) -> Tensor:
     """Sum over the ranks of a value from which every rank goes on to compute the same: its gradient passes as it is."""
     return value if world_size(group) == 1 else _SumRanks.apply(value, group)
-
-
-class _ScaleGradient(Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, value: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
-
-
-def scale_gradient(value: Tensor, factor: float) -> Tensor:
-    """The value itself; its gradient times ``factor``."""
-    return value if factor == 1 else _ScaleGradient.apply(value, factor)

@@ -4,11 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from losses.collective import sum_ranks, world_size
+
 
 class AdaptiveContrast(nn.Module):
     """Cross-entropy of view 1's samples over view 2's, with the margin m on the own pair.
 
-    The margin follows the mean gap between a sample's own pair and its hardest negative,
+    The margin, one for all ranks, follows the mean gap between a sample's own pair and its hardest negative,
     m ← momentum·m + (1 - momentum)·gap. The published code has the two factors reversed, so that its margin has no
     memory; this is the paper's direction, and ``momentum=0.01`` is the code's.
 
@@ -30,7 +32,7 @@ class AdaptiveContrast(nn.Module):
         excluded = (labels[:, None] == labels) & ~own
         with torch.no_grad():
             hardest = cos.masked_fill(excluded | own, -1.0).amax(1)
-            gap = (cos.diagonal() - hardest).mean()
+            gap = sum_ranks((cos.diagonal() - hardest).mean()) / world_size()
             self.margin.mul_(self.momentum).add_(gap, alpha=1 - self.momentum)
         logits = self.s * (cos - self.margin * own)
         return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), torch.arange(len(cos), device=cos.device))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from losses.collective import Group, RowGather, rank, scale_gradient, sum_ranks, world_size
+from losses.collective import Group, RowGather, rank, sum_ranks, world_size
 from losses.margin import Margin, Rows
 from losses.sampling import Sample, draw
 from losses.stream import Stream, Walk, normalised
@@ -151,7 +151,6 @@ class PartialFC(nn.Module):
 
     def _loss(self, embeddings: Tensor, labels: Tensor, weights: Tensor | None, uniform: Tensor | None) -> HeadOutput:
         gather = RowGather(len(embeddings), embeddings.device, self.group, self.uneven_batches)
-        embeddings = scale_gradient(embeddings, world_size(self.group))
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         x = gather.partial(embeddings / norm.clamp(min=1e-12)[:, None])
         labels = gather(labels)
@@ -168,7 +167,7 @@ class PartialFC(nn.Module):
         cos_y, lse, mean_logit = compute(x, rows, sample)
         target = self.margin.target(cos_y, rows)
         row_losses = torch.where(valid, self.margin.loss(target, lse, rows), 0.0)
-        loss = rows.mean(row_losses if weights is None else gather(weights) * row_losses)
+        loss = rows.mean(row_losses if weights is None else gather.replicated(weights) * row_losses)
         entropy = _entropy(target.detach(), lse.detach(), mean_logit) if self.entropy else None
         return HeadOutput(loss, row_losses, rows, entropy, slice(gather.start, gather.stop))
 

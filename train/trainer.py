@@ -10,24 +10,19 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-from torch.nn.parallel import DistributedDataParallel
 
 from evaluate.verification import VerificationResult
-from losses import CentreOptimizer, PartialFC, create_margin
-from models import create_model
-from pipelines.loader import Batch, Loader
-from pipelines.sources import Source, open_source
+from pipelines.loader import Batch
+from pipelines.sources import open_source
+from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
 from train.checkpoint import Checkpoints, save_weights
 from train.config import Config
 from train.distributed import World, average_batch_statistics
 from train.optim import LearningRate, LossScaler, create_optimizer
 from train.progress import RunLog, duration
-from train.recipe import create_recipe
+from train.recipes import create_recipe
 from train.verification import Verifier, table
-
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
 class Trainer:
@@ -50,8 +45,13 @@ class Trainer:
         if num_classes < source.num_classes:
             raise ValueError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
         self.verifier = Verifier(config, world, self.half if world.device.type == "cuda" else None)
-        self.loader = self._create_loader(source)
-        self._create_networks(num_classes)
+        self.recipe = create_recipe(config.recipe.name, **config.recipe.options).to(world.device)
+        self.loader = build_loader(config, world, source, self.recipe)
+        self.backbone = build_backbone(config, world)
+        self.network = replicate(self.recipe.network(self.backbone), config, world)
+        self.head = build_head(config, world, num_classes, self.recipe)
+        self.optimizer = create_optimizer(self.backbone, config.optim)
+        self.centre_optimizer = build_centre_optimizer(config, self.head)
         steps_per_epoch = self.loader.steps_per_epoch / config.optim.accumulate
         self.steps_per_epoch = steps_per_epoch
         self.learning_rate = LearningRate(config.schedule, config.optim.lr, steps_per_epoch)
@@ -62,71 +62,6 @@ class Trainer:
         self.meta |= {"seed": config.seed, "model": config.model.name}
         self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep)
         self._resume()
-
-    def _create_loader(self, source: Source) -> Loader:
-        data = self.config.data
-        return Loader(
-            source,
-            batch_size=data.batch_size,
-            seed=self.config.seed,
-            augment=data.augment,
-            shuffle=data.shuffle,
-            image_size=self.config.model.input_size,
-            device=self.world.device,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            threads=data.threads,
-            prefetch=data.prefetch,
-            max_bad_fraction=data.max_bad_fraction,
-            quarantine=self.output / "quarantine.jsonl",
-        )
-
-    def _create_networks(self, num_classes: int) -> None:
-        config, world = self.config, self.world
-        model, head, optim = config.model, config.head, config.optim
-        torch.manual_seed(config.seed)
-        backbone = create_model(model.name, model.embedding_size, model.input_size, **model.options)
-        self.backbone = backbone.to(world.device, memory_format=torch.channels_last)
-        if model.sync_batchnorm:
-            if world.device.type != "cuda":
-                raise ValueError("model.sync_batchnorm works on GPUs only")
-            self.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self.backbone)
-        if model.compile:
-            self.backbone.compile()
-        wrapped = self.backbone
-        if world.size > 1:
-            devices = [world.device.index] if world.device.type == "cuda" else None
-            wrapped = DistributedDataParallel(
-                self.backbone, devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-            if optim.compress != "none":
-                wrapped.register_comm_hook(None, getattr(default_hooks, f"{optim.compress}_compress_hook"))
-        self.head = PartialFC(
-            create_margin(head.margin, **head.options),
-            model.embedding_size,
-            num_classes,
-            sample_rate=head.sample_rate,
-            mode=head.mode,
-            tile=head.tile,
-            matmul_dtype=torch.bfloat16 if self.half and world.device.type == "cuda" else torch.float32,
-            seed=config.seed,
-            device=world.device,
-        )
-        self.wrapped = wrapped
-        self.recipe = create_recipe(config.recipe.name, wrapped, self.head, **config.recipe.options)
-        self.optimizer = create_optimizer(self.backbone, optim)
-        # Sampled batches draw different rows, so several of them cannot share one walk over the centres.
-        several = optim.accumulate > 1
-        fused = head.fused and head.mode == "streamed" and not (several and head.sample_rate < 1)
-        self.centre_optimizer = CentreOptimizer(
-            self.head,
-            lr=optim.lr,
-            algorithm=optim.name,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-            fused=fused,
-            deferred=fused and (several or config.precision == "fp16"),
-        )
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -161,7 +96,7 @@ class Trainer:
         self.centre_optimizer.lr, self.centre_optimizer.grad_scale = lr, self.scaler.scale
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 65_537 + self.world.rank)
-        self.wrapped.train()
+        self.network.train()
         metrics: dict[str, Tensor] = {}
         for part in range(optim.accumulate):
             metrics = self._forward_backward(next(batches), last=part + 1 == optim.accumulate)
@@ -172,10 +107,10 @@ class Trainer:
     def _forward_backward(self, batch: Batch, last: bool) -> dict[str, Tensor]:
         self._waited += self.loader.wait
         device = self.world.device.type
-        quiet = nullcontext() if last or self.world.size == 1 else self.wrapped.no_sync()
+        quiet = nullcontext() if last or self.world.size == 1 else self.network.no_sync()
         with quiet:
             with torch.autocast(device, self.half, enabled=self.half is not None):
-                result = self.recipe.step(batch)
+                result = self.recipe.step(batch, self.network, self.head, self.step / self.steps_per_epoch)
             (result.loss * (self.scaler.scale / self.config.optim.accumulate)).backward()
         self.window += torch.stack([result.loss.detach(), torch.ones_like(result.loss)])
         return result.metrics
@@ -257,6 +192,7 @@ class Trainer:
             "backbone": self.backbone.state_dict(),
             "optimizer": get_optimizer_state_dict(self.backbone, self.optimizer),
             "head": self.head.state_dict(),
+            "recipe": self.recipe.state_dict(),
             "centre_optimizer": self.centre_optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "window": self.window,
@@ -288,6 +224,7 @@ class Trainer:
         self.backbone.load_state_dict(state["backbone"])
         set_optimizer_state_dict(self.backbone, self.optimizer, state["optimizer"])
         self.head.load_state_dict(state["head"])
+        self.recipe.load_state_dict(state["recipe"])
         self.scaler.load_state_dict(state["scaler"])
         self.best, self.step = float(state["best"]), meta["step"]
 

@@ -1,0 +1,100 @@
+"""From a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
+
+from losses import CentreOptimizer, PartialFC, create_margin
+from models import create_model
+from pipelines.loader import Loader
+from pipelines.sources import Source
+from train.config import Config
+from train.distributed import World
+from train.recipes import Recipe
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+
+
+def build_loader(config: Config, world: World, source: Source, recipe: Recipe) -> Loader:
+    """The stream of this rank's batches."""
+    data = config.data
+    return Loader(
+        source,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        augment=data.augment,
+        shuffle=data.shuffle,
+        image_size=config.model.input_size,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.size,
+        threads=data.threads,
+        prefetch=data.prefetch,
+        numbers=1 + recipe.numbers,
+        clean_view=recipe.clean_view,
+        max_bad_fraction=data.max_bad_fraction,
+        quarantine=Path(config.output) / "quarantine.jsonl",
+    )
+
+
+def build_backbone(config: Config, world: World) -> nn.Module:
+    """The backbone on its device; the same initial weights on every rank."""
+    model = config.model
+    torch.manual_seed(config.seed)
+    backbone = create_model(model.name, model.embedding_size, model.input_size, **model.options)
+    if model.sync_batchnorm:
+        if world.device.type != "cuda":
+            raise ValueError("model.sync_batchnorm works on GPUs only")
+        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    return backbone.to(world.device, memory_format=torch.channels_last)
+
+
+def replicate(network: nn.Module, config: Config, world: World) -> nn.Module:
+    """The network as all ranks train it together; itself where there is one rank."""
+    if config.model.compile:
+        network.compile()
+    if world.size == 1:
+        return network
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    # Buffers stay a rank's own: batch statistics are averaged when they are needed, not at every step.
+    replicated = DistributedDataParallel(network, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if config.optim.compress != "none":
+        replicated.register_comm_hook(None, getattr(default_hooks, f"{config.optim.compress}_compress_hook"))
+    return replicated
+
+
+def build_head(config: Config, world: World, num_classes: int, recipe: Recipe) -> PartialFC:
+    """The sharded classifier."""
+    head, half = config.head, HALF[config.precision] is not None
+    return PartialFC(
+        create_margin(head.margin, **head.options),
+        config.model.embedding_size,
+        num_classes,
+        sample_rate=head.sample_rate,
+        mode=head.mode,
+        tile=head.tile,
+        entropy=recipe.entropy,
+        matmul_dtype=torch.bfloat16 if half and world.device.type == "cuda" else torch.float32,
+        seed=config.seed,
+        device=world.device,
+    )
+
+
+def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
+    """The centres' optimiser, with the backbone's rule; fused into the backward pass where that is possible."""
+    optim = config.optim
+    several = optim.accumulate > 1
+    # Sampled batches draw different rows, so several of them cannot share one walk over the centres.
+    fused = config.head.fused and head.mode == "streamed" and not (several and head.sample_rate < 1)
+    return CentreOptimizer(
+        head,
+        lr=optim.lr,
+        algorithm=optim.name,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        fused=fused,
+        deferred=fused and (several or config.precision == "fp16"),
+    )

@@ -1,0 +1,28 @@
+"""Training recipes by name."""
+
+from typing import Any
+
+from train.recipes.contraface import ContraFace
+from train.recipes.recipe import Recipe, StepResult
+from train.recipes.topofr import TopoFR
+from train.recipes.transface import TransFace
+
+RECIPES: dict[str, type[Recipe]] = {
+    "plain": Recipe,
+    "transface": TransFace,
+    "topofr": TopoFR,
+    "contraface": ContraFace,
+}
+
+
+def create_recipe(name: str, **options: Any) -> Recipe:
+    """A recipe by name; options it does not know are named."""
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+    try:
+        return RECIPES[name](**options)
+    except TypeError as error:
+        raise ValueError(f"recipe {name!r}: {error}") from None
+
+
+__all__ = ["RECIPES", "Recipe", "StepResult", "create_recipe"]

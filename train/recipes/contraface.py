@@ -1,0 +1,69 @@
+"""ContraFace: two dropout views of one pass through the trunk, a margin loss on each and a contrast between them."""
+
+import torch
+from torch import Tensor, nn
+
+from losses import PartialFC
+from losses.collective import RowGather, world_size
+from losses.contrastive import AdaptiveContrast
+from pipelines.loader import Batch
+from train.recipes.recipe import Recipe, StepResult
+
+
+class _TwoViews(nn.Module):
+    """The backbone, whose dropout and last layers are applied twice: (b, d), (b, d)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        if not (hasattr(backbone, "trunk") and hasattr(backbone, "project")):
+            raise ValueError("recipe contraface needs an iresnet (r18 ... r200): a trunk and a projection with dropout")
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone.trunk(images)
+        return self.backbone.project(features), self.backbone.project(features)
+
+
+class ContraFace(Recipe):
+    """.5 L(view 1) + .5 L(view 2) + .05 · contrast.
+
+    Args:
+        contrast: factor of the contrastive loss.
+        momentum: memory of its margin (see ``AdaptiveContrast``).
+        dropout: probability in the first phase; ``late_dropout`` from epoch ``late_epoch`` on.
+        gather: contrast over the global batch instead of each rank's own.
+    """
+
+    def __init__(
+        self,
+        contrast: float = 0.05,
+        momentum: float = 0.99,
+        dropout: float = 0.4,
+        late_dropout: float = 0.6,
+        late_epoch: float | None = None,
+        gather: bool = False,
+    ) -> None:
+        super().__init__()
+        self.factor, self.gather = contrast, gather
+        self.dropout, self.late_dropout, self.late_epoch = dropout, late_dropout, late_epoch
+        self.contrast = AdaptiveContrast(momentum=momentum)
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        self._dropouts = [module for module in backbone.modules() if isinstance(module, nn.Dropout)]
+        return _TwoViews(backbone)
+
+    def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
+        late = self.late_epoch is not None and epoch >= self.late_epoch
+        for dropout in self._dropouts:
+            dropout.p = self.late_dropout if late else self.dropout
+        first, second = network(batch.images)
+        uniform = batch.numbers[:, 0]
+        # The mean over both views' rows is half of either loss.
+        out = head(torch.cat([first, second]), batch.labels.repeat(2), uniform=uniform.repeat(2))
+        labels, factor = batch.labels, self.factor
+        if self.gather and world_size() > 1:
+            gather = RowGather(len(first), first.device)
+            first, second, labels = gather.replicated(first), gather.replicated(second), gather(labels)
+        contrast = self.contrast(first, second, labels)
+        metrics = {"cosine": out.rows.mean(out.cosine), "contrast": contrast.detach(), "margin": self.contrast.margin}
+        return StepResult(out.loss + factor * contrast, metrics)

@@ -1,0 +1,39 @@
+"""What one step does: a recipe takes a batch and gives the loss. The loop is the same for all of them."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from losses import PartialFC
+from pipelines.loader import Batch
+
+
+@dataclass
+class StepResult:
+    """A step's loss (scalar, differentiable) and what else is worth a line in the log (scalars on the device)."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Recipe(nn.Module):
+    """The margin loss and nothing else; other recipes add to it. Its buffers are saved with the run.
+
+    Attributes:
+        numbers: random numbers of the schedule that a sample's step needs, beside the margin's.
+        clean_view: whether batches should carry the images before augmentation too.
+        entropy: whether the head should say the entropies of its softmax.
+    """
+
+    numbers = 0
+    clean_view = False
+    entropy = False
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        """What is called on the images in training, around the backbone whose weights it trains."""
+        return backbone
+
+    def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
+        """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
+        out = head(network(batch.images), batch.labels, uniform=batch.numbers[:, 0])
+        return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine)})

@@ -1,0 +1,70 @@
+"""TransFace (Dan et al., ICCV 2023): perturbed dominant patches, and rows weighted by how hard their patches are."""
+
+import torch
+from torch import Tensor, nn
+
+from evaluate.embed import evaluating
+from losses import PartialFC
+from pipelines.loader import Batch
+from train.recipes.patch_mix import perturb_patches
+from train.recipes.recipe import Recipe, StepResult
+
+_TOP = 7
+
+
+class _WithPatches(nn.Module):
+    """The backbone, giving embeddings (b, d), patch weights (b, patches) and patch standard deviations (b, patches)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        if not hasattr(backbone, "forward_patches"):
+            raise ValueError("recipe transface needs a transface_* backbone, which weighs its patches")
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.backbone.forward_patches(images)
+
+
+class TransFace(Recipe):
+    """DPAP on a share of the images, then the margin loss with EHSM's row weights 1 + exp(-mean patch deviation).
+
+    Args:
+        probability: share of the images that are perturbed.
+        weight_gradient: whether the gradient also flows through the row weights, as in the published code.
+    """
+
+    numbers = 1 + 4 * _TOP
+
+    def __init__(self, probability: float = 0.2, weight_gradient: bool = False) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"recipe transface: probability must be in [0, 1], not {probability}")
+        self.probability, self.weight_gradient = probability, weight_gradient
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        self._backbone = [backbone]  # in a list, so that its weights are not this module's
+        return _WithPatches(backbone)
+
+    def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
+        images = self._perturbed(batch)
+        embeddings, _, deviations = network(images)
+        weights = 1 + torch.exp(-deviations.float().mean(1))
+        if not self.weight_gradient:
+            weights = weights.detach()
+        out = head(embeddings, batch.labels, weights, uniform=batch.numbers[:, 0])
+        return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine), "row_weight": weights.detach().mean()})
+
+    @torch.no_grad()
+    def _perturbed(self, batch: Batch) -> Tensor:
+        """Only the chosen images pass through the network once more, in evaluation mode: batch statistics rest."""
+        chosen = (batch.numbers[:, 1] < self.probability).nonzero()[:, 0]
+        if not len(chosen):
+            return batch.images
+        device = batch.images.device
+        numbers = batch.numbers[chosen, 2:].unflatten(1, (_TOP, 4)).to(device, non_blocking=True)
+        chosen = chosen.to(device, non_blocking=True)
+        (backbone,) = self._backbone
+        with evaluating(backbone):
+            _, weights, _ = backbone.forward_patches(batch.images[chosen])
+        patches = round(weights.shape[1] ** 0.5)
+        return perturb_patches(batch.images, chosen, weights.float(), numbers, _TOP, batch.images.shape[3] // patches)
