@@ -1,0 +1,38 @@
+"""train/run.py with one more backbone to name: a small network without batch statistics and without randomness.
+
+Its result does not depend on how a batch is split over ranks, so that runs can be compared number by number.
+"""
+
+import sys
+from pathlib import Path
+
+from torch import Tensor, nn
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from models.registry import BACKBONES  # noqa: E402
+from pipelines.entry import run  # noqa: E402
+from train.run import main  # noqa: E402
+
+
+class Plain(nn.Module):
+    """Two convolutions and a linear layer."""
+
+    def __init__(self, embedding_size: int, input_size: int, *, channels: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, channels, 3, stride=4, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * channels * (input_size // 8) ** 2, embedding_size),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+if __name__ == "__main__":
+    BACKBONES["plain"] = Plain
+    run(main)

@@ -1,0 +1,152 @@
+"""Whole runs by the command a user types: equal on one rank and two, exact after a kill, clear about mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = str(Path(__file__).with_name("plain_run.py"))
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Eight identities of twelve images: a colour each, with noise."""
+    folder = tmp_path_factory.mktemp("faces")
+    generator = np.random.default_rng(0)
+    for identity in range(8):
+        (folder / f"{identity:02d}").mkdir()
+        colour = generator.integers(40, 216, 3)
+        for image in range(12):
+            pixels = (colour + generator.normal(0, 30, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{identity:02d}" / f"{image}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path, faces):
+    path = tmp_path / "run.yaml"
+    tree = {
+        "data": {"train": str(faces), "batch_size": 16, "threads": 1},
+        "model": {"name": "plain", "embedding_size": 16, "input_size": 32},
+        "head": {"margin": "arcface", "s": 16, "m": 0.2},
+        "optim": {"lr": 0.05},
+        "schedule": {"epochs": 3, "warmup_steps": 2},
+        "precision": "fp32",
+        "device": "cpu",
+        "checkpoint": {"every_steps": 4},
+        "log": {"every_steps": 1, "tensorboard": False},
+        "output": str(tmp_path / "run"),
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def command(config, *overrides, ranks=1):
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return [*launcher, RUN, "--config", str(config), *overrides]
+
+
+def finish(*args, **kwargs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def curve(folder):
+    lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def close(ours, theirs):
+    """Equal steps, and losses equal up to the rounding that a few steps of training carry on."""
+    assert [step for step, _ in ours] == [step for step, _ in theirs]
+    assert max(abs(a - b) for (_, a), (_, b) in zip(ours, theirs)) < 1e-4 * theirs[0][1]
+
+
+@pytest.mark.parametrize("overrides", [[], ["head.sample_rate=0.5"]], ids=["full", "sampled"])
+def test_two_ranks_are_one(config, tmp_path, overrides):
+    finish(config, f"output={tmp_path}/one", *overrides)
+    finish(config, f"output={tmp_path}/two", "data.batch_size=8", *overrides, ranks=2)
+    assert len(curve(tmp_path / "one")) == 18
+    close(curve(tmp_path / "two"), curve(tmp_path / "one"))
+
+
+def test_accumulated_batches_are_one(config, tmp_path):
+    """Also with the classifier updated plainly, and in bf16 without losing the trend."""
+    finish(config, f"output={tmp_path}/one")
+    finish(config, f"output={tmp_path}/parts", "data.batch_size=4", "optim.accumulate=4")
+    close(curve(tmp_path / "parts"), curve(tmp_path / "one"))
+    finish(config, f"output={tmp_path}/plain", "head.fused=false", "head.mode=dense")
+    close(curve(tmp_path / "plain"), curve(tmp_path / "one"))
+    finish(config, f"output={tmp_path}/half", "precision=bf16")
+    ours, theirs = curve(tmp_path / "half"), curve(tmp_path / "one")
+    assert max(abs(a - b) for (_, a), (_, b) in zip(ours, theirs)) < 0.05 * theirs[0][1]
+
+
+def test_killed_and_started_again(config, tmp_path):
+    whole = ["schedule.epochs=20", "head.margin=curricularface", "head.sample_rate=0.6"]
+    finish(config, f"output={tmp_path}/whole", *whole)
+    expected = curve(tmp_path / "whole")
+    arguments = command(config, f"output={tmp_path}/killed", *whole)
+    for kill_at in (9, 50):
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        log = tmp_path / "killed" / "log.jsonl"
+        deadline = time.time() + 120
+        while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= kill_at):
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(curve(tmp_path / "killed")) < len(expected)
+    finish(config, f"output={tmp_path}/killed", *whole)
+    assert curve(tmp_path / "killed") == expected
+    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")]
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values()))
+    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 3
+
+
+def test_resumes_on_another_number_of_ranks(config, tmp_path):
+    finish(config, f"output={tmp_path}/one")
+    finish(config, f"output={tmp_path}/moved", "checkpoint.every_steps=8")
+    for path in (tmp_path / "moved" / "checkpoints").iterdir():
+        if path.name != "step_000000008":
+            shutil.rmtree(path)
+    finish(config, f"output={tmp_path}/moved", "data.batch_size=8", ranks=2)
+    close(curve(tmp_path / "moved"), curve(tmp_path / "one"))
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["data.train=/nowhere"], "/nowhere"),
+        (["model.name=r51"], "r51"),
+        (["head.margin=arcfase"], "arcfase"),
+        (["head.m2=1"], "m2"),
+        (["head.num_classes=3"], "head.num_classes is 3"),
+        (["data.batch_size=1000"], "1000"),
+        (["optim.lrate=1"], "did you mean"),
+        (["verify.bins=[lfw]"], "lfw.bin"),
+        (["data.augment=flop"], "flop"),
+        (["recipe.name=plane"], "plane"),
+    ],
+)
+def test_mistakes_end_in_one_line(config, overrides, words):
+    result = subprocess.run(command(config, *overrides), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and words in lines[0]
