@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DATA := data/faces
+DATA := data/embedded
 CONFIG ?= configs/quickstart.yaml
 NPROC ?= 1
 
