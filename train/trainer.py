@@ -159,8 +159,8 @@ class Trainer:
         }
         if self.scaler.enabled:
             record["loss_scale"] = self.scaler.scale
-        if self.loader.bad:
-            record["bad_images"] = self.loader.bad
+        if self.loader.replaced:
+            record["replaced_images"] = self.loader.replaced
         self._since, self._waited, self._last = now, 0.0, self.step
         if self.log:
             line = f"epoch {record['epoch']:.2f}  step {self.step}/{self.learning_rate.total}  loss {loss:.4f}  "

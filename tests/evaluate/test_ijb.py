@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_curve
+
+from benchmarks.synthetic_ijb import write_release
+from evaluate import ijb
+from evaluate.ijb import FARS, identification, verification
+from evaluate.release import Release
+from evaluate.templates import pool
+
+
+def run_ijb(monkeypatch, data, features, output, *options):
+    arguments = ["--data", str(data), "--features", str(features), "--output", str(output), *options]
+    monkeypatch.setattr(sys, "argv", ["evaluate.ijb", *arguments])
+    ijb.main()
+    return json.loads((output / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ijb")
+    features = np.load(write_release(folder, 0.01, seed=1, dimension=64), mmap_mode="r")
+    release = Release(folder, "IJBC")
+    images = release.images()
+    return release, pool(features.reshape(len(features), 2, -1), images.template, images.media, images.detector)
+
+
+def test_verification_is_roc_curve_of_all_exact_scores(small):
+    release, templates = small
+    first, second, same = release.pairs()
+    # Duplicates, swapped and contradictory pairs.
+    extra = np.arange(200)
+    first, second = np.r_[first, second[extra], first[extra]], np.r_[second, first[extra], second[extra]]
+    same = np.r_[same, same[extra], ~same[extra]]
+    result = verification(templates, first, second, same)
+    row = {t: k for k, t in enumerate(templates.ids.tolist())}
+    scores = np.array([np.sum(templates.vectors[row[a]] * templates.vectors[row[b]]) for a, b in zip(first, second)])
+    false, true, _ = roc_curve(same, scores)
+    false, true = np.flipud(false), np.flipud(true)
+    for far in FARS:
+        place = min(zip(abs(false - far), range(len(false))))[1]
+        assert result["tar"][f"{far:g}"] == pytest.approx(true[place], abs=1e-12)
+        assert result["far"][f"{far:g}"] == pytest.approx(false[place], abs=1e-12)
+    assert result["hardest"]["genuine"][0]["score"] == pytest.approx(scores[same].min(), abs=1e-5)
+    assert result["hardest"]["impostor"][0]["score"] == pytest.approx(scores[~same].max(), abs=1e-5)
+    assert sum(result["histogram"]["impostor"]) == (~same).sum()
+
+
+def test_pairs_of_unknown_templates_are_named(small):
+    release, templates = small
+    first, second, same = release.pairs()
+    second[5] = 10**8
+    with pytest.raises(ValueError, match="first is 100000000"):
+        verification(templates, first, second, same)
+
+
+def test_every_probe_needs_a_mate_and_every_subject_one_template(small):
+    release, templates = small
+    galleries, probes = release.galleries(), release.probes()
+    with pytest.raises(ValueError, match="have no mate"):
+        identification(templates, {"g1": galleries["g1"]}, probes)
+    with pytest.raises(ValueError, match="one template a subject"):
+        identification(templates, {"g1": galleries["g1"], "g2": galleries["g1"]}, probes)
+
+
+@pytest.mark.parametrize("shape, dtype", [((7, 16), np.float32), ((94, 15), np.float32), ((94, 16), np.float64)])
+def test_features_that_do_not_fit(tmp_path, shape, dtype):
+    np.save(tmp_path / "f.npy", np.zeros(shape, dtype))
+    with pytest.raises(ValueError, match=r"must be float32 \(94, 2d\)"):
+        ijb.load_features(tmp_path / "f.npy", 94)
+
+
+def test_command_and_settings(tmp_path, monkeypatch):
+    features = write_release(tmp_path, 0.005, dimension=32)
+    result = run_ijb(monkeypatch, tmp_path, features, tmp_path / "a", "--rule", "at_most", "--name", "r50")
+    assert result["name"] == "r50" and result["verification"]["rule"] == "at_most"
+    assert all(float(far) >= seen for far, seen in result["verification"]["far"].items())
+    other = run_ijb(monkeypatch, tmp_path, features, tmp_path / "b", "--protocol", "identification", "--flip", "none")
+    assert "verification" not in other and other["name"] == "b"
+    assert other["identification"]["joint"]["rank1"] < result["identification"]["joint"]["rank1"]
+
+
+def test_a_users_mistake_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "evaluate.ijb", "--data", str(tmp_path), "--features", "f.npy", "--output", "o"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: no folder meta") and done.stderr.count("\n") == 1
+
+
+SETTINGS = {
+    "sum_flip": [],
+    "no_flip": ["--flip", "none"],
+    "norm_weighted_no_detector": ["--no-detector-score"],  # lengths are the network's: each view's unit vector times it
+}
+
+
+def shared_set(shared, folder, *options):
+    """A set of the reference's generator; the lists are written here, from its arrays."""
+    tool = shared / "tools/make_ijb.py"
+    command = [sys.executable, str(tool), "--out", str(folder), "--no-text", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    array = {name: np.load(folder / f"{name}.npy") for name in ("tid", "mid", "faceness", "p1", "p2", "label")}
+    names = [f"{row}.jpg" for row in range(len(array["tid"]))]
+    write = {
+        "face_tid_mid.txt": zip(names, array["tid"], array["mid"]),
+        "name_5pts_score.txt": zip(names, *([["0"] * len(names)] * 10), array["faceness"]),
+        "template_pair_label.txt": zip(array["p1"], array["p2"], array["label"]),
+    }
+    for name, rows in write.items():
+        with (folder / f"IJBC/meta/ijbc_{name}").open("w") as file:
+            file.writelines(" ".join(map(str, row)) + "\n" for row in rows)
+    truth = np.load(folder / "truth.npz")
+    for name, kind in (("gallery_G1", "g1"), ("gallery_G2", "g2"), ("probe_mixed", "probe")):
+        rows = zip(truth[f"{kind}_t"], truth[f"{kind}_s"])
+        lines = ["TEMPLATE_ID,SUBJECT_ID", *(f"{t},{s}" for t, s in rows)]
+        (folder / f"IJBC/meta/ijbc_1N_{name}.csv").write_text("\n".join(lines))
+    return folder / "feats.npy"
+
+
+def compare(result, expected):
+    for name in ("tar", "far"):
+        assert result["verification"][name] == pytest.approx(expected["verification"][name], abs=1e-6)
+
+
+@pytest.mark.parametrize("name, options", [("s200", ["--scale", ".005", "--seed", "3"]), ("s20", ["--scale", ".05"])])
+def test_matches_published_implementations(shared, tmp_path, monkeypatch, name, options):
+    features = shared_set(shared, tmp_path, *options)
+    reference = json.loads((shared / f"reference/ijb/{name}.json").read_text())
+    for setting, extra in SETTINGS.items():
+        result = run_ijb(monkeypatch, tmp_path, features, tmp_path / setting, *extra)
+        compare(result, {"verification": reference["verification"][setting]})
+        if setting == "sum_flip" and reference["identification"]:
+            check_identification(result["identification"], reference["identification"])
+
+
+def check_identification(result, expected):
+    joint, open_set = result["joint"], result["open_set"]
+    for key in ("rank1", "rank5", "rank10"):
+        assert joint[key] == pytest.approx(expected["joint"][key], abs=1e-6)
+        assert open_set[key] == pytest.approx(expected["open_set"][key], abs=1e-6)
+    assert joint["tpir"] == pytest.approx(expected["joint"]["tpir"], abs=1e-6)
+    assert joint["threshold"] == pytest.approx(expected["joint"]["threshold"], abs=1e-6)
+    assert open_set["tpir"] == pytest.approx(expected["open_set"]["tpir"], abs=1e-6)
+    for gallery in ("g1", "g2"):
+        tpir = open_set["galleries"][gallery]["tpir"]
+        assert tpir == pytest.approx(expected["open_set"][f"tpir_{gallery}"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_matches_published_implementations_at_full_size(shared, tmp_path, monkeypatch):
+    features = shared_set(shared, tmp_path, "--scale", "1")
+    reference = json.loads((shared / "reference/ijb/full.json").read_text())
+    result = run_ijb(monkeypatch, tmp_path, features, tmp_path / "out")
+    compare(result, {"verification": reference["verification"]["sum_flip"]})
+    check_identification(result["identification"], reference["identification"])
+    features.unlink()

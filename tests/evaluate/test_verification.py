@@ -1,0 +1,127 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluate import verification
+from evaluate.verification import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, verify, worst_pairs
+from pipelines.bins import read_bin, write_bin
+
+
+def naive(features, same):
+    """The protocol with masks and loops, threshold by threshold."""
+    e = features.astype(np.float64).sum(1)
+    e /= np.linalg.norm(e, axis=1, keepdims=True)
+    distances = ((e[::2] - e[1::2]) ** 2).sum(1)
+    accuracy, val, far = [], [], []
+    for test in np.array_split(np.arange(len(same)), 10):
+        train = np.setdiff1d(np.arange(len(same)), test)
+        right = [((distances[train] < t) == same[train]).mean() for t in ACCURACY_THRESHOLDS]
+        best = ACCURACY_THRESHOLDS[int(np.argmax(right))]
+        accuracy.append(((distances[test] < best) == same[test]).mean())
+        fars = np.array([(distances[train][~same[train]] < t).mean() for t in VAL_THRESHOLDS])
+        last = np.flatnonzero(fars <= 1e-3)[-1]
+        step = (1e-3 - fars[last]) / (fars[last + 1] - fars[last])
+        limit = VAL_THRESHOLDS[last] + step * (VAL_THRESHOLDS[last + 1] - VAL_THRESHOLDS[last])
+        val.append((distances[test][same[test]] < limit).mean())
+        far.append((distances[test][~same[test]] < limit).mean())
+    return np.array(accuracy), np.array(val), np.array(far)
+
+
+def make(seed, pairs, views=2, d=16):
+    rng = np.random.default_rng(seed)
+    same = rng.random(pairs) < 0.5
+    left = rng.standard_normal((pairs, 1, d))
+    right = np.where(
+        same[:, None, None], left + 0.7 * rng.standard_normal((pairs, 1, d)), rng.standard_normal(left.shape)
+    )
+    features = np.stack([left, right], 1).reshape(2 * pairs, 1, d) + 0.1 * rng.standard_normal((2 * pairs, views, d))
+    return features.astype(np.float32), same
+
+
+@pytest.mark.parametrize("pairs, views", [(600, 2), (637, 1), (95, 2)])
+def test_is_the_protocol_written_with_loops(pairs, views):
+    features, same = make(pairs, pairs, views)
+    result = verify(features, same)
+    accuracy, val, far = naive(features, same)
+    np.testing.assert_allclose(result.folds, accuracy)
+    assert (result.accuracy, result.std) == pytest.approx((accuracy.mean(), accuracy.std()))
+    assert (result.val, result.val_std, result.far) == pytest.approx((val.mean(), val.std(), far.mean()))
+
+
+def test_matches_the_published_implementation(shared):
+    data = np.load(shared / "reference/verification/pairs.npz")
+    expected = json.loads((shared / "reference/verification/expected.json").read_text())
+    result = verify(np.stack([data["emb"], data["emb_flip"]], 1), data["issame"])
+    np.testing.assert_allclose(result.folds, expected["folds"])
+    assert (result.accuracy, result.std) == pytest.approx((expected["acc"], expected["acc_std"]))
+    assert (result.val, result.val_std, result.far) == pytest.approx(
+        tuple(expected[k] for k in ("val", "val_std", "far"))
+    )
+    assert (result.tpr.sum(), result.fpr.sum()) == pytest.approx((expected["tpr_sum"], expected["fpr_sum"]))
+
+
+def test_a_set_without_impostors_has_an_accuracy_and_no_val():
+    features, _ = make(0, 200)
+    result = verify(features, np.ones(200, bool))
+    assert result.accuracy > 0.9
+    assert np.isnan([result.val, result.val_std, result.far]).all()
+
+
+def test_zero_and_nan_features_fail_no_one_else():
+    features, same = make(1, 300)
+    clean = verify(features, same)
+    features[0], features[10] = 0, np.nan
+    result = verify(features, same)
+    assert abs(result.accuracy - clean.accuracy) < 0.02 and np.isfinite(result.val)
+
+
+@pytest.mark.parametrize("shape, message", [((19, 2, 4), "need features"), ((18, 2, 4), "too few")])
+def test_unfit_input(shape, message):
+    with pytest.raises(ValueError, match=message):
+        verify(np.zeros(shape, np.float32), np.zeros(shape[0] // 2, bool))
+
+
+def test_worst_pairs():
+    features, same = make(2, 100)
+    result = verify(features, same)
+    worst = worst_pairs(result, same, 3)
+    assert result.distances[worst["genuine"][0]] == result.distances[same].max() and same[worst["genuine"]].all()
+    assert result.distances[worst["impostor"][0]] == result.distances[~same].min() and not same[worst["impostor"]].any()
+
+
+def test_command(shared, tmp_path, monkeypatch, capsys):
+    """Scores of a published network on a few pairs; a picture of the worst; results for a report."""
+    pytest.importorskip("onnxruntime")
+    weights, bins = shared / "faces/weights/mobilefacenet_y1.onnx", tmp_path / "some.bin"
+    lfw = read_bin(shared / "faces/lfw.bin")  # its pairs come in blocks of 300 of a kind
+    chosen = np.arange(30).repeat(2) + np.tile([0, 300], 30)
+    write_bin(bins, [lfw.encoded[2 * i + k] for i in chosen for k in (0, 1)], lfw.same[chosen])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["", "--checkpoint", str(weights), "--bins", str(bins), "--output", str(tmp_path), "--threads", "2"],
+    )
+    verification.main()
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["name"] == tmp_path.name and result["sets"]["some"]["accuracy"] > 0.95
+    assert "some" in capsys.readouterr().out
+    with Image.open(tmp_path / "worst_some.png") as picture:
+        assert picture.width > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flip, accuracy, std", [(True, 0.9945, 0.0047), (False, 0.9933, None)])
+def test_a_published_network_reaches_its_published_accuracy_on_lfw(shared, tmp_path, monkeypatch, flip, accuracy, std):
+    pytest.importorskip("onnxruntime")
+    weights, bins = shared / "faces/weights/mobilefacenet_y1.onnx", shared / "faces/lfw.bin"
+    options = [] if flip else ["--no-flip"]
+    monkeypatch.setattr(
+        sys, "argv", ["", "--checkpoint", str(weights), "--bins", str(bins), "--output", str(tmp_path), *options]
+    )
+    verification.main()
+    result = json.loads((tmp_path / "results.json").read_text())["sets"]["lfw"]
+    assert round(result["accuracy"], 4) == accuracy
+    assert std is None or round(result["std"], 4) == std

@@ -1,0 +1,342 @@
+"""Every backbone against published implementations: names, shapes, counts and outputs; and what training adds to them."""
+
+import copy
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models import create_model, model_names
+from models.layers import DropPath, PReLU
+
+# (family, backbone) in the manifest -> arguments of create_model
+PUBLISHED = {
+    **{
+        ("arcface_torch", name): {"name": name}
+        for name in (
+            "r18 r34 r50 r100 r200 r2060 mbf mbf_large vit_t vit_t_dp005_mask0 vit_s vit_s_dp005_mask_0 vit_b "
+            "vit_b_dp005_mask_005 vit_l_dp005_mask_005 vit_h"
+        ).split()
+    },
+    ("transface", "vit_t"): {"name": "transface_t"},
+    ("transface", "vit_t_dp005_mask0"): {"name": "transface_t", "drop_path": 0.05, "mask_ratio": 0.0},
+    ("transface", "vit_s"): {"name": "transface_s"},
+    ("transface", "vit_s_dp005_mask_0"): {"name": "transface_s", "drop_path": 0.05, "mask_ratio": 0.0},
+    ("transface", "vit_b"): {"name": "transface_b"},
+    ("transface", "vit_b_dp005_mask_005"): {"name": "transface_b", "drop_path": 0.05, "mask_ratio": 0.05},
+    ("transface", "vit_l_dp005_mask_005"): {"name": "transface_l"},
+    **{("adaface", name): {"name": name} for name in ("ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")},
+    **{
+        ("contraface", f"iresnet{depth}_se{se}"): {"name": f"r{depth}", "se": se}
+        for depth in (18, 34, 50, 100)
+        for se in (False, True)
+    },
+}
+
+
+def test_every_published_backbone_is_here(manifest):
+    assert PUBLISHED.keys() == {(family, name) for family in manifest for name in manifest[family]}
+    assert {options["name"] for options in PUBLISHED.values()} | {"vit_l"} == set(model_names())
+
+
+@pytest.mark.parametrize("family, backbone", PUBLISHED)
+def test_names_shapes_and_parameters(manifest, family, backbone):
+    published = manifest[family][backbone]
+    with torch.device("meta"):
+        model = create_model(**PUBLISHED[family, backbone])
+    assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == published["tensors"]
+    assert sum(parameter.numel() for parameter in model.parameters()) == published["parameters"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("r18", "mbf", "mbf_large", "vit_t", "transface_t"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("r34", "r50", "r100", "vit_s", "vit_b", "transface_s", "transface_b")
+        ),
+    ],
+)
+def test_embeddings_are_the_published_ones(shared, fill, name):
+    expected = np.load(shared / "reference" / "backbones.npz")
+    key = name.replace("transface", "transface_vit")
+    model = create_model(name).eval()
+    fill.fill_parameters(model)
+    with torch.no_grad():
+        close(model(fill.probe_images(2)), expected[key])
+        if name.startswith("transface"):
+            output = model.forward_patches(fill.probe_images(2))
+            close(output.embeddings, expected[key])
+            close(output.patch_weights, expected[f"{key}.patch_weight"])
+            close(output.patch_std, expected[f"{key}.patch_std"])
+
+
+def close(found, expected, tolerance=1e-4):
+    expected = np.asarray(expected)
+    assert np.linalg.norm(found.detach().numpy() - expected) <= tolerance * np.linalg.norm(expected)
+
+
+def naive_ir(model, images, depths, channels=(64, 128, 256, 512)):
+    """AdaFace's network written out from its state dict."""
+    state = model.state_dict()
+
+    def norm(x, name):
+        affine = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+        return F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"], *affine)
+
+    x = F.prelu(
+        norm(F.conv2d(images, state["input_layer.0.weight"], padding=1), "input_layer.1"),
+        state["input_layer.2.weight"],
+    )
+    index = 0
+    for width, depth in zip(channels, depths):
+        for block in range(depth):
+            name, stride = f"body.{index}", 2 if block == 0 else 1
+            if x.shape[1] == width:
+                shortcut = x[:, :, ::stride, ::stride]
+            else:
+                shortcut = F.conv2d(x, state[f"{name}.shortcut_layer.0.weight"], stride=stride)
+                shortcut = norm(shortcut, f"{name}.shortcut_layer.1")
+            name += ".res_layer"
+            y = norm(x, f"{name}.0")
+            y = norm(F.conv2d(y, state[f"{name}.1.weight"], padding=1), f"{name}.2")
+            y = F.prelu(y, state[f"{name}.3.weight"])
+            y = norm(F.conv2d(y, state[f"{name}.4.weight"], padding=1, stride=stride), f"{name}.5")
+            if f"{name}.se_block.fc1.weight" in state:
+                gate = y.mean((2, 3), keepdim=True)
+                gate = F.conv2d(
+                    F.relu(F.conv2d(gate, state[f"{name}.se_block.fc1.weight"])), state[f"{name}.se_block.fc2.weight"]
+                )
+                y = y * torch.sigmoid(gate)
+            x, index = shortcut + y, index + 1
+    x = norm(x, "output_layer.0").flatten(1)
+    return norm(F.linear(x, state["output_layer.3.weight"], state["output_layer.3.bias"]), "output_layer.4")
+
+
+@pytest.mark.parametrize(("name", "depths"), [("ir_18", (2, 2, 2, 2)), ("ir_se_50", (3, 4, 14, 3))])
+def test_adaface_against_its_formula(name, depths):
+    model = with_statistics(create_model(name, input_size=32, embedding_size=16))
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        close(model(images), naive_ir(model, images, depths), 1e-5)
+        model.bgr = True
+        close(model(images), naive_ir(model, images[:, [2, 1, 0]], depths), 1e-5)
+
+
+def with_statistics(model):
+    """The model in evaluation mode, its batch norms no longer the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def test_squeeze_excite_of_iresnet_gates_each_branch():
+    torch.manual_seed(0)
+    model = create_model("r18", input_size=16, embedding_size=8, se=True).eval()
+    plain = create_model("r18", input_size=16, embedding_size=8).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "se_block" not in k})
+    images = torch.rand(2, 3, 16, 16)
+    for name, parameter in model.named_parameters():
+        if "se_block.fc1" in name:
+            nn.init.zeros_(parameter)  # every gate is a half
+    with torch.no_grad():
+        for name, module in plain.named_modules():
+            if name.endswith("bn3"):
+                module.weight.mul_(0.5)
+                module.bias.mul_(0.5)
+        close(model(images), plain(images), 1e-5)
+
+
+SMALL = [
+    {"name": "r18", "input_size": 32, "se": True},
+    {"name": "ir_18", "input_size": 32, "dropout": 0.0},
+    {"name": "mbf", "input_size": 32, "width": 0.25},
+    {"name": "vit_t", "input_size": 27},
+    {"name": "transface_t", "input_size": 27},
+]
+
+
+@pytest.mark.parametrize("options", SMALL, ids=lambda options: options["name"])
+def test_checkpointing_changes_nothing(options):
+    torch.manual_seed(0)
+    plain = create_model(embedding_size=16, **options).train()
+    checkpointed = create_model(embedding_size=16, checkpoint_activations=True, **options).train()
+    checkpointed.load_state_dict(plain.state_dict())
+    images = torch.rand(4, 3, options["input_size"], options["input_size"])
+    outputs = []
+    for model in (plain, checkpointed):
+        torch.manual_seed(1)  # the same masks and dropped paths
+        outputs.append(model(images))
+        outputs[-1].square().sum().backward()
+    assert torch.equal(*outputs)
+    for (name, mine), theirs in zip(checkpointed.named_parameters(), plain.parameters()):
+        if theirs.grad is not None:
+            assert torch.equal(mine.grad, theirs.grad), name
+    for (name, mine), theirs in zip(checkpointed.named_buffers(), plain.buffers()):
+        assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize("options", SMALL, ids=lambda options: options["name"])
+def test_checkpointing_keeps_fewer_activations(options):
+    from models.inspect import activation_bytes
+
+    images = torch.rand(4, 3, options["input_size"], options["input_size"])
+    kept = [
+        activation_bytes(create_model(checkpoint_activations=switch, **options).train(), images)
+        for switch in (False, True)
+    ]
+    assert kept[1] < 0.6 * kept[0]
+
+
+@pytest.mark.parametrize("options", SMALL, ids=lambda options: options["name"])
+def test_every_trainable_parameter_gets_a_gradient(options):
+    model = create_model(embedding_size=16, **options).train()
+    images = torch.rand(4, 3, options["input_size"], options["input_size"])
+    (model(images) * torch.rand(4, 16)).sum().backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    masked = create_model(embedding_size=16, **options | {"mask_ratio": 0.0}) if "vit" in options["name"] else None
+    assert masked is None or not masked.mask_token.requires_grad
+
+
+@pytest.mark.parametrize("options", SMALL, ids=lambda options: options["name"])
+def test_half_precision_stays_near(options):
+    torch.manual_seed(0)
+    model = with_statistics(create_model(**options))
+    images = torch.rand(4, 3, options["input_size"], options["input_size"]) * 2 - 1
+    with torch.no_grad():
+        exact = model(images)
+        for dtype, bound in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
+            with torch.autocast("cpu", dtype):
+                close(model(images).float(), exact, bound)
+
+
+@pytest.mark.parametrize("size", [56, 64, 112, 128])
+@pytest.mark.parametrize("name", ["r18", "ir_18", "mbf", "vit_t", "transface_t"])
+def test_the_head_fits_the_input(name, size):
+    with torch.device("meta"):
+        model = create_model(name, embedding_size=128, input_size=size)
+        assert model(torch.empty(2, 3, size, size)).shape == (2, 128)
+
+
+def test_the_scale_of_iresnets_features_is_frozen():
+    model = create_model("r18", input_size=16)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["features.weight"]
+    assert (model.features.weight == 1).all()
+
+
+def test_iresnets_head_may_follow_its_trunk_twice():
+    model = create_model("r18", input_size=16, embedding_size=8, dropout=0.4)
+    images = torch.rand(2, 3, 16, 16)
+    model.eval()
+    assert torch.equal(model.head(model.trunk(images)), model(images))
+    model.train()
+    trunk = model.trunk(images)
+    assert not torch.equal(model.head(trunk), model.head(trunk))
+
+
+def test_width_scales_mobilefacenet():
+    def shapes(width):
+        with torch.device("meta"):
+            return {k: v.shape for k, v in create_model("mbf", width=width).state_dict().items()}
+
+    half, whole = shapes(0.5), shapes(1)
+    assert shapes(0.51) == half, "rounded to a multiple"
+    for name in (
+        "layers.0.layers.0.weight",
+        "layers.4.layers.1.layers.0.weight",
+        "layers.7.layers.0.layers.2.layers.0.weight",
+    ):
+        assert half[name][0] * 2 == whole[name][0]
+    assert half["features.layers.2.weight"] == whole["features.layers.2.weight"]
+
+
+def test_prelu_is_pytorchs():
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 4, 4, dtype=torch.float64).requires_grad_()
+    mine, theirs = PReLU(5).double(), nn.PReLU(5).double()
+    for slope in (torch.rand(5), -torch.rand(5), 2 * torch.rand(5)):
+        results = []
+        for module in (mine, theirs):
+            with torch.no_grad():
+                module.weight.copy_(slope)
+            x.grad = module.weight.grad = None
+            y = module(x)
+            (y * torch.arange(y.numel()).reshape(y.shape).cos()).sum().backward()
+            results.append((y.detach(), x.grad, module.weight.grad))
+        for a, b in zip(*results):
+            torch.testing.assert_close(a, b)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    layer = DropPath(0.25).train()
+    y = layer(torch.ones(4000, 3, 2))
+    assert set(y.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert (y == y[:, :1, :1]).all()
+    assert y.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(layer.eval()(y), y)
+
+
+def test_drop_path_grows_with_depth():
+    rates = [block.drop_path.p for block in create_model("vit_t", input_size=27, drop_path=0.11).blocks]
+    assert rates == pytest.approx([0.01 * i for i in range(12)])
+
+
+def test_masked_patches_are_replaced_by_the_mask_token():
+    torch.manual_seed(0)
+    model = create_model("vit_t", input_size=45, mask_ratio=0.5, drop_path=0.0).train()
+    images = torch.rand(3, 3, 45, 45)
+    tokens = model.tokens(images)
+    masked = (tokens == model.mask_token).all(2)
+    assert masked.sum(1).tolist() == [13] * 3  # of 25, int(12.5) are kept
+    assert not torch.equal(masked[0], masked[1])
+    # What is kept is what the blocks make of these patches alone, in their places.
+    embedded = model.patch_embed(images) + model.pos_embed
+    for i in range(3):
+        alone = embedded[i : i + 1, ~masked[i]]
+        for block in model.blocks:
+            alone = block(alone)
+        torch.testing.assert_close(tokens[i, ~masked[i]], model.norm(alone)[0], rtol=1e-4, atol=1e-5)
+    assert not (model.eval().tokens(images) == model.mask_token).all(2).any()
+
+
+def test_published_regularisation_of_the_vits():
+    def rates(name):
+        with torch.device("meta"):
+            model = create_model(name)
+        return model.blocks[-1].drop_path.p, model.mask_ratio
+
+    assert {rates(name) for name in ("vit_t", "vit_s", "vit_b", "transface_t", "transface_s")} == {(0.1, 0.1)}
+    assert rates("vit_t_dp005_mask0") == rates("vit_s_dp005_mask_0") == (0.05, 0)
+    assert rates("vit_b_dp005_mask_005") == rates("vit_l") == rates("transface_l") == (0.05, 0.05)
+    assert rates("vit_h") == (0.1, 0)
+
+
+def test_no_autocast_region_and_no_cast_within():
+    """Half-precision weights give half-precision embeddings: nothing inside insists on float32."""
+    for options in SMALL:
+        model = copy.deepcopy(create_model(embedding_size=8, **options)).bfloat16().eval()
+        size = options["input_size"]
+        with torch.no_grad():
+            seen = Counter()
+            for module in model.modules():
+                module.register_forward_hook(lambda m, i, o, seen=seen: seen.update([getattr(o, "dtype", None)]))
+            model(torch.rand(2, 3, size, size, dtype=torch.bfloat16))
+        assert set(seen) == {torch.bfloat16}
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="unknown backbone 'r51', did you mean 'r50'"):
+        create_model("r51")
+    with pytest.raises(ValueError, match="no option 'dropuot', did you mean 'dropout'"):
+        create_model("r18", dropuot=0.4)
+    with pytest.raises(ValueError, match="mbf has no option 'dropout'"):
+        create_model("mbf", dropout=0.4)

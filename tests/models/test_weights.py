@@ -1,0 +1,275 @@
+"""Weights from every layout that users have; nothing that a file brings along is run."""
+
+import os
+import pickle
+import sys
+import types
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+from models import create_model
+from models.weights import guess_architecture, load_backbone, load_weights, read_weights
+
+
+def new(name="mbf", **options):
+    """A small backbone; MobileFaceNets are narrow."""
+    narrow = {"width": 0.25} if name == "mbf" else {}
+    return create_model(name, embedding_size=32, input_size=32, **narrow, **options)
+
+
+def small(name="mbf", **options):
+    """A backbone whose every tensor differs from that of a new one."""
+    model = new(name, **options)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape) * 0.1)
+    return model.eval()
+
+
+def same(a, b):
+    a, b = (m if isinstance(m, dict) else m.state_dict() for m in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def prefixed(prefix, tensors):
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+CENTRES = torch.rand(10, 32)
+LAYOUTS = {
+    "bare": lambda s: s,
+    "DataParallel": lambda s: prefixed("module.", s),
+    "DataParallel of a compiled model": lambda s: prefixed("module._orig_mod.", s),
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+    "state_dict of DataParallel": lambda s: {"state_dict": prefixed("module.", s)},
+    "arcface_torch's checkpoint": lambda s: {
+        "epoch": 1,
+        "global_step": 7,
+        "state_dict_backbone": s,
+        "state_dict_softmax_fc": {"weight": CENTRES},
+    },
+    "TopoFR": lambda s: {**s, "weight": CENTRES},
+    "GB-CosFace's whole model": lambda s: {**prefixed("module.backbone.", s), "module.head.weight": CENTRES},
+    "AdaFace": lambda s: {"state_dict": {**prefixed("model.", s), "head.kernel": CENTRES.T, "head.t": torch.zeros(1)}},
+    "without counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout(tmp_path, layout):
+    model = small()
+    torch.save(LAYOUTS[layout](model.state_dict()), tmp_path / "x.pt")
+    fresh = new()
+    if layout == "without counters":
+        fresh.load_state_dict({k: v for k, v in model.state_dict().items() if k.endswith("tracked")}, strict=False)
+    load_weights(fresh, tmp_path / "x.pt")
+    assert same(fresh, model)
+
+
+@pytest.mark.parametrize(
+    ("family", "backbone", "layout", "options"),
+    [
+        ("arcface_torch", "r18", "bare", {"name": "r18"}),
+        ("arcface_torch", "r34", "TopoFR", {"name": "r34"}),
+        ("transface", "vit_t", "bare", {"name": "transface_t"}),
+        ("contraface", "iresnet18_seTrue", "bare", {"name": "r18", "se": True}),
+        ("adaface", "ir_18", "AdaFace", {"name": "ir_18"}),
+    ],
+)
+def test_published_checkpoint(tmp_path, manifest, family, backbone, layout, options):
+    entry = manifest[family][backbone]
+    tensors = {name: torch.full(shape, 0.5, dtype=torch.half) for name, shape in entry["tensors"].items()}
+    torch.save(LAYOUTS[layout](tensors), tmp_path / "x.pt")
+    model, found = load_backbone(tmp_path / "x.pt")
+    assert found == {"embedding_size": 512, "input_size": 112} | options
+    assert sum(p.numel() for p in model.parameters()) == entry["parameters"]
+    assert all((t == 0.5).all() for k, t in model.state_dict().items() if not k.endswith("tracked"))
+
+
+def test_half_precision_weights_arrive_in_single(tmp_path):
+    model = small()
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, tmp_path / "x.pt")
+    fresh = new()
+    load_weights(fresh, tmp_path / "x.pt")
+    weight = fresh.conv_sep.layers[0].weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, model.conv_sep.layers[0].weight.half().float())
+
+
+def test_safetensors(tmp_path):
+    model = small()
+    save_file(model.state_dict(), tmp_path / "x.safetensors")
+    assert same(read_weights(tmp_path / "x.safetensors").tensors, model)
+    (tmp_path / "bad.safetensors").write_bytes(b"\x01" * 100)
+    with pytest.raises(ValueError, match="no safetensors file"):
+        read_weights(tmp_path / "bad.safetensors")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = small()
+    state = {"backbone": model.state_dict(), "head": {"weight": CENTRES}, "step": 3, "best": torch.tensor(0.5)}
+    folder = tmp_path / "checkpoints" / "step_000000003"
+    dcp.save(state, checkpoint_id=folder, no_dist=True)
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"model": dict(name="mbf", width=0.25, embedding_size=32, input_size=32, compile=False)})
+    )
+    return folder, model
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sharded_checkpoint(checkpoint):
+    folder, model = checkpoint
+    loaded, options = load_backbone(folder)
+    assert same(loaded, model)
+    assert options == {"name": "mbf", "width": 0.25, "embedding_size": 32, "input_size": 32}
+
+
+def test_run_folder(checkpoint):
+    folder, model = checkpoint
+    run = folder.parents[1]
+    torch.save(model.state_dict(), run / "model.pt")
+    for path in (run, run / "model.pt"):
+        assert same(load_backbone(path)[0], model)
+    (run / "model.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="training finished"):
+        load_backbone(run)
+
+
+class Malice:
+    """Leaves a file behind when unpickled by an ordinary reader."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_malicious_pickle_does_not_run(tmp_path, legacy):
+    trace = tmp_path / "trace"
+    path = tmp_path / "x.pt"
+    state = {**small().state_dict(), "evil": Malice(trace)}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=r"refused: reading it would run code \(\w+\.mkdir\)"):
+        load_weights(small(), path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "the file would not have done harm in the first place"
+
+
+def test_malicious_plain_pickle_does_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    (tmp_path / "x.pt").write_bytes(pickle.dumps(Malice(trace)))
+    with pytest.raises(ValueError, match="x.pt"):
+        read_weights(tmp_path / "x.pt")
+    assert not trace.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_malicious_metadata_of_a_sharded_checkpoint_does_not_run(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    metadata.planner_data = Malice(tmp_path / "trace")
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ValueError, match="does not belong"):
+        read_weights(folder)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_lightning_checkpoint_with_its_classes(tmp_path, monkeypatch):
+    class ModelCheckpoint:
+        __module__ = "pytorch_lightning.callbacks"
+        __qualname__ = "ModelCheckpoint"
+
+    model = small("ir_18")
+    content = {
+        "pytorch-lightning_version": "1.4.4",
+        "state_dict": {**prefixed("model.", model.state_dict()), "head.kernel": CENTRES.T},
+        "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.9)}},
+        "hyper_parameters": {"arch": "ir_18", "gpus": ModelCheckpoint()},
+    }
+    with monkeypatch.context() as patch:  # Lightning is there when they are written, and not when they are read
+        for module in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+            patch.setitem(sys.modules, module, types.ModuleType(module))
+        sys.modules["pytorch_lightning.callbacks"].ModelCheckpoint = ModelCheckpoint
+        torch.save(content, tmp_path / "adaface.ckpt")
+    loaded, options = load_backbone(tmp_path / "adaface.ckpt")
+    assert same(loaded, model)
+    assert options == {"name": "ir_18", "embedding_size": 32, "input_size": 32, "bgr": True}
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded(images), model(images[:, [2, 1, 0]]))
+    with pytest.warns(UserWarning, match="bgr=True"):
+        load_weights(new("ir_18"), tmp_path / "adaface.ckpt")
+
+
+def test_mismatch_names_what_is_wrong(tmp_path):
+    tensors = small().state_dict()
+    tensors["extra.weight"] = tensors.pop("conv_sep.layers.0.weight")
+    tensors["features.layers.2.weight"] = tensors["features.layers.2.weight"][:, :100]
+    torch.save(tensors, tmp_path / "x.pt")
+    model = small()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError) as caught:
+        load_weights(model, tmp_path / "x.pt")
+    text = str(caught.value)
+    assert "1 missing: conv_sep.layers.0.weight" in text
+    assert "1 unexpected: extra.weight" in text
+    assert "1 of another shape: features.layers.2.weight (32, 100) for (32, 512)" in text
+    assert same(model, before), "half loaded"
+    with pytest.raises(ValueError, match=r"\d\d+ missing: .*, \.\.\."):
+        load_weights(new("r18"), tmp_path / "x.pt")
+
+
+def test_files_that_hold_no_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        read_weights(tmp_path / "none.pt")
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "text.pt").write_text("hello, this is text")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pt")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
+    (tmp_path / "folder").mkdir()
+    for name in ("empty.pt", "text.pt", "epoch.pt", "tensor.pt", "linear.pt", "folder"):
+        with pytest.raises((ValueError, FileNotFoundError), match=name):
+            load_backbone(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "r18"},
+        {"name": "r50", "se": True, "embedding_size": 256},
+        {"name": "r200", "input_size": 64},
+        {"name": "ir_101"},
+        {"name": "ir_se_50"},
+        {"name": "mbf", "width": 0.3125, "input_size": 64},
+        {"name": "mbf_large", "embedding_size": 128},
+        {"name": "vit_s"},
+        {"name": "vit_l", "embedding_size": 64},
+        {"name": "transface_b"},
+    ],
+)
+def test_architecture_is_told_from_the_tensors(options):
+    with torch.device("meta"):
+        tensors = create_model(**options).state_dict()
+        assert guess_architecture(tensors) == {"embedding_size": 512, "input_size": 112} | options
+
+
+def test_every_width_is_told_from_the_tensors():
+    with torch.device("meta"):
+        for width in (0.1, 0.2, 0.29, 0.3, 0.45, 0.5, 0.77, 1.5):
+            tensors = create_model("mbf", width=width).state_dict()
+            again = create_model(**guess_architecture(tensors)).state_dict()
+            assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in again.items()}
+
+
+def test_unknown_architecture():
+    with pytest.raises(ValueError, match="no backbone"):
+        guess_architecture({"layer1.0.bn1.weight": torch.zeros(64)})
