@@ -1,15 +1,30 @@
 """Embeddings and labels → loss: margins by name, and the sharded head that evaluates any of them."""
 
 from losses.angular import ArcFace, CombinedMargin, CosFace, SphereFace
+from losses.broadface import BroadFace
 from losses.centre_optimizer import CentreOptimizer
+from losses.elastic import ElasticFace
+from losses.gb_cosface import GBCosFace, GBMagFace
+from losses.hard_negative import CurricularFace, MVSoftmax
 from losses.margin import Margin
 from losses.partial_fc import HeadOutput, PartialFC
+from losses.quality import AdaFace, MagFace
+from losses.scf import SCF
 
 MARGINS: dict[str, type[Margin]] = {
     "arcface": ArcFace,
     "cosface": CosFace,
     "combined": CombinedMargin,
     "sphereface": SphereFace,
+    "curricularface": CurricularFace,
+    "mv_softmax": MVSoftmax,
+    "magface": MagFace,
+    "adaface": AdaFace,
+    "elasticface": ElasticFace,
+    "gb_cosface": GBCosFace,
+    "gb_magface": GBMagFace,
+    "broadface": BroadFace,
+    "scf": SCF,
 }
 
 

@@ -23,6 +23,36 @@ def rank(group: Group = None) -> int:
     return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
 
 
+Range = tuple[int, int]
+
+
+def shard_range(rows: int, rank: int, ranks: int) -> Range:
+    """The [start, stop) that a rank holds by DTensor's rule: an even share rounded up; the last ranks get less."""
+    share = -(-rows // ranks)
+    start = min(rank * share, rows)
+    return start, min(start + share, rows)
+
+
+def reshard(rows: Tensor, old: int, new: int, group: Group = None) -> Tensor:
+    """Move rows between the ranks: from this rank's range of ``old`` rows to its range of ``new`` >= ``old`` rows.
+
+    Returns the rows of the new range that were there before.
+    """
+    ranks, here = world_size(group), rank(group)
+    if ranks == 1:
+        return rows
+
+    def shared(sender: int, receiver: int) -> int:
+        (first, last), (start, stop) = shard_range(old, sender, ranks), shard_range(new, receiver, ranks)
+        return max(0, min(last, stop) - max(first, start))
+
+    received = [shared(sender, here) for sender in range(ranks)]
+    out = rows.new_empty(sum(received), *rows.shape[1:])
+    sent = [shared(here, receiver) for receiver in range(ranks)]
+    dist.all_to_all_single(out, rows.contiguous(), received, sent, group=group)
+    return out
+
+
 class RowGather:
     """Stacks the rows that the ranks hold, in rank order.
 

@@ -11,11 +11,12 @@ The head evaluates N tile by tile and never needs more of a margin than this.
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# exp() stays inside float32 up to e^88; logits up to 64 leave e^24 for the sum over classes and need no shift at all.
-_UNSHIFTED = 64.0
+# exp() stays inside float32 up to e^88; logits up to 70 leave e^18 for the sum over classes and need no shift at all.
+_UNSHIFTED = 70.0
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Rows:
         valid: (B,) bool, labels >= 0.
         cos_y: (B,) float32 cosines to the own centres, without gradient (0 where there is none).
         norm: (B,) float32 embedding norms, with gradient.
+        embedding_size: d, the length of the embeddings.
         uniform: (B,) float32 in [0, 1), the schedule's random number of each row, or None.
         state: what the margin's ``update`` returned for this batch.
     """
@@ -35,6 +37,7 @@ class Rows:
     valid: Tensor
     cos_y: Tensor
     norm: Tensor
+    embedding_size: int
     uniform: Tensor | None = None
     state: Any = None
 
@@ -50,7 +53,18 @@ class Margin(nn.Module):
         s: scale of the logits.
         interclass_filter: cosines to other centres above it count as 0 (arcface_torch's
             ``interclass_filtering_threshold``, for training on labels in conflict); None keeps all.
+
+    Attributes:
+        competitive: whether other classes have a part in the loss; if not, ``loss`` gets no ``lse`` and the centres
+            get no gradient.
+        queue_size: number of past embeddings that train the centres beside the batch (see ``EmbeddingQueue``).
+
+    State lives in buffers: the same on every rank, because it is computed from the global batch, saved with the head,
+    and left alone in evaluation mode.
     """
+
+    competitive = True
+    queue_size = 0
 
     def __init__(self, s: float = 64.0, interclass_filter: float | None = None) -> None:
         super().__init__()
@@ -59,15 +73,13 @@ class Margin(nn.Module):
         self.s = s
         self.interclass_filter = interclass_filter
 
-    @property
-    def bound(self) -> float:
-        """No logit of another class exceeds this."""
-        return self.s
+    def bound(self, rows: Rows) -> Tensor:
+        """() tensor that no logit of another class exceeds."""
+        return rows.cos_y.new_full((), self.s)
 
-    @property
-    def shift(self) -> float:
-        """The constant taken from logits before exp: with it neither they nor their sum leave float32."""
-        return max(0.0, self.bound - _UNSHIFTED)
+    def shift(self, rows: Rows) -> Tensor:
+        """() tensor to be taken from logits before exp: with it neither they nor their sum overflow float32."""
+        return (self.bound(rows) - _UNSHIFTED).clamp(min=0)
 
     @property
     def linear(self) -> bool:
@@ -75,8 +87,18 @@ class Margin(nn.Module):
         return type(self).bend is Margin.bend and self.interclass_filter is None
 
     def update(self, rows: Rows) -> Any:
-        """Bring the state up to date with the batch, before use; what it returns becomes ``rows.state``."""
+        """Bring the state up to date with the batch, before use; what it returns becomes ``rows.state``.
+
+        The other methods read the state from there: a deferred update of the centres calls ``others`` for a batch when
+        later ones have changed the buffers.
+        """
         return None
+
+    def _follow(self, average: Tensor, value: Tensor, rate: float, rows: Rows) -> None:
+        """Move a buffer by ``rate`` towards a batch's value, unless the batch has no class or is not finite."""
+        if self.training:
+            counts = rows.valid.any() & value.isfinite()
+            average.copy_(torch.where(counts, average.lerp(value, rate), average))
 
     def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
         """(B,) cosines to the own centres → (B,) target logits, differentiable."""
@@ -93,5 +115,8 @@ class Margin(nn.Module):
         return self.bend(cos, rows)
 
     def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
-        """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden."""
+        """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden.
+
+        Called once a batch, so state that depends on ``lse`` is brought up to date here.
+        """
         return F.softplus(lse - target)

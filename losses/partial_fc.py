@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from losses.collective import Group, RowGather, rank, sum_ranks, world_size
+from losses.broadface import EmbeddingQueue
+from losses.collective import Group, RowGather, rank, reshard, shard_range, sum_ranks, world_size
 from losses.margin import Margin, Rows
 from losses.sampling import Sample, draw
 from losses.stream import Stream, Walk, normalised
@@ -24,7 +26,7 @@ _INIT_STD = 0.01
 
 @dataclass
 class HeadOutput:
-    """What the head says of the global batch, the same on every rank.
+    """What the head says of the global batch, the same on every rank. BroadFace's past embeddings follow as more rows.
 
     Attributes:
         loss: float32 scalar: the mean of ``weights * row_losses`` over the rows with a class.
@@ -97,29 +99,30 @@ class PartialFC(nn.Module):
             raise ValueError(f"mode is 'streamed' or 'dense', not {mode!r}")
         if tile is not None and tile < 1:
             raise ValueError(f"tile must be positive, not {tile}")
+        if entropy and not margin.competitive:
+            raise ValueError(f"{type(margin).__name__} has no softmax over the classes, so no entropy")
         self.margin = margin.to(device)
+        self.queue = EmbeddingQueue(margin.queue_size, embedding_size, device) if margin.queue_size else None
         self.num_classes = num_classes
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
         self.seed, self.step, self.group = seed, 0, group
         self.consume = None  # set by CentreOptimizer: takes the pullback of a batch instead of weight.grad
-        self.weight = nn.Parameter(self._initial(*self._bounds(num_classes), embedding_size, torch.device(device)))
+        self.weight = nn.Parameter(self._initial(*self._range, embedding_size, torch.device(device)))
 
-    def _bounds(self, num_classes: int) -> tuple[int, int]:
-        """This rank's [start, stop) by DTensor's rule: an even share rounded up; the last ranks get less."""
-        rows = -(-num_classes // world_size(self.group))
-        start = min(rank(self.group) * rows, num_classes)
-        return start, min(start + rows, num_classes)
+    @property
+    def _range(self) -> tuple[int, int]:
+        return shard_range(self.num_classes, rank(self.group), world_size(self.group))
 
     @property
     def start(self) -> int:
         """First class of this rank."""
-        return self._bounds(self.num_classes)[0]
+        return self._range[0]
 
     @property
     def stop(self) -> int:
         """One past the last class of this rank."""
-        return self._bounds(self.num_classes)[1]
+        return self._range[1]
 
     def _initial(self, start: int, stop: int, embedding_size: int, device: torch.device) -> Tensor:
         """Normal numbers in blocks with seeds of their own, so that they do not depend on the number of ranks."""
@@ -153,36 +156,66 @@ class PartialFC(nn.Module):
         gather = RowGather(len(embeddings), embeddings.device, self.group, self.uneven_batches)
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         x = gather.partial(embeddings / norm.clamp(min=1e-12)[:, None])
-        labels = gather(labels)
-        valid = labels >= 0
-        rows = Rows(
-            labels, valid, x.new_zeros(len(x)), gather.replicated(norm), uniform if uniform is None else gather(uniform)
-        )
+        norm, labels = gather.replicated(norm), gather(labels)
+        uniform = None if uniform is None else gather(uniform)
+        weights = torch.ones_like(norm) if weights is None else gather.replicated(weights)
+        if self.queue is not None and self.training:
+            x, labels = self._with_past(x, labels)
+            norm, weights = (F.pad(value, (0, len(self.queue)), value=1.0) for value in (norm, weights))
+        rows = Rows(labels, labels >= 0, x.new_zeros(len(x)), norm, embeddings.shape[1], uniform)
 
-        sample = None
-        if self.sample_rate < 1:
-            sample = draw(labels, self.num_classes, self.start, self.stop, self.sample_rate, self.seed, self.step)
-        self.step += self.training
         compute = self._streamed if self.mode == "streamed" else self._dense
-        cos_y, lse, mean_logit = compute(x, rows, sample)
+        cos_y, lse, mean_logit = (compute if self.margin.competitive else self._alone)(x, rows)
+        self.step += self.training
         target = self.margin.target(cos_y, rows)
-        row_losses = torch.where(valid, self.margin.loss(target, lse, rows), 0.0)
-        loss = rows.mean(row_losses if weights is None else gather.replicated(weights) * row_losses)
+        row_losses = torch.where(rows.valid, self.margin.loss(target, lse, rows), 0.0)
         entropy = _entropy(target.detach(), lse.detach(), mean_logit) if self.entropy else None
-        return HeadOutput(loss, row_losses, rows, entropy, slice(gather.start, gather.stop))
+        return HeadOutput(rows.mean(weights * row_losses), row_losses, rows, entropy, slice(gather.start, gather.stop))
 
-    def _own_cosine(self, x: Tensor, labels: Tensor) -> Tensor:
+    def _with_past(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch's (B, d) unit embeddings and labels, followed by the queue's.
+
+        The loss is a mean over all of them for the centres. To the encoder it is the batch's mean, so the gradient of
+        ``x`` grows by the ratio of the numbers of rows.
+        """
+        past, past_labels = self.queue.exchange(x.detach(), labels, self._own_centres)
+        if x.requires_grad:
+            count, past_count = (labels >= 0).sum(), (past_labels >= 0).sum()
+            x.register_hook(lambda gradient: gradient * ((count + past_count) / count.clamp(min=1)))
+        return torch.cat([x, past]), torch.cat([labels, past_labels])
+
+    def _own_centres(self, labels: Tensor) -> Tensor:
+        """(n, d) centres of the classes, each from the rank that holds it, without gradient; 0 for the label -1."""
+        if not len(self.weight):
+            return sum_ranks(self.weight.new_zeros(len(labels), self.weight.shape[1]), self.group)
+        here = (labels >= self.start) & (labels < self.stop)
+        own = self.weight.detach()[(labels - self.start).clamp(0, len(self.weight) - 1)]
+        return sum_ranks(own * here[:, None], self.group)
+
+    def _own_cosine(self, x: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         """(B,) cosines to the own centres, each from the rank that holds the centre; 0 where the label is -1."""
         here = (labels >= self.start) & (labels < self.stop)
-        if not len(self.weight):
+        if not len(weight):
             return sum_ranks(x.sum(1) * 0, self.group)
-        unit, _ = normalised(self.weight[(labels - self.start).clamp(0, len(self.weight) - 1)])
+        unit, _ = normalised(weight[(labels - self.start).clamp(0, len(weight) - 1)])
         return sum_ranks((x * unit).sum(1) * here, self.group)
 
-    def _streamed(self, x: Tensor, rows: Rows, sample: Sample | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    @torch.no_grad()
+    def _prepare(self, rows: Rows, cos_y: Tensor) -> None:
+        """Complete the rows with what the margin reads of them."""
+        rows.cos_y = cos_y.detach()
+        rows.state = self.margin.update(rows)
+
+    def _sample(self, labels: Tensor) -> Sample | None:
+        if self.sample_rate == 1:
+            return None
+        return draw(labels, self.num_classes, self.start, self.stop, self.sample_rate, self.seed, self.step)
+
+    def _streamed(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.no_grad():
-            rows.cos_y = self._own_cosine(x, rows.labels)
-            rows.state = self.margin.update(rows)
+            cos_y = self._own_cosine(x, rows.labels, self.weight)
+        self._prepare(rows, cos_y)
+        sample = self._sample(rows.labels)
         slot = rows.labels - self.start
         if sample is not None and len(self.weight):
             here = (slot >= 0) & (slot < len(self.weight))
@@ -197,11 +230,16 @@ class PartialFC(nn.Module):
         numbers = 2**19 if self.weight.device.type == "cpu" else 2**23
         return max(256, numbers // max(1, batch))
 
-    def _dense(self, x: Tensor, rows: Rows, sample: Sample | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        cos_y = self._own_cosine(x, rows.labels)
-        rows.cos_y = cos_y.detach()
-        with torch.no_grad():
-            rows.state = self.margin.update(rows)
+    def _alone(self, x: Tensor, rows: Rows) -> tuple[Tensor, None, None]:
+        """For losses in which other classes have no part; the centres get no gradient."""
+        cos_y = self._own_cosine(x, rows.labels, self.weight.detach())
+        self._prepare(rows, cos_y)
+        return cos_y, None, None
+
+    def _dense(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
+        cos_y = self._own_cosine(x, rows.labels, self.weight)
+        self._prepare(rows, cos_y)
+        sample = self._sample(rows.labels)
         unit, _ = normalised(self.weight)
         logits = self.margin.others(x @ unit.T, rows)
         here = torch.arange(self.start, self.stop, device=x.device)
@@ -210,10 +248,24 @@ class PartialFC(nn.Module):
             left_out = left_out | (
                 torch.ones_like(here, dtype=torch.bool).index_fill_(0, sample.index[sample.live], False)
             )
-        exp = (logits - self.margin.shift).exp().masked_fill(left_out, 0.0)
+        shift = self.margin.shift(rows)
+        exp = (logits - shift).exp().masked_fill(left_out, 0.0)
         total = sum_ranks(exp.sum(1), self.group)
         mean_logit = sum_ranks((exp * logits).sum(1), self.group).detach() / total.detach() if self.entropy else None
-        return cos_y, total.log() + self.margin.shift, mean_logit
+        nothing = total == 0  # log 0 has no gradient
+        return cos_y, total.masked_fill(nothing, 1.0).log().masked_fill(nothing, -torch.inf) + shift, mean_logit
+
+    def extend_classes(self, count: int) -> None:
+        """Add ``count`` classes behind the others, with random centres; all ranks call, after loading a checkpoint.
+
+        The shards change with it, so create the optimiser of the centres afterwards.
+        """
+        if count < 1:
+            raise ValueError(f"the number of classes to add must be positive, not {count}")
+        old, self.num_classes = self.num_classes, self.num_classes + count
+        kept = reshard(self.weight.detach(), old, self.num_classes, self.group)
+        fresh = self._initial(max(self.start, old), max(self.stop, old), kept.shape[1], kept.device)
+        self.weight = nn.Parameter(torch.cat([kept, fresh]))
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

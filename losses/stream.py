@@ -86,18 +86,20 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def _logits(unit: Tensor, x: Tensor, margin: Margin, rows: Rows, sloped: bool) -> tuple[Tensor, Tensor | float]:
-    """(B, n) logits of a tile, and their derivative by the cosine where ``sloped``."""
+def _logits(
+    unit: Tensor, x: Tensor, margin: Margin, rows: Rows, base: Tensor, sloped: bool
+) -> tuple[Tensor, Tensor | float]:
+    """(B, n) logits of a tile above ``base`` (() or (B, 1)), and their derivative by the cosine where ``sloped``."""
     cos = product(x, unit.T)
     if margin.linear:
-        return cos.mul_(margin.s), margin.s
+        return torch.add(-base, cos, alpha=margin.s, out=cos), margin.s
     if not sloped:
-        return margin.others(cos, rows), 0.0
+        return margin.others(cos, rows).sub_(base), 0.0
     with torch.enable_grad():
         cos.requires_grad_()
         logits = margin.others(cos, rows)
         (slope,) = torch.autograd.grad(logits.sum(), cos)
-    return logits.detach(), slope
+    return logits.detach().sub_(base), slope
 
 
 @torch.no_grad()
@@ -113,24 +115,23 @@ def log_sum_exp(
     Returns:
         (B,) float32 log Σ exp(other), -inf where there is no other class; (B,) Σ softmax(other)·other, or None.
     """
-    shift = margin.shift
+    shift = margin.shift(rows)
     sums = torch.zeros(2 if entropy else 1, len(x), device=x.device)
     for tile in walk.tiles():
         unit, _ = normalised(walk.weight[tile.rows])
-        logits, _ = _logits(unit.to(walk.dtype), x, margin, rows, sloped=False)
+        logits, _ = _logits(unit.to(walk.dtype), x, margin, rows, shift, sloped=False)
         column, inside = walk.own(tile, len(unit))
-        weighted = logits * 1 if entropy else None
-        logits = logits.sub_(shift) if shift else logits
-        exp = logits.exp_()
+        exp = logits.exp() if entropy else logits.exp_()
         exp.scatter_(1, column, exp.gather(1, column).masked_fill_(inside, 0.0))
         if tile.live is not None:
             exp.mul_(tile.live.T)
         sums[0] += exp.sum(1)
         if entropy:
-            sums[1] += weighted.mul_(exp).sum(1)
+            sums[1] += logits.mul_(exp).sum(1)
     if world_size(group) > 1:
         dist.all_reduce(sums, group=group)
-    return sums[0].log() + shift, sums[1] / sums[0].clamp(min=torch.finfo(torch.float32).tiny) if entropy else None
+    mean = sums[1] / sums[0].clamp(min=torch.finfo(torch.float32).tiny) + shift if entropy else None
+    return sums[0].log() + shift, mean
 
 
 Sink = Callable[[Tile, Tensor], None]
@@ -152,11 +153,11 @@ class Pullback:
         """Add the tile's part to ``d_x`` (B, d), if given; return the gradient of its centres (n, d), if wanted."""
         unit, inverse = normalised(self.walk.weight[tile.rows])
         factor = unit.to(self.walk.dtype)
-        logits, slope = _logits(factor, self.x, self.margin, self.rows, sloped=True)
-        column, inside = self.walk.own(tile, len(unit))
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
-        lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)
-        d_cos = logits.sub_(lse[:, None]).exp_().mul_(self.d_lse[:, None]).mul_(slope)
+        lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)[:, None]
+        logits, slope = _logits(factor, self.x, self.margin, self.rows, lse, sloped=True)
+        column, inside = self.walk.own(tile, len(unit))
+        d_cos = logits.exp_().mul_(self.d_lse[:, None]).mul_(slope)
         if tile.live is not None:
             d_cos.mul_(tile.live.T)
         d_cos.scatter_(1, column, torch.where(inside, self.d_cos_y[:, None], d_cos.gather(1, column)))

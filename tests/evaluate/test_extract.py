@@ -10,7 +10,7 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate import extract as module
 from evaluate.extract import extract
 from evaluate.release import Release
-from models import create_model
+from tests.evaluate.networks import write_onnx
 
 CHUNK = 8
 
@@ -19,22 +19,21 @@ CHUNK = 8
 def release(tmp_path_factory):
     """A tiny release with pictures, and a network."""
     folder = tmp_path_factory.mktemp("release")
-    write_release(folder, 0.0005, dimension=4)
+    write_release(folder, 0.0001, dimension=4)
     rng = np.random.default_rng(0)
     crops = folder / "IJBC/loose_crop"
     crops.mkdir()
     for name in Release(folder, "IJBC").images().names:
         pixels = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize(tuple(rng.integers(110, 150, 2))).save(crops / name, "JPEG")
-    torch.manual_seed(0)
-    torch.save(create_model("mbf", embedding_size=16).state_dict(), folder / "model.pt")
+    write_onnx(folder / "model.onnx")
     return folder
 
 
 def run(folder, output, **options):
     found = Release(folder, "IJBC")
     images = found.images()
-    return extract(found, images, folder / "model.pt", None, output, batch_size=5, threads=1, chunk=CHUNK, **options)
+    return extract(found, images, folder / "model.onnx", None, output, batch_size=5, threads=1, chunk=CHUNK, **options)
 
 
 def on_a_rank(folder, output):
@@ -61,11 +60,11 @@ def test_features_are_those_of_the_aligned_images(release, whole):
     paths = [found.image_path(name) for name in images.names]
     chosen = np.array([3, len(paths) - 1])
     (pixels,) = aligned_images(paths, images.landmarks, [chosen], batch_size=2, device="cpu", threads=1)
-    model = load_network(release / "model.pt").model
+    model = load_network(release / "model.onnx").model
     with torch.inference_mode():
         expected = torch.cat([model(pixels), model(pixels.flip(3))], 1)
-    assert whole.shape == (len(paths), expected.shape[1])
-    np.testing.assert_allclose(whole[chosen], expected, rtol=1e-3, atol=1e-4 * np.abs(whole).max())
+    assert whole.shape == (len(paths), 32) and np.abs(whole).max() > 1
+    np.testing.assert_allclose(whole[chosen], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(release, whole, tmp_path, monkeypatch):
@@ -109,8 +108,7 @@ def test_another_checkpoint_is_not_mixed_in(release, whole, tmp_path):
     shutil.copytree(release, copy)
     output = tmp_path / "out"
     run(copy, output)
-    torch.manual_seed(1)
-    torch.save(create_model("mbf", embedding_size=16).state_dict(), copy / "model.pt")
+    write_onnx(copy / "model.onnx", seed=1)
     assert np.abs(np.load(run(copy, output)) - whole).max() > 0.1
 
 

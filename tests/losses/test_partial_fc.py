@@ -188,6 +188,33 @@ def test_initial_centres_do_not_depend_on_the_ranks(ranks):
     assert torch.equal(torch.cat(ranks(3, initial_centres)), initial_centres())
 
 
+def extended(start, count):
+    head = PartialFC(create_margin("arcface"), 4, start, seed=3)
+    with torch.no_grad():
+        head.weight.mul_(-1)
+    head.extend_classes(count)
+    out = head(torch.ones(2, 4), torch.tensor([0, start + count - 1]))
+    out.loss.backward()
+    return head.weight.detach(), out.loss.item(), head.num_classes
+
+
+@pytest.mark.parametrize("start, count", [(9, 1), (9, 8), (2, 1), (4097, 4096)])
+def test_extended_classes_keep_the_old_centres(ranks, start, count):
+    whole = PartialFC(create_margin("arcface"), 4, start + count, seed=3).weight.detach().clone()
+    whole[:start] *= -1
+    weight, _, classes = extended(start, count)
+    assert torch.equal(weight, whole) and classes == start + count
+    for world in (2, 3, 4):
+        results = ranks(world, extended, start, count)
+        assert torch.equal(torch.cat([weight for weight, *_ in results]), whole)
+        assert len({loss for _, loss, _ in results}) == 1
+
+
+def test_extending_by_nothing_is_an_error():
+    with pytest.raises(ValueError, match="positive"):
+        extended(5, 0)
+
+
 # -- published implementations -----------------------------------------------------------------------------------------
 
 

@@ -130,6 +130,7 @@ def test_sharded_checkpoint(checkpoint):
     assert options == {"name": "mbf", "width": 0.25, "embedding_size": 32, "input_size": 32}
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed")
 def test_run_folder(checkpoint):
     folder, model = checkpoint
     run = folder.parents[1]
@@ -164,6 +165,7 @@ def test_malicious_pickle_does_not_run(tmp_path, legacy):
     assert trace.exists(), "the file would not have done harm in the first place"
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_malicious_plain_pickle_does_not_run(tmp_path):
     trace = tmp_path / "trace"
     (tmp_path / "x.pt").write_bytes(pickle.dumps(Malice(trace)))
@@ -260,6 +262,19 @@ def test_architecture_is_told_from_the_tensors(options):
     with torch.device("meta"):
         tensors = create_model(**options).state_dict()
         assert guess_architecture(tensors) == {"embedding_size": 512, "input_size": 112} | options
+
+
+def test_a_given_name_wins_over_the_guess(tmp_path):
+    with torch.device("meta"):
+        shapes = {
+            name: t.shape for name, t in create_model("vit_t", embedding_size=8, input_size=26).state_dict().items()
+        }
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "x.pt")
+    model, options = load_backbone(tmp_path / "x.pt", name="vit_t_dp005_mask0")
+    assert options == {"name": "vit_t_dp005_mask0", "embedding_size": 8, "input_size": 26}
+    assert model.mask_ratio == 0
+    with pytest.raises(ValueError, match="does not fit"):
+        load_backbone(tmp_path / "x.pt", name="transface_t")
 
 
 def test_every_width_is_told_from_the_tensors():

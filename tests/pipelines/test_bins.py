@@ -113,6 +113,8 @@ def test_what_is_no_set_is_refused(tmp_path):
         (pickle.dumps(([b""] * 4, SAME)), "an image is empty"),
         (pickle.dumps((IMAGES[:3], SAME)), "3 images for 2 pairs"),
         (pickle.dumps(([], [])), "no pairs"),
+        (pickle.dumps((IMAGES, [True, 2])), "a flag is 2"),
+        (pickle.dumps((IMAGES, ["yes", "no"])), "a flag is 'yes'"),
     ):
         with pytest.raises(ValueError, match=rf"set\.bin .*{reason}"):
             read_pickle(tmp_path, content)

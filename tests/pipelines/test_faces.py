@@ -48,17 +48,17 @@ def test_the_jpeg_shows_the_rendered_face():
 
 def test_traits_stay_and_conditions_change():
     """Over photographs of one identity the same traits are drawn, within the table's ranges."""
-    who = [faces.draw_traits(faces._generator(SEED, 9)) for _ in range(2)]
+    who = [faces.draw_traits(faces.generator(SEED, 9)) for _ in range(2)]
     assert vars(who[0]).keys() == vars(who[1]).keys()
     for name, (low, high) in (faces.TRAITS | faces.HAIRDO).items():
         assert low <= getattr(who[0], name) == getattr(who[1], name) <= high
-    conditions = [faces.draw_conditions(faces._generator(SEED, 9, image)) for image in range(2)]
+    conditions = [faces.draw_conditions(faces.generator(SEED, 9, image)) for image in range(2)]
     assert conditions[0].yaw != conditions[1].yaw
 
 
 @pytest.mark.parametrize("yaw, pitch", [(0.0, 0.0), (0.6, 0.0), (-0.3, 0.3)])
 def test_the_landmarks_are_aligned_to_the_template(yaw, pitch):
-    who, now = faces.draw_traits(faces._generator(SEED, 4)), faces.draw_conditions(faces._generator(SEED, 4, 0))
+    who, now = faces.draw_traits(faces.generator(SEED, 4)), faces.draw_conditions(faces.generator(SEED, 4, 0))
     points = faces.landmarks(who, now)
     plain = canvas.Canvas(points, yaw, pitch, (1 + 0j, 0j))
     # the pose, written independently: turn about y, then about x, drop z
@@ -79,7 +79,7 @@ def test_the_landmarks_are_aligned_to_the_template(yaw, pitch):
 @pytest.mark.parametrize("identity", range(4))
 def test_the_features_are_painted_at_the_landmarks(identity):
     """Pupils in the white of the eyes, nostrils below the tip of the nose, a mouth that ends at its corners."""
-    who, now = faces.draw_traits(faces._generator(SEED, identity)), faces.draw_conditions(faces._generator(SEED, 0, 0))
+    who, now = faces.draw_traits(faces.generator(SEED, identity)), faces.draw_conditions(faces.generator(SEED, 0, 0))
     who.bald, who.beard, who.asymmetry, who.fold, who.moles = True, 0, 0, 0, []
     now.gaze, now.light, now.eye_open, now.mouth_open, now.smile = (0, 0), (4, 0), 1.15, 0, 0.8
     now.hat = now.glasses = False

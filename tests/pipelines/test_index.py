@@ -171,6 +171,15 @@ def test_the_images_end_where_identity_records_begin_though_the_header_is_rounde
     assert index.num_classes == 4
 
 
+def test_without_property_and_identity_records_the_labels_of_the_images_are_counted(tmp_path):
+    with RecordWriter(tmp_path / "a.rec") as writer:
+        writer.write(0, pack(IRHeader(2, [3, 3], 0), b""))
+        for key, label in ((1, 0), (2, 1)):
+            writer.write(key, pack(IRHeader(0, label, key), b"image"))
+    index = read_index(tmp_path / "a.rec")
+    assert (len(index.offsets), index.num_classes) == (2, 2)
+
+
 @pytest.mark.parametrize("labels", [(np.nan, 15), (11, np.inf), (-1, 15), (11, 3)])
 def test_a_header_record_without_sense_is_refused(rec, labels):
     content = bytearray(rec.read_bytes())

@@ -129,16 +129,22 @@ class TestRecords:
         RecordSource(self.write(tmp_path, [2**24 + 2]))
         assert "float32 labels" in caplog.text
 
-    @pytest.mark.parametrize("label", [-1, 4, 1.5, np.nan, np.inf, 2.0**80])
-    def test_a_label_that_is_no_class_is_named(self, tmp_path, label):
+    @pytest.mark.parametrize("label", [1.5, np.nan, np.inf, -np.inf, 2.0**80])
+    def test_a_label_that_is_no_whole_number_is_named(self, tmp_path, label):
         rec = self.write(tmp_path, [0, 3, label])
         rec.with_name("property").write_text("4,112,112")
         source = RecordSource(rec)
         at = np.loadtxt(rec.with_suffix(".idx"), np.int64)[2, 1]
-        with pytest.raises(ValueError, match=rf"a\.rec record 2 at byte {at}: label \S+ is no class from 0 to 3"):
+        with pytest.raises(ValueError, match=rf"a\.rec record 2 at byte {at}: label \S+ is no class number"):
             source.read(np.array([0, 2]))
         assert source.read(np.array([0, 1]))[1].tolist() == [0, 3]
         assert source.describe(2).startswith(f"a.rec record 2 at byte {at}, label")
+
+    def test_labels_beyond_the_class_count_are_for_the_caller_to_judge(self, tmp_path):
+        rec = self.write(tmp_path, [0, 3, -1])
+        rec.with_name("property").write_text("2,112,112")
+        source = RecordSource(rec)
+        assert (source.num_classes, source.read(np.arange(3))[1].tolist()) == (2, [0, 3, -1])
 
     def test_a_record_without_an_image_is_named(self, tmp_path):
         source = RecordSource(self.write(tmp_path, [0, 1, 0], [b"image", b"", b"image"]))

@@ -1,0 +1,207 @@
+"""The IJB-C protocols on a synthetic set of full size, stage by stage, beside the straightforward way.
+
+The straightforward way is that of the published scripts: one ``np.where`` a template and a media, float64 products of
+the pairs' templates, scikit-learn's ``roc_curve``. Each way runs in a process of its own on the same features, which lie
+in memory before the clock starts; peak memory is counted beside them. ``python -m benchmarks.evaluation --help``.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.metrics import roc_curve
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
+
+from benchmarks.record import Row, save, show
+from benchmarks.synthetic_ijb import write_release
+from evaluate.align import TEMPLATE, aligned_images
+from evaluate.embed import embed_batches
+from evaluate.ijb import FARS, identification, load_features
+from evaluate.release import Release
+from evaluate.roc import Roc
+from evaluate.scores import error_bound, exact, pair_scores
+from evaluate.templates import pool
+from models import create_model
+from pipelines.entry import run
+
+
+class Clock:
+    """Wall time, processor time and peak memory of stages, as rows of a table."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+        self.rows: list[Row] = []
+
+    def __call__(self, stage: str, work: Callable[[], Any], held: int = 0) -> Any:
+        """Run ``work``; ``held`` bytes were there before and are not counted."""
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        wall, processor = time.perf_counter(), time.process_time()
+        result = work()
+        self.rows.append(
+            {
+                "stage": stage,
+                "way": self.way,
+                "seconds": round(time.perf_counter() - wall, 3),
+                "processor_seconds": round(time.process_time() - processor, 3),
+                "peak_gb": round((_peak() - held) / 1e9, 2),
+            }
+        )
+        return result
+
+
+def _peak() -> int:
+    """Peak resident bytes of this process since the last reset."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def facemill(folder: Path) -> tuple[list[Row], dict[str, float]]:
+    """The stages of ``evaluate.ijb``; its TAR by FAR."""
+    clock, release = Clock("facemill"), Release(folder, "IJBC")
+    images = clock("read image lists", release.images)
+    first, second, same = clock("read pairs", release.pairs)
+    features = np.array(load_features(folder / "features.npy", len(images.names)))
+    held = features.nbytes
+    templates = clock("pool", lambda: pool(features, images.template, images.media, images.detector), held)
+    vectors = templates.vectors
+
+    def score() -> np.ndarray:
+        nonlocal first, second
+        first, second = templates.index(first), templates.index(second)
+        return pair_scores(vectors, first, second)
+
+    scores = clock("score pairs", score, held)
+
+    def rates() -> dict[str, float]:
+        roc = Roc(scores, same, lambda i: exact(vectors, vectors, first[i], second[i]), error_bound(vectors.shape[1]))
+        return {f"{far:g}": roc.at(far).tar for far in FARS}
+
+    tar = clock("ROC", rates, held)
+    clock("1:N, three galleries", lambda: identification(templates, release.galleries(), release.probes()), held)
+    return clock.rows, tar
+
+
+def straightforward(folder: Path) -> tuple[list[Row], dict[str, float]]:
+    """The same figures the usual way."""
+    clock, release = Clock("straightforward"), Release(folder, "IJBC")
+    images = release.images()
+    first, second, same = release.pairs()
+    features = np.array(load_features(folder / "features.npy", len(images.names)))
+    held = features.nbytes
+
+    def pool_templates() -> tuple[np.ndarray, np.ndarray]:
+        weighed = (features[:, 0] + features[:, 1]) * images.detector[:, None]
+        ids = np.unique(images.template)
+        vectors = np.zeros((len(ids), weighed.shape[1]))
+        for row, template in enumerate(ids):
+            (mine,) = np.where(images.template == template)
+            media = images.media[mine]
+            vectors[row] = sum(weighed[mine][np.where(media == one)[0]].mean(axis=0) for one in np.unique(media))
+        return ids, normalize(vectors)
+
+    def score() -> np.ndarray:
+        row = np.zeros(ids.max() + 1, int)
+        row[ids] = np.arange(len(ids))
+        scores = np.empty(len(first))
+        for start in range(0, len(first), 100_000):
+            part = slice(start, start + 100_000)
+            scores[part] = np.sum(vectors[row[first[part]]] * vectors[row[second[part]]], axis=1)
+        return scores
+
+    def rates() -> dict[str, float]:
+        false, true, _ = roc_curve(same, scores)
+        false, true = np.flipud(false), np.flipud(true)
+        return {f"{far:g}": float(true[np.abs(false - far).argmin()]) for far in FARS}
+
+    ids, vectors = clock("pool", pool_templates, held)
+    scores = clock("score pairs", score, held)
+    return clock.rows, clock("ROC", rates, held)
+
+
+def alone(way: Callable[[Path], Any], folder: Path, threads: int) -> Any:
+    """Call ``way`` in a fresh process with so many threads for torch and numpy."""
+    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (threads,)) as pool_of_one:
+        return pool_of_one.apply(_limited, (way, folder, threads))
+
+
+def _limited(way: Callable[[Path], Any], folder: Path, threads: int) -> Any:
+    with threadpool_limits(threads):
+        return way(folder)
+
+
+def extraction(names: list[str], count: int, batch_size: int, threads: int) -> list[Row]:
+    """Images a second: decoded and aligned, and embedded with their mirror images by each network."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_flush_denormal(True)  # a fresh network's activations fade into them, which are slow
+    rng, rows = np.random.default_rng(0), []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{k}.jpg" for k in range(64)]
+        for path in paths:
+            small = Image.fromarray(rng.integers(0, 256, (20, 16, 3), dtype=np.uint8))
+            small.resize((200, 250), Image.Resampling.BICUBIC).save(path, quality=90)
+        chosen = [paths[k % 64] for k in range(count)]
+        landmarks = np.broadcast_to(TEMPLATE * 1.5 + 20, (count, 5, 2))
+        for name in ("", *names):
+            model = create_model(name).to(device) if name else None
+            batches = np.split(np.arange(count), range(batch_size, count, batch_size))
+            images = aligned_images(chosen, landmarks, batches, batch_size=batch_size, device=device, threads=threads)
+            done = iter(
+                embed_batches(model, images, autocast=torch.bfloat16 if device.type == "cuda" else None)
+                if model
+                else images
+            )
+            next(done)  # the first batch pays for starting
+            began = time.perf_counter()
+            last = sum(len(batch) for batch in done)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            rate = last / (time.perf_counter() - began)
+            rows.append({"stage": name or "decode and align", "images_per_second": round(rate, 1)})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of IJB-C's size; 1 needs 2 GB of disk")
+    parser.add_argument(
+        "--folder", type=Path, help="where the set lies or will be written; default: removed afterwards"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--networks", nargs="*", default=["mbf"], help="backbones whose rate is measured")
+    parser.add_argument("--images", type=int, default=512, help="images an extraction rate is measured on")
+    parser.add_argument("--batch-size", type=int, default=128)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        if not (folder / "features.npy").exists():
+            write_release(folder, args.scale)
+        rows, rates = [], []
+        for way in (facemill, straightforward):
+            part, tar = alone(way, folder, args.threads)
+            rows += part
+            rates.append(tar)
+    assert rates[0] == rates[1], f"the two ways differ: {rates}"
+    counted = {"pool", "score pairs", "ROC"}
+    for way in ("facemill", "straightforward"):
+        mine = [row for row in rows if row["way"] == way and row["stage"] in counted]
+        totals = {key: round(sum(row[key] for row in mine), 3) for key in ("seconds", "processor_seconds")}
+        rows.append({"stage": "1:1 in all", "way": way, **totals, "peak_gb": max(row["peak_gb"] for row in mine)})
+    show(rows, "IJB-C protocols")
+    rows += (rates_of_extraction := extraction(args.networks, args.images, args.batch_size, args.threads))
+    show(rates_of_extraction, "Extraction, original and mirrored image")
+    print(f"written: {save('evaluation', rows)}")
+
+
+if __name__ == "__main__":
+    run(main)

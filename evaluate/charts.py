@@ -1,0 +1,128 @@
+"""The charts of a report: one function a chart, from plain numbers to a matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+# Okabe and Ito's colours, told apart by everyone; the light ones last.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
+GENUINE, IMPOSTOR = "#009e73", "#d55e00"
+STYLE = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa3ad",
+    "axes.labelcolor": "#3b4650",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e4e8ec",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": "#5b6670",
+    "ytick.color": "#5b6670",
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+    "svg.hashsalt": "facemill",
+}
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # by model: x, y
+
+
+def colour(place: int) -> str:
+    """The colour of the model at this place in a report."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def _axes(title: str, x: str, y: str, width: float = 5.4) -> tuple[Figure, Axes]:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, 3.5), layout="constrained")
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def _lines(axes: Axes, curves: Curves, colours: Mapping[str, str], marker: str | None = None) -> None:
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, color=colours[name], label=name, marker=marker, markersize=4.5, linewidth=2)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
+
+
+def _zoom(axes: Axes, curves: Curves, lowest: float = 0.0) -> None:
+    """Show the part of a rate's axis where the curves differ, up to one."""
+    least = min((min(y) for _, y in curves.values() if len(y)), default=0)
+    bottom = max(lowest, least - 0.08 * (1 - least) - 0.002)
+    axes.set_ylim(bottom, 1 + 0.03 * (1 - bottom))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None if bottom < 0.95 else 1))
+
+
+def roc(title: str, curves: Curves, colours: Mapping[str, str], marks: Sequence[float] = ()) -> Figure:
+    """TAR over FAR, the latter logarithmic; ``marks`` are FARs of interest."""
+    figure, axes = _axes(title, "false accept rate", "true accept rate")
+    _lines(axes, curves, colours)
+    axes.set_xscale("log")
+    positive = [x for far, _ in curves.values() for x in far if x > 0]
+    axes.set_xlim(min(marks, default=min(positive, default=1e-6)), max(positive, default=1))
+    for mark in marks:
+        axes.axvline(mark, color="#c9d0d6", linewidth=0.8, zorder=0)
+    _zoom(axes, curves)
+    return figure
+
+
+def cmc(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
+    """Share of probes whose mate is among the first k entries, over k."""
+    figure, axes = _axes(title, "rank", "identification rate")
+    _lines(axes, curves, colours)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.minorticks_off()
+    axes.set_xlim(1, 50)
+    _zoom(axes, curves)
+    return figure
+
+
+def det(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
+    """Detection error trade-off: misses (FNIR) over false alarms (FPIR), both logarithmic."""
+    figure, axes = _axes(title, "false positive identification rate", "false negative identification rate")
+    _lines(axes, curves, colours)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks(PercentFormatter(1, decimals=None))
+    axes.tick_params(axis="y", which="minor", labelsize=7.5)
+    axes.set_xlim(1e-4, 1)
+    return figure
+
+
+def distractors(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
+    """Rank-1 over the number of distractors."""
+    figure, axes = _axes(title, "distractors", "rank-1 identification rate")
+    _lines(axes, curves, colours, marker="o")
+    axes.set_xscale("log")
+    _zoom(axes, curves)
+    return figure
+
+
+def histogram(title: str, score: str, counts: Mapping[str, Sequence[float]], threshold: float | None) -> Figure:
+    """Densities of genuine and impostor scores; ``counts`` has edges (k + 1), genuine (k) and impostor (k)."""
+    figure, axes = _axes(title, score, "density")
+    edges = np.asarray(counts["edges"])
+    occupied = np.flatnonzero(np.asarray(counts["genuine"]) + np.asarray(counts["impostor"]))
+    for kind, fill in (("impostor", IMPOSTOR), ("genuine", GENUINE)):
+        values = np.asarray(counts[kind], float)
+        density = values / max(values.sum(), 1) / np.diff(edges)
+        axes.stairs(density, edges, fill=True, color=fill, alpha=0.35)
+        axes.stairs(density, edges, color=fill, linewidth=1.4, label=kind)
+    if len(occupied):
+        axes.set_xlim(edges[occupied[0]], edges[occupied[-1] + 1])
+    if threshold is not None:
+        axes.axvline(threshold, color="#3b4650", linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:.2f}")
+    axes.set_yticks([])
+    axes.legend(loc="upper center", ncols=3, fontsize=8.5, frameon=False)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.12)
+    return figure

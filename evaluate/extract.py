@@ -1,0 +1,142 @@
+"""Features of all images of an IJB release, on all ranks, in pieces that survive an interruption."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from evaluate.align import aligned_images
+from evaluate.checkpoint import load_network
+from evaluate.devices import ranks
+from evaluate.embed import embed_batches
+from evaluate.release import Images, Release
+from pipelines.files import replacing
+
+CHUNK = 4096  # images a piece; what an interruption costs each rank at most
+
+
+def extract(
+    release: Release,
+    images: Images,
+    checkpoint: Path,
+    network: str | None,
+    output: Path,
+    *,
+    batch_size: int = 128,
+    threads: int = 4,
+    chunk: int = CHUNK,
+) -> Path | None:
+    """Write ``features.npy`` float32 (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
+
+    Under torchrun the ranks share the work. Pieces done by an interrupted call with the same checkpoint and images are
+    kept, whatever the number of ranks, and finished features are not computed again.
+    """
+    paths = _paths(release, images)
+    final, folder = output / "features.npy", output / "features.partial"
+    pieces = [
+        (folder / f"{number:06d}.npy", np.arange(start, min(start + chunk, len(paths))))
+        for number, start in enumerate(range(0, len(paths), chunk))
+    ]
+    with ranks() as world:
+        if world.rank == 0:
+            _discard_others(final, folder, _key(checkpoint, network, images), chunk)
+        world.barrier()
+        done = final.exists()
+        missing = [piece for piece in pieces if not piece[0].exists()]
+        world.barrier()  # all have looked before the first writes
+        if not done:
+            share = slice(*(len(missing) * k // world.world_size for k in (world.rank, world.rank + 1)))
+            if missing[share]:
+                loaded = load_network(checkpoint, network, world.device)
+                images_of = partial(
+                    aligned_images,
+                    paths,
+                    images.landmarks,
+                    batch_size=batch_size,
+                    image_size=loaded.input_size,
+                    device=world.device,
+                    threads=threads,
+                )
+                _embed_pieces(loaded.model, missing[share], images_of, batch_size, show=world.rank == 0)
+            world.barrier()
+            if world.rank == 0:
+                _join(pieces, final, folder)
+        return final if world.rank == 0 else None
+
+
+def _paths(release: Release, images: Images) -> list[Path]:
+    folder = release.root / "loose_crop"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder of images {folder} is missing")
+    present = {entry.name for entry in os.scandir(folder)}
+    missing = [name for name in images.names if name not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(images.names)} images are missing in {folder}, the first is {missing[0]}"
+        )
+    return [release.image_path(name) for name in images.names]
+
+
+def _key(checkpoint: Path, network: str | None, images: Images) -> str:
+    """What the features depend on, so that pieces of another model or list are not mixed in."""
+    files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt"))
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256("\n".join(images.names).encode() + images.landmarks.tobytes())
+    return json.dumps({"checkpoint": stamps, "network": network, "images": digest.hexdigest()})
+
+
+def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
+    """Drop what an earlier call left for another key."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    stamp = final.with_suffix(".json")
+    if final.exists() and not (stamp.exists() and stamp.read_text() == key):
+        final.unlink()
+    if not final.exists():
+        mark = folder / "key.json"
+        if not (mark.exists() and mark.read_text() == f"{chunk} {key}"):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            mark.write_text(f"{chunk} {key}")
+            stamp.write_text(key)
+
+
+def _embed_pieces(
+    model: nn.Module,
+    pieces: list[tuple[Path, np.ndarray]],
+    images_of: Callable[[Iterator[np.ndarray]], Iterator[Tensor]],
+    batch_size: int,
+    show: bool,
+) -> None:
+    """Write each piece, a path and its image indices; the images of all of them pass through one pipeline."""
+    batches = (part for _, indices in pieces for part in np.split(indices, range(batch_size, len(indices), batch_size)))
+    features = embed_batches(model, images_of(batches))
+    columns = TextColumn("images of this rank"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, disable=not show) as progress:
+        task = progress.add_task("", total=sum(len(indices) for _, indices in pieces))
+        for path, indices in pieces:
+            rows: list[np.ndarray] = []
+            while sum(map(len, rows)) < len(indices):
+                rows.append(next(features).flatten(1).cpu().numpy())
+                progress.advance(task, len(rows[-1]))
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, np.concatenate(rows))
+
+
+def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> None:
+    """Gather the pieces in one file, then drop them."""
+    width = np.load(pieces[0][0], mmap_mode="r").shape[1]
+    with replacing(final) as temporary:
+        whole = np.lib.format.open_memmap(
+            temporary, "w+", np.float32, (sum(len(indices) for _, indices in pieces), width)
+        )
+        for path, indices in pieces:
+            whole[indices[0] : indices[-1] + 1] = np.load(path)
+        whole.flush()
+    shutil.rmtree(folder)

@@ -1,0 +1,170 @@
+"""IJB-B and IJB-C, 1:1 verification and 1:N identification: ``python -m evaluate.ijb --help``.
+
+Writes ``results.json`` in the output folder; rates are fractions.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from evaluate.identification import Search, joint, open_set, search
+from evaluate.release import TARGETS, Identities, Images, Release
+from evaluate.results import print_rates, write_results
+from evaluate.roc import RULES, Roc
+from evaluate.scores import error_bound, exact, pair_scores
+from evaluate.templates import FLIPS, NORMS, Templates, pool
+from pipelines.entry import run
+
+FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+PROTOCOLS = ("verification", "identification")
+HARDEST = 12  # pairs of each kind kept for the report
+
+
+def verification(
+    templates: Templates, first: np.ndarray, second: np.ndarray, same: np.ndarray, rule: str = "nearest"
+) -> dict:
+    """1:1 figures of template id pairs (P,), (P,) and ``same`` bool (P,), with what a report draws from."""
+    first, second = templates.index(first), templates.index(second)
+    vectors = templates.vectors
+    scores = pair_scores(vectors, first, second)
+    roc = Roc(scores, same, lambda i: exact(vectors, vectors, first[i], second[i]), error_bound(vectors.shape[1]))
+    points = {f"{far:g}": roc.at(far, rule) for far in FARS}
+    lowest, highest = roc.genuine[: 4 * HARDEST][-1], roc.impostor[-4 * HARDEST :][0]
+
+    def hardest(chosen: np.ndarray, sign: int) -> list[dict]:
+        """The first pairs by ``sign`` times score, listed pairs of the same two templates once."""
+        found = {}
+        for i in chosen[np.argsort(sign * scores[chosen], kind="stable")]:
+            pair = sorted((int(templates.ids[first[i]]), int(templates.ids[second[i]])))
+            found.setdefault(tuple(pair), {"templates": pair, "score": round(float(scores[i]), 6)})
+        return list(found.values())[:HARDEST]
+
+    fars, edges = np.geomspace(1e-7, 1, 281), np.linspace(-1, 1, 201)
+    return {
+        "tar": {far: point.tar for far, point in points.items()},
+        "far": {far: point.far for far, point in points.items()},
+        "threshold": {far: point.threshold for far, point in points.items()},
+        "rule": rule,
+        "genuine": len(roc.genuine),
+        "impostor": len(roc.impostor),
+        "roc": {"far": fars.tolist(), "tar": roc.curve(fars).tolist()},
+        "histogram": {
+            "edges": edges.tolist(),
+            "genuine": np.diff(np.searchsorted(roc.genuine, edges)).tolist(),
+            "impostor": np.diff(np.searchsorted(roc.impostor, edges)).tolist(),
+        },
+        "hardest": {
+            "genuine": hardest(np.flatnonzero(same & (scores <= lowest)), 1),
+            "impostor": hardest(np.flatnonzero(~same & (scores >= highest)), -1),
+        },
+    }
+
+
+def identification(templates: Templates, galleries: dict[str, Identities], probes: Identities) -> dict:
+    """1:N figures: the joint gallery, and each gallery as an open set."""
+    probe = templates.vectors[templates.index(probes.template)]
+
+    def vectors_and_mates(template: np.ndarray, subject: np.ndarray, names: str) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(subject)
+        if (np.diff(subject[order]) == 0).any():
+            raise ValueError(f"{names} must hold one template a subject")
+        place = np.searchsorted(subject[order], probes.subject).clip(max=len(order) - 1)
+        mate = np.where(subject[order][place] == probes.subject, order[place], -1)
+        return templates.vectors[templates.index(template)], mate
+
+    every = list(galleries.values())
+    vectors, mate = vectors_and_mates(
+        np.concatenate([g.template for g in every]), np.concatenate([g.subject for g in every]), "the galleries"
+    )
+    if (mate < 0).any():
+        lost = np.flatnonzero(mate < 0)
+        raise ValueError(
+            f"{len(lost)} probes have no mate in the galleries, the first is template {probes.template[lost[0]]}"
+        )
+    searches: list[Search] = []
+    for name, gallery in galleries.items():
+        searches.append(search(probe, *vectors_and_mates(gallery.template, gallery.subject, f"gallery {name}")))
+    return {"joint": joint(probe, vectors, mate), "open_set": open_set(searches, list(galleries))}
+
+
+def attach_images(hardest: dict[str, list[dict]], images: Images, release: Release, count: int = 4) -> None:
+    """Give each of the hardest pairs the paths of some images of its two templates, where they exist."""
+    for pair in (pair for pairs in hardest.values() for pair in pairs):
+        rows = [np.flatnonzero(images.template == template)[:count] for template in pair["templates"]]
+        paths = [[release.image_path(images.names[row]) for row in side] for side in rows]
+        if all(path.is_file() for side in paths for path in side):
+            pair["images"] = [[str(path.resolve()) for path in side] for side in paths]
+
+
+def load_features(path: Path, images: int) -> np.ndarray:
+    """A float32 ``.npy`` (images, 2d), original then mirrored, as a view (images, 2, d) of the file."""
+    features = np.load(path, mmap_mode="r", allow_pickle=False)
+    if features.ndim != 2 or len(features) != images or features.shape[1] % 2 or features.dtype != np.float32:
+        raise ValueError(
+            f"{path} must be float32 ({images}, 2d), a row for each image of the five-point list; "
+            f"it is {features.dtype} {features.shape}"
+        )
+    return features.reshape(images, 2, -1)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the release: a folder with meta/ and loose_crop/")
+    parser.add_argument("--target", choices=TARGETS, default="IJBC")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
+    source.add_argument("--features", type=Path, help=".npy float32 (images, 2d): original, mirrored")
+    parser.add_argument("--network", help="backbone, where the checkpoint does not tell: r50, vit_b, ...")
+    parser.add_argument("--output", type=Path, required=True, help="folder for results.json and extracted features")
+    parser.add_argument("--name", help="the model's name in a report; default: the output folder's")
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
+    parser.add_argument("--rule", choices=RULES, default="nearest", help="which ROC point stands for a FAR")
+    parser.add_argument("--flip", choices=FLIPS, default="sum", help="how the two views are joined")
+    parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an image vector's length")
+    parser.add_argument("--no-detector-score", action="store_true", help="do not weigh images by the detector")
+    parser.add_argument("--batch-size", type=int, default=128, help="images at a time on each device")
+    parser.add_argument("--threads", type=int, default=4, help="decoding threads of each rank")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    release = Release(args.data, args.target)
+    images = release.images()
+    if args.features:
+        features = load_features(args.features, len(images.names))
+    else:
+        from evaluate.extract import extract  # decoding and networks are needed here alone
+
+        file = extract(
+            release,
+            images,
+            args.checkpoint,
+            args.network,
+            args.output,
+            batch_size=args.batch_size,
+            threads=args.threads,
+        )
+        if file is None:  # another rank scores
+            return
+        features = load_features(file, len(images.names))
+
+    detector = None if args.no_detector_score else images.detector
+    templates = pool(features, images.template, images.media, detector, flip=args.flip, norm=args.norm)
+    results: dict = {}
+    if "verification" in args.protocol:
+        results["verification"] = verification(templates, *release.pairs(), args.rule)
+        attach_images(results["verification"]["hardest"], images, release)
+        print_rates(f"{args.target} 1:1, TAR at FAR", results["verification"]["tar"])
+    if "identification" in args.protocol:
+        results["identification"] = identification(templates, release.galleries(), release.probes())
+        for title, part in results["identification"].items():
+            ranks = {name: part[name] for name in part if name.startswith("rank")}
+            print_rates(f"{args.target} 1:N {title}", ranks | {f"TPIR@{x}": y for x, y in part["tpir"].items()})
+    settings = {"flip": args.flip, "norm": args.norm, "detector_score": not args.no_detector_score}
+    write_results(args.output, {"name": args.name, "target": args.target, "settings": settings, **results})
+
+
+if __name__ == "__main__":
+    run(main)

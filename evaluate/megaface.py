@@ -1,0 +1,178 @@
+"""MegaFace challenge 1 on FaceScrub without the development kit: ``python -m evaluate.megaface --help``.
+
+Each ordered pair of images of a FaceScrub identity is one search (Kemelmacher-Shlizerman et al., "The MegaFace
+Benchmark", 2016): the one is the probe, the other lies in the gallery among the distractors, and the search succeeds
+when no distractor scores as high. Verification takes the same pairs as genuine, and as impostors all pairs of a probe
+and a distractor.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evaluate.devices import Ranks, ranks
+from evaluate.megaface_files import feature_path, read_features, read_list, read_noises, write_feature
+from evaluate.results import print_rates, write_results
+from evaluate.roc import tar_at
+from evaluate.scores import Largest, blocks
+from pipelines.entry import run
+
+FAR = 1e-6
+CURVE_FAR = 1e-4  # how far the ROC is drawn
+NOISY_PROBES = ("centre", "drop")
+
+
+def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) -> dict:
+    """Rates of unit features: probes float32 (Q, d) of ``identity`` (Q,), distractors float32 (n, d) in list order.
+
+    Rank-1 is given for the first 10, 100, ... distractors and for all, TAR at a FAR of at most 1e-6.
+    """
+    _, label, size = np.unique(identity, return_inverse=True, return_counts=True)
+    if not len(distractors) or size.max(initial=0) < 2:
+        raise ValueError("MegaFace needs a distractor and an identity with two images at least")
+    genuine, searcher = _genuine(probes, label)
+    impostors = len(probes) * len(distractors)
+    top = Largest(int(impostors * CURVE_FAR) + 1)
+    best = np.full(len(probes), -np.inf, np.float32)
+    rank1 = {}
+    sizes = [10**k for k in range(1, 20) if 10**k < len(distractors)] + [len(distractors)]
+    for start, end in zip([0, *sizes], sizes):
+        for part, scores in blocks(distractors[start:end], probes, rows=4096):
+            np.maximum(best, scores.max(axis=0), out=best)
+            top.add(scores, (start + part.start) * len(probes))
+        rank1[str(end)] = float((genuine > best[searcher]).mean())
+    genuine.sort()
+    largest = np.sort(top.scores)
+    # Below one impostor pair a FAR is zero.
+    fars = np.geomspace(max(1 / impostors, 1e-9), CURVE_FAR, 121)
+    tar, limit = tar_at(genuine, largest, impostors, [FAR])
+    return {
+        "probes": len(probes),
+        "distractors": len(distractors),
+        "searches": len(genuine),
+        "rank1": rank1,
+        "tar": {f"{FAR:g}": float(tar[0])},
+        "threshold": {f"{FAR:g}": float(limit[0])},
+        "roc": {"far": fars.tolist(), "tar": tar_at(genuine, largest, impostors, fars)[0].tolist()},
+    }
+
+
+def _genuine(probes: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all ordered pairs of one identity, float32 (s,), and the probe of each, int64 (s,)."""
+    order = np.argsort(label, kind="stable")
+    scores, searchers = [], []
+    for rows in np.split(order, np.cumsum(np.bincount(label))[:-1]):
+        between = probes[rows] @ probes[rows].T
+        i, j = np.nonzero(~np.eye(len(rows), dtype=bool))
+        scores.append(between[i, j])
+        searchers.append(rows[i])
+    return np.concatenate(scores), np.concatenate(searchers)
+
+
+def normalised(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1; zero rows stay."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms == 0, 1, norms)
+
+
+def without_noise(
+    features: np.ndarray, identity: np.ndarray, noisy: np.ndarray, treatment: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probes and identities with the ``noisy`` (Q,) images dropped, or replaced by their identity's clean centre.
+
+    The published figures were computed with the centres; an identity without a clean image is dropped in any case.
+    """
+    assert treatment in NOISY_PROBES
+    names, label = np.unique(identity, return_inverse=True)
+    centres = np.zeros((len(names), features.shape[1]), features.dtype)
+    np.add.at(centres, label[~noisy], features[~noisy])
+    centres = normalised(centres)
+    features = np.where(noisy[:, None], centres[label], features)
+    keep = ~noisy if treatment == "drop" else np.linalg.norm(features, axis=1) > 0
+    return features[keep], identity[keep]
+
+
+class FileBytes(Sequence[bytes]):
+    """The contents of files, read when asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.paths[index].read_bytes()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="MegaFace challenge 1 on FaceScrub: rank-1 and TAR at FAR 1e-6.")
+    parser.add_argument("--facescrub-list", type=Path, required=True, help="paths ending in identity/name")
+    parser.add_argument("--megaface-list", type=Path, required=True, help="distractors, paths ending in a/b/name")
+    parser.add_argument("--facescrub-noises", type=Path, help="names of wrongly labelled images")
+    parser.add_argument("--megaface-noises", type=Path, help="distractors that show FaceScrub identities")
+    parser.add_argument("--noisy-probes", choices=NOISY_PROBES, default="centre", help="what becomes of them")
+    parser.add_argument("--features", type=Path, required=True, help="folder with facescrub/ and megaface/ features")
+    parser.add_argument("--algorithm", default="facemill", help="what follows the underscore in feature file names")
+    parser.add_argument("--checkpoint", type=Path, help="compute the features first, from --images")
+    parser.add_argument("--network", help="backbone, where the checkpoint does not tell: r50, vit_b, ...")
+    parser.add_argument("--images", type=Path, help="folder with aligned facescrub/ and megaface/ images")
+    parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
+    parser.add_argument("--name", help="the model's name in a report; default: the output folder's")
+    parser.add_argument("--batch-size", type=int, default=128, help="images at a time on each device")
+    parser.add_argument("--threads", type=int, default=4, help="decoding threads of each rank")
+    args = parser.parse_args()
+    if (args.checkpoint is None) != (args.images is None):
+        parser.error("--checkpoint and --images belong together")
+    return args
+
+
+def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ranks) -> dict[str, np.ndarray]:
+    """Features (n, d) of the images of each set: of a checkpoint, which are also written, or read from files."""
+    if not args.checkpoint:
+        return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}
+    from evaluate.checkpoint import load_network
+    from evaluate.embed import embed
+    from pipelines.sources import MemorySource
+
+    network = load_network(args.checkpoint, args.network, world.device)
+    features = {}
+    for kind, names in sets.items():
+        both = embed(
+            network.model,
+            MemorySource(FileBytes([args.images / kind / name for name in names])),
+            device=world.device,
+            batch_size=args.batch_size,
+            image_size=network.input_size,
+            rank=world.rank,
+            world_size=world.world_size,
+            threads=args.threads,
+        )
+        features[kind] = normalised(both.sum(axis=1))
+        for name, feature in zip(names, features[kind]) if world.rank == 0 else ():
+            write_feature(feature_path(args.features / kind, name, args.algorithm), feature)
+    return features
+
+
+def main() -> None:
+    args = arguments()
+    sets = {"facescrub": read_list(args.facescrub_list, 2), "megaface": read_list(args.megaface_list, 3)}
+    noises = {"facescrub": read_noises(args.facescrub_noises), "megaface": read_noises(args.megaface_noises)}
+    sets["megaface"] = [name for name in sets["megaface"] if name not in noises["megaface"]]
+    with ranks() as world:
+        features = features_of(args, sets, world)
+        if world.rank > 0:
+            return
+    identity = np.array([name.split("/")[0] for name in sets["facescrub"]])
+    noisy = np.array([name.split("/")[1] in noises["facescrub"] for name in sets["facescrub"]])
+    probes, identity = without_noise(normalised(features["facescrub"]), identity, noisy, args.noisy_probes)
+    results = megaface(probes, identity, normalised(features["megaface"]))
+    print_rates("MegaFace rank-1 by distractors", results["rank1"])
+    print_rates("MegaFace TAR at FAR", results["tar"])
+    write_results(args.output, {"name": args.name, "megaface": results})
+
+
+if __name__ == "__main__":
+    run(main)

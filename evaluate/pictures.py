@@ -1,0 +1,52 @@
+"""A sheet of image pairs, such as those a model gets most wrong."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What stands left and right, one or more encoded images each, and a caption below."""
+
+    left: Sequence[bytes]
+    right: Sequence[bytes]
+    caption: str
+
+
+def thumbnails(encoded: Sequence[bytes], side: int = 112) -> np.ndarray:
+    """Images beside each other, each fitted into a square: uint8 (side, side * k, 3)."""
+    row = Image.new("RGB", (side * len(encoded), side), "white")
+    for place, data in enumerate(encoded):
+        with Image.open(io.BytesIO(data)) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((side, side))
+        row.paste(picture, (place * side + (side - picture.width) // 2, (side - picture.height) // 2))
+    return np.asarray(row)
+
+
+def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
+    """One block of pairs under each title."""
+    rows = [
+        (title, pairs[at : at + columns]) for title, pairs in groups.items() for at in range(0, len(pairs), columns)
+    ]
+    figure = Figure(figsize=(2.3 * columns, 1.65 * max(len(rows), 1)), layout="constrained")
+    grid = figure.subplots(max(len(rows), 1), columns, squeeze=False)
+    titled: set[str] = set()
+    for axes_row, (title, pairs) in zip(grid, rows or [("", [])]):
+        if title not in titled:
+            axes_row[0].set_title(title, loc="left", fontsize=11, fontweight="bold")
+            titled.add(title)
+        for place, axes in enumerate(axes_row):
+            axes.set_axis_off()
+            if place < len(pairs):
+                pair = pairs[place]
+                left, right = thumbnails(pair.left), thumbnails(pair.right)
+                gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
+                axes.imshow(np.concatenate([left, gap, right], axis=1))
+                axes.text(0.5, -0.03, pair.caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+    return figure

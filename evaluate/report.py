@@ -1,0 +1,218 @@
+"""One self-contained HTML page from results of any evaluation, for one model or several side by side.
+
+``python -m evaluate.report --results RUN/ijb RUN/lfw OTHER/ijb --output report``: results that bear one name are one
+model's. The charts lie as PNG files beside the page, too.
+"""
+
+import argparse
+import io
+from collections import defaultdict
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from evaluate import charts
+from evaluate.page import Page
+from evaluate.pictures import Pair, pair_sheet
+from evaluate.results import read_results
+from pipelines.entry import run
+
+Models = dict[str, dict]  # results of one kind by model name
+
+
+def tiles(models: dict[str, dict[str, dict]]) -> str:
+    """The few figures that tell most, large, a row a model."""
+    rows = []
+    for name, results in models.items():
+        figures: dict[str, float] = {}
+        for target in ("IJBC", "IJBB"):
+            found = results.get(target, {})
+            if "verification" in found:
+                figures[f"{target} TAR at FAR 1e-4"] = found["verification"]["tar"]["0.0001"]
+            if "identification" in found:
+                figures[f"{target} rank-1"] = found["identification"]["joint"]["rank1"]
+        for title, pairs in results.get("sets", {}).items():
+            figures[f"{title} accuracy"] = pairs["accuracy"]
+        if "megaface" in results:
+            figures["MegaFace rank-1"] = list(results["megaface"]["rank1"].values())[-1]
+            figures["MegaFace TAR at FAR 1e-6"] = results["megaface"]["tar"]["1e-06"]
+        cells = "".join(
+            f"<div class='tile'><b>{100 * value:.2f}<small>%</small></b><span>{escape(title)}</span></div>"
+            for title, value in figures.items()
+        )
+        label = f"<h3>{escape(name)}</h3>" if len(models) > 1 else ""
+        rows.append(f"{label}<div class='tiles'>{cells}</div>")
+    return "".join(rows)
+
+
+def published_rows(page: Page, kind: str, sort: str) -> list[tuple[dict, Mapping[str, float]]]:
+    """Published rows that have figures of ``kind``, the best by ``sort`` first."""
+    rows = [(row, row[kind]) for row in page.published if kind in row]
+    return sorted(rows, key=lambda pair: -pair[1].get(sort, 0))
+
+
+def ijb(page: Page, target: str, models: Models) -> None:
+    """1:1 and 1:N of one target."""
+    name = {"IJBB": "IJB-B", "IJBC": "IJB-C"}[target]
+    one = {model: result["verification"] for model, result in models.items() if "verification" in result}
+    if one:
+        first = next(iter(one.values()))
+        page.section(
+            f"{name} 1:1 verification",
+            f"{first['genuine']:,} genuine and {first['impostor']:,} impostor template pairs. "
+            "True accept rate in percent at fixed false accept rates.",
+        )
+        curves = {model: (part["roc"]["far"], part["roc"]["tar"]) for model, part in one.items()}
+        drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, [float(x) for x in first["tar"]])}
+        for model, part in one.items():
+            title = "Scores" if len(one) == 1 else f"Scores · {model}"
+            drawn[f"{target}_scores_{_file(model)}"] = charts.histogram(
+                title + " (threshold at FAR 1e-4)", "cosine", part["histogram"], part["threshold"]["0.0001"]
+            )
+        page.figures(drawn)
+        columns = {far: f"{float(far):.0e}".replace("e-0", "e-") for far in first["tar"]}
+        ours = {model: part["tar"] for model, part in one.items()}
+        page.table("TAR at FAR", columns, ours, published_rows(page, target, "0.0001"))
+    many = {model: result["identification"] for model, result in models.items() if "identification" in result}
+    if many:
+        page.section(
+            f"{name} 1:N identification",
+            "Rates in percent; TPIR at fixed FPIRs. Joint gallery: every probe has a mate. "
+            "Open set: probes of the other gallery's subjects have none.",
+        )
+        joint = {model: (range(1, 51), part["joint"]["cmc"]) for model, part in many.items()}
+        open_set = {model: tuple(part["open_set"]["det"].values()) for model, part in many.items()}
+        page.figures(
+            {
+                f"{target}_cmc": charts.cmc("CMC, joint gallery", joint, page.colours),
+                f"{target}_det": charts.det("DET, open set", open_set, page.colours),
+            }
+        )
+        for kind, title in (("joint", "Joint gallery"), ("open_set", "Open set, mean of both galleries")):
+            ours = {model: part[kind] | part[kind]["tpir"] for model, part in many.items()}
+            fpirs = next(iter(many.values()))[kind]["tpir"]
+            columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {x: f"TPIR {x}" for x in fpirs}
+            page.table(title, columns, ours)
+    for model, part in one.items():
+        _hardest(page, f"{name}: hardest templates" + (f" · {model}" if len(one) > 1 else ""), part["hardest"])
+
+
+def _hardest(page: Page, title: str, hardest: dict[str, list[dict]]) -> None:
+    """The pairs as pictures where their images can be read, else as a table of template ids."""
+    groups = {"genuine": "Genuine pairs with the lowest scores", "impostor": "Impostor pairs with the highest scores"}
+    page.section(title)
+    pictures = {
+        groups[kind]: [
+            Pair(
+                *[[Path(path).read_bytes() for path in side] for side in pair["images"]],
+                f"{pair['templates'][0]} · {pair['templates'][1]}: {pair['score']:.3f}",
+            )
+            for pair in pairs
+            if all(Path(path).is_file() for side in pair.get("images", [[""]]) for path in side)
+        ]
+        for kind, pairs in hardest.items()
+    }
+    if any(pictures.values()):
+        page.picture(_png(pair_sheet(pictures, columns=3)), "Up to four images of each template, and the cosine")
+        return
+    cells = []
+    for kind, pairs in hardest.items():
+        rows = "".join(
+            f"<tr><th>{pair['templates'][0]} · {pair['templates'][1]}</th><td>{pair['score']:.4f}</td></tr>"
+            for pair in pairs
+        )
+        cells.append(
+            f'<div class="table"><table><thead><tr><th>{groups[kind]}</th><th>cosine</th></tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>"
+        )
+    page.parts.append(f'<div class="charts">{"".join(cells)}</div>')
+
+
+def bins(page: Page, models: Models) -> None:
+    """Verification sets: one table of all, and curves a set."""
+    names = list(dict.fromkeys(name for sets in models.values() for name in sets))
+    page.section("Verification sets", "10-fold accuracy in percent, mean ± standard deviation over the folds.")
+    ours = {model: {name: sets[name]["accuracy"] for name in sets} for model, sets in models.items()}
+    spread = {model: {name: sets[name]["std"] for name in sets} for model, sets in models.items()}
+    columns = {name: name.upper().replace("_", "-") for name in names}
+    rows = [(row, found) for row, found in published_rows(page, "bins", names[0]) if found.keys() & columns.keys()]
+    page.table("Accuracy", columns, ours, rows, spread)
+    for name in names:
+        having = {model: sets[name] for model, sets in models.items() if name in sets}
+        curves = {model: (part["roc"]["far"], part["roc"]["tar"]) for model, part in having.items()}
+        drawn = {f"{name}_roc": charts.roc(f"ROC · {columns[name]}", curves, page.colours)}
+        for model, part in having.items():
+            drawn[f"{name}_distances_{_file(model)}"] = charts.histogram(
+                f"Squared distances · {columns[name]}" + (f" · {model}" if len(having) > 1 else ""),
+                "squared L2 distance",
+                part["histogram"],
+                part["threshold"],
+            )
+        page.figures(drawn)
+        for model, part in having.items():
+            if part.get("worst") and Path(part["worst"]).is_file():
+                page.picture(Path(part["worst"]).read_bytes(), f"{columns[name]}: the worst pairs of {model}")
+
+
+def megaface(page: Page, models: Models) -> None:
+    """Rank-1 by distractors and verification."""
+    first = next(iter(models.values()))
+    page.section("MegaFace", f"{first['probes']:,} FaceScrub probes, up to {first['distractors']:,} distractors.")
+    rank1 = {model: ([int(n) for n in part["rank1"]], list(part["rank1"].values())) for model, part in models.items()}
+    curves = {model: (part["roc"]["far"], part["roc"]["tar"]) for model, part in models.items()}
+    page.figures(
+        {
+            "megaface_rank1": charts.distractors("Identification", rank1, page.colours),
+            "megaface_roc": charts.roc("Verification", curves, page.colours, [1e-6]),
+        }
+    )
+    ours = {
+        model: {"rank1": list(part["rank1"].values())[-1], "tar": part["tar"]["1e-06"]}
+        for model, part in models.items()
+    }
+    columns = {"rank1": "rank-1", "tar": "TAR at FAR 1e-6"}
+    page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"))
+
+
+def _file(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
+    return data.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, nargs="+", required=True, help="results.json files or their folders")
+    parser.add_argument("--output", type=Path, required=True, help="folder for index.html and the charts")
+    args = parser.parse_args()
+    models: dict[str, dict[str, dict]] = defaultdict(dict)
+    for path in args.results:
+        result = read_results(path)
+        for kind in (result.get("target"), "sets", "megaface"):
+            if kind is not None and (kind in result or kind == result.get("target")):
+                models[result["name"]][kind] = result if kind == result.get("target") else result[kind]
+    args.output.mkdir(parents=True, exist_ok=True)
+    page = Page(args.output, {name: charts.colour(place) for place, name in enumerate(models)})
+
+    def of(kind: str) -> Models:
+        return {name: results[kind] for name, results in models.items() if kind in results}
+
+    for target in ("IJBC", "IJBB"):
+        if of(target):
+            ijb(page, target, of(target))
+    if of("sets"):
+        bins(page, of("sets"))
+    if of("megaface"):
+        megaface(page, of("megaface"))
+    page.write(args.output / "index.html", tiles(models))
+    print(f"written: {args.output / 'index.html'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""TAR at fixed FARs, with the order of the scores exact where an operating point lies.
+
+TAR (true accept rate) is the share of genuine pairs at or above a threshold, FAR (false accept rate) that of impostor
+pairs. The points are those of scikit-learn's ``roc_curve`` as the published IJB scripts use it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RULES = ("nearest", "at_most")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Where a curve stands for a wanted FAR; all accepted scores are at or above ``threshold`` (inf: none is)."""
+
+    tar: float
+    far: float
+    threshold: float
+
+
+class Roc:
+    """The curve of P scores, float32 and each within ``error`` of its float64 ``exact(indices)``, and ``same`` bool."""
+
+    def __init__(
+        self, scores: np.ndarray, same: np.ndarray, exact: Callable[[np.ndarray], np.ndarray], error: float
+    ) -> None:
+        self._scores, self._same, self._exact, self._error = scores, same, exact, error
+        self.genuine = np.sort(scores[same])
+        self.impostor = np.sort(scores[~same])
+        if not len(self.genuine) or not len(self.impostor):
+            raise ValueError(
+                f"a ROC needs genuine and impostor pairs, here are {len(self.genuine)} and {len(self.impostor)}"
+            )
+
+    def at(self, far: float, rule: str = "nearest") -> OperatingPoint:
+        """The operating point for ``far``.
+
+        ``nearest``: the kept point of ``roc_curve`` with the FAR nearest to it, the larger on ties.
+        ``at_most``: the largest TAR whose FAR does not exceed it.
+        """
+        assert rule in RULES
+        target = far * len(self.impostor)
+        width = 2048
+        while True:
+            points = self._points(round(target), width)
+            if rule == "at_most":
+                chosen = np.flatnonzero(points.false / len(self.impostor) <= far)
+                found = chosen[-1] if len(chosen) else None
+                settled = found is not None and (found + 1 < len(points.false) or points.ends)
+            else:
+                kept = np.flatnonzero(points.kept)
+                distance = np.abs(points.false[kept] / len(self.impostor) - far)
+                found = kept[len(kept) - 1 - distance[::-1].argmin()] if len(kept) else None
+                # Nothing outside the window may be nearer.
+                settled = found is not None and (
+                    (points.starts or points.false[0] < target - abs(points.false[found] - target))
+                    and (points.ends or points.false[-1] > target + abs(points.false[found] - target))
+                )
+            if settled:
+                return OperatingPoint(
+                    float(points.true[found] / len(self.genuine)),
+                    float(points.false[found] / len(self.impostor)),
+                    float(points.threshold[found]),
+                )
+            width *= 8
+
+    def _points(self, rank: int, width: int) -> "_Points":
+        """The exact points around the ``rank``-th largest impostor score, ``width`` impostors to either side."""
+        count = len(self.impostor)
+        above, below = rank - width, rank + width
+        high = self.impostor[count - above] if above > 0 else np.inf
+        low = self.impostor[count - below] if below <= count else -np.inf
+        inside = np.flatnonzero((self._scores >= low) & (self._scores <= high))
+        scores = self._exact(inside)
+        order = np.argsort(-scores, kind="stable")
+        scores, same = scores[order], self._same[inside[order]]
+        # Everything above `high` in float32 lies above all but the outermost exact scores, which are left out below.
+        true = len(self.genuine) - np.searchsorted(self.genuine, high, side="right") + np.cumsum(same)
+        false = count - np.searchsorted(self.impostor, high, side="right") + np.cumsum(~same)
+        last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True]) if len(scores) else np.empty(0, int)
+        true, false, scores = true[last], false[last], scores[last]
+        # roc_curve drops a point in the middle of three that lie equally spaced on a line.
+        kept = np.ones(len(scores), bool)
+        if len(scores) > 2:
+            kept[1:-1] = (np.diff(true, 2) != 0) | (np.diff(false, 2) != 0)
+        starts, ends = bool(high == np.inf), bool(low == -np.inf)
+        certain = (starts | (scores < high - self._error)) & (ends | (scores > low + self._error))
+        if not starts:
+            certain[:1] = False  # whether the first and last are kept depends on points outside
+        if not ends:
+            certain[-1:] = False
+        true, false, scores, kept = true[certain], false[certain], scores[certain], kept[certain]
+        if starts:
+            true, false = np.r_[0, true], np.r_[0, false]
+            scores, kept = np.r_[np.inf, scores], np.r_[True, kept]
+        return _Points(true, false, scores, kept, starts, ends)
+
+    def curve(self, fars: np.ndarray) -> np.ndarray:
+        """TAR (n,) at each FAR (n,), from the float32 scores: for drawing."""
+        return tar_at(self.genuine, self.impostor, len(self.impostor), fars)[0]
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Consecutive points of the curve by falling threshold; ``starts``, ``ends``: nothing lies before, after them."""
+
+    true: np.ndarray
+    false: np.ndarray
+    threshold: np.ndarray
+    kept: np.ndarray
+    starts: bool
+    ends: bool
+
+
+def tar_at(
+    genuine: np.ndarray, impostor: np.ndarray, impostors: int, fars: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """TAR (n,) where the FAR does not exceed ``fars`` (n,), and the impostor score that must be exceeded.
+
+    ``genuine`` and ``impostor`` are sorted scores; the latter may be the largest only of ``impostors``.
+    """
+    allowed = np.floor(np.asarray(fars) * impostors * (1 + 1e-12)).astype(np.int64)
+    known = np.r_[-np.inf, impostor]
+    assert (allowed < len(known)).all() or len(impostor) == impostors, "too few impostor scores for this FAR"
+    limit = known[np.maximum(len(known) - 1 - allowed, 0)]
+    return 1 - np.searchsorted(genuine, limit, side="right") / len(genuine), limit

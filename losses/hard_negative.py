@@ -1,0 +1,72 @@
+"""Margins that also raise the logits of hard negatives: CurricularFace and MV-Softmax.
+
+A negative is hard for a row when its cosine exceeds the row's own, margin included: c_j > T(c_y).
+"""
+
+import torch
+from torch import Tensor
+
+from losses.angular import ArcFace, CombinedMargin
+from losses.margin import Rows
+
+
+class CurricularFace(ArcFace):
+    """ArcFace whose hard negatives become c·(t + c), with t following the mean cosine (Huang et al., CVPR 2020).
+
+    Early in training t is near 0 and hard negatives count less than they would; as t grows they come to count more.
+
+    Args:
+        rate: share of a new batch in t ← rate·mean(c_y) + (1 - rate)·t, which comes before t is used.
+    """
+
+    def __init__(self, s: float = 64.0, m: float = 0.5, rate: float = 0.01, **options: str | float | None) -> None:
+        super().__init__(s, m, **options)
+        self.rate = rate
+        self.register_buffer("t", torch.zeros(()))
+
+    def bound(self, rows: Rows) -> Tensor:
+        """c·(t + c) is largest at c = 1, or -1 while t is negative."""
+        t, _ = rows.state
+        return self.s * (1 + t.abs())
+
+    def update(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """t, and (B,) the cosine from which on a negative is hard."""
+        self._follow(self.t, rows.mean(rows.cos_y), self.rate, rows)
+        return self.t.clone(), self.target(rows.cos_y, rows) / self.s
+
+    def bend(self, cos: Tensor, rows: Rows) -> Tensor:
+        t, threshold = rows.state
+        return self.s * torch.where(cos > threshold[:, None], cos * (t + cos), cos)
+
+
+class MVSoftmax(CombinedMargin):
+    """Hard negatives become (1 + t)·c + t (Wang et al., "Mis-classified vector guided softmax", AAAI 2020; adaptive).
+
+    Args:
+        kind: ``am`` for a margin on the cosine (CosFace), ``arc`` for one on the angle (ArcFace).
+    """
+
+    def __init__(
+        self,
+        s: float = 32.0,
+        m: float = 0.35,
+        t: float = 0.2,
+        kind: str = "am",
+        **options: str | float | None,
+    ) -> None:
+        if kind not in ("am", "arc"):
+            raise ValueError(f"mv_softmax has the kinds 'am' and 'arc', not {kind!r}")
+        if t < 0:
+            raise ValueError(f"mv_softmax raises hard negatives by t >= 0, not {t}")
+        super().__init__(s, 1.0, *((0.0, m) if kind == "am" else (m, 0.0)), **options)
+        self.t = t
+
+    def bound(self, rows: Rows) -> Tensor:
+        return rows.cos_y.new_full((), self.s * (1 + 2 * self.t))
+
+    def update(self, rows: Rows) -> Tensor:
+        """(B,) the cosine from which on a negative is hard."""
+        return self.target(rows.cos_y, rows) / self.s
+
+    def bend(self, cos: Tensor, rows: Rows) -> Tensor:
+        return self.s * torch.where(cos > rows.state[:, None], (1 + self.t) * cos + self.t, cos)

@@ -1,0 +1,91 @@
+"""Margins that depend on the embedding's norm, which stands for the quality of the image: MagFace and AdaFace."""
+
+import torch
+from torch import Tensor
+
+from losses.angular import add_angle
+from losses.margin import Margin, Rows
+
+_NORM_RANGE = (1e-3, 100.0)
+_STD_FLOOR = 1e-3
+
+
+class Magnitude:
+    """MagFace's margin m(a) and regulariser g(a) of an embedding's norm a (Meng et al., CVPR 2021, eq. 4 and 6).
+
+    m grows linearly from ``l_m`` to ``u_m`` as a goes from ``l_a`` to ``u_a``; norms outside
+    that range count as its ends.
+    """
+
+    def __init__(self, l_a: float, u_a: float, l_m: float, u_m: float, lambda_g: float) -> None:
+        if not 0 < l_a < u_a:
+            raise ValueError(f"norms must rise from l_a > 0 to u_a, not from {l_a} to {u_a}")
+        self.l_a, self.u_a = l_a, u_a
+        self.l_m, self.slope = l_m, (u_m - l_m) / (u_a - l_a)
+        self.lambda_g = lambda_g
+
+    def margin(self, norm: Tensor) -> Tensor:
+        """(B,) norms → (B,) margins, differentiable."""
+        return self.l_m + self.slope * (norm.clamp(self.l_a, self.u_a) - self.l_a)
+
+    def penalty(self, norm: Tensor) -> Tensor:
+        """(B,) norms → (B,) λ·g(a), which falls towards ``u_a``; differentiable."""
+        norm = norm.clamp(self.l_a, self.u_a)
+        return self.lambda_g * (norm / self.u_a**2 + 1 / norm)
+
+
+class MagFace(Margin):
+    """s·cos(θ + m(a)) and λ·g(a) (Meng et al., CVPR 2021). The gradient also flows through the norm a."""
+
+    def __init__(
+        self,
+        s: float = 64.0,
+        l_a: float = 10.0,
+        u_a: float = 110.0,
+        l_m: float = 0.45,
+        u_m: float = 0.8,
+        lambda_g: float = 35.0,
+        interclass_filter: float | None = None,
+    ) -> None:
+        super().__init__(s, interclass_filter)
+        self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
+
+    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+        return self.s * add_angle(cos_y.clamp(-1, 1), self.magnitude.margin(rows.norm))
+
+    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+        return super().loss(target, lse, rows) + self.magnitude.penalty(rows.norm)
+
+
+class AdaFace(Margin):
+    """s·(cos(θ - m·z) - (m + m·z)) with z in [-1, 1] the image's quality among recent ones (Kim et al., CVPR 2022).
+
+    z = h·(a - mean)/std of the norms a, cut to its range; mean and standard deviation follow the batches', a share
+    ``t_alpha`` of each new one, before they are used. No gradient flows through the norms.
+    """
+
+    def __init__(
+        self,
+        s: float = 64.0,
+        m: float = 0.4,
+        h: float = 0.333,
+        t_alpha: float = 0.01,
+        interclass_filter: float | None = None,
+    ) -> None:
+        super().__init__(s, interclass_filter)
+        self.m, self.h, self.t_alpha = m, h, t_alpha
+        self.register_buffer("mean", torch.tensor(20.0))
+        self.register_buffer("std", torch.tensor(100.0))
+
+    def update(self, rows: Rows) -> Tensor:
+        """(B,) z."""
+        norm = rows.norm.detach().clamp(*_NORM_RANGE)
+        mean, count = rows.mean(norm), rows.valid.sum()
+        variance = ((norm - mean).square() * rows.valid).sum() / (count - 1)
+        self._follow(self.mean, mean, self.t_alpha, rows)
+        self._follow(self.std, torch.where(count > 1, variance.sqrt(), self.std), self.t_alpha, rows)
+        return (self.h * (norm - self.mean) / (self.std + _STD_FLOOR)).clamp(-1, 1)
+
+    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+        z = rows.state
+        return self.s * (add_angle(cos_y.clamp(-1, 1), -self.m * z) - (self.m + self.m * z))

@@ -1,0 +1,97 @@
+"""Which backbone a state dict belongs to, told from the names and shapes of its tensors."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.ir import IR
+from models.iresnet import STAGE_CHANNELS, IResNet
+from models.mobilefacenet import UNIT, MobileFaceNet
+from models.registry import BACKBONES
+from models.vit import PATCH_SIZE, TransFace, VisionTransformer
+
+
+def guess_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of `create_model` for a state dict.
+
+    The size of the input shows only through the last map, which several sizes share: 112 is preferred, else the
+    largest is taken.
+
+    Raises:
+        ValueError: when the tensors are those of no known backbone.
+    """
+    try:
+        for mark, guess in _GUESSES.items():
+            if mark in tensors:
+                return guess(tensors)
+    except (KeyError, IndexError):
+        pass
+    raise ValueError("these tensors belong to no backbone that is known here")
+
+
+def _iresnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    depths = tuple(_count(tensors, rf"layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    found = {"name": _name(IResNet, depths), **_flat_head(tensors["fc.weight"])}
+    return found | ({"se": True} if "layer1.0.se_block.fc1.weight" in tensors else {})
+
+
+def _ir(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    blocks = _count(tensors, r"body\.(\d+)\.")
+    channels = [len(tensors[f"body.{i}.res_layer.4.weight"]) for i in range(blocks)]
+    depths = tuple(channels.count(stage) for stage in STAGE_CHANNELS)
+    se = "body.0.res_layer.se_block.fc1.weight" in tensors
+    return {"name": _name(IR, depths, se=se), **_flat_head(tensors["output_layer.3.weight"])}
+
+
+def _mobilefacenet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    depths = tuple(_count(tensors, rf"layers\.{stage}\.layers\.(\d+)\.layers\.0\.layers") for stage in (1, 3, 5, 7))
+    narrow, hidden = tensors["layers.2.layers.2.layers.0.weight"].shape[:2]
+    unit = hidden // 2
+    found = {
+        "name": _name(MobileFaceNet, (depths[0] or 1, *depths[1:]), narrow // unit),
+        "embedding_size": len(tensors["features.layers.2.weight"]),
+        "input_size": 16 * tensors["features.layers.0.layers.0.weight"].shape[2],
+    }
+    return found | ({"width": unit / UNIT} if unit != UNIT else {})
+
+
+def _vit(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    _, patches, dim = tensors["pos_embed"].shape
+    depth = _count(tensors, r"blocks\.(\d+)\.")
+    side = math.isqrt(patches)
+    return {
+        "name": _name(TransFace if "senet.0.weight" in tensors else VisionTransformer, dim, depth),
+        "embedding_size": len(tensors["feature.2.weight"]),
+        "input_size": 112 if side == 112 // PATCH_SIZE else (side + 1) * PATCH_SIZE - 1,
+    }
+
+
+# A tensor that only this family has.
+_GUESSES: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
+    "layer1.0.bn1.weight": _iresnet,
+    "body.0.res_layer.0.weight": _ir,
+    "conv_sep.layers.0.weight": _mobilefacenet,
+    "patch_embed.proj.weight": _vit,
+}
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    """How many numbers follow one another from 0 in the names that match."""
+    return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
+
+
+def _flat_head(weight: Tensor) -> dict[str, int]:
+    """Sizes from the linear layer behind the flattened last map."""
+    side = math.isqrt(weight.shape[1] // STAGE_CHANNELS[-1])
+    return {"embedding_size": weight.shape[0], "input_size": 16 * side}
+
+
+def _name(backbone: type[nn.Module], *arguments: Any, se: bool = False) -> str:
+    """The first name in the table that stands for this class and these arguments."""
+    for name, build in BACKBONES.items():
+        if build.func is backbone and build.args == arguments and build.keywords.get("se", False) == se:
+            return name
+    raise KeyError(arguments)

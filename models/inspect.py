@@ -1,0 +1,137 @@
+"""What a backbone costs: ``python -m models.inspect NAME|FILE``, or without arguments a table of all of them."""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.registry import create_model, model_names
+from models.weights import load_backbone
+from pipelines.entry import run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image: ``gmac`` in 10⁹ multiply-adds, ``activation_bytes`` kept for the gradient in float32."""
+
+    parameters: int
+    gmac: float
+    activation_bytes: int
+
+
+def cost(**options: Any) -> Cost:
+    """The cost of ``create_model(**options)``, found without allocating its weights.
+
+    Multiply-adds are those of convolutions, linear layers and attention.
+    """
+    size = options.get("input_size", 112)
+    with torch.device("meta"):
+        model = create_model(**options)
+        # Two images, as batch norms of one value have no statistics.
+        images = torch.empty(2, 3, size, size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(images)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(parameters, counter.get_total_flops() / 2 / 2 / 1e9, activation_bytes(model.train(), images) // 2)
+
+
+def activation_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights not counted."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images per second in float32, channels-last."""
+
+    forward: float
+    training: float  # forward and backward
+
+
+def speed(model: nn.Module, input_size: int, device: torch.device, batch_size: int, seconds: float = 2.0) -> Speed:
+    """Measure ``model``: the best step of those that fit in ``seconds``, for either way."""
+    model = model.to(device, memory_format=torch.channels_last)
+    images = torch.rand(batch_size, 3, input_size, input_size, device=device) * 2 - 1
+    images = images.to(memory_format=torch.channels_last)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(images)
+
+    def training() -> None:
+        model(images).square().mean().backward()
+
+    model.eval()
+    forward_seconds = _best(forward, device, seconds)
+    model.train()
+    return Speed(batch_size / forward_seconds, batch_size / _best(training, device, seconds))
+
+
+def _best(step: Callable[[], None], device: torch.device, seconds: float) -> float:
+    step()  # warm up
+    times: list[float] = []
+    while sum(times) < seconds:
+        began = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Parameters, multiply-adds, memory and speed of backbones.")
+    parser.add_argument(
+        "model", nargs="?", help="a backbone's name or a file of weights; default: a table of all names"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time when measuring the speed")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    console = Console()
+    table = Table("backbone", "parameters M", "GMAC", "activations MiB/image")
+    if args.model is None:
+        for name in model_names():
+            table.add_row(name, *_cells(cost(name=name)))
+        console.print(table)
+        return
+    if args.model in model_names() or not Path(args.model).exists():
+        model, options = create_model(args.model), {"name": args.model, "input_size": 112}
+    else:
+        model, options = load_backbone(Path(args.model))
+        console.print(f"{args.model} holds {options}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    measured = speed(model, options["input_size"], device, args.batch_size)
+    kind = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    table.add_column(f"images/s on {kind}: forward")
+    table.add_column("with backward")
+    table.add_row(options["name"], *_cells(cost(**options)), f"{measured.forward:.0f}", f"{measured.training:.0f}")
+    console.print(table)
+
+
+def _cells(found: Cost) -> tuple[str, str, str]:
+    return f"{found.parameters / 1e6:.2f}", f"{found.gmac:.4f}", f"{found.activation_bytes / 2**20:.1f}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,114 @@
+"""IResNet: the residual network of ArcFace (Deng et al., 2019), 18 to 2060 layers deep, also with squeeze-excite.
+
+Tensors are named as in the checkpoints of arcface_torch and ContraFace.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from models.layers import PReLU, SqueezeExcite, downsampled, run_blocks
+
+STAGE_CHANNELS = (64, 128, 256, 512)
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+
+
+def residual_branch(in_channels: int, out_channels: int, stride: int, se: bool) -> dict[str, nn.Module]:
+    """The pre-activated branch of an "improved residual" block, in the order it is applied."""
+    return {
+        "bn1": nn.BatchNorm2d(in_channels),
+        "conv1": conv3x3(in_channels, out_channels),
+        "bn2": nn.BatchNorm2d(out_channels),
+        "prelu": PReLU(out_channels),
+        "conv2": conv3x3(out_channels, out_channels, stride),
+        "bn3": nn.BatchNorm2d(out_channels),
+        "se_block": SqueezeExcite(out_channels) if se else nn.Identity(),
+    }
+
+
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """The shortcut of a block that changes the shape."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def plan(depths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
+    """For each stage its blocks as (in_channels, out_channels, stride): the first of a stage halves the map."""
+    in_channels = STAGE_CHANNELS[0]
+    for channels, depth in zip(STAGE_CHANNELS, depths):
+        yield [(in_channels, channels, 2)] + [(channels, channels, 1)] * (depth - 1)
+        in_channels = channels
+
+
+class Block(nn.Module):
+    """x + branch(x); the shortcut is a projection in the first block of a stage."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, se: bool) -> None:
+        super().__init__()
+        for name, layer in residual_branch(in_channels, out_channels, stride, se).items():
+            self.add_module(name, layer)
+        self.downsample = projection(in_channels, out_channels, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        y_bchw = self.prelu(self.bn2(self.conv1(self.bn1(x_bchw))))
+        y_bchw = self.se_block(self.bn3(self.conv2(y_bchw)))
+        return y_bchw + self.downsample(x_bchw)
+
+
+class IResNet(nn.Module):
+    """Images (b, 3, h, w) in [-1, 1] to embeddings (b, embedding_size), not normalised.
+
+    Args:
+        depths: blocks of each of the four stages.
+        dropout: probability of dropping a value before the last linear layer; ``model.dropout.p`` may be changed later.
+        se: squeeze-excite at the end of each branch.
+        checkpoint_activations: recompute each block for the gradient instead of storing its activations.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        embedding_size: int = 512,
+        input_size: int = 112,
+        *,
+        dropout: float = 0.0,
+        se: bool = False,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        self.checkpoint_activations = checkpoint_activations
+        channels = STAGE_CHANNELS[-1]
+        self.conv1 = conv3x3(3, STAGE_CHANNELS[0])
+        self.bn1 = nn.BatchNorm2d(STAGE_CHANNELS[0])
+        self.prelu = PReLU(STAGE_CHANNELS[0])
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(*(Block(*shape, se) for shape in stage)) for stage in plan(depths)
+        )
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels * downsampled(input_size, 4) ** 2, embedding_size)
+        self.features = nn.BatchNorm1d(embedding_size)
+        # The margin loss normalises every embedding, so a scale per dimension would only undo the batch norm.
+        self.features.weight.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0, 0.1)
+
+    def trunk(self, images_bchw: Tensor) -> Tensor:
+        """The map before the dropout, (b, 512, h/16, w/16); `head` may be applied to it more than once."""
+        x_bchw = self.prelu(self.bn1(self.conv1(images_bchw)))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x_bchw = run_blocks(stage, x_bchw, self.checkpoint_activations)
+        return self.bn2(x_bchw)
+
+    def head(self, x_bchw: Tensor) -> Tensor:
+        """The embedding (b, embedding_size) of the trunk's map, with a dropout mask of its own."""
+        return self.features(self.fc(self.dropout(x_bchw.flatten(1))))
+
+    def forward(self, images_bchw: Tensor) -> Tensor:
+        return self.head(self.trunk(images_bchw))

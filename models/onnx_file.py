@@ -1,0 +1,117 @@
+"""ONNX files as InsightFace's tools expect them: ``data`` (n, 3, h, w), RGB in [-1, 1], to ``embedding`` (n, d)."""
+
+import copy
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# The first opset in which layer normalisation is one node.
+OPSET = 17
+# Largest distance between onnxruntime's embedding and PyTorch's, relative to the norm.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
+
+
+def export_onnx(
+    model: nn.Module, path: Path, input_size: int = 112, *, fp16: bool = False, dynamic_batch: bool = False
+) -> float:
+    """Write ``model`` to ``path``, once onnxruntime has given the same embeddings of random images as PyTorch.
+
+    Args:
+        model: a backbone in evaluation mode on the CPU; it is not changed.
+        input_size: side of the images.
+        fp16: weights and arithmetic in half precision; input and output stay float32.
+        dynamic_batch: any number of images at a time instead of one.
+
+    Returns:
+        The largest distance between the two, relative to the embedding's norm.
+
+    Raises:
+        RuntimeError: when they differ by more than rounding.
+    """
+    network = copy.deepcopy(model).eval()
+    images = torch.rand(3 if dynamic_batch else 1, 3, input_size, input_size) * 2 - 1
+    fold_batch_norms(network, images)
+    if fp16:
+        network = _HalfInside(network.half())
+    partial = path.with_name(f".{path.name}.partial")
+    axes = {"data": {0: "batch"}, "embedding": {0: "batch"}} if dynamic_batch else None
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's age, and of shapes it takes for constants, as they are
+            torch.onnx.export(
+                network,
+                (images,),
+                str(partial),
+                input_names=["data"],
+                output_names=["embedding"],
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        error = onnx_error(model, partial, torch.cat([images, images.flip(0, 3)]) if dynamic_batch else images)
+        if not error <= TOLERANCE[torch.float16 if fp16 else torch.float32]:
+            raise RuntimeError(f"onnxruntime's embeddings differ from PyTorch's by {error:.1e} of their norm")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return error
+
+
+@torch.no_grad()
+def onnx_error(model: nn.Module, path: Path, images: Tensor) -> float:
+    """The largest distance between the embeddings of onnxruntime and of ``model``, relative to the latter's norm."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ValueError("ONNX needs two packages more: pip install 'facemill[onnx]'") from None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ours = model(images).double().numpy()
+    theirs = session.run(["embedding"], {"data": images.numpy()})[0]
+    return float((np.linalg.norm(theirs - ours, axis=1) / np.linalg.norm(ours, axis=1)).max())
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module, images: Tensor) -> None:
+    """Fold every batch norm right behind a convolution or linear layer into it, in place.
+
+    Which follows which shows in a forward pass of ``images``. Batch norms elsewhere stay: in front of a padded
+    convolution they cannot be folded exactly.
+    """
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # by the id of the output, which is kept alive
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            made[id(output)] = module, output
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])][0], module))
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    names = {module: name for name, module in model.named_modules()}
+    for layer, norm in pairs:
+        scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+        shift = -norm.running_mean.double() * scale
+        if norm.affine:
+            scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+        weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        bias = shift if layer.bias is None else layer.bias * scale + shift
+        layer.weight = nn.Parameter(weight.to(layer.weight.dtype))
+        layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
+        model.set_submodule(names[norm], nn.Identity())
+
+
+class _HalfInside(nn.Module):
+    """A network of half precision between float32 images and float32 embeddings."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.half()).float()

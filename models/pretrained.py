@@ -1,0 +1,68 @@
+"""Models as folders in Hugging Face's layout: ``config.json``, ``model.safetensors`` and ``README.md``, the card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+from models.weights import load_backbone
+
+
+def from_pretrained(path: str | Path) -> nn.Module:
+    """The backbone in a local folder that `save_pretrained` wrote, in evaluation mode."""
+    return load_backbone(path)[0]
+
+
+def save_pretrained(model: nn.Module, options: Mapping[str, Any], folder: Path, card: str) -> None:
+    """Write ``model``, the arguments of `create_model` that make it, and the text of its card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    config = {"model_type": "facemill", "architectures": [type(model).__name__], **options}
+    partial = folder / ".partial"
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        partial.replace(folder / "model.safetensors")
+        for name, text in (("config.json", json.dumps(config, indent=2) + "\n"), ("README.md", card)):
+            partial.write_text(text)
+            partial.replace(folder / name)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def model_card(
+    options: Mapping[str, Any],
+    training: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
+) -> str:
+    """A card in Markdown with the front matter that Hugging Face reads.
+
+    Args:
+        options: the arguments of `create_model`.
+        training: the config of the run that trained the model.
+        results: what ``evaluate.verification`` wrote as ``results.json``.
+    """
+    size = options["input_size"]
+    front = {"library_name": "facemill", "pipeline_tag": "image-feature-extraction", "tags": ["face-recognition"]}
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
+        f"# {options['name']}\n",
+        f"A backbone for face recognition. It turns aligned RGB faces, float (n, 3, {size}, {size}) in [-1, 1], into"
+        f" embeddings (n, {options['embedding_size']}), which are compared by their cosine.\n",
+        "```python\nfrom models.pretrained import from_pretrained\n\nmodel = from_pretrained('this/folder')\n```\n",
+    ]
+    if training:
+        parts += [
+            f"## Data\n\nTrained on `{training['data']['train']}`.\n",
+            f"## Config\n\n```yaml\n{yaml.safe_dump(dict(training), sort_keys=False)}```\n",
+        ]
+    if results:
+        rows = [
+            f"| {name} | {found['pairs']} | {100 * found['accuracy']:.2f} ± {100 * found['std']:.2f} |"
+            for name, found in results["sets"].items()
+        ]
+        parts.append("\n".join(["## Verification\n", "| set | pairs | accuracy % |", "|---|---|---|", *rows, ""]))
+    return "\n".join(parts)

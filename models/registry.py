@@ -1,0 +1,89 @@
+"""The one table of backbones by name."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from models.ir import IR
+from models.iresnet import IResNet
+from models.mobilefacenet import MobileFaceNet
+from models.vit import TransFace, VisionTransformer
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "r18": partial(IResNet, (2, 2, 2, 2)),
+    "r34": partial(IResNet, (3, 4, 6, 3)),
+    "r50": partial(IResNet, (3, 4, 14, 3)),
+    "r100": partial(IResNet, (3, 13, 30, 3)),
+    "r200": partial(IResNet, (6, 26, 60, 6)),
+    "r2060": partial(IResNet, (3, 128, 896, 3)),
+    "ir_18": partial(IR, (2, 2, 2, 2)),
+    "ir_34": partial(IR, (3, 4, 6, 3)),
+    "ir_50": partial(IR, (3, 4, 14, 3)),
+    "ir_101": partial(IR, (3, 13, 30, 3)),
+    "ir_se_50": partial(IR, (3, 4, 14, 3), se=True),
+    "mbf": partial(MobileFaceNet, (1, 4, 6, 2), 2),
+    "mbf_large": partial(MobileFaceNet, (2, 8, 12, 4), 4),
+    "vit_t": partial(VisionTransformer, 256, 12),
+    "vit_t_dp005_mask0": partial(VisionTransformer, 256, 12, drop_path=0.05, mask_ratio=0.0),
+    "vit_s": partial(VisionTransformer, 512, 12),
+    "vit_s_dp005_mask_0": partial(VisionTransformer, 512, 12, drop_path=0.05, mask_ratio=0.0),
+    "vit_b": partial(VisionTransformer, 512, 24),
+    "vit_b_dp005_mask_005": partial(VisionTransformer, 512, 24, drop_path=0.05, mask_ratio=0.05),
+    "vit_l": partial(VisionTransformer, 768, 24, drop_path=0.05, mask_ratio=0.05),
+    "vit_l_dp005_mask_005": partial(VisionTransformer, 768, 24, drop_path=0.05, mask_ratio=0.05),
+    "vit_h": partial(VisionTransformer, 1024, 48, mask_ratio=0.0),
+    "transface_t": partial(TransFace, 256, 12),
+    "transface_s": partial(TransFace, 512, 12),
+    "transface_b": partial(TransFace, 512, 24),
+    "transface_l": partial(TransFace, 768, 24, drop_path=0.05, mask_ratio=0.05),
+}
+
+
+def model_names() -> list[str]:
+    """Every name that `create_model` knows."""
+    return list(BACKBONES)
+
+
+def create_model(name: str, embedding_size: int = 512, input_size: int = 112, **options: Any) -> nn.Module:
+    """Build a backbone with fresh weights.
+
+    Args:
+        name: one of `model_names`.
+        embedding_size: dimensions of the embedding.
+        input_size: side of the square images in pixels.
+        options: what the backbone's class documents beyond that, for example ``dropout=0.4``.
+
+    Returns:
+        A module from float images (b, 3, input_size, input_size), RGB in [-1, 1], to embeddings (b, embedding_size).
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are: {', '.join(BACKBONES)}")
+    known = _options(name)
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"backbone {name} has no option {option!r}{_nearest(option, known)}; it has: {', '.join(known)}"
+            )
+    return BACKBONES[name](embedding_size=embedding_size, input_size=input_size, **options)
+
+
+def model_arguments(name: str) -> set[str]:
+    """The names of all arguments that `create_model` takes for a backbone; none for an unknown one."""
+    return {"name", "embedding_size", "input_size", *_options(name)} if name in BACKBONES else set()
+
+
+def _options(name: str) -> list[str]:
+    parameters = inspect.signature(BACKBONES[name]).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,20 @@
+"""MXNet 1.9.1 on today's numpy. It serves tests as an oracle and benchmarks as a baseline; training does without it."""
+
+import warnings
+from types import ModuleType
+
+import numpy as np
+
+
+def import_mxnet() -> ModuleType:
+    """The ``mxnet`` module. Raises ``ValueError`` with the remedy where it is missing or cannot be imported."""
+    # numpy 1.24 dropped this alias, which mxnet looks up while it is imported; numpy 2 has it again, but not the rest.
+    if "bool" not in vars(np):
+        np.bool = bool
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mxnet
+    except (ImportError, AttributeError, OSError) as error:
+        raise ValueError(f"mxnet cannot be imported ({error}); install it: pip install 'facemill[mxnet]'") from None
+    return mxnet

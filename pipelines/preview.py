@@ -1,0 +1,62 @@
+"""A contact sheet of an augmentation set: ``python -m pipelines.preview DATA --augment NAME --output PNG``.
+
+A row for each image: the image as it is, then as a training run could see it.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.image import imsave
+
+from pipelines.augment import AUGMENTATIONS
+from pipelines.entry import run
+from pipelines.files import replacing
+from pipelines.loader import Loader, sweep
+from pipelines.sources import MemorySource, Source, open_source
+
+
+def contact_sheet(
+    source: Source, augment: str, *, rows: int = 8, columns: int = 11, image_size: int = 112, seed: int = 0
+) -> np.ndarray:
+    """Images from all over the source, as they are and augmented: uint8 (rows * size, (columns + 1) * size, 3)."""
+    rows = min(rows, len(source))
+    chosen = np.linspace(0, len(source) - 1, rows).astype(np.int64)
+    originals = next(sweep(source, chosen, batch_size=rows, image_size=image_size, dtype=torch.uint8)).images
+    encoded, _ = source.read(np.repeat(chosen, columns))
+    repeated = MemorySource(encoded, np.zeros(len(encoded), np.int64))
+    loader = Loader(
+        repeated,
+        batch_size=len(encoded),
+        seed=seed,
+        augment=augment,
+        shuffle="none",
+        image_size=image_size,
+        dtype=torch.uint8,
+        prefetch=1,
+    )
+    augmented = next(loader).images.unflatten(0, (rows, columns))
+    loader.close()
+    tiles = torch.cat([originals[:, None], augmented], dim=1)  # (rows, columns + 1, 3, h, w)
+    return tiles.permute(0, 3, 1, 4, 2).reshape(rows * image_size, -1, 3).numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="a folder with train.rec, a .rec file, or a folder identity/*.jpg")
+    parser.add_argument("--augment", default="arcface", help=f"one of {', '.join(AUGMENTATIONS)}")
+    parser.add_argument("--output", type=Path, default=Path("preview.png"))
+    parser.add_argument("--image-size", type=int, default=112)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    sheet = contact_sheet(
+        open_source(arguments.data), arguments.augment, image_size=arguments.image_size, seed=arguments.seed
+    )
+    with replacing(arguments.output) as temporary:
+        imsave(temporary, sheet, format="png")
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    run(main)

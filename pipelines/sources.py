@@ -1,0 +1,165 @@
+"""Sources of encoded images with labels: RecordIO files, image folders, memory."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipelines.index import read_index
+from pipelines.recordio import LABEL_LIMIT, RecordReader
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+class Source(Protocol):
+    """A numbered set of encoded images. ``read`` may be called from several threads."""
+
+    num_classes: int
+
+    def __len__(self) -> int:
+        """Images."""
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Encoded images, each uint8 (bytes,) and not to be written to, and their labels, int64 (b,), as stored.
+
+        Raises ``ValueError`` or ``OSError`` naming the first image that cannot be read; then read them one by one.
+        """
+
+    def describe(self, index: int) -> str:
+        """Where an image comes from, for messages. Never raises for an index below ``len``."""
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Hint that these images will be read soon."""
+
+
+def open_source(path: str | Path) -> Source:
+    """The images at ``path``: a folder with ``train.rec``, a ``.rec`` file, or a folder ``identity/*.jpg``."""
+    path = Path(path)
+    if path.is_file():
+        if path.suffix != ".rec":
+            raise ValueError(f"{path} is no data set: give a .rec file, or a folder with train.rec or identity/*.jpg")
+        return RecordSource(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no data set at {path}")
+    if (path / "train.rec").is_file():
+        return RecordSource(path / "train.rec")
+    if records := sorted(path.glob("*.rec")):
+        raise ValueError(f"{path} has no train.rec; name the file that is meant: {', '.join(map(str, records[:5]))}")
+    return FolderSource(path)
+
+
+class RecordSource:
+    """The images of a RecordIO file. Nothing is kept of an image but its offset; labels are read with the images."""
+
+    def __init__(self, rec: str | Path) -> None:
+        index = read_index(rec)
+        if index.num_classes > LABEL_LIMIT:
+            logger.warning("%s: RecordIO's float32 labels tell only %d classes apart surely", rec, LABEL_LIMIT)
+        self.num_classes = index.num_classes
+        self._records = RecordReader(rec, index.offsets, index.first_record)
+        self._end = index.end
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        encoded, stored = self._records.read(indices)
+        with np.errstate(invalid="ignore"):  # NaN and what int64 cannot hold
+            labels = stored.astype(np.int64)
+        for wrong in np.flatnonzero(labels != stored):
+            raise self._records.error(indices[wrong], f"label {stored[wrong]:.10g} is no class number")
+        if not all(map(len, encoded)):
+            empty = next(index for index, image in zip(indices, encoded) if not len(image))
+            raise self._records.error(empty, "the record holds no image")
+        return encoded, labels
+
+    def describe(self, index: int) -> str:
+        try:
+            label = np.ravel(self._records.unpack(index)[0].label)[0]
+        except ValueError:
+            return self._records.describe(index)
+        return f"{self._records.describe(index)}, label {label:.10g}"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Neighbours in the file become one hint (``posix_fadvise``)."""
+        indices = np.unique(indices)
+        gap_follows = np.append(np.diff(indices) > 1, True)[: len(indices)]
+        firsts, lasts = indices[np.roll(gap_follows, 1)], indices[gap_follows]
+        offsets = self._records.offsets
+        ends = np.where(lasts + 1 < len(offsets), offsets[(lasts + 1) % len(offsets)], self._end)
+        for begin, end in zip(offsets[firsts].tolist(), ends.tolist()):
+            self._records.prefetch(begin, end)
+
+
+class FolderSource:
+    """A folder ``root/identity/image``. Classes are the identities that have images, in sorted order of their names.
+
+    Only that one level is looked at. Names that begin with a dot are left out.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._identities: list[str] = []
+        self._names: list[str] = []
+        counts: list[int] = []
+        with os.scandir(root) as entries:
+            folders = sorted((entry.name, entry.path) for entry in entries if not entry.name.startswith("."))
+        for _, folder in folders:
+            if not os.path.isdir(folder):  # noqa: PTH112  unlike DirEntry.is_dir and Path.is_dir it bears symlink loops
+                continue
+            with os.scandir(folder) as entries:
+                names = sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.name[0] != ".")
+            if names:
+                self._identities.append(folder)
+                self._names += names
+                counts.append(len(names))
+        if not counts:
+            raise ValueError(f"{root} holds neither train.rec nor identity/*.jpg (or {', '.join(IMAGE_SUFFIXES[1:])})")
+        self.num_classes = len(counts)
+        self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        encoded = [np.fromfile(self._path(index), np.uint8) for index in indices]
+        for index, image in zip(indices, encoded):
+            if not len(image):
+                raise ValueError(f"{self._path(index)} is empty")
+        return encoded, self._labels[indices]
+
+    def describe(self, index: int) -> str:
+        return f"{self._path(index)}, label {self._labels[index]}"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Does nothing: to hint at a file one has to open it, which waits for the disk."""
+
+    def _path(self, index: int) -> str:
+        return f"{self._identities[self._labels[index]]}/{self._names[index]}"
+
+
+class MemorySource:
+    """Images in memory, such as those of a ``.bin`` set. Without labels every image has -1, no class."""
+
+    def __init__(self, encoded: Sequence[bytes | np.ndarray], labels: np.ndarray | None = None) -> None:
+        self._encoded = encoded
+        self._labels = np.full(len(encoded), -1, np.int64) if labels is None else np.asarray(labels, np.int64)
+        if len(self._labels) != len(encoded):
+            raise ValueError(f"{len(encoded)} images with {len(self._labels)} labels")
+        self.num_classes = int(self._labels.max(initial=-1)) + 1
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        return [np.frombuffer(self._encoded[index], np.uint8) for index in indices], self._labels[indices]
+
+    def describe(self, index: int) -> str:
+        return f"image {index} in memory, label {self._labels[index]}"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Does nothing: the images are here."""

@@ -1,0 +1,87 @@
+"""What backbones cost, against published counts and hand-made ones."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from models import create_model, inspect
+from models.inspect import activation_bytes, cost, speed
+from pipelines import entry
+from tests.models.test_backbones import PUBLISHED
+
+LARGE = {"r200", "r2060", "vit_h", "r100", "ir_101", "vit_b", "transface_b", "vit_l", "transface_l"}
+
+
+@pytest.mark.parametrize(
+    "family, backbone",
+    [
+        pytest.param(*key, marks=[pytest.mark.slow] if options["name"].split("_dp")[0] in LARGE else [])
+        for key, options in PUBLISHED.items()
+    ],
+)
+def test_cost_is_the_published_one(manifest, family, backbone):
+    found = cost(**PUBLISHED[family, backbone])
+    published = manifest[family][backbone]
+    assert found.parameters == published["parameters"]
+    assert found.gmac == pytest.approx(published["gmac"], abs=1e-4)
+
+
+def test_multiply_adds_shrink_with_the_image():
+    whole, half = cost(name="r18"), cost(name="r18", input_size=56)
+    assert half.gmac == pytest.approx(whole.gmac * (4 / 7) ** 2, rel=0.35)
+    assert half.gmac < whole.gmac / 3
+
+
+def test_activations_of_a_network_that_can_be_counted_by_hand():
+    model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
+    images = torch.rand(3, 10)
+    # the images, and the output of ReLU, which also is what the last layer needs
+    assert activation_bytes(model, images) == 4 * (3 * 10 + 3 * 20)
+
+
+def test_speed_is_measured_in_images(monkeypatch):
+    now = 0.0
+
+    class Slow(nn.Conv2d):
+        """Takes 0.1 s forward and 0.3 s backward by the clock below."""
+
+        def forward(self, images):
+            nonlocal now
+            now += 0.1
+            output = super().forward(images)
+            if output.requires_grad:
+                output.register_hook(self.backward)
+            return output
+
+        def backward(self, gradient):
+            nonlocal now
+            now += 0.3
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    found = speed(Slow(3, 2, 1), 8, torch.device("cpu"), batch_size=4)
+    assert found.forward == pytest.approx(40)
+    assert found.training == pytest.approx(10)
+
+
+def run_inspect(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["inspect", *map(str, arguments)])
+    entry.run(inspect.main)
+    return capsys.readouterr().out
+
+
+def test_table_of_all(monkeypatch, capsys):
+    monkeypatch.setattr("models.inspect.model_names", lambda: ["mbf", "r18"])
+    table = run_inspect(monkeypatch, capsys)
+    assert "24.03" in table
+    assert "0.4375" in table
+
+
+def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "x.pt"
+    torch.save(create_model("mbf", width=0.25, input_size=32, embedding_size=16).state_dict(), path)
+    assert "'width': 0.25" in run_inspect(monkeypatch, capsys, path, "--batch-size", 4)
+    with pytest.raises(SystemExit):
+        run_inspect(monkeypatch, capsys, "mbff")
+    assert "did you mean 'mbf'" in capsys.readouterr().err

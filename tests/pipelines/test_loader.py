@@ -1,0 +1,391 @@
+import json
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipelines.loader import EXTRA, Batch, Loader, sweep
+from pipelines.schedule import Schedule
+from pipelines.sources import MemorySource
+
+SIZE = 48
+COUNT = 50
+CLASSES = 7
+
+
+def face(index: int, size: int = SIZE) -> np.ndarray:
+    """uint8 (size, size, 3) RGB, smooth, so that JPEG keeps it."""
+    noise = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8)
+    return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+ENCODED = [jpeg(face(index)) for index in range(COUNT)]
+LABELS = np.arange(COUNT) % CLASSES
+
+
+class FaceSource(MemorySource):
+    """``COUNT`` images in memory; those in ``unreadable`` cannot be read. Remembers what it was told to prefetch."""
+
+    def __init__(self, replace: dict[int, bytes] | None = None, labels=LABELS, unreadable: tuple[int, ...] = ()):
+        super().__init__([(replace or {}).get(index, image) for index, image in enumerate(ENCODED)], labels)
+        self.unreadable = unreadable
+        self.hinted: list[np.ndarray] = []
+        self.reads: list[np.ndarray] = []
+
+    def read(self, indices):
+        self.reads.append(indices)
+        for index in indices:
+            if index in self.unreadable:
+                raise OSError(f"image {index}: Input/output error")
+        return super().read(indices)
+
+    def prefetch(self, indices):
+        self.hinted.append(indices)
+
+
+def make(source=None, **options) -> Loader:
+    options = {"batch_size": 8, "seed": 3, "image_size": SIZE, **options}
+    return Loader(source or FaceSource(), **options)
+
+
+def take(loader: Loader, count: int) -> list[Batch]:
+    batches = [next(loader) for _ in range(count)]
+    loader.close()
+    return batches
+
+
+def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.numbers, other.numbers)
+
+
+def decoded(index: int) -> torch.Tensor:
+    """What another decoder makes of an image, (3, h, w) in [-1, 1]."""
+    image = cv2.imdecode(np.frombuffer(ENCODED[index], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    return torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1).sub(127.5).div(127.5)
+
+
+def test_batches_are_the_scheduled_images_normalised_and_mirrored():
+    loader = make()
+    schedule = Schedule(COUNT, 8, seed=3, numbers=EXTRA + 1)
+    mirrored = 0
+    for step, batch in enumerate(take(loader, 15)):  # two and a half epochs
+        indices, numbers = schedule.slice(*divmod(step, 6))
+        assert np.array_equal(batch.indices, indices)
+        assert np.array_equal(batch.labels, LABELS[indices])
+        assert np.array_equal(batch.numbers, numbers[:, :EXTRA])
+        assert batch.images.shape == (8, 3, SIZE, SIZE)
+        assert batch.images.dtype == torch.float32
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        for image, index, flip in zip(batch.images, indices, numbers[:, EXTRA] < 0.5):
+            expected = decoded(index)
+            assert (image - (expected.flip(2) if flip else expected)).abs().mean() < 0.02
+            mirrored += flip
+    assert 40 < mirrored < 80
+    assert loader.step == 15
+    assert loader.steps_per_epoch == 6
+
+
+def test_values_are_exactly_normalised():
+    flipped = next(make())
+    for dtype in (torch.uint8, torch.bfloat16):
+        other = next(make(dtype=dtype))
+        assert other.images.dtype == dtype
+        assert other.images.is_contiguous(memory_format=torch.channels_last)
+        pixels = other.images if dtype == torch.uint8 else None
+        expected = (pixels.float() - 127.5) / 127.5 if pixels is not None else flipped.images.bfloat16()
+        assert torch.equal(expected, flipped.images if pixels is not None else other.images)
+
+
+def test_without_augmentation_nothing_is_mirrored():
+    batch = next(make(augment="none"))
+    for image, index in zip(batch.images, batch.indices):
+        assert (image - decoded(int(index))).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 4}, {"prefetch": 1}, {"prefetch": 5}])
+def test_threads_and_prefetching_change_nothing(options):
+    assert_same(take(make(augment="arcface", **options), 9), take(make(augment="arcface"), 9))
+
+
+@pytest.mark.parametrize("shuffle", ["global", "block", "none"])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_batches_of_one(world_size, shuffle):
+    options = {"augment": "arcface", "shuffle": shuffle}
+    whole = take(make(batch_size=8, **options), 7)
+    shares = [
+        take(make(batch_size=8 // world_size, rank=rank, world_size=world_size, **options), 7)
+        for rank in range(world_size)
+    ]
+    joined = [
+        Batch(*(torch.cat(parts) for parts in zip(*(vars(batch).values() for batch in step)))) for step in zip(*shares)
+    ]
+    assert_same(joined, whole)
+
+
+def test_seek_goes_on_exactly():
+    straight = take(make(augment="arcface"), 14)
+    loader = make(augment="arcface")
+    next(loader)
+    loader.seek(9)
+    assert_same([next(loader) for _ in range(5)], straight[9:])
+    loader.seek(2)
+    assert_same([next(loader) for _ in range(3)], straight[2:5])
+    loader.close()
+    assert_same(take(loader, 2), straight[5:7])
+
+
+def test_batches_stay_as_they_are_while_others_follow():
+    loader = make()
+    batches = [next(loader) for _ in range(12)]
+    copies = [batch.images.clone() for batch in batches]
+    batches[0].images.zero_()
+    batches[0].indices.zero_()
+    for _ in range(12):
+        next(loader)
+    loader.close()
+    del loader
+    assert all(torch.equal(batch.images, copy) for batch, copy in zip(batches[1:], copies[1:]))
+    assert_same(take(make(), 12)[1:], batches[1:])
+
+
+def test_images_of_other_sizes_are_resized():
+    schedule = Schedule(COUNT, 8, seed=3)
+    large = int(schedule.slice(0, 2)[0][5])  # turns up when batches have been delivered and others are under way
+    for augment in ("flip", "arcface"):
+        source = FaceSource({large: jpeg(face(large, 3 * SIZE))})
+        loader = make(source, augment=augment)
+        batches = [next(loader) for _ in range(8)]
+        image = batches[2].images[5]
+        assert min((view - decoded(large)).abs().mean() for view in (image, image.flip(2))) < 0.1
+        loader.seek(2)  # now that it knows of the size
+        assert_same(take(loader, 6), batches[2:])
+        plain = take(make(augment=augment), 8)
+        for step, (batch, other) in enumerate(zip(batches, plain)):
+            alike = (batch.images == other.images).flatten(1).all(1)
+            assert alike.sum() == 8 - (batch.indices == large).sum(), step
+
+
+DAMAGED = {
+    "empty": b"",
+    "garbage": bytes(range(200)) * 3,
+    "half": ENCODED[0][: len(ENCODED[0]) // 2],
+}
+
+
+@pytest.mark.parametrize("kind", [*DAMAGED, "unreadable"])
+def test_bad_images_are_replaced_and_told_of(kind, tmp_path):
+    schedule = Schedule(COUNT, 8, seed=3)
+    bad = [int(index) for index in schedule.slice(0, 1)[0][[2, 6]]]
+    if kind == "unreadable":
+        source = FaceSource(unreadable=tuple(bad))
+    else:
+        source = FaceSource(dict.fromkeys(bad, DAMAGED[kind]))
+    loader = make(source, augment="arcface", max_bad_fraction=0.04, quarantine=tmp_path / "bad.jsonl")
+    batches = [next(loader) for _ in range(13)]  # the bad ones come up again in the second epoch and in the third
+    lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert sorted(line["index"] for line in lines) == sorted(bad)
+    for line in lines:
+        assert line["image"] == source.describe(line["index"])
+        assert len(line["reason"].splitlines()) == 1
+    sound = take(make(augment="arcface"), 13)
+    replaced = 0
+    for batch, other in zip(batches, sound):
+        bad_rows = np.isin(other.indices, bad)
+        replaced += bad_rows.sum()
+        assert not np.isin(batch.indices, bad).any()
+        assert torch.equal(batch.numbers, other.numbers)
+        assert torch.equal(batch.images[~bad_rows], other.images[~bad_rows])
+        assert torch.equal(batch.indices[~bad_rows], other.indices[~bad_rows])
+        assert np.array_equal(batch.labels, LABELS[batch.indices])
+    assert loader.replaced == replaced >= 4
+    row = int(np.flatnonzero(sound[1].indices == bad[0])[0])
+    candidates = (schedule.substitute(0, 8 + row, attempt) for attempt in range(9))
+    assert batches[1].indices[row] == next(index for index in candidates if index not in bad)
+    loader.seek(1)
+    assert_same(take(loader, 5), batches[1:6])
+    assert_same(take(make(source, augment="arcface", max_bad_fraction=0.04, prefetch=1), 8), batches[:8])
+
+
+def test_ranks_agree_on_substitutes():
+    bad = [3, 14, 30]
+    source = FaceSource({3: b"", 14: DAMAGED["garbage"]}, unreadable=(30,))
+    whole = take(make(source, max_bad_fraction=0.1), 12)
+    shares = [take(make(source, batch_size=4, rank=rank, world_size=2, max_bad_fraction=0.1), 12) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *shares):
+        assert torch.equal(batch.indices, torch.cat([first.indices, second.indices]))
+        assert torch.equal(batch.images, torch.cat([first.images, second.images]))
+        assert not np.isin(batch.indices, bad).any()
+
+
+def test_too_many_bad_images_end_it():
+    source = FaceSource(dict.fromkeys(range(0, COUNT, 5), b"no image"))
+    with pytest.raises(ValueError, match=r"of 50 images are bad.*max_bad_fraction.*in memory, label") as error:
+        take(make(source, max_bad_fraction=0.05), 20)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="50 of 50 images are bad"):
+        take(make(FaceSource(dict.fromkeys(range(COUNT), b"none")), max_bad_fraction=1.0), 20)
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_a_label_outside_the_classes(label):
+    labels = LABELS.copy()
+    labels[11] = label
+    source = FaceSource(labels=labels)
+    source.num_classes = CLASSES
+    with pytest.raises(ValueError, match=rf"image 11 in memory, label {label}.*\[0, 7\)"):
+        take(make(source), 7)
+
+
+def test_an_error_that_no_single_image_has_is_raised():
+    source = FaceSource()
+
+    def read(indices):
+        if len(indices) > 1:
+            raise OSError("the disk has gone")
+        return MemorySource.read(source, indices)
+
+    source.read = read
+    with pytest.raises(OSError, match="the disk has gone"):
+        next(make(source))
+
+
+@pytest.mark.parametrize("shuffle", ["global", "none"])
+def test_the_source_is_told_in_advance(shuffle):
+    source = FaceSource()
+    loader = make(source, shuffle=shuffle, rank=1, world_size=2, batch_size=4)
+    batches = [next(loader) for _ in range(20)]
+    for step, batch in enumerate(batches):
+        assert np.array_equal(batch.indices, source.hinted[step])
+    assert len(source.hinted) > 20 + 8
+    told = len(source.hinted)
+    loader.seek(5)
+    next(loader)
+    loader.close()
+    assert np.array_equal(source.hinted[told], batches[5].indices)
+
+
+def test_reading_runs_ahead_by_the_prefetched_batches_only():
+    source = FaceSource()
+    loader = make(source, prefetch=4)
+    next(loader)
+    assert len(source.reads) == 4
+    next(loader)
+    assert len(source.reads) == 5
+    loader.close()
+
+
+def test_closing_ends_the_threads():
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    take(make(threads=2), 1)
+    before = threads()
+    for _ in range(3):
+        loader = make(threads=6)
+        next(loader)
+        assert threads() >= before + 6
+        loader.close()
+        assert threads() <= before + 1
+    batches = sweep(FaceSource(), np.arange(COUNT), batch_size=4, image_size=SIZE, threads=6)
+    next(batches)
+    batches.close()
+    assert threads() <= before + 1
+    assert threading.active_count() == 1
+
+
+def test_the_callers_torch_threads_stay():
+    threads = torch.get_num_threads()
+    next(make())
+    assert torch.get_num_threads() == threads
+
+
+def test_wait_is_measured():
+    loader = make()
+    next(loader)
+    assert 0 < loader.wait < 60
+    loader.close()
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="augmentation 'flop'"):
+        make(augment="flop")
+    with pytest.raises(ValueError, match="global batch of 64"):
+        make(batch_size=16, world_size=4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 64])
+def test_sweep_shows_all_in_order(batch_size):
+    indices = np.arange(COUNT)[::-1]
+    batches = list(sweep(FaceSource(), indices, batch_size=batch_size, image_size=SIZE))
+    assert [len(batch.images) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert np.array_equal(torch.cat([batch.indices for batch in batches]), indices)
+    assert np.array_equal(torch.cat([batch.labels for batch in batches]), LABELS[indices])
+    for image, index in zip(torch.cat([batch.images for batch in batches]), indices):
+        assert (image - decoded(index)).abs().mean() < 0.02
+    assert batches[0].numbers.shape == (len(batches[0].images), 0)
+
+
+def test_sweep_of_nothing():
+    assert list(sweep(FaceSource(), np.arange(0), batch_size=4)) == []
+
+
+def test_sweep_of_images_without_classes_and_of_other_sizes():
+    source = MemorySource([ENCODED[0], jpeg(face(1, 100)), jpeg(face(2, 31))])
+    (batch,) = sweep(source, np.arange(3), batch_size=4, image_size=SIZE)
+    assert batch.labels.tolist() == [-1, -1, -1]
+    assert batch.images.shape == (3, 3, SIZE, SIZE)
+    assert (batch.images[1] - decoded(1)).abs().mean() < 0.1
+
+
+def test_sweep_names_a_bad_image():
+    with pytest.raises(ValueError, match="image 20 in memory"):
+        list(sweep(FaceSource({20: DAMAGED["half"]}), np.arange(COUNT), batch_size=8, image_size=SIZE))
+    with pytest.raises(OSError, match="image 21"):
+        list(sweep(FaceSource(unreadable=(21,)), np.arange(COUNT), batch_size=8, image_size=SIZE))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decode_on", ["gpu", "cpu"])
+@pytest.mark.parametrize("augment", ["none", "flip", "arcface"])
+def test_gpu_batches_are_close_to_those_of_the_cpu(decode_on, augment):
+    ours = take(make(device="cuda", decode_on=decode_on, augment=augment), 10)
+    for batch, other in zip(ours, take(make(augment=augment), 10)):
+        assert all(tensor.is_cuda for tensor in (batch.images, batch.labels, batch.numbers))
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert (batch.images.cpu() - other.images).abs().mean() < 0.03
+        assert torch.equal(batch.labels.cpu(), other.labels)
+        assert torch.equal(batch.numbers.cpu(), other.numbers)
+        assert torch.equal(batch.indices, other.indices)
+
+
+@pytest.mark.gpu
+def test_gpu_batches_stay_as_they_are_while_others_follow():
+    loader = make(device="cuda", dtype=torch.uint8)
+    batches = [next(loader) for _ in range(20)]
+    copies = [batch.images.cpu() for batch in batches]
+    for _ in range(40):
+        next(loader).images.float().mean()
+    assert all(torch.equal(batch.images.cpu(), copy) for batch, copy in zip(batches, copies))
+    loader.close()
+
+
+@pytest.mark.gpu
+def test_gpu_replaces_bad_images_and_resizes():
+    source = FaceSource({5: DAMAGED["garbage"], 6: jpeg(face(6, 2 * SIZE))})
+    for batch, other in zip(
+        take(make(source, device="cuda", max_bad_fraction=0.1), 12), take(make(source, max_bad_fraction=0.1), 12)
+    ):
+        assert torch.equal(batch.indices, other.indices)
+        assert (batch.images.cpu() - other.images).abs().mean() < 0.03
