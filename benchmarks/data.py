@@ -4,17 +4,20 @@ The ways run in turns within one process, so that a noisy machine is noisy for a
 the rounds and the median of the ratios to DALI's decoding alone in the same round.
 """
 
-import importlib.util
+import io
 import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,24 +46,18 @@ def measure_data(
 ) -> list[Row]:
     """Rows {name, images_per_second, of_decoding_alone}, the first being DALI's decoding alone.
 
-    ``data`` is what ``open_source`` takes, its images of ``image_size``. Every way has ``cores`` threads or worker processes.
+    ``data`` is what ``open_source`` takes, with images of ``image_size``. Every way has ``cores`` threads or processes.
     """
     device = torch.device(device)
     source = open_source(data)
     ways: dict[str, Batches] = {}
     # The worker processes come first: they are forked, and DALI's threads would not survive that.
-    name, dataset = _arcface_torch(data, source)
-    ways[name] = _dataloader(dataset, batch_size, cores, device)
-    name, dataset = _best_dataset(source)
-    ways[name] = _dataloader(dataset, batch_size, cores, device)
-    for batches in ways.values():
-        next(batches)
-    ways = {
-        **_decoding_alone(source, batch_size, cores, device),
-        **_facemill(source, batch_size, cores, device, image_size),
-        **ways,
-    }
-    speeds = _race(ways, device, rounds, seconds)
+    for (name, dataset), collate in ((_arcface_torch(data, source), None), (_leanest_dataset(source), _stack)):
+        ways[name] = _dataloader(dataset, collate, batch_size, cores, device)
+        next(ways[name])
+    decoding_alone = _decoding_alone(source, batch_size, cores, device)
+    facemill = _facemill(source, batch_size, cores, device, image_size)
+    speeds = _race({"DALI's decoding alone": decoding_alone, **facemill, **ways}, device, rounds, seconds)
     alone = next(iter(speeds.values()))
     return [
         {
@@ -94,11 +91,11 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _facemill(
-    source: Source, batch_size: int, cores: int, device: torch.device, image_size: int
-) -> dict[str, Batches]:
+def _facemill(source: Source, batch_size: int, cores: int, device: torch.device, image_size: int) -> dict[str, Batches]:
     """The loader: decode and flip, with pixels as they are and as training gets them."""
-    places = [{}] if device.type == "cpu" else [{"decode_on": "cpu"}, *({"hw_decoder_load": load} for load in (0, 0.65, 1))]
+    places: list[dict[str, Any]] = [{}]
+    if device.type == "cuda":
+        places = [{"decode_on": "cpu"}, *({"hw_decoder_load": load} for load in (0.0, 0.65, 1.0))]
     ways = {}
     for place, dtype in itertools.product(places, (torch.uint8, torch.float32)):
         loader = Loader(
@@ -116,7 +113,7 @@ def _facemill(
     return ways
 
 
-def _decoding_alone(source: Source, batch_size: int, cores: int, device: torch.device) -> dict[str, Batches]:
+def _decoding_alone(source: Source, batch_size: int, cores: int, device: torch.device) -> Batches:
     """Nothing but ``fn.decoders.image`` on bytes that lie ready in memory."""
     schedule = Schedule(len(source), batch_size, seed=0)
     count = min(_REMEMBERED, schedule.steps_per_epoch)
@@ -133,20 +130,20 @@ def _decoding_alone(source: Source, batch_size: int, cores: int, device: torch.d
         encoded = fn.external_source(source=lambda: next(endless), batch=True, dtype=types.UINT8, ndim=1)
         return fn.decoders.image(encoded, device="mixed" if device.type == "cuda" else "cpu", output_type=types.RGB)
 
-    def run() -> Batches:
-        pipeline = graph()
-        while True:
-            yield torch.from_dlpack(pipeline.run()[0].as_tensor())
-
-    return {"DALI decoding alone": run()}
+    pipeline = graph()
+    while True:
+        yield torch.from_dlpack(pipeline.run()[0].as_tensor())
 
 
-def _dataloader(dataset: Dataset, batch_size: int, cores: int, device: torch.device) -> Batches:
+def _dataloader(
+    dataset: Dataset, collate: Callable | None, batch_size: int, workers: int, device: torch.device
+) -> Batches:
     loader = DataLoader(
         dataset,
         batch_size,
         shuffle=True,
-        num_workers=cores,
+        num_workers=workers,
+        collate_fn=collate,
         drop_last=True,
         pin_memory=device.type == "cuda",
         multiprocessing_context="fork",
@@ -158,36 +155,83 @@ def _dataloader(dataset: Dataset, batch_size: int, cores: int, device: torch.dev
 
 
 class _Images(Dataset):
-    """A sample through ``load``, index → image."""
+    """A data set whose images ``load`` gives by index."""
 
-    def __init__(self, count: int, load: Callable[[int], Tensor]) -> None:
-        self._count = count
+    def __init__(self, load: Callable[[int], Any], count: int) -> None:
         self._load = load
+        self._count = count
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Any:
         return self._load(index)
 
 
 def _arcface_torch(data: str | Path, source: Source) -> tuple[str, Dataset]:
     """arcface_torch's ``MXFaceDataset``: mxnet's reader and decoder, then torchvision's transforms on PIL images.
 
-    Without mxnet, or where the data is no RecordIO file, PIL decodes. The transforms are those of torchvision, spelled
-    out: ``ToPILImage``, ``RandomHorizontalFlip``, ``ToTensor``, ``Normalize(.5, .5)``.
+    The transforms are spelled out: ``ToPILImage``, ``RandomHorizontalFlip``, ``ToTensor``, ``Normalize(.5, .5)``. PIL
+    decodes where mxnet is missing or the data is no RecordIO file.
     """
-    from PIL import Image
-
-    decode, decoder = _mxnet_reader(data, source), "mxnet"
-    if decode is None:
-        decode, decoder = lambda index: np.asarray(Image.open(_file(source, index)).convert("RGB")), "PIL"
+    try:
+        decoder, (decode, count) = "mxnet", _mxnet_reader(Path(data))
+    except ValueError:
+        decoder, decode, count = "PIL", partial(_pil_decode, source), len(source)
 
     def load(index: int) -> Tensor:
         image = Image.fromarray(decode(index))
         if torch.rand(1) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
-        return tensor.sub_(0.5).div_(0.5)
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return tensor.sub_(torch.full((3, 1, 1), 0.5)).div_(torch.full((3, 1, 1), 0.5))
 
-    return f"arcface_torch ({decoder})", _Images(len(source), load)
+    return f"arcface_torch's way ({decoder})", _Images(load, count)
+
+
+def _mxnet_reader(data: Path) -> tuple[Callable[[int], np.ndarray], int]:
+    """Images uint8 (h, w, 3) by number, and their count, by mxnet; ``ValueError`` where that does not go."""
+    mxnet = import_mxnet()
+    rec = data / "train.rec" if data.is_dir() else data
+    if not rec.with_suffix(".idx").is_file():
+        raise ValueError(f"{data} is no RecordIO file with an index")
+    records = mxnet.recordio.MXIndexedRecordIO(str(rec.with_suffix(".idx")), str(rec), "r")
+    header, _ = mxnet.recordio.unpack(records.read_idx(records.keys[0]))
+    keys = list(range(1, int(header.label[0]))) if header.flag else records.keys
+
+    def decode(index: int) -> np.ndarray:
+        _, encoded = mxnet.recordio.unpack(records.read_idx(keys[index]))
+        return mxnet.image.imdecode(encoded).asnumpy()
+
+    return decode, len(keys)
+
+
+def _pil_decode(source: Source, index: int) -> np.ndarray:
+    (encoded,), _ = source.read(np.array([index]))
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+def _leanest_dataset(source: Source) -> tuple[str, Dataset]:
+    """The least a ``DataLoader`` can do: decode, mirror, and leave the pixels in 8 bits. PIL decodes without OpenCV."""
+    try:
+        import cv2
+    except ImportError:
+        decoder, decode = "PIL", partial(_pil_decode, source)
+    else:
+        decoder = "cv2"
+        cv2.setNumThreads(0)
+
+        def decode(index: int) -> np.ndarray:
+            (encoded,), _ = source.read(np.array([index]))
+            return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+    def load(index: int) -> np.ndarray:
+        image = decode(index)
+        return image[:, ::-1] if torch.rand(1) < 0.5 else image
+
+    return f"lean DataLoader ({decoder}, uint8)", _Images(load, len(source))
+
+
+def _stack(images: list[np.ndarray]) -> Tensor:
+    """uint8 (b, 3, h, w), channels-last."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
 """The IJB-C protocols on a synthetic set of full size, stage by stage, beside the straightforward way.
 
 The straightforward way is that of the published scripts: one ``np.where`` a template and a media, float64 products of
-the pairs' templates, scikit-learn's ``roc_curve``. Each way runs in a process of its own on the same features, which lie
-in memory before the clock starts; peak memory is counted beside them. ``python -m benchmarks.evaluation --help``.
+the pairs' templates, scikit-learn's ``roc_curve``. Each way runs in a process of its own on the same features, which
+lie in memory before the clock starts; peak memory is counted beside them. ``python -m benchmarks.evaluation --help``.
 """
 
 import argparse

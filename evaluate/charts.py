@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 # Okabe and Ito's colours, told apart by everyone; the light ones last.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
@@ -92,9 +92,9 @@ def det(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
     _lines(axes, curves, colours)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        ticks(PercentFormatter(1, decimals=None))
-    axes.tick_params(axis="y", which="minor", labelsize=7.5)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlim(1e-4, 1)
     return figure
 

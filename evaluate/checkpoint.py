@@ -23,7 +23,7 @@ def load_network(path: Path, name: str | None = None, device: torch.device | str
         model = OnnxModel(path, device)
         return Network(model.eval(), model.input_size)
     backbone, options = load_backbone(path, **({"name": name} if name else {}))
-    return Network(backbone.to(device), options.get("input_size", 112))
+    return Network(backbone.to(device, memory_format=torch.channels_last), options.get("input_size", 112))
 
 
 class OnnxModel(nn.Module):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ def extract(
     *,
     batch_size: int = 128,
     threads: int = 4,
+    autocast: torch.dtype | None = None,
     chunk: int = CHUNK,
 ) -> Path | None:
     """Write ``features.npy`` float32 (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
@@ -46,7 +48,7 @@ def extract(
     ]
     with ranks() as world:
         if world.rank == 0:
-            _discard_others(final, folder, _key(checkpoint, network, images), chunk)
+            _discard_others(final, folder, _key(checkpoint, network, images, autocast), chunk)
         world.barrier()
         done = final.exists()
         missing = [piece for piece in pieces if not piece[0].exists()]
@@ -64,7 +66,7 @@ def extract(
                     device=world.device,
                     threads=threads,
                 )
-                _embed_pieces(loaded.model, missing[share], images_of, batch_size, show=world.rank == 0)
+                _embed_pieces(loaded.model, missing[share], images_of, batch_size, autocast, show=world.rank == 0)
             world.barrier()
             if world.rank == 0:
                 _join(pieces, final, folder)
@@ -84,12 +86,12 @@ def _paths(release: Release, images: Images) -> list[Path]:
     return [release.image_path(name) for name in images.names]
 
 
-def _key(checkpoint: Path, network: str | None, images: Images) -> str:
+def _key(checkpoint: Path, network: str | None, images: Images, autocast: torch.dtype | None) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in."""
     files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt"))
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode() + images.landmarks.tobytes())
-    return json.dumps({"checkpoint": stamps, "network": network, "images": digest.hexdigest()})
+    return json.dumps({"checkpoint": stamps, "network": network, "images": digest.hexdigest(), "dtype": str(autocast)})
 
 
 def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
@@ -112,11 +114,12 @@ def _embed_pieces(
     pieces: list[tuple[Path, np.ndarray]],
     images_of: Callable[[Iterator[np.ndarray]], Iterator[Tensor]],
     batch_size: int,
+    autocast: torch.dtype | None,
     show: bool,
 ) -> None:
     """Write each piece, a path and its image indices; the images of all of them pass through one pipeline."""
     batches = (part for _, indices in pieces for part in np.split(indices, range(batch_size, len(indices), batch_size)))
-    features = embed_batches(model, images_of(batches))
+    features = embed_batches(model, images_of(batches), autocast=autocast)
     columns = TextColumn("images of this rank"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, disable=not show) as progress:
         task = progress.add_task("", total=sum(len(indices) for _, indices in pieces))

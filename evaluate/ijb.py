@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluate.arguments import PRECISIONS, add_network_options
 from evaluate.identification import Search, joint, open_set, search
 from evaluate.release import TARGETS, Identities, Images, Release
 from evaluate.results import print_rates, write_results
@@ -115,16 +116,13 @@ def arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
     source.add_argument("--features", type=Path, help=".npy float32 (images, 2d): original, mirrored")
-    parser.add_argument("--network", help="backbone, where the checkpoint does not tell: r50, vit_b, ...")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and extracted features")
-    parser.add_argument("--name", help="the model's name in a report; default: the output folder's")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     parser.add_argument("--rule", choices=RULES, default="nearest", help="which ROC point stands for a FAR")
     parser.add_argument("--flip", choices=FLIPS, default="sum", help="how the two views are joined")
     parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an image vector's length")
     parser.add_argument("--no-detector-score", action="store_true", help="do not weigh images by the detector")
-    parser.add_argument("--batch-size", type=int, default=128, help="images at a time on each device")
-    parser.add_argument("--threads", type=int, default=4, help="decoding threads of each rank")
+    add_network_options(parser)
     return parser.parse_args()
 
 
@@ -145,6 +143,7 @@ def main() -> None:
             args.output,
             batch_size=args.batch_size,
             threads=args.threads,
+            autocast=PRECISIONS[args.precision],
         )
         if file is None:  # another rank scores
             return

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluate.arguments import PRECISIONS, add_network_options
 from evaluate.devices import Ranks, ranks
 from evaluate.megaface_files import feature_path, read_features, read_list, read_noises, write_feature
 from evaluate.results import print_rates, write_results
@@ -117,12 +118,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--features", type=Path, required=True, help="folder with facescrub/ and megaface/ features")
     parser.add_argument("--algorithm", default="facemill", help="what follows the underscore in feature file names")
     parser.add_argument("--checkpoint", type=Path, help="compute the features first, from --images")
-    parser.add_argument("--network", help="backbone, where the checkpoint does not tell: r50, vit_b, ...")
     parser.add_argument("--images", type=Path, help="folder with aligned facescrub/ and megaface/ images")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
-    parser.add_argument("--name", help="the model's name in a report; default: the output folder's")
-    parser.add_argument("--batch-size", type=int, default=128, help="images at a time on each device")
-    parser.add_argument("--threads", type=int, default=4, help="decoding threads of each rank")
+    add_network_options(parser)
     args = parser.parse_args()
     if (args.checkpoint is None) != (args.images is None):
         parser.error("--checkpoint and --images belong together")
@@ -149,6 +147,7 @@ def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ran
             rank=world.rank,
             world_size=world.world_size,
             threads=args.threads,
+            autocast=PRECISIONS[args.precision],
         )
         features[kind] = normalised(both.sum(axis=1))
         for name, feature in zip(names, features[kind]) if world.rank == 0 else ():

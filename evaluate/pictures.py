@@ -18,9 +18,9 @@ class Pair:
     caption: str
 
 
-def thumbnails(encoded: Sequence[bytes], side: int = 112) -> np.ndarray:
-    """Images beside each other, each fitted into a square: uint8 (side, side * k, 3)."""
-    row = Image.new("RGB", (side * len(encoded), side), "white")
+def thumbnails(encoded: Sequence[bytes], places: int, side: int = 112) -> np.ndarray:
+    """Images beside each other, each fitted into one of the square ``places``: uint8 (side, side * places, 3)."""
+    row = Image.new("RGB", (side * places, side), "white")
     for place, data in enumerate(encoded):
         with Image.open(io.BytesIO(data)) as image:
             picture = image.convert("RGB")
@@ -34,7 +34,10 @@ def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
     rows = [
         (title, pairs[at : at + columns]) for title, pairs in groups.items() for at in range(0, len(pairs), columns)
     ]
-    figure = Figure(figsize=(2.3 * columns, 1.65 * max(len(rows), 1)), layout="constrained")
+    places = max((len(side) for _, pairs in rows for pair in pairs for side in (pair.left, pair.right)), default=1)
+    inch = min(1.0, 6.5 / (columns * places))  # side of an image
+    size = columns * (2 * places * inch + 0.15), max(len(rows), 1) * (inch + 0.32) + 0.3 * len(groups)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(max(len(rows), 1), columns, squeeze=False)
     titled: set[str] = set()
     for axes_row, (title, pairs) in zip(grid, rows or [("", [])]):
@@ -45,7 +48,7 @@ def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
             axes.set_axis_off()
             if place < len(pairs):
                 pair = pairs[place]
-                left, right = thumbnails(pair.left), thumbnails(pair.right)
+                left, right = thumbnails(pair.left, places), thumbnails(pair.right, places)
                 gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
                 axes.imshow(np.concatenate([left, gap, right], axis=1))
                 axes.text(0.5, -0.03, pair.caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)

@@ -115,7 +115,7 @@ def _hardest(page: Page, title: str, hardest: dict[str, list[dict]]) -> None:
         for kind, pairs in hardest.items()
     }
     if any(pictures.values()):
-        page.picture(_png(pair_sheet(pictures, columns=3)), "Up to four images of each template, and the cosine")
+        page.picture(_png(pair_sheet(pictures, columns=2)), "Up to four images of each template, and the cosine")
         return
     cells = []
     for kind, pairs in hardest.items():

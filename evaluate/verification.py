@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from evaluate.arguments import PRECISIONS, add_network_options
 from pipelines.entry import run
 
 FOLDS = 10
@@ -138,13 +139,10 @@ def worst_pairs(result: VerificationResult, same: np.ndarray, count: int = 12) -
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Verification of a model on .bin sets such as LFW.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
-    parser.add_argument("--network", help="backbone, where the checkpoint does not tell: r50, vit_b, ...")
     parser.add_argument("--bins", type=Path, nargs="+", required=True, help="lfw.bin cfp_fp.bin ...")
     parser.add_argument("--output", type=Path, help="folder for results.json and pictures of the worst pairs")
-    parser.add_argument("--name", help="the model's name in a report; default: the output folder's")
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
-    parser.add_argument("--batch-size", type=int, default=128, help="images at a time on each device")
-    parser.add_argument("--threads", type=int, default=4, help="decoding threads of each rank")
+    add_network_options(parser)
     return parser.parse_args()
 
 
@@ -175,6 +173,7 @@ def main() -> None:
                 rank=world.rank,
                 world_size=world.world_size,
                 threads=args.threads,
+                autocast=PRECISIONS[args.precision],
             )
             result = verify(features, pairs.same)
             table.add_row(
@@ -184,7 +183,7 @@ def main() -> None:
                 f"{100 * result.val:.2f} ± {100 * result.val_std:.2f}",
                 f"{result.threshold:.2f}",
             )
-            reports[name] = _report(result, pairs.same)
+            reports[name] = set_results(result, pairs.same)
             if args.output and world.rank == 0:
                 args.output.mkdir(parents=True, exist_ok=True)
                 groups = {
@@ -202,7 +201,7 @@ def main() -> None:
                 write_results(args.output, {"name": args.name, "flip": not args.no_flip, "sets": reports})
 
 
-def _report(result: VerificationResult, same: np.ndarray) -> dict:
+def set_results(result: VerificationResult, same: np.ndarray) -> dict:
     """The figures of a set and what a report draws from."""
     edges = np.linspace(0, 4, 161)
     return {

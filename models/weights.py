@@ -1,6 +1,5 @@
 """Published and own weights into a backbone, whatever file they come in, without running anything from that file."""
 
-import json
 import pickle
 import re
 import warnings
@@ -141,16 +140,19 @@ def _backbone_tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _described(path: Path) -> dict[str, Any] | None:
     """The model's arguments from a ``config.json`` (Hugging Face's layout) or a run's ``config.yaml`` near the file."""
-    folder = path if path.is_dir() else path.parent
-    found: Any = None
-    if (folder / "config.json").exists():
-        found = json.loads((folder / "config.json").read_text())
-    elif run := next((f for f in (folder, folder.parent.parent) if (f / "config.yaml").exists()), None):
-        found = yaml.safe_load((run / "config.yaml").read_text())["model"]
-    if not found or "name" not in found:
-        return None
-    known = model_arguments(found["name"])
-    return {name: value for name, value in found.items() if name in known}
+    # A run keeps its sharded checkpoints two folders below its config.
+    folders = (path, path.parent.parent) if path.is_dir() else (path.parent,)
+    for file in (folder / name for folder in folders for name in ("config.json", "config.yaml")):
+        try:
+            found = yaml.safe_load(file.read_text())  # JSON is YAML too
+        except (FileNotFoundError, yaml.YAMLError):
+            continue
+        found = found if isinstance(found, dict) else {}
+        found = found["model"] if isinstance(found.get("model"), dict) else found
+        known = model_arguments(str(found.get("name")))
+        if known:
+            return {name: value for name, value in found.items() if name in known}
+    return None
 
 
 def _guessed(weights: Weights, path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from nvidia.dali import fn
+from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
 Draw = Callable[[np.ndarray], np.ndarray]
@@ -40,6 +40,16 @@ def chance(probability: float) -> Draw:
 def uniform(low: float, high: float) -> Draw:
     """float32 in [low, high)."""
     return lambda numbers: np.float32(low) + np.float32(high - low) * numbers
+
+
+def log_uniform(low: float, high: float) -> Draw:
+    """float32 in [low, high), its logarithm uniform."""
+    return lambda numbers: np.float32(low) * np.float32(high / low) ** numbers
+
+
+def one_of(count: int, probability: float) -> Draw:
+    """One of 0 … count - 1, int32, with ``probability`` in all, else -1."""
+    return lambda numbers: np.where(numbers < probability, np.floor(numbers / probability * count), -1).astype(np.int32)
 
 
 def choice(*values: int) -> Draw:
@@ -102,4 +112,160 @@ def arcface(
         images = fn.hsv(images, hue=hue, saturation=saturation)
     if grey:
         images = fn.hsv(images, saturation=0.0)
+    return images
+
+
+_PLACE = {"area": uniform(0.02, 1 / 3), "aspect": log_uniform(0.3, 3.3), "top": uniform(0, 1), "left": uniform(0, 1)}
+
+
+def _rectangle(image_size: int, area: DataNode, aspect: DataNode, top: DataNode, left: DataNode) -> tuple:
+    """Place and shape, (rows, columns) in pixels, of a share ``area`` of the image with ``aspect`` rows a column."""
+    rows = math.clamp(math.sqrt(area * aspect), 0.0, 1.0) * image_size
+    columns = math.clamp(math.sqrt(area / aspect), 0.0, 1.0) * image_size
+    place = fn.stack(top * (image_size - rows), left * (image_size - columns))
+    return (fn.cast(value, dtype=types.INT32) for value in (place, fn.stack(rows, columns)))
+
+
+def _erase(images: DataNode, image_size: int, **rectangle: DataNode) -> DataNode:
+    """Fill a rectangle with grey, which is 0 when images are normalised."""
+    place, shape = _rectangle(image_size, **rectangle)
+    anchor, extent = (fn.cast(value, dtype=types.FLOAT) for value in (place, shape))
+    return fn.erase(images, anchor=anchor, shape=extent, axes=(0, 1), fill_value=[128.0])
+
+
+@_augmentation(
+    kind=one_of(4, 0.2),
+    window=choice(5, 7, 9),
+    sigma=uniform(0.1, 5),
+    brightness=uniform(0.1, 0.5),
+    contrast=uniform(0.3, 0.6),
+    saturation=uniform(0.2, 0.5),
+    hue=uniform(-36, 108),
+    **_PLACE,
+)
+def rsp(
+    images: DataNode,
+    image_size: int,
+    *,
+    kind: DataNode,
+    window: DataNode,
+    sigma: DataNode,
+    brightness: DataNode,
+    contrast: DataNode,
+    saturation: DataNode,
+    hue: DataNode,
+    **rectangle: DataNode,
+) -> DataNode:
+    """Random structure perturbation of TopoFR (Dan et al., 2024): a fifth are blurred, grey, recoloured or erased."""
+    if kind == 0:
+        images = fn.gaussian_blur(images, window_size=window, sigma=sigma)
+    elif kind == 1:
+        images = fn.hsv(images, saturation=0.0)
+    elif kind == 2:
+        images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    elif kind == 3:
+        images = _erase(images, image_size, **rectangle)
+    return images
+
+
+_INTERPOLATIONS = choice(*(int(kind) for kind in (types.INTERP_NN, types.INTERP_LINEAR, types.INTERP_CUBIC)))
+
+
+def _interpolation(number: DataNode) -> DataNode:
+    return fn.reinterpret(number, dtype=types.INTERP_TYPE)
+
+
+@_augmentation(
+    crop=chance(0.2),
+    shrink=chance(0.2),
+    shrunk=uniform(0.2, 1),
+    down=_INTERPOLATIONS,
+    up=_INTERPOLATIONS,
+    recolour=chance(0.2),
+    brightness=uniform(0.5, 1.5),
+    contrast=uniform(0.5, 1.5),
+    saturation=uniform(0.5, 1.5),
+    **{**_PLACE, "area": uniform(0.2, 1), "aspect": log_uniform(3 / 4, 4 / 3)},
+)
+def adaface(
+    images: DataNode,
+    image_size: int,
+    *,
+    crop: DataNode,
+    shrink: DataNode,
+    shrunk: DataNode,
+    down: DataNode,
+    up: DataNode,
+    recolour: DataNode,
+    brightness: DataNode,
+    contrast: DataNode,
+    saturation: DataNode,
+    **rectangle: DataNode,
+) -> DataNode:
+    """AdaFace's set (Kim et al., CVPR 2022): a crop left where it was on black, low resolution, photometric changes."""
+    if crop:
+        place, shape = _rectangle(image_size, **rectangle)
+        images = fn.slice(images, start=place, shape=shape, axes=(0, 1))
+        images = fn.slice(images, start=-place, shape=[image_size] * 2, axes=(0, 1), out_of_bounds_policy="pad")
+    if recolour:
+        images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation)
+    if shrink:
+        side = shrunk * image_size
+        images = fn.resize(images, resize_x=side, resize_y=side, interp_type=_interpolation(down), antialias=False)
+        images = fn.resize(
+            images, resize_x=image_size, resize_y=image_size, interp_type=_interpolation(up), antialias=False
+        )
+    return images
+
+
+@_augmentation(
+    crop=chance(0.5),
+    crop_area=uniform(0.6, 1),
+    crop_aspect=log_uniform(0.85, 1.18),
+    recolour=chance(0.3),
+    brightness=uniform(0.7, 1.3),
+    contrast=uniform(0.7, 1.3),
+    saturation=uniform(0.6, 1.4),
+    hue=uniform(-12, 12),
+    blur=chance(0.2),
+    sigma=uniform(0.3, 2),
+    distort=chance(0.3),
+    quality=choice(*range(15, 76, 5)),
+    erase=chance(0.2),
+    **{**_PLACE, "area": uniform(0.02, 0.2)},
+)
+def strong(
+    images: DataNode,
+    image_size: int,
+    *,
+    crop: DataNode,
+    crop_area: DataNode,
+    crop_aspect: DataNode,
+    recolour: DataNode,
+    brightness: DataNode,
+    contrast: DataNode,
+    saturation: DataNode,
+    hue: DataNode,
+    blur: DataNode,
+    sigma: DataNode,
+    distort: DataNode,
+    quality: DataNode,
+    erase: DataNode,
+    top: DataNode,
+    left: DataNode,
+    **rectangle: DataNode,
+) -> DataNode:
+    """For small or clean training sets: random resized crop, colour, blur, JPEG compression, erasing."""
+    if crop:
+        place, shape = _rectangle(image_size, crop_area, crop_aspect, top, left)
+        images = fn.slice(images, start=place, shape=shape, axes=(0, 1))
+        images = fn.resize(images, resize_x=image_size, resize_y=image_size)
+    if recolour:
+        images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    if blur:
+        images = fn.gaussian_blur(images, sigma=sigma)
+    if distort:
+        images = fn.jpeg_compression_distortion(images, quality=quality)
+    if erase:
+        images = _erase(images, image_size, top=left, left=top, **rectangle)
     return images

@@ -1,9 +1,23 @@
-"""Writing files so that no reader ever meets half of one."""
+"""Files: the kinds of images, and writing so that no reader ever meets half of a file."""
 
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def image_suffix(encoded: bytes) -> str | None:
+    """The file suffix of an encoded image by its first bytes; None if it is none of IMAGE_SUFFIXES' kinds."""
+    start = bytes(encoded[:12])
+    if start[:3] == b"\xff\xd8\xff":
+        return ".jpg"
+    if start[:8] == b"\x89PNG\r\n\x1a\n":
+        return ".png"
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return ".webp"
+    return ".bmp" if start[:2] == b"BM" else None
 
 
 @contextmanager

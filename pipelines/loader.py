@@ -20,6 +20,7 @@ from pipelines.sources import Source
 
 EXTRA = 8  # random numbers of each sample that are left to recipes and margins
 _FLIP = EXTRA  # the column that decides on the mirror image; those of the augmentation follow
+_HINT_STEPS = 8  # of which the source is told at a time
 _SWEEP_AHEAD = 3  # batches that are decoded ahead in a sweep
 
 
@@ -163,16 +164,18 @@ class Loader:
                 if not self._quarantine_unreadable(indices):
                     raise
         num_classes = self._source.num_classes
-        for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
+        for row in np.flatnonzero((labels < 0) | (labels > num_classes)):
             where = self._source.describe(int(indices[row]))
             raise ValueError(f"{where}: the label is not in [0, {num_classes}); is the class count right?")
         return _Gathered(encoded, labels, indices, numbers, replaced=int((indices != scheduled).sum()))
 
     def _hint(self, step: int) -> None:
-        until = step + self._schedule.lead + 1
-        for ahead in range(max(self._hinted, step), until):
-            self._source.prefetch(self._schedule.upcoming(*divmod(ahead, self.steps_per_epoch), *self._share))
-        self._hinted = until
+        """Let the source know, some steps at a time, what will be read after the schedule's lead."""
+        if step + self._schedule.lead < self._hinted:
+            return
+        first, self._hinted = max(self._hinted, step), step + self._schedule.lead + _HINT_STEPS
+        positions = (divmod(ahead, self.steps_per_epoch) for ahead in range(first, self._hinted))
+        self._source.prefetch(np.concatenate([self._schedule.upcoming(*at, *self._share) for at in positions]))
 
     def _substitute(self, epoch: int, step: int, scheduled: np.ndarray) -> np.ndarray:
         """The indices with substitutes for the samples known as bad, by a rule that any number of ranks shares."""

@@ -19,6 +19,7 @@ SHUFFLES = ("global", "block", "none")
 _BLOCK = 1024  # consecutive records that a disk which seeks should read at one go: some 5 MB of 112x112 JPEGs
 _WINDOW = 64 * _BLOCK  # positions that are shuffled among each other: some 330 MB, to be held by the page cache
 _LEAD = 8  # global steps by which the disk is told in advance what will be read
+_CHUNK = 8  # steps whose order is computed at a time: for a single one, calling numpy costs more than its work
 
 _ORDER, _BLOCKS, _ROTATION, _NUMBERS, _SUBSTITUTES = range(5)  # what randomness is for
 _COLUMNS = 8  # float32 numbers in one output of Philox
@@ -46,7 +47,7 @@ class Schedule:
         self._seed = seed
         self._shuffle = shuffle
         self._numbers = numbers
-        self._order = lru_cache(4 * _LEAD)(self._order)  # ``upcoming`` asks for the same as ``slice``, only earlier
+        self._chunk = lru_cache(maxsize=4)(self._chunk)
 
     def slice(self, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """What ``rank`` gets of global batch ``step``: indices int64 (b,) and float32 (b, numbers) uniform in [0, 1).
@@ -55,7 +56,7 @@ class Schedule:
         does not depend on how many columns there are.
         """
         positions = self.positions(step, rank, world_size)
-        return self._order(epoch, int(positions[0]), len(positions)), self._uniform(epoch, positions)
+        return self._order(epoch, step, rank, world_size), self._uniform(epoch, positions)
 
     def positions(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """Where in the epoch the samples of ``slice`` stand, int64 (b,), consecutive."""
@@ -71,17 +72,25 @@ class Schedule:
 
         In block mode these are consecutive records of the window to come, else the samples of the step.
         """
-        positions = self.positions(step, rank, world_size)
         if self._shuffle == "block":
-            return self._in_blocks(epoch, positions)
-        return self._order(epoch, int(positions[0]), len(positions))
+            return self._in_blocks(epoch, self.positions(step, rank, world_size))
+        return self._order(epoch, step, rank, world_size)
 
     def substitute(self, epoch: int, position: int, attempt: int) -> int:
         """The index of the sample that stands in for the one at ``position`` when all earlier attempts are bad."""
         return int(self._raw(epoch, _SUBSTITUTES, position, attempt, count=1)[0] % np.uint64(self.size))
 
-    def _order(self, epoch: int, first: int, count: int) -> np.ndarray:
-        positions = np.arange(first, first + count)
+    def _order(self, epoch: int, step: int, rank: int, world_size: int) -> np.ndarray:
+        return self._chunk(epoch, step // _CHUNK, rank, world_size)[step % _CHUNK]
+
+    def _chunk(self, epoch: int, chunk: int, rank: int, world_size: int) -> np.ndarray:
+        """The indices of up to ``_CHUNK`` steps, int64 (steps, b)."""
+        steps = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, self.steps_per_epoch))
+        positions = np.concatenate([self.positions(step, rank, world_size) for step in steps])
+        return self._indices(epoch, positions).reshape(len(steps), -1)
+
+    def _indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """The samples at ascending positions."""
         if self._shuffle == "none":
             return positions
         if self._shuffle == "global":

@@ -1,5 +1,6 @@
-"""Sources of encoded images with labels: RecordIO files, image folders, memory."""
+"""Sources of encoded images with labels. Here: RecordIO files, image folders, memory; others in files of their own."""
 
+import glob
 import logging
 import os
 from collections.abc import Sequence
@@ -8,12 +9,16 @@ from typing import Protocol
 
 import numpy as np
 
+from pipelines.files import IMAGE_SUFFIXES
+from pipelines.identities import Identities, read_identities
 from pipelines.index import read_index
+from pipelines.lists import open_list
+from pipelines.lmdbs import LmdbSource
+from pipelines.parquet import ParquetSource
 from pipelines.recordio import LABEL_LIMIT, RecordReader
+from pipelines.shards import ShardSource
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 class Source(Protocol):
@@ -30,6 +35,12 @@ class Source(Protocol):
         Raises ``ValueError`` or ``OSError`` naming the first image that cannot be read; then read them one by one.
         """
 
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """The labels that ``read`` would give, int64 (b,), without reading the images; -1 where one is damaged."""
+
+    def identity(self, label: int) -> str:
+        """The name of a class; its number where it has none."""
+
     def describe(self, index: int) -> str:
         """Where an image comes from, for messages. Never raises for an index below ``len``."""
 
@@ -37,20 +48,46 @@ class Source(Protocol):
         """Hint that these images will be read soon."""
 
 
+_KINDS = "train.rec, identity/*.jpg, *.tar, *.parquet or data.mdb"
+
+
 def open_source(path: str | Path) -> Source:
-    """The images at ``path``: a folder with ``train.rec``, a ``.rec`` file, or a folder ``identity/*.jpg``."""
+    """The images at ``path``: a folder with one of _KINDS, a file of such a kind, a list (.lst, .txt), or a glob."""
     path = Path(path)
     if path.is_file():
-        if path.suffix != ".rec":
-            raise ValueError(f"{path} is no data set: give a .rec file, or a folder with train.rec or identity/*.jpg")
-        return RecordSource(path)
+        return _open_files([path])
     if not path.is_dir():
+        if matches := sorted(map(Path, glob.glob(str(path)))):  # noqa: PTH207  Path.glob takes no absolute pattern
+            return _open_files(matches)
         raise FileNotFoundError(f"there is no data set at {path}")
     if (path / "train.rec").is_file():
         return RecordSource(path / "train.rec")
     if records := sorted(path.glob("*.rec")):
         raise ValueError(f"{path} has no train.rec; name the file that is meant: {', '.join(map(str, records[:5]))}")
+    if (path / "data.mdb").is_file():
+        return LmdbSource(path)
+    for pattern in ("*.tar", "*.parquet"):
+        if files := sorted(path.glob(pattern)):
+            return _open_files(files)
     return FolderSource(path)
+
+
+def _open_files(paths: list[Path]) -> Source:
+    """The images of one file, or of several shards of a kind."""
+    kinds = {path.suffix for path in paths}
+    if kinds == {".tar"}:
+        return ShardSource(paths)
+    if kinds == {".parquet"}:
+        return ParquetSource(paths)
+    if len(paths) == 1:
+        path = paths[0]
+        if path.suffix == ".rec":
+            return RecordSource(path)
+        if path.suffix in (".lst", ".txt"):
+            return open_list(path)
+        if path.suffix in (".mdb", ".lmdb"):
+            return LmdbSource(path)
+    raise ValueError(f"{paths[0]} is no data set: give a .rec file, a list (.lst, .txt), or a folder with {_KINDS}")
 
 
 class RecordSource:
@@ -61,6 +98,7 @@ class RecordSource:
         if index.num_classes > LABEL_LIMIT:
             logger.warning("%s: RecordIO's float32 labels tell only %d classes apart surely", rec, LABEL_LIMIT)
         self.num_classes = index.num_classes
+        self._identities = Identities(index.num_classes, read_identities(Path(rec).parent))
         self._records = RecordReader(rec, index.offsets, index.first_record)
         self._end = index.end
 
@@ -77,6 +115,14 @@ class RecordSource:
             empty = next(index for index, image in zip(indices, encoded) if not len(image))
             raise self._records.error(empty, "the record holds no image")
         return encoded, labels
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        stored = self._records.labels(indices)
+        whole = np.isfinite(stored) & (stored == np.floor(stored)) & (abs(stored) < 2**62)
+        return np.where(whole, stored, -1).astype(np.int64)
+
+    def identity(self, label: int) -> str:
+        return self._identities.name(label)
 
     def describe(self, index: int) -> str:
         try:
@@ -132,6 +178,12 @@ class FolderSource:
                 raise ValueError(f"{self._path(index)} is empty")
         return encoded, self._labels[indices]
 
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+    def identity(self, label: int) -> str:
+        return os.path.basename(self._identities[label])  # noqa: PTH119  a str: there may be millions
+
     def describe(self, index: int) -> str:
         return f"{self._path(index)}, label {self._labels[index]}"
 
@@ -157,6 +209,12 @@ class MemorySource:
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         return [np.frombuffer(self._encoded[index], np.uint8) for index in indices], self._labels[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+    def identity(self, label: int) -> str:
+        return str(label)
 
     def describe(self, index: int) -> str:
         return f"image {index} in memory, label {self._labels[index]}"

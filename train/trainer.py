@@ -39,6 +39,7 @@ class Trainer:
         self.step = 0
         self.best = -1.0
         self.verify_seconds = 0.0
+        self.waited = 0.0  # seconds since the last log step in which no batch was ready
 
         source = open_source(config.data.train)
         num_classes = config.head.num_classes or source.num_classes
@@ -72,7 +73,7 @@ class Trainer:
         self.loader.seek(self.step * config.optim.accumulate)
         batches = iter(self.loader)
         results = None
-        self._since, self._waited, self._last = time.perf_counter(), 0.0, self.step
+        self._since, self.waited, self._last = time.perf_counter(), 0.0, self.step
         self._began, self._first = time.perf_counter(), self.step
         while self.step < total:
             metrics = self.train_step(batches)
@@ -105,7 +106,7 @@ class Trainer:
         return metrics
 
     def _forward_backward(self, batch: Batch, last: bool) -> dict[str, Tensor]:
-        self._waited += self.loader.wait
+        self.waited += self.loader.wait
         device = self.world.device.type
         quiet = nullcontext() if last or self.world.size == 1 else self.network.no_sync()
         with quiet:
@@ -154,14 +155,14 @@ class Trainer:
             "loss": loss,
             "lr": self.learning_rate(self.step - 1),
             "images_per_second": rate,
-            "data_wait": self._waited / seconds,
+            "data_wait": self.waited / seconds,
             **{name: float(value) for name, value in metrics.items()},
         }
         if self.scaler.enabled:
             record["loss_scale"] = self.scaler.scale
         if self.loader.replaced:
             record["replaced_images"] = self.loader.replaced
-        self._since, self._waited, self._last = now, 0.0, self.step
+        self._since, self.waited, self._last = now, 0.0, self.step
         if self.log:
             line = f"epoch {record['epoch']:.2f}  step {self.step}/{self.learning_rate.total}  loss {loss:.4f}  "
             line += f"lr {record['lr']:.4g}  {rate:.0f} images/s  waiting {record['data_wait']:.1%}  "

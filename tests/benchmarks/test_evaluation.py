@@ -7,7 +7,6 @@ from benchmarks import evaluation, record
 
 
 def test_both_ways_agree_and_every_stage_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(evaluation, "save", lambda name, rows: record.save(name, rows, tmp_path))
     options = ["--scale", "0.01", "--threads", "1", "--networks", "--images", "40", "--batch-size", "16"]
     monkeypatch.setattr(sys, "argv", ["", *options])

@@ -11,7 +11,7 @@ from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
 from evaluate.page import PUBLISHED
 from evaluate.results import read_results, write_results
-from evaluate.verification import _report, verify
+from evaluate.verification import set_results, verify
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def results(tmp_path_factory):
     pairs = (
         rng.standard_normal((200, 2, 1, 8)) * np.where(same, 0.5, 1)[:, None, None, None] + same[:, None, None, None]
     )
-    sets = {"lfw": _report(verify(pairs.reshape(400, 1, 8), same), same)}
+    sets = {"lfw": set_results(verify(pairs.reshape(400, 1, 8), same), same)}
     write_results(folder / "bins", {"name": "<first> & co", "sets": sets})
     probes = normalised(np.repeat(rng.standard_normal((4, 8)), 3, axis=0) + 0.3 * rng.standard_normal((12, 8)))
     found = megaface(probes, np.repeat(np.arange(4), 3), normalised(rng.standard_normal((500, 8))))

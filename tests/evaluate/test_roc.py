@@ -42,6 +42,13 @@ def test_nearest_point_is_that_of_roc_curve_in_spite_of_float32(impostors, seed,
     assert (point.tar, point.far) == pytest.approx(published(scores, same, far), abs=1e-12)
 
 
+@pytest.mark.parametrize("far", [1e-2, 1e-1, 0.3])
+def test_errors_wider_than_the_first_window(far):
+    scores, same = make(7, 100_000)
+    point = roc(scores, same, error=0.02).at(far)
+    assert (point.tar, point.far) == pytest.approx(published(scores, same, far), abs=1e-12)
+
+
 @pytest.mark.parametrize("far", FARS)
 def test_at_most_is_the_largest_tar_that_keeps_the_far(far):
     scores, same = make(3, 100_000)

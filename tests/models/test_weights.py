@@ -142,6 +142,15 @@ def test_run_folder(checkpoint):
         load_backbone(run)
 
 
+@pytest.mark.parametrize("text", ["model: resnet", "name: [unclosed", "- a list", '{"name": "of another project"}', ""])
+def test_configs_of_other_projects_are_passed_over(tmp_path, text):
+    model = small()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    for name in ("config.yaml", "config.json"):
+        (tmp_path / name).write_text(text)
+    assert same(load_backbone(tmp_path / "model.pt")[0], model)
+
+
 class Malice:
     """Leaves a file behind when unpickled by an ordinary reader."""
 

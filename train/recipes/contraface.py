@@ -15,13 +15,13 @@ class _TwoViews(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        if not (hasattr(backbone, "trunk") and hasattr(backbone, "project")):
+        if not (hasattr(backbone, "trunk") and hasattr(backbone, "head")):
             raise ValueError("recipe contraface needs an iresnet (r18 ... r200): a trunk and a projection with dropout")
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone.trunk(images)
-        return self.backbone.project(features), self.backbone.project(features)
+        return self.backbone.head(features), self.backbone.head(features)
 
 
 class ContraFace(Recipe):

@@ -1,0 +1,64 @@
+"""Images a second of whole training steps, and how much of a step is spent waiting for data."""
+
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks.record import Row
+from pipelines.loader import Batch
+from train import distributed
+from train.config import load_config
+from train.trainer import Trainer
+
+_WARM_UP = 3
+
+
+def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds: int = 5) -> list[Row]:
+    """Rows {name, images_per_second, data_wait} of a config's training step, fed by its loader and by one fixed batch.
+
+    The two alternate in rounds of ``steps`` steps; medians are over the rounds. ``data_wait`` is the loader's: the
+    share of the step in which no batch was ready.
+    """
+    with TemporaryDirectory() as output:
+        settings = load_config(config, [*overrides, f"output={output}", "log.tensorboard=false", "verify.bins=[]"])
+        world = distributed.start(settings.device)
+        try:
+            trainer = Trainer(settings, world)
+            return _race(trainer, steps, rounds)
+        finally:
+            distributed.stop()
+
+
+def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
+    batches = iter(trainer.loader)
+    fixed: list[Batch] = [next(batches)]
+    for _ in range(_WARM_UP):
+        trainer.train_step(batches)
+    speeds: dict[str, list[float]] = {"fed by the loader": [], "one fixed batch": []}
+    waits = []
+    for _ in range(rounds):
+        for name, speed in speeds.items():
+            feed = batches if name == "fed by the loader" else iter(fixed * (steps * trainer.config.optim.accumulate))
+            _finish(trainer.world.device)
+            waited, began = trainer.waited, time.perf_counter()
+            for _ in range(steps):
+                trainer.train_step(feed)
+            _finish(trainer.world.device)
+            seconds = time.perf_counter() - began
+            speed.append(steps * trainer.global_batch / seconds)
+            if feed is batches:
+                waits.append((trainer.waited - waited) / seconds)
+    trainer.loader.close()
+    rows = [{"name": name, "images_per_second": statistics.median(speed)} for name, speed in speeds.items()]
+    rows[0]["data_wait"] = statistics.median(waits)
+    ratios = [a / b for a, b in zip(*speeds.values())]
+    rows[0]["of_fixed_batch"] = statistics.median(ratios)
+    return rows
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
