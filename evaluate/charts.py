@@ -64,13 +64,17 @@ def _zoom(axes: Axes, curves: Curves, lowest: float = 0.0) -> None:
 def roc(title: str, curves: Curves, colours: Mapping[str, str], marks: Sequence[float] = ()) -> Figure:
     """TAR over FAR, the latter logarithmic; ``marks`` are FARs of interest."""
     figure, axes = _axes(title, "false accept rate", "true accept rate")
-    _lines(axes, curves, colours)
     axes.set_xscale("log")
-    positive = [x for far, _ in curves.values() for x in far if x > 0]
-    axes.set_xlim(min(marks, default=min(positive, default=1e-6)), max(positive, default=1))
+    least = min(marks, default=min((x for far, _ in curves.values() for x in far if x > 0), default=1e-6))
+    shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, (far, tar) in curves.items():
+        inside = np.asarray(far) >= least
+        shown[name] = np.asarray(far)[inside], np.asarray(tar)[inside]
+    _lines(axes, shown, colours)
+    axes.set_xlim(least, 1)
     for mark in marks:
         axes.axvline(mark, color="#c9d0d6", linewidth=0.8, zorder=0)
-    _zoom(axes, curves)
+    _zoom(axes, shown)
     return figure
 
 

@@ -187,7 +187,7 @@ def main() -> None:
             if args.output and world.rank == 0:
                 args.output.mkdir(parents=True, exist_ok=True)
                 groups = {
-                    f"{kind} pairs, worst first": [
+                    f"{kind.capitalize()} pairs, worst first": [
                         Pair([pairs.encoded[2 * i]], [pairs.encoded[2 * i + 1]], f"distance {result.distances[i]:.3f}")
                         for i in chosen
                     ]

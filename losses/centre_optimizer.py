@@ -132,7 +132,8 @@ class CentreOptimizer:
         if self.algorithm == "sgd":
             gradient = gradient.add(weight, alpha=self.weight_decay)
             if self.momentum:
-                gradient = rows["momentum"].mul_(self.momentum).add_(gradient)
+                momentum = rows["momentum"]
+                gradient = torch.add(gradient, momentum, alpha=self.momentum, out=momentum)
             weight.sub_(gradient, alpha=self.lr)
             return
         first, second = self.betas

@@ -18,7 +18,7 @@ from losses.broadface import EmbeddingQueue
 from losses.collective import Group, RowGather, rank, reshard, shard_range, sum_ranks, world_size
 from losses.margin import Margin, Rows
 from losses.sampling import Sample, draw
-from losses.stream import Stream, Walk, normalised
+from losses.stream import Stream, Walk, inverse_norm
 
 _INIT_BLOCK = 4096
 _INIT_STD = 0.01
@@ -197,8 +197,8 @@ class PartialFC(nn.Module):
         here = (labels >= self.start) & (labels < self.stop)
         if not len(weight):
             return sum_ranks(x.sum(1) * 0, self.group)
-        unit, _ = normalised(weight[(labels - self.start).clamp(0, len(weight) - 1)])
-        return sum_ranks((x * unit).sum(1) * here, self.group)
+        own = weight[(labels - self.start).clamp(0, len(weight) - 1)]
+        return sum_ranks((x * own * inverse_norm(own)).sum(1) * here, self.group)
 
     @torch.no_grad()
     def _prepare(self, rows: Rows, cos_y: Tensor) -> None:
@@ -224,10 +224,10 @@ class PartialFC(nn.Module):
         return Stream.apply(x, self.weight, rows.cos_y, walk, self.margin, rows, self.entropy, self.group, self.consume)
 
     def _tile(self, batch: int) -> int:
-        """A tile's logits should stay in the cache they are made in: some 2 MiB of it on a CPU, 32 MiB on a GPU."""
+        """A tile's logits should stay in the cache they are made in: some 4 MiB of it on a CPU, 32 MiB on a GPU."""
         if self.tile is not None:
             return self.tile
-        numbers = 2**19 if self.weight.device.type == "cpu" else 2**23
+        numbers = 2**20 if self.weight.device.type == "cpu" else 2**23
         return max(256, numbers // max(1, batch))
 
     def _alone(self, x: Tensor, rows: Rows) -> tuple[Tensor, None, None]:
@@ -240,8 +240,7 @@ class PartialFC(nn.Module):
         cos_y = self._own_cosine(x, rows.labels, self.weight)
         self._prepare(rows, cos_y)
         sample = self._sample(rows.labels)
-        unit, _ = normalised(self.weight)
-        logits = self.margin.others(x @ unit.T, rows)
+        logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)).T, rows)
         here = torch.arange(self.start, self.stop, device=x.device)
         left_out = here == rows.labels[:, None]
         if sample is not None:

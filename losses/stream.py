@@ -71,10 +71,9 @@ class Walk:
         return column.clamp(0, count - 1), (column >= 0) & (column < count)
 
 
-def normalised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, d) rows → unit rows, and (n, 1) the inverses of their norms."""
-    inverse = torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp(min=_TINY).reciprocal()
-    return weight * inverse, inverse
+def inverse_norm(weight: Tensor) -> Tensor:
+    """(n, d) rows → (n, 1) inverses of their norms."""
+    return torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp(min=_TINY).reciprocal()
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -87,12 +86,13 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _logits(
-    unit: Tensor, x: Tensor, margin: Margin, rows: Rows, base: Tensor, sloped: bool
+    weight: Tensor, inverse: Tensor, x: Tensor, margin: Margin, rows: Rows, base: Tensor, sloped: bool
 ) -> tuple[Tensor, Tensor | float]:
     """(B, n) logits of a tile above ``base`` (() or (B, 1)), and their derivative by the cosine where ``sloped``."""
-    cos = product(x, unit.T)
+    cos = product(x, weight.T)
     if margin.linear:
-        return torch.add(-base, cos, alpha=margin.s, out=cos), margin.s
+        return torch.addcmul(-base, cos, inverse.T, value=margin.s, out=cos), margin.s
+    cos.mul_(inverse.T)
     if not sloped:
         return margin.others(cos, rows).sub_(base), 0.0
     with torch.enable_grad():
@@ -118,9 +118,9 @@ def log_sum_exp(
     shift = margin.shift(rows)
     sums = torch.zeros(2 if entropy else 1, len(x), device=x.device)
     for tile in walk.tiles():
-        unit, _ = normalised(walk.weight[tile.rows])
-        logits, _ = _logits(unit.to(walk.dtype), x, margin, rows, shift, sloped=False)
-        column, inside = walk.own(tile, len(unit))
+        weight = walk.weight[tile.rows]
+        logits, _ = _logits(weight.to(walk.dtype), inverse_norm(weight), x, margin, rows, shift, sloped=False)
+        column, inside = walk.own(tile, len(weight))
         exp = logits.exp() if entropy else logits.exp_()
         exp.scatter_(1, column, exp.gather(1, column).masked_fill_(inside, 0.0))
         if tile.live is not None:
@@ -151,23 +151,24 @@ class Pullback:
 
     def tile(self, tile: Tile, d_x: Tensor | None, centres: bool = True) -> Tensor | None:
         """Add the tile's part to ``d_x`` (B, d), if given; return the gradient of its centres (n, d), if wanted."""
-        unit, inverse = normalised(self.walk.weight[tile.rows])
-        factor = unit.to(self.walk.dtype)
+        weight = self.walk.weight[tile.rows]
+        factor, inverse = weight.to(self.walk.dtype), inverse_norm(weight)
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
         lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)[:, None]
-        logits, slope = _logits(factor, self.x, self.margin, self.rows, lse, sloped=True)
-        column, inside = self.walk.own(tile, len(unit))
-        d_cos = logits.exp_().mul_(self.d_lse[:, None]).mul_(slope)
+        logits, slope = _logits(factor, inverse, self.x, self.margin, self.rows, lse, sloped=True)
+        column, inside = self.walk.own(tile, len(weight))
+        d_cos = logits.exp_().mul_(self.d_lse[:, None] * slope)
         if tile.live is not None:
             d_cos.mul_(tile.live.T)
         d_cos.scatter_(1, column, torch.where(inside, self.d_cos_y[:, None], d_cos.gather(1, column)))
-        d_cos = d_cos.to(self.walk.dtype)
+        d_product = d_cos.mul_(inverse.T).to(self.walk.dtype)
         if d_x is not None:
-            d_x += product(d_cos, factor)
+            d_x += product(d_product, factor)
         if not centres:
             return None
-        d_unit = product(d_cos.T, self.x)
-        return d_unit.sub_(unit.mul_((d_unit * unit).sum(1, keepdim=True))).mul_(inverse)
+        d_weight = product(d_product.T, self.x)
+        radial = (d_weight * weight).sum(1, keepdim=True).mul_(inverse.square())
+        return d_weight.addcmul_(weight, radial, value=-1)
 
     @torch.no_grad()
     def run(self, embeddings: bool, sink: Sink | None) -> Tensor | None:

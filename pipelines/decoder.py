@@ -46,6 +46,7 @@ class Decoder:
         augmentation: Augmentation,
         device: torch.device,
         threads: int,
+        clean_view: bool = False,
         decode_on: str = "gpu",
         hw_decoder_load: float = 0.65,
     ) -> None:
@@ -56,6 +57,7 @@ class Decoder:
         self._augmentation = augmentation
         self._device = device
         self._threads = threads
+        self._clean_view = clean_view
         self._decode_on = decode_on
         self._hw_decoder_load = hw_decoder_load
         # To look at each image's size costs a sixth of the decoding. So it is left out until another size turns up,
@@ -75,8 +77,10 @@ class Decoder:
             self._feed(self._submitted[-1])
             self._pipeline.schedule_run()
 
-    def result(self) -> Tensor:
+    def result(self) -> tuple[Tensor, ...]:
         """Take out the oldest batch: uint8 (b, image_size, image_size, 3), RGB, on the device; it owns its memory.
+
+        With ``clean_view`` the images before augmentation follow, from the same decoding.
 
         Raises ``UndecodableError``; the batch is then still there and waits for ``amend``.
         """
@@ -84,19 +88,20 @@ class Decoder:
             self._start()
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
-            (images,) = self._pipeline.outputs(stream)
+            views = self._pipeline.outputs(stream)
         except RuntimeError as error:
             self._pipeline = None
             if reasons := self._undecodable(self._submitted[0].encoded):
                 raise UndecodableError(reasons) from error
             raise
+        images = views[0]
         if not images.is_dense_tensor() or images.as_tensor().shape()[1:3] != [self._image_size, self._image_size]:
             assert not self._resize
             self._resize = True
             self._pipeline = None
             return self.result()
         self._submitted.popleft()
-        return torch.from_dlpack(images.as_tensor())
+        return tuple(torch.from_dlpack(view.as_tensor()) for view in views)
 
     def amend(self, encoded: Sequence[np.ndarray]) -> None:
         """Give the oldest batch other images and start anew with it."""
@@ -127,6 +132,7 @@ class Decoder:
             self._image_size,
             augmentation,
             resize=self._resize,
+            clean_view=self._clean_view,
             on_gpu=on_gpu,
             decode_on=self._decode_on,
             hw_decoder_load=self._hw_decoder_load,
@@ -159,10 +165,11 @@ def _graph(
     augmentation: Augmentation,
     *,
     resize: bool,
+    clean_view: bool,
     on_gpu: bool,
     decode_on: str,
     hw_decoder_load: float,
-) -> DataNode:
+) -> tuple[DataNode, ...]:
     # Without a copy it is the threads, not the caller, that wait for the disk where the bytes are a mapped file. The
     # decoder keeps the bytes until the batch is out; a GPU may read them even later, so there they are copied.
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=not on_gpu)
@@ -184,6 +191,8 @@ def _graph(
         shape = images.shape()
         if shape[0] != image_size or shape[1] != image_size:
             images = fn.resize(images, resize_x=image_size, resize_y=image_size)
+    # A copy: images that no operator touches would share their memory with the clean ones.
+    clean = (fn.copy(images),) if clean_view else ()
     if augmentation.transform is not None:
         images = augmentation.transform(images, image_size, **parameters)
-    return images
+    return images, *clean

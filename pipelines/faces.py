@@ -138,10 +138,8 @@ def draw_conditions(rng: np.random.Generator) -> SimpleNamespace:
     now = SimpleNamespace()
     now.yaw = math.radians(min(max(rng.normal(0, 16), -36), 36))
     now.pitch = math.radians(min(max(rng.normal(0, 8), -18), 18))
-    now.misalignment = (
-        complex(rng.normal(1, 0.03), rng.normal(0, 0.04)),
-        complex(rng.normal(0, 1.2), rng.normal(0, 1.2)),
-    )
+    turn, shift = complex(rng.normal(1, 0.03), rng.normal(0, 0.04)), complex(rng.normal(0, 1.2), rng.normal(0, 1.2))
+    now.misalignment = turn, shift
     now.mouth_open = max(0.0, rng.normal(0, 3.5))
     now.smile = rng.uniform(-0.25, 1)
     now.brow_raise = rng.normal(0, 1.2)
@@ -172,11 +170,10 @@ def landmarks(who: SimpleNamespace, now: SimpleNamespace) -> list[tuple[float, f
 def background(rng: np.random.Generator) -> np.ndarray:
     """A scene out of focus, (3, 112, 112): a coarse grid of random colours, interpolated."""
     rows, columns = rng.integers(2, 9, 2)
-    grey = rng.uniform(0, 0.8) + rng.uniform(0, 0.5) * rng.normal(size=(1, rows, columns))
-    tone = rng.uniform(0, 0.18) * rng.normal(size=(3, 1, 1)) + rng.uniform(0, 0.12) * rng.normal(
-        size=(3, rows, columns)
-    )
-    return _stretch(rows) @ ramp(grey + tone).astype(np.float32) @ _stretch(columns).T
+    scene = rng.uniform(0, 0.8) + rng.uniform(0, 0.5) * rng.normal(size=(1, rows, columns))
+    scene = scene + rng.uniform(0, 0.18) * rng.normal(size=(3, 1, 1))
+    scene = scene + rng.uniform(0, 0.12) * rng.normal(size=(3, rows, columns))
+    return _stretch(rows) @ ramp(scene).astype(np.float32) @ _stretch(columns).T
 
 
 def expose(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:

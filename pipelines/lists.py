@@ -1,4 +1,4 @@
-"""Image files named in a list: a line ``path label`` each, or ``key<TAB>label<TAB>path`` as im2rec's ``.lst`` has it."""
+"""Image files named in a list: lines ``path label``, or ``key<TAB>label<TAB>path`` as in im2rec's ``.lst``."""
 
 import os
 from collections.abc import Sequence

@@ -20,8 +20,8 @@ class LmdbSource:
     def __init__(self, path: Path) -> None:
         try:
             import lmdb
-        except ImportError:
-            raise ValueError("LMDB needs a package: pip install 'facemill[convert]'") from None
+        except ImportError as error:
+            raise ValueError(f"LMDB needs a package ({error}): pip install 'facemill[convert]'") from None
         self.path = path
         try:
             self._environment = lmdb.open(

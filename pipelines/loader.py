@@ -18,8 +18,7 @@ from pipelines.quarantine import Quarantine
 from pipelines.schedule import Schedule
 from pipelines.sources import Source
 
-EXTRA = 8  # random numbers of each sample that are left to recipes and margins
-_FLIP = EXTRA  # the column that decides on the mirror image; those of the augmentation follow
+_FLIP = 0  # the column of the schedule's numbers that decides on the mirror image; those of the augmentation follow
 _HINT_STEPS = 8  # of which the source is told at a time
 _SWEEP_AHEAD = 3  # batches that are decoded ahead in a sweep
 
@@ -29,7 +28,8 @@ class Batch:
     images: Tensor  # (b, 3, h, w), RGB in [-1, 1], channels-last, on the device
     labels: Tensor  # int64 (b,), on the device
     indices: Tensor  # int64 (b,), the samples' indices in the source, on the CPU
-    numbers: Tensor  # float32 (b, EXTRA), uniform in [0, 1), on the device; (b, 0) in a sweep
+    numbers: Tensor  # float32 (b, numbers), uniform in [0, 1), on the CPU: left to margins and recipes
+    clean: Tensor | None = None  # with ``clean_view``: the images before augmentation, mirrored like them
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Gathered:
     encoded: list[np.ndarray]  # uint8 (bytes,)
     labels: np.ndarray  # int64 (b,)
     indices: np.ndarray  # int64 (b,)
-    numbers: np.ndarray  # float32 (b, EXTRA + 1 + the augmentation's)
+    numbers: np.ndarray  # float32 (b, 1 + the augmentation's + those left over)
     replaced: int  # how many samples stand in for bad ones
 
 
@@ -69,6 +69,8 @@ class Loader:
         world_size: int = 1,
         threads: int = 2,
         prefetch: int = 3,
+        numbers: int = 1,
+        clean_view: bool = False,
         max_bad_fraction: float = 0.001,
         quarantine: str | Path | None = None,
         decode_on: str = "gpu",
@@ -82,12 +84,13 @@ class Loader:
         self._share = (rank, world_size)
         self._prefetch = prefetch
         self._quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=quarantine)
+        self._own_numbers = 1 + len(augmentation.draws)
         self._schedule = Schedule(
             len(source),
             batch_size * world_size,
             seed=seed,
             shuffle=shuffle,
-            numbers=_FLIP + 1 + len(augmentation.draws),
+            numbers=self._own_numbers + numbers,
         )
         self._decoder = Decoder(
             batch_size=batch_size,
@@ -95,6 +98,7 @@ class Loader:
             augmentation=augmentation,
             device=self._device,
             threads=threads,
+            clean_view=clean_view,
             decode_on=decode_on,
             hw_decoder_load=hw_decoder_load,
         )
@@ -124,23 +128,24 @@ class Loader:
         while len(self._ahead) < self._prefetch:
             batch = self._gather(self.step + len(self._ahead))
             self._ahead.append(batch)
-            self._decoder.submit(batch.encoded, batch.numbers[:, _FLIP + 1 :])
+            self._decoder.submit(batch.encoded, batch.numbers[:, _FLIP + 1 : self._own_numbers])
         pixels = self._decode()
         batch = self._ahead.popleft()
         self.step += 1
         self.replaced += batch.replaced
-        numbers = _to_device(batch.numbers, self._device)
-        flips = numbers[:, _FLIP] < 0.5 if self._flip else None
+        flips = _to_device(batch.numbers[:, _FLIP] < 0.5, self._device) if self._flip else None
+        images, *clean = (_to_images(view, flips, self._dtype) for view in pixels)
         finished = Batch(
-            images=_to_images(pixels, flips, self._dtype),
+            images=images,
             labels=_to_device(batch.labels, self._device),
             indices=torch.tensor(batch.indices),
-            numbers=numbers[:, :EXTRA],
+            numbers=torch.from_numpy(batch.numbers[:, self._own_numbers :]),
+            clean=clean[0] if clean else None,
         )
         self.wait = time.perf_counter() - start
         return finished
 
-    def _decode(self) -> Tensor:
+    def _decode(self) -> tuple[Tensor, ...]:
         """The pixels of the first batch ahead, whose bad samples are replaced."""
         while True:
             try:
@@ -164,7 +169,7 @@ class Loader:
                 if not self._quarantine_unreadable(indices):
                     raise
         num_classes = self._source.num_classes
-        for row in np.flatnonzero((labels < 0) | (labels > num_classes)):
+        for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
             where = self._source.describe(int(indices[row]))
             raise ValueError(f"{where}: the label is not in [0, {num_classes}); is the class count right?")
         return _Gathered(encoded, labels, indices, numbers, replaced=int((indices != scheduled).sum()))
@@ -237,7 +242,7 @@ def sweep(
                 ahead.append((chosen, labels))
             chosen, labels = ahead.popleft()
             try:
-                pixels = decoder.result()
+                (pixels,) = decoder.result()
             except UndecodableError as error:
                 row, reason = next(iter(error.reasons.items()))
                 raise ValueError(f"{source.describe(int(chosen[row]))}: {reason}") from None
@@ -245,7 +250,7 @@ def sweep(
                 images=_to_images(pixels, None, dtype),
                 labels=_to_device(labels, device),
                 indices=torch.from_numpy(chosen),
-                numbers=torch.empty(len(chosen), 0, device=device),
+                numbers=torch.empty(len(chosen), 0),
             )
     finally:
         decoder.clear()

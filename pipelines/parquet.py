@@ -29,8 +29,8 @@ class ParquetSource:
         try:
             import pyarrow
             import pyarrow.parquet
-        except ImportError:
-            raise ValueError("Parquet needs a package: pip install 'facemill[convert]'") from None
+        except ImportError as error:
+            raise ValueError(f"Parquet needs a package ({error}): pip install 'facemill[convert]'") from None
         self._paths = list(paths)
         try:
             self._files = [pyarrow.parquet.ParquetFile(path, memory_map=True) for path in self._paths]
@@ -87,13 +87,13 @@ class ParquetSource:
     def prefetch(self, indices: np.ndarray) -> None:
         """Does nothing: a row group is read when its first image is asked for."""
 
-    def _read_group(self, number: int) -> Any:  # noqa: ANN401  a pyarrow.BinaryArray, from an optional package
+    def _read_group(self, number: int) -> Any:
         file, group = self._groups[number]
         column = self._files[file].read_row_group(group, columns=[self._image]).column(0).combine_chunks()
         return column if column.type.num_fields == 0 else column.field("bytes")
 
 
-def _columns(schema: Any, path: Path) -> tuple[str, str]:  # noqa: ANN401  a pyarrow.Schema
+def _columns(schema: Any, path: Path) -> tuple[str, str]:
     """The names of the columns of images and of labels."""
     import pyarrow
 
@@ -113,7 +113,7 @@ def _columns(schema: Any, path: Path) -> tuple[str, str]:  # noqa: ANN401  a pya
     return images[0], labels[0]
 
 
-def _class_names(schema: Any, label: str) -> list[str]:  # noqa: ANN401  a pyarrow.Schema
+def _class_names(schema: Any, label: str) -> list[str]:
     """The names of a ``ClassLabel`` column, which Hugging Face keeps in the schema's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

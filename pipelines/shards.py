@@ -73,10 +73,12 @@ class ShardSource:
 def _read_index(path: Path) -> _Index:
     stamp = np.array([_CACHE_VERSION, path.stat().st_size, path.stat().st_mtime_ns])
     cache = path.with_name(f"{path.name}.index.npz")
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    try:
         with np.load(cache, allow_pickle=False) as saved:
             if np.array_equal(saved["stamp"], stamp):
                 return _Index(*(saved[name] for name in _Index._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # none, or one that is damaged: it is made anew
     index = _scan(path)
     if path.parent.stat().st_mode & 0o222:  # data sets often lie in folders that are read-only
         with contextlib.suppress(OSError), replacing(cache) as temporary, temporary.open("wb") as file:

@@ -33,6 +33,8 @@ def build_loader(config: Config, world: World, source: Source, recipe: Recipe) -
         world_size=world.size,
         threads=data.threads,
         prefetch=data.prefetch,
+        numbers=1 + recipe.numbers,
+        clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
         quarantine=Path(config.output) / "quarantine.jsonl",
     )

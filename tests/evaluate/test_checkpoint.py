@@ -32,7 +32,7 @@ def test_a_state_dict_and_a_run_folder(backbone, tmp_path):
         assert network.input_size == 112 and not network.model.training
         expected = outputs(backbone)
         assert expected.abs().max() > 0.1
-        torch.testing.assert_close(outputs(network.model), expected)
+        assert (outputs(network.model) - expected).norm() < 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize("normalises, batch", [(True, "n"), (False, "n"), (False, 1)])

@@ -30,7 +30,8 @@ def decode(images: list[np.ndarray], augmentation: augment.Augmentation, numbers
         batch_size=len(images), image_size=size, augmentation=augmentation, device=torch.device("cpu"), threads=2
     )
     decoder.submit([png(image) for image in images], numbers)
-    return decoder.result().numpy()
+    (pixels,) = decoder.result()
+    return pixels.numpy()
 
 
 def arcface(image: np.ndarray, size: int = SIZE, **numbers: float) -> np.ndarray:

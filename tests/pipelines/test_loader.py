@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.loader import EXTRA, Batch, Loader, sweep
+from pipelines.augment import AUGMENTATIONS
+from pipelines.loader import Batch, Loader, sweep
 from pipelines.schedule import Schedule
 from pipelines.sources import MemorySource
 
@@ -78,17 +79,17 @@ def decoded(index: int) -> torch.Tensor:
 
 def test_batches_are_the_scheduled_images_normalised_and_mirrored():
     loader = make()
-    schedule = Schedule(COUNT, 8, seed=3, numbers=EXTRA + 1)
+    schedule = Schedule(COUNT, 8, seed=3, numbers=2)
     mirrored = 0
     for step, batch in enumerate(take(loader, 15)):  # two and a half epochs
         indices, numbers = schedule.slice(*divmod(step, 6))
         assert np.array_equal(batch.indices, indices)
         assert np.array_equal(batch.labels, LABELS[indices])
-        assert np.array_equal(batch.numbers, numbers[:, :EXTRA])
+        assert np.array_equal(batch.numbers, numbers[:, 1:])
         assert batch.images.shape == (8, 3, SIZE, SIZE)
         assert batch.images.dtype == torch.float32
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        for image, index, flip in zip(batch.images, indices, numbers[:, EXTRA] < 0.5):
+        for image, index, flip in zip(batch.images, indices, numbers[:, 0] < 0.5):
             expected = decoded(index)
             assert (image - (expected.flip(2) if flip else expected)).abs().mean() < 0.02
             mirrored += flip
@@ -114,6 +115,20 @@ def test_without_augmentation_nothing_is_mirrored():
         assert (image - decoded(int(index))).abs().mean() < 0.02
 
 
+def test_augmentation_has_numbers_of_its_own():
+    numbers = np.concatenate([Schedule(COUNT, 8, seed=3, numbers=9).slice(epoch, 0)[1] for epoch in range(20)])
+    loader = make(augment="arcface", dtype=torch.uint8)
+    images = []
+    for epoch in range(20):
+        loader.seek(6 * epoch)
+        images.append(next(loader).images)
+    loader.close()
+    colours = torch.cat(images).int().amax(1) - torch.cat(images).int().amin(1)
+    grey = colours.amax((1, 2)) <= 2
+    assert np.array_equal(grey, numbers[:, 1 + list(AUGMENTATIONS["arcface"].draws).index("grey")] < 0.1)
+    assert 5 < grey.sum() < 40
+
+
 @pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 4}, {"prefetch": 1}, {"prefetch": 5}])
 def test_threads_and_prefetching_change_nothing(options):
     assert_same(take(make(augment="arcface", **options), 9), take(make(augment="arcface"), 9))
@@ -129,7 +144,7 @@ def test_ranks_share_the_batches_of_one(world_size, shuffle):
         for rank in range(world_size)
     ]
     joined = [
-        Batch(*(torch.cat(parts) for parts in zip(*(vars(batch).values() for batch in step)))) for step in zip(*shares)
+        Batch(*(torch.cat(parts) for parts in zip(*(list(vars(batch).values())[:4] for batch in step)))) for step in zip(*shares)
     ]
     assert_same(joined, whole)
 
@@ -306,8 +321,13 @@ def test_closing_ends_the_threads():
 
 def test_the_callers_torch_threads_stay():
     threads = torch.get_num_threads()
-    next(make())
-    assert torch.get_num_threads() == threads
+    try:
+        for count in (3, 2):
+            torch.set_num_threads(count)
+            take(make(), 1)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_wait_is_measured():
@@ -361,7 +381,7 @@ def test_sweep_names_a_bad_image():
 def test_gpu_batches_are_close_to_those_of_the_cpu(decode_on, augment):
     ours = take(make(device="cuda", decode_on=decode_on, augment=augment), 10)
     for batch, other in zip(ours, take(make(augment=augment), 10)):
-        assert all(tensor.is_cuda for tensor in (batch.images, batch.labels, batch.numbers))
+        assert all(tensor.is_cuda for tensor in (batch.images, batch.labels))
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert (batch.images.cpu() - other.images).abs().mean() < 0.03
         assert torch.equal(batch.labels.cpu(), other.labels)
@@ -388,3 +408,17 @@ def test_gpu_replaces_bad_images_and_resizes():
     ):
         assert torch.equal(batch.indices, other.indices)
         assert (batch.images.cpu() - other.images).abs().mean() < 0.03
+
+
+def test_clean_view_is_the_image_before_augmentation():
+    """Mirrored like the other; and asking for it or for more numbers changes nothing else."""
+    loader = make(augment="rsp", clean_view=True, numbers=30, dtype=torch.uint8)
+    flipped = make(augment="flip", dtype=torch.uint8)
+    alone = make(augment="rsp", dtype=torch.uint8)
+    changed = 0
+    for batch, plain, same in zip(take(loader, 6), take(flipped, 6), take(alone, 6)):
+        assert torch.equal(batch.clean, plain.images)
+        assert torch.equal(batch.images, same.images)
+        assert torch.equal(batch.numbers[:, :1], same.numbers) and batch.numbers.shape == (len(batch.images), 30)
+        changed += (batch.images != batch.clean).flatten(1).any(1).sum().item()
+    assert 0 < changed < 30

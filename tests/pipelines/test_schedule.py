@@ -213,6 +213,12 @@ def test_block_mode_reads_few_places_at_a_time(small_blocks):
     assert chi_square(np.bincount((np.diff(starts) % size) * 20 // size, minlength=20)) > SURELY_UNIFORM
 
 
+def test_the_short_block_holds_other_records_every_epoch(small_blocks):
+    schedule = Schedule(16 * 10 + 7, 1, seed=0, shuffle="block")
+    short = [[int(schedule.upcoming(epoch, 160 + place)[0]) for place in range(7)] for epoch in range(8)]
+    assert len({min(records) for records in short}) > 4
+
+
 def test_upcoming_is_what_a_step_shows():
     schedule = Schedule(5000, 32, seed=1)
     assert np.array_equal(schedule.upcoming(1, 7, 1, 2), schedule.slice(1, 7, 1, 2)[0])

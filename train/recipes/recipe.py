@@ -33,7 +33,12 @@ class Recipe(nn.Module):
         """What is called on the images in training, around the backbone whose weights it trains."""
         return backbone
 
+    @staticmethod
+    def margin_numbers(batch: Batch) -> Tensor:
+        """(b,) the random number of each sample that belongs to the margin, on the device."""
+        return batch.numbers[:, 0].to(batch.labels.device, non_blocking=True)
+
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
-        out = head(network(batch.images), batch.labels, uniform=batch.numbers[:, 0])
+        out = head(network(batch.images), batch.labels, uniform=self.margin_numbers(batch))
         return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine)})

@@ -51,7 +51,7 @@ class TransFace(Recipe):
         weights = 1 + torch.exp(-deviations.float().mean(1))
         if not self.weight_gradient:
             weights = weights.detach()
-        out = head(embeddings, batch.labels, weights, uniform=batch.numbers[:, 0])
+        out = head(embeddings, batch.labels, weights, uniform=self.margin_numbers(batch))
         return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine), "row_weight": weights.detach().mean()})
 
     @torch.no_grad()

@@ -1,0 +1,39 @@
+"""A folder that appears under its name only when all of it is there."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+_JOB = "job.json"
+
+
+@contextmanager
+def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
+    """A folder to write to, ``.<out>.partial``, which becomes ``out`` if the block ends well.
+
+    What an earlier, interrupted run with the same ``job`` (what it was to write) left there is kept for the block to
+    go on with, half-written files excepted; what another job left is removed. Raises ``ValueError`` if ``out`` exists
+    and holds anything.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already; remove it or name another folder")
+    partial = out.with_name(f".{out.name}.partial")
+    if partial.exists() and _job(partial) != job:
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    for half in partial.glob(".*.tmp"):
+        half.unlink()
+    (partial / _JOB).write_text(json.dumps(job))
+    yield partial
+    (partial / _JOB).unlink()
+    partial.replace(out)
+
+
+def _job(folder: Path) -> object:
+    try:
+        return json.loads((folder / _JOB).read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,196 @@
+"""Every image of a data set decoded once, and what is wrong with it."""
+
+import json
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipelines.augment import AUGMENTATIONS
+from pipelines.dataset.duplicates import byte_hash, groups_of, near_pairs, picture_hashes
+from pipelines.dataset.encode import to_jpeg
+from pipelines.dataset.header import Header, read_header
+from pipelines.dataset.reading import Read, read_all, with_progress
+from pipelines.decoder import Decoder, UndecodableError
+from pipelines.files import replacing
+from pipelines.sources import Source
+
+ERRORS = ("unreadable", "label_out_of_range")  # what training stumbles over
+REMARKS = ("wrong_size", "grey", "duplicate", "near_duplicate", "empty_identity", "tiny_identity")
+KINDS = ERRORS + REMARKS
+_IMAGE_KINDS = tuple(kind for kind in KINDS if not kind.endswith("identity"))
+_BATCH = 256
+_AHEAD = 3  # batches that are decoded at a time
+_SIDE = 112  # pixels: what images are decoded to; those of this very size need no resizing
+_GREY = 1.5  # greatest mean distance between an image's colour channels, in levels of 255, that looks grey
+_STAND_IN = np.frombuffer(to_jpeg(Image.new("RGB", (_SIDE, _SIDE))), np.uint8)  # decoded where a bad image was
+
+
+@dataclass
+class Report:
+    """``problems`` maps each of KINDS to {index of the image, or class: what there is to say}."""
+
+    images: int
+    identities: int
+    problems: dict[str, dict[int, str]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+
+    @property
+    def sound(self) -> bool:
+        """Nothing in the data set that training would stumble over."""
+        return not any(self.problems[kind] for kind in ERRORS)
+
+    def bad_images(self, *kinds: str) -> np.ndarray:
+        """Indices of the images with problems of these kinds, int64, ascending."""
+        for kind in kinds:
+            if kind not in _IMAGE_KINDS:
+                raise ValueError(f"'{kind}' is no problem of single images; use some of {', '.join(_IMAGE_KINDS)}")
+        return np.array(sorted({index for kind in kinds for index in self.problems[kind]}), np.int64)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON: the counts, and a list of [index or class, text] for each kind."""
+        content = {
+            "images": self.images,
+            "identities": self.identities,
+            "counts": {kind: len(found) for kind, found in self.problems.items()},
+            "problems": {kind: sorted(found.items()) for kind, found in self.problems.items()},
+        }
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
+
+
+def verify(
+    source: Source, *, image_size: int | None = None, tiny: int = 2, distance: int = 2, threads: int | None = None
+) -> Report:
+    """Look at every image.
+
+    ``image_size``: what images should measure (default: what the first readable one does). ``tiny``: identities with
+    fewer images are named. ``distance``: bits of 64 by which the perceptual hashes of near duplicates may differ. Of
+    duplicates the first is not counted as one.
+    """
+    check = _Check(source, image_size, threads or len(os.sched_getaffinity(0)))
+    check.decode()
+    check.compare(distance)
+    check.count_identities(tiny)
+    return check.report
+
+
+class _Check:
+    def __init__(self, source: Source, image_size: int | None, threads: int) -> None:
+        size = len(source)
+        self.source = source
+        self.size = (image_size, image_size) if image_size else None
+        self.threads = threads
+        self.report = Report(size, source.num_classes)
+        self.bytes = np.zeros(size, np.uint64)
+        self.pictures = np.zeros(size, np.uint64)
+        self.good = np.zeros(size, bool)
+        self.counts = np.zeros(source.num_classes, np.int64)
+
+    def decode(self) -> None:
+        """Look at each image, its header, its pixels and its label."""
+        decoder = Decoder(
+            batch_size=_BATCH,
+            image_size=_SIDE,
+            augmentation=AUGMENTATIONS["none"],
+            device=torch.device("cpu"),
+            threads=self.threads,
+        )
+        ahead: deque[list[tuple[Read, Header]]] = deque()
+        batch: list[tuple[Read, Header]] = []
+
+        def submit() -> None:
+            decoder.submit([_bytes(image) for image, _ in batch], np.empty((len(batch), 0), np.float32))
+            ahead.append(batch)
+
+        try:
+            images = read_all(self.source, np.arange(len(self.source)), threads=1)
+            for image in with_progress(images, "verifying", len(self.source)):
+                if header := self._header(image):
+                    batch.append((image, header))
+                if len(batch) == _BATCH:
+                    submit()
+                    batch = []
+                    if len(ahead) == _AHEAD:
+                        self._judge(decoder, ahead.popleft())
+            if batch:
+                submit()
+            while ahead:
+                self._judge(decoder, ahead.popleft())
+        finally:
+            decoder.clear()
+
+    def compare(self, distance: int) -> None:
+        """Find the duplicates among the good images."""
+        good = np.flatnonzero(self.good)
+        describe = self.source.describe
+        for group in groups_of(self.bytes[good]):
+            first, *others = good[group].tolist()
+            for index in others:
+                self._add("duplicate", index, f"the same bytes as {describe(first)}")
+        for first, second in good[near_pairs(self.pictures[good], distance)].tolist():
+            if self.bytes[first] != self.bytes[second]:
+                self._add("near_duplicate", second, f"looks like {describe(first)}")
+
+    def count_identities(self, tiny: int) -> None:
+        for label in np.flatnonzero(self.counts == 0).tolist():
+            self._add("empty_identity", label, f"{self.source.identity(label)} has no image")
+        for label in np.flatnonzero((self.counts > 0) & (self.counts < tiny)).tolist():
+            self._add("tiny_identity", label, f"{self.source.identity(label)} has {self.counts[label]}")
+
+    def _header(self, image: Read) -> Header | None:
+        """The header of an image that might be good."""
+        try:
+            if image.reason:
+                raise ValueError(image.reason)
+            header = read_header(image.encoded)
+        except ValueError as error:
+            self._add("unreadable", image.index, f"{self.source.describe(image.index)}: {error}")
+            return None
+        self.size = self.size or (header.width, header.height)
+        self.bytes[image.index] = byte_hash(image.encoded)
+        return header
+
+    def _judge(self, decoder: Decoder, batch: list[tuple[Read, Header]]) -> None:
+        """Take out the oldest batch that is being decoded, which is ``batch``."""
+        bad: dict[int, str] = {}
+        try:
+            (pixels,) = decoder.result()
+        except UndecodableError as error:
+            bad = error.reasons
+            decoder.amend([_STAND_IN if row in bad else _bytes(image) for row, (image, _) in enumerate(batch)])
+            (pixels,) = decoder.result()
+        hashes = picture_hashes(pixels.numpy())
+        spread = _colour_spread(pixels.numpy())
+        labels = self.source.labels(np.array([image.index for image, _ in batch]))
+        for row, ((image, header), label) in enumerate(zip(batch, labels.tolist())):
+            where = self.source.describe(image.index)
+            if row in bad:
+                self._add("unreadable", image.index, f"{where}: {bad[row]}")
+                continue
+            self.good[image.index] = True
+            self.pictures[image.index] = hashes[row]
+            if 0 <= label < len(self.counts):
+                self.counts[label] += 1
+            else:
+                self._add("label_out_of_range", image.index, f"{where}: not in [0, {len(self.counts)})")
+            if (header.width, header.height) != self.size:
+                self._add("wrong_size", image.index, f"{where}: {header.width} x {header.height}")
+            if header.channels <= 2 or spread[row] <= _GREY:
+                self._add("grey", image.index, where)
+
+    def _add(self, kind: str, key: int, text: str) -> None:
+        self.report.problems[kind].setdefault(int(key), text)
+
+
+def _bytes(image: Read) -> np.ndarray:
+    return np.frombuffer(image.encoded, np.uint8)
+
+
+def _colour_spread(pixels: np.ndarray) -> np.ndarray:
+    """Mean distance between the greatest and the least channel, float64 (b,), of every fourth pixel each way."""
+    sampled = pixels[:, ::4, ::4]
+    return (sampled.max(axis=3) - sampled.min(axis=3)).mean(axis=(1, 2))
