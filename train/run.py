@@ -1,9 +1,12 @@
 """Train: ``torchrun [--nproc_per_node=N] train/run.py --config configs/x.yaml [section.key=value ...]``."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+# On a CPU torch's threads share the cores with the decoding: waiting threads that spin would halve it. Read at import.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # As a script, Python looks for modules in train/ first; the rooms are beside it.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
