@@ -1,0 +1,116 @@
+"""Step time of each recipe over the plain step on the same network: ``python benchmarks/recipes.py``.
+
+Both steps run in turns in one process on batches that lie ready; the figures are medians over the rounds, of the
+recipe's step over the plain step of the same round. The parts that a recipe adds are timed by themselves as well.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch  # noqa: E402
+
+from benchmarks import record  # noqa: E402
+from losses import PartialFC, create_margin  # noqa: E402
+from losses.contrastive import AdaptiveContrast  # noqa: E402
+from losses.hardness import hardness_weights  # noqa: E402
+from losses.topology import topological_loss  # noqa: E402
+from models import create_model  # noqa: E402
+from pipelines.entry import run  # noqa: E402
+from pipelines.loader import Batch  # noqa: E402
+from train.recipes import Recipe, create_recipe  # noqa: E402
+
+NETWORKS = {"transface": "transface_t", "topofr": "r18", "contraface": "r18"}
+EMBEDDING_SIZE = 512
+
+
+def random_batch(count: int, numbers: int, device: torch.device) -> Batch:
+    """Noise in the shape of a batch."""
+    images = (torch.rand(count, 3, 112, 112, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 1000, (count,), device=device)
+    return Batch(images, labels, torch.arange(count), torch.rand(count, 1 + numbers), images.clone())
+
+
+def parts(name: str, recipe: Recipe, batch: Batch) -> dict[str, Callable[[], object]]:
+    """What the recipe computes beside network and head."""
+    count, device = len(batch.images), batch.images.device
+    embeddings = torch.randn(count, EMBEDDING_SIZE, device=device, requires_grad=True)
+    if name == "transface":
+        return {"patch perturbation": lambda: recipe._perturbed(batch)}
+    if name == "topofr":
+        entropy, losses = torch.rand(2, count, device=device)
+        valid = torch.ones(count, dtype=torch.bool, device=device)
+        return {
+            "topology": lambda: topological_loss(batch.clean, embeddings).backward(),
+            "hardness": lambda: hardness_weights(entropy, losses, valid),
+        }
+    contrast = AdaptiveContrast().to(device)
+    return {"contrast": lambda: contrast(embeddings, embeddings * 0.9, batch.labels).backward()}
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, with the device's work finished."""
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measure(name: str, count: int, rounds: int, device: torch.device) -> list[record.Row]:
+    """Rows {recipe, part, milliseconds, of_plain_step}."""
+    half = device.type == "cuda"
+    recipes = {"plain": create_recipe("plain"), name: create_recipe(name).to(device)}
+    steps, batch = {}, random_batch(count, recipes[name].numbers, device)
+    for key, recipe in recipes.items():
+        backbone = create_model(NETWORKS[name], EMBEDDING_SIZE).to(device, memory_format=torch.channels_last)
+        head = PartialFC(
+            create_margin("arcface"), EMBEDDING_SIZE, 10_000, entropy=recipe.entropy, device=device,
+            matmul_dtype=torch.bfloat16 if half else torch.float32,
+        )  # fmt: skip
+        network = recipe.network(backbone).train()
+
+        def step(recipe: Recipe = recipe, network: torch.nn.Module = network, head: PartialFC = head) -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = recipe.step(batch, network, head, 0.0).loss
+            loss.backward()
+
+        steps[key] = step
+    timed = {**steps, **parts(name, recipes[name], batch)}
+    times: dict[str, list[float]] = {key: [] for key in timed}
+    for turn in range(rounds + 1):
+        for key, function in timed.items():
+            elapsed = seconds(function, device)
+            if turn:  # the first round warms up
+                times[key].append(elapsed)
+    return [
+        {
+            "recipe": name,
+            "part": {"plain": "plain step", name: "whole step"}.get(key, key),
+            "milliseconds": 1000 * statistics.median(values),
+            "of_plain_step": statistics.median(a / b for a, b in zip(values, times["plain"])),
+        }
+        for key, values in times.items()
+    ]
+
+
+def main() -> None:
+    """Measure, print the table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for the JSON file")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [row for name in NETWORKS for row in measure(name, options.batch, options.rounds, device)]
+    record.show(rows, f"recipes, batch {options.batch}")
+    print(record.save("recipes", rows, options.output))
+
+
+if __name__ == "__main__":
+    run(main)
