@@ -47,7 +47,7 @@ def write_release(folder: Path, scale: float, seed: int = 0, dimension: int = 51
     ids = rng.permutation(np.arange(1, 2 * templates))[:templates]
     template = np.concatenate([np.arange(templates), rng.integers(0, templates, sizes.images - templates)])
     rng.shuffle(template)
-    media = rng.integers(1, 20, sizes.images)
+    media = rng.integers(1, 5, sizes.images)  # of a template
     detector = np.round(1 - 0.5 * rng.beta(0.3, 6, sizes.images), 3)
 
     meta = folder / "IJBC" / "meta"

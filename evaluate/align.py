@@ -80,7 +80,7 @@ def aligned_images(
     pipeline.build()
     while True:
         try:
-            (out,) = pipeline.run()
+            (out,) = pipeline.run(torch.cuda.current_stream(device) if on_gpu else None)
         except StopIteration:
             return
         except RuntimeError as error:

@@ -130,6 +130,9 @@ def main() -> None:
     args = arguments()
     release = Release(args.data, args.target)
     images = release.images()
+    # All lists are read before the long work, so that a fault in one is told at once.
+    pairs = release.pairs() if "verification" in args.protocol else None
+    people = (release.galleries(), release.probes()) if "identification" in args.protocol else None
     if args.features:
         features = load_features(args.features, len(images.names))
     else:
@@ -152,12 +155,12 @@ def main() -> None:
     detector = None if args.no_detector_score else images.detector
     templates = pool(features, images.template, images.media, detector, flip=args.flip, norm=args.norm)
     results: dict = {}
-    if "verification" in args.protocol:
-        results["verification"] = verification(templates, *release.pairs(), args.rule)
+    if pairs:
+        results["verification"] = verification(templates, *pairs, args.rule)
         attach_images(results["verification"]["hardest"], images, release)
         print_rates(f"{args.target} 1:1, TAR at FAR", results["verification"]["tar"])
-    if "identification" in args.protocol:
-        results["identification"] = identification(templates, release.galleries(), release.probes())
+    if people:
+        results["identification"] = identification(templates, *people)
         for title, part in results["identification"].items():
             ranks = {name: part[name] for name in part if name.startswith("rank")}
             print_rates(f"{args.target} 1:N {title}", ranks | {f"TPIR@{x}": y for x, y in part["tpir"].items()})

@@ -1,5 +1,7 @@
 """Pooling the features of images into one unit vector a template, as the IJB protocols do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,25 +61,37 @@ def pool(
     ids, template_of = np.unique(template, return_inverse=True)
     if media.min() < 0 or media.max() >= 2**40:
         raise ValueError("media ids must lie in [0, 2^40)")
-    keys, media_of = np.unique((template_of.astype(np.int64) << 40) | media, return_inverse=True)
-    sums = None
+    _, media_of, images_of = np.unique(
+        (template_of.astype(np.int64) << 40) | media, return_inverse=True, return_counts=True
+    )
+    # A sum of means is a weighted sum: an image's weight is its detector score over the number of images of its media.
+    weights = (1 if detector is None else detector.astype(np.float32)) / images_of[media_of].astype(np.float32)
+    totals = None
     for start in range(0, len(features), chunk):
         part = slice(start, start + chunk)
         images = _combine(np.asarray(features[part], dtype=np.float32), flip, norm)
-        if detector is not None:
-            images *= detector[part, None].astype(np.float32)
-        if sums is None:
-            sums = torch.zeros(len(keys), images.shape[1])
-        # Rows are added in file order, one after the other, as a mean over a media's images would.
-        sums.index_add_(0, torch.from_numpy(media_of[part]), torch.from_numpy(images))
-    means = sums / torch.from_numpy(np.bincount(media_of).astype(np.float32))[:, None]
-    totals = torch.zeros(len(ids), means.shape[1]).index_add_(0, torch.from_numpy(keys >> 40), means)
+        images *= weights[part, None]
+        if totals is None:
+            totals = torch.zeros(len(ids), images.shape[1])
+        # Rows are added one after the other in file order, so copies of a template are equal to the bit.
+        with _one_thread():  # several would share out each row of 512 and lose ten times what they win
+            totals.index_add_(0, torch.from_numpy(template_of[part]), torch.from_numpy(images))
     vectors = totals.numpy().astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise ValueError(f"the features of template {ids[bad[0]]} are not finite ({len(bad)} templates are affected)")
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return Templates(ids.astype(np.int64), vectors / np.where(norms == 0, 1, norms))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _combine(views: np.ndarray, flip: str, norm: str) -> np.ndarray:

@@ -66,10 +66,6 @@ class Decoder:
         self._pipeline: Pipeline | None = None
         self._submitted: deque[_Submission] = deque()
 
-    def __len__(self) -> int:
-        """Batches submitted and not taken out yet."""
-        return len(self._submitted)
-
     def submit(self, encoded: Sequence[np.ndarray], numbers: np.ndarray) -> None:
         """Add a batch: arrays uint8 (bytes,), not to be changed any more, and the augmentation's numbers (b, k)."""
         self._submitted.append(_Submission(encoded, self._augmentation.parameters(numbers)))

@@ -1,9 +1,9 @@
 """The embedded data set: procedural faces to train on and held-out identities to verify, without a download.
 
 Usage: ``python -m pipelines.embedded data/embedded``. The folder gets ``train.rec``, ``train.idx`` and ``property``
-(insightface's layout), ``heldout.bin`` (pairs of identities that are not in the training set), ``faces.png`` (a look at
-both nuisance and identity: a row an identity) and ``settings.json``. It appears as a whole when all is written; a set
-made before with the same settings is left alone. Any number of processes writes the same bytes.
+(insightface's layout), ``heldout.bin`` (pairs of identities that are not in the training set), ``faces.png`` (to look
+at: a row an identity) and ``settings.json``. It appears as a whole when all is written; a set made before with the same
+settings is left alone. Any number of processes writes the same bytes.
 """
 
 import argparse
@@ -13,14 +13,14 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from pipelines import faces
 from pipelines.bins import write_bin
@@ -71,11 +71,11 @@ def prepare(
             processes or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), _end_with_parent
         )
         try:
-            people = _with_progress(
-                executor.map(_photographs, [seed] * len(counts), range(len(counts)), counts), counts
-            )
-            write_dataset(complete, islice(people, identities), image_size=faces.SIZE)
-            write_bin(complete / "heldout.bin", *pair(list(people)))
+            with Progress() as progress:
+                people = executor.map(_photographs, [seed] * len(counts), range(len(counts)), counts)
+                people = progress.track(people, len(counts), description="drawing identities")
+                write_dataset(complete, islice(people, identities), image_size=faces.SIZE)
+                write_bin(complete / "heldout.bin", *pair(list(people)))
         finally:
             executor.shutdown(cancel_futures=True)
         Image.fromarray(contact_sheet(seed)).save(complete / "faces.png")
@@ -109,15 +109,6 @@ def contact_sheet(seed: int, rows: int = 10, columns: int = 12) -> np.ndarray:
 
 def _photographs(seed: int, identity: int, count: int) -> list[bytes]:
     return [faces.encode(seed, identity, image) for image in range(count)]
-
-
-def _with_progress(people: Iterable[list[bytes]], counts: Sequence[int]) -> Iterable[list[bytes]]:
-    columns = TextColumn("rendering faces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=sum(counts))
-        for images in people:
-            yield images
-            progress.advance(task, len(images))
 
 
 def _end_with_parent() -> None:

@@ -18,7 +18,8 @@ def run(main: Callable[[], None]) -> None:
         if os.environ.get("FACEMILL_TRACEBACK"):
             raise
         text = " ".join(str(error).split())
-        print(f"error: {text}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"error: {text}" if rank == "0" else f"error on rank {rank}: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

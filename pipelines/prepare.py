@@ -10,21 +10,32 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.dataset.convert import FORMS, LEFT_OUT, Written, convert
-from pipelines.dataset.encode import Reencode
+from pipelines.bins import write_bin
+from pipelines.dataset.align import Align, detector, read_landmarks
+from pipelines.dataset.convert import FORMS, LEFT_OUT, Written, all_labels, convert
+from pipelines.dataset.encode import QUALITY, Reencode
+from pipelines.dataset.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
+from pipelines.dataset.summary import contact_sheet, save_page, summarise
 from pipelines.dataset.verify import ERRORS, KINDS, Report, verify
 from pipelines.entry import run
-from pipelines.sources import open_source
+from pipelines.files import replacing
+from pipelines.sources import FolderSource, open_source
 
 _EXAMPLES = 3  # of each problem that are shown; the report has all
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.prepare", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.prepare", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1]
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_convert(commands)
+    _add_align(commands)
     _add_verify(commands)
     _add_repair(commands)
+    _add_inspect(commands)
+    _add_split(commands)
+    _add_pairs(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 
@@ -54,6 +65,27 @@ def _convert(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     _tell(arguments.out, written)
+
+
+def _add_align(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("align", help="crop photographs to 112 x 112 by five landmarks")
+    parser.set_defaults(command=_align)
+    parser.add_argument("data", help="photographs; with --landmarks, the file of landmarks itself")
+    parser.add_argument("out", type=Path, help="the folder to write, as RecordIO")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--landmarks", action="store_true", help="DATA has lines 'identity/image.jpg x1 y1 … x5 y5'")
+    how.add_argument("--detector", type=Path, help="find them by OpenCV's YuNet, whose weights are this .onnx file")
+    parser.add_argument("--quality", type=int, default=QUALITY, help="of the JPEGs written")
+    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+
+
+def _align(arguments: argparse.Namespace) -> None:
+    if arguments.detector:
+        source, landmarks = open_source(arguments.data), detector(arguments.detector)
+    else:
+        source, landmarks = read_landmarks(Path(arguments.data))
+    transform = Align(landmarks, arguments.quality)
+    _tell(arguments.out, convert(source, arguments.out, transform=transform, threads=arguments.threads))
 
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:
@@ -98,6 +130,76 @@ def _repair(arguments: argparse.Namespace) -> None:
     kept = np.setdiff1d(np.arange(len(source)), bad)
     _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads))
     print(f"{len(bad)} bad images were dropped")
+
+
+def _add_inspect(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("inspect", help="figures of a data set, and pictures of random identities")
+    parser.set_defaults(command=_inspect)
+    parser.add_argument("data")
+    parser.add_argument("--sheet", type=Path, help="a PNG to write: a row an identity")
+    parser.add_argument("--html", type=Path, help="a page to write with figures and pictures")
+    parser.add_argument("--rows", type=int, default=12, help="identities on the sheet")
+    parser.add_argument("--columns", type=int, default=12, help="images of each")
+    parser.add_argument("--sample", type=int, default=1000, help="images that are looked into")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    source = open_source(arguments.data)
+    figures = summarise(source, sample=arguments.sample, seed=arguments.seed)
+    for name, value in figures.items():
+        print(f"{name:<22}{value}")
+    if arguments.sheet or arguments.html:
+        sheet = contact_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
+    if arguments.sheet:
+        with replacing(arguments.sheet) as temporary:
+            sheet.save(temporary, "PNG")
+        print(arguments.sheet)
+    if arguments.html:
+        save_page(arguments.html, arguments.data, figures, sheet)
+        print(arguments.html)
+
+
+def _add_split(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("split", help="write two data sets, OUT/train and OUT/heldout, of different people")
+    parser.set_defaults(command=_split)
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--held-out", type=int, required=True, help="identities of OUT/heldout")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+
+
+def _split(arguments: argparse.Namespace) -> None:
+    source = open_source(arguments.data)
+    parts = split_identities(source, arguments.held_out, seed=arguments.seed)
+    for name, indices in zip(("train", "heldout"), parts):
+        written = convert(source, arguments.out / name, indices=indices, threads=arguments.threads)
+        _tell(arguments.out / name, written)
+
+
+def _add_pairs(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("pairs", help="make a .bin verification set")
+    parser.set_defaults(command=_pairs)
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path, help="the .bin file to write")
+    parser.add_argument("--pairs-file", type=Path, help="in LFW's format; of a folder it takes name/name_0001.jpg")
+    parser.add_argument("--count", type=int, default=6000, help="pairs to draw, half of them genuine, in ten folds")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _pairs(arguments: argparse.Namespace) -> None:
+    source = open_source(arguments.data)
+    if arguments.pairs_file:
+        pairs, same = read_pairs(arguments.pairs_file)
+        wanted = [image for pair in pairs for image in pair]
+        folder = isinstance(source, FolderSource)
+        images = find_files(Path(arguments.data), wanted) if folder else find_images(source, wanted)
+    else:
+        pairs, same = draw_pairs(all_labels(source, np.arange(len(source))), arguments.count, seed=arguments.seed)
+        images, _ = source.read(pairs.ravel())
+    write_bin(arguments.out, images, same)
+    print(f"{arguments.out}: {same.sum()} genuine and {(~same).sum()} impostor pairs")
 
 
 def _checked(arguments: argparse.Namespace) -> Report:

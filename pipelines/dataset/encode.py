@@ -19,15 +19,20 @@ class Reencode:
     quality: int | None = None
 
     def __call__(self, index: int, encoded: bytes) -> bytes:
-        with Image.open(io.BytesIO(encoded)) as image:
-            wrong_size = self.size is not None and image.size != (self.size, self.size)
-            if not wrong_size and self.quality is None:
-                image.load()
-                return encoded
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+        image = decode(encoded)
+        wrong_size = self.size is not None and image.size != (self.size, self.size)
+        if not wrong_size and self.quality is None:
+            return encoded
+        image = image.convert("RGB")
         if wrong_size:
-            upright = upright.resize((self.size, self.size), Image.Resampling.LANCZOS)
-        return to_jpeg(upright, self.quality or QUALITY)
+            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return to_jpeg(image, self.quality or QUALITY)
+
+
+def decode(encoded: bytes) -> Image.Image:
+    """The image, turned upright where the camera noted how it was held. Pillow raises almost any class of error."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return ImageOps.exif_transpose(image)
 
 
 def to_jpeg(image: Image.Image, quality: int = QUALITY) -> bytes:

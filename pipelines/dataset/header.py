@@ -9,8 +9,9 @@ from PIL import Image
 
 from pipelines.files import image_suffix
 
-# Sums over the luminance table of the JPEG standard (ISO 10918-1, K.1) by which libjpeg scales its quality.
-_STANDARD_TABLE_SUM = 3688
+# Sums over the luminance table of the JPEG standard (ISO 10918-1, K.1), which libjpeg scales by its quality: of all 64
+# values, and of the first 8 of the zigzag, which keep clear of the limit of 255 for longer.
+_TABLE_SUM, _START_SUM = 3688, 105
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of frame headers
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "F": 1, "LA": 2, "CMYK": 4, "RGBA": 4}
 
@@ -66,5 +67,6 @@ def _quality(tables: bytes) -> int | None:
     values = np.frombuffer(tables[1:129], ">u2") if tables[:1] and tables[0] >> 4 else np.frombuffer(tables[1:65], "u1")
     if len(values) < 64:
         return None
-    scale = 100 * int(values.sum()) / _STANDARD_TABLE_SUM  # percent
+    limited = values.max() >= 255
+    scale = 100 * (values[:8].sum() / _START_SUM if limited else values.sum() / _TABLE_SUM)  # percent
     return max(1, round(100 - scale / 2 if scale <= 100 else 5000 / scale))

@@ -136,6 +136,13 @@ def test_logits_stay_under_their_bound():
             assert margin.bound(rows) - margin.shift(rows) <= 70
 
 
+def test_draws_are_finite_at_both_ends():
+    uniform = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    rows = Rows(torch.zeros(3), torch.ones(3, dtype=torch.bool), torch.zeros(3), torch.ones(3), 4, uniform)
+    margins = create_margin("elasticface").update(rows)
+    assert margins[1] == 0.5 and 0.2 < margins[0] < 0.25 and 0.75 < margins[2] < 0.8
+
+
 def test_errors_say_what_to_do():
     for name, options, word in (
         ("mv_softmax", {"kind": "cos"}, "'am' and 'arc'"),
@@ -230,17 +237,18 @@ def test_broadface_trains_centres_with_the_past_and_the_encoder_without():
 # -- ranks -------------------------------------------------------------------------------------------------------------
 
 
-def on_rank(names, mode, rate):
+def on_rank(names, mode, rate, classes):
     """Three batches of every family: losses, gradients over world size, and the state at the end."""
     import torch.distributed as dist
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     results = {}
     for name in names:
-        head = make(name, batch()[2], mode=mode, tile=6, sample_rate=rate)
+        head = make(name, batch(classes=classes)[2], mode=mode, tile=6, sample_rate=rate)
         steps = []
         for seed in range(3):
-            embeddings, labels, _, uniform = (part.tensor_split(world)[rank] for part in batch(seed))
+            whole = batch(seed, classes=classes)
+            embeddings, labels, _, uniform = (part.tensor_split(world)[rank] for part in whole)
             labels[0] = -1
             loss, gx, gw = step(head, embeddings, labels, uniform)
             with torch.no_grad():
@@ -250,18 +258,20 @@ def on_rank(names, mode, rate):
     return results
 
 
-@pytest.mark.parametrize("mode, rate", [("streamed", 1.0), ("dense", 1.0), ("streamed", 0.4)])
-def test_any_number_of_ranks(ranks, mode, rate):
+@pytest.mark.parametrize(
+    "mode, rate, classes", [("streamed", 1, 37), ("dense", 1, 37), ("streamed", 0.4, 37), ("streamed", 1, 3)]
+)
+def test_any_number_of_ranks(ranks, mode, rate, classes):
     names = list(FAMILIES)
 
     def without_first_labels(world):
         """What the ranks see is a batch in which the first row of every rank has no class."""
         results = {}
         for name in names:
-            head = make(name, batch()[2], mode=mode, tile=6, sample_rate=rate)
+            head = make(name, batch(classes=classes)[2], mode=mode, tile=6, sample_rate=rate)
             steps = []
             for seed in range(3):
-                embeddings, labels, _, uniform = batch(seed)
+                embeddings, labels, _, uniform = batch(seed, classes=classes)
                 labels[:: 12 // world] = -1
                 steps.append(step(head, embeddings, labels, uniform))
                 with torch.no_grad():
@@ -270,7 +280,7 @@ def test_any_number_of_ranks(ranks, mode, rate):
         return results
 
     for world in (1, 2, 4):
-        single, several = without_first_labels(world), ranks(world, on_rank, names, mode, rate)
+        single, several = without_first_labels(world), ranks(world, on_rank, names, mode, rate, classes)
         for name in names:
             for at in range(3):
                 loss, gx, gw = single[name][0][at]

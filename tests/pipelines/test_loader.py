@@ -144,7 +144,8 @@ def test_ranks_share_the_batches_of_one(world_size, shuffle):
         for rank in range(world_size)
     ]
     joined = [
-        Batch(*(torch.cat(parts) for parts in zip(*(list(vars(batch).values())[:4] for batch in step)))) for step in zip(*shares)
+        Batch(*(torch.cat(parts) for parts in zip(*(list(vars(batch).values())[:4] for batch in step))))
+        for step in zip(*shares)
     ]
     assert_same(joined, whole)
 
@@ -190,6 +191,19 @@ def test_images_of_other_sizes_are_resized():
         for step, (batch, other) in enumerate(zip(batches, plain)):
             alike = (batch.images == other.images).flatten(1).all(1)
             assert alike.sum() == 8 - (batch.indices == large).sum(), step
+
+
+def test_no_augmentation_hides_another_size():
+    slices = [Schedule(COUNT, 8, seed=3, numbers=2).slice(0, step) for step in range(6)]
+    indices, numbers = (np.stack(parts) for parts in zip(*slices))
+    shrinks = 1 + list(AUGMENTATIONS["arcface"].draws).index("shrink")  # the flip has the first column
+    step, row = np.argwhere(numbers[..., shrinks] < 0.1)[-1]  # brought to another size and back
+    hidden, plain = int(indices[step, row]), int(indices[0, 0])
+    assert step > 0
+    large = {index: jpeg(face(index, 3 * SIZE)) for index in (hidden, plain)}
+    alone = take(make(FaceSource({hidden: large[hidden]}), augment="arcface"), 6)
+    together = take(make(FaceSource(large), augment="arcface"), 6)
+    assert torch.equal(alone[step].images[row], together[step].images[row])
 
 
 DAMAGED = {

@@ -1,6 +1,7 @@
 """Conversion between all formats, what is left out, and what interruptions leave."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.dataset import convert as convert_module
 from pipelines.dataset.convert import convert
 from pipelines.dataset.encode import Reencode
 from pipelines.index import scan
+from pipelines.loader import Loader
 from pipelines.recordio import IRHeader, RecordReader, RecordWriter, pack
 from pipelines.sources import MemorySource, open_source
 from tests.pipelines.photos import encoded, jpeg, people_in, picture, write_folder, write_tar
@@ -123,6 +126,21 @@ def test_round_trip(tmp_path, people, make, form):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("make", [shards, parquet])
+def test_training_reads_shards_as_it_reads_folders(tmp_path, people, make):
+    """The same schedule and the same decoding: equal batches, whatever holds the images."""
+
+    def batches(source):
+        loader = Loader(source, batch_size=4, seed=3, threads=1)
+        taken = [next(loader) for _ in range(5)]
+        loader.close()
+        return taken
+
+    for ours, theirs in zip(batches(open_source(make(tmp_path, people))), batches(open_source(tmp_path / "faces"))):
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels) and torch.equal(ours.indices, theirs.indices)
+
+
 def test_labels_with_gaps_become_dense_and_are_remembered(tmp_path):
     source = MemorySource([jpeg(0), jpeg(1), jpeg(2), jpeg(3)], np.array([7, 2, -1, 2]))
     written = convert(source, tmp_path / "out")
@@ -182,8 +200,6 @@ def test_only_images_of_another_size_are_encoded_anew(tmp_path):
 
 
 def _file(content):
-    import io
-
     return io.BytesIO(content)
 
 

@@ -1,0 +1,123 @@
+"""Verification pairs of a data set: drawn with a seed, or listed in LFW's format; and splits by identity."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.dataset.convert import all_labels
+from pipelines.files import IMAGE_SUFFIXES
+from pipelines.sources import Source
+
+FOLDS = 10
+_ATTEMPTS = 50  # draws for each pair that is still missing
+
+
+def split_identities(source: Source, held_out: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices int64 of the images of all but ``held_out`` identities, and of those of ``held_out`` drawn ones."""
+    labels = all_labels(source, np.arange(len(source)))
+    present = np.unique(labels[labels >= 0])
+    if not 0 < held_out < len(present):
+        raise ValueError(f"of {len(present)} identities {held_out} cannot be held out")
+    chosen = np.random.default_rng(seed).permutation(present)[:held_out]
+    out = np.isin(labels, chosen)
+    return np.flatnonzero(~out & (labels >= 0)), np.flatnonzero(out)
+
+
+def draw_pairs(labels: np.ndarray, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` different pairs of images in ten folds, half of each fold genuine, no identity in two folds.
+
+    ``labels`` int64 (n,). Returns indices int64 (count, 2), and whether they show the same person, bool (count,). Every
+    identity of a fold is equally likely, however many images it has.
+    """
+    if count < 2 * FOLDS or count % (2 * FOLDS):
+        raise ValueError(f"{count} pairs do not make {FOLDS} folds with equal halves: give 20, 40, 60, …")
+    order = np.argsort(labels, kind="stable")
+    order = order[np.searchsorted(labels[order], 0) :]  # images without a label belong to nobody
+    people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    generator = np.random.default_rng(seed)
+    # Dealt out in turns by the number of images, so that each fold gets its share of those with genuine pairs.
+    dealt = sorted(generator.permutation(len(people)).tolist(), key=lambda person: -len(people[person]))
+    pairs = []
+    for fold in range(FOLDS):
+        members = [people[person] for person in dealt[fold::FOLDS]]
+        for genuine in (True, False):
+            pairs += _draw(members, count // FOLDS // 2, genuine, generator)
+    same = np.tile(np.repeat([True, False], count // FOLDS // 2), FOLDS)
+    return np.array(pairs), same
+
+
+def _draw(people: list[np.ndarray], count: int, genuine: bool, generator: np.random.Generator) -> list[tuple[int, int]]:
+    """Different pairs within one person or of two."""
+    candidates = [images for images in people if len(images) > 1] if genuine else people
+    pairs: dict[tuple[int, int], None] = {}
+    for _ in range(_ATTEMPTS * count):
+        if len(pairs) == count or len(candidates) < 2 - genuine:
+            break
+        if genuine:
+            images = candidates[generator.integers(len(candidates))]
+            pair = generator.choice(images, 2, replace=False)
+        else:
+            both = generator.choice(len(candidates), 2, replace=False)
+            pair = [generator.choice(candidates[person]) for person in both]
+        pairs[min(pair).item(), max(pair).item()] = None
+    if len(pairs) < count:
+        kind = "genuine" if genuine else "impostor"
+        raise ValueError(
+            f"a fold of {len(people)} identities has fewer than {count} {kind} pairs (or next to none beyond them):"
+            " ask for fewer pairs, or hold out more identities"
+        )
+    return list(pairs)
+
+
+def read_pairs(path: str | Path) -> tuple[list[tuple[tuple[str, int], tuple[str, int]]], np.ndarray]:
+    """The pairs of an LFW pairs file: ((name, number), (name, number)) with numbers from 1, and the same? (p,) bool.
+
+    Lines ``name a b`` are genuine, ``name a other b`` impostors; the fields are separated by tabs (or blanks, where no
+    name has one). The first line says how many there are.
+    """
+    path = Path(path)
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    pairs, same = [], []
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) == 3:
+            fields.insert(2, fields[0])
+            same.append(True)
+        elif len(fields) == 4:
+            same.append(False)
+        if len(fields) != 4 or not fields[1].isdecimal() or not fields[3].strip().isdecimal():
+            raise ValueError(f"{path}, line {number} is neither 'name a b' nor 'name a other b': '{line[:80]}'")
+        pairs.append(((fields[0], int(fields[1])), (fields[2], int(fields[3]))))
+    if not pairs:
+        raise ValueError(f"{path} lists no pairs")
+    return pairs, np.array(same)
+
+
+def find_images(source: Source, wanted: list[tuple[str, int]]) -> list[np.ndarray]:
+    """The encoded images (name, number) of a source: the number-th image of that identity, counted from 1."""
+    labels = all_labels(source, np.arange(len(source)))
+    order = np.argsort(labels, kind="stable")
+    numbers = {source.identity(label): label for label in range(source.num_classes)}
+    indices = []
+    for name, number in wanted:
+        if name not in numbers:
+            raise ValueError(f"there is no identity '{name}' in the data set")
+        first, last = np.searchsorted(labels[order], [numbers[name], numbers[name] + 1])
+        if not 1 <= number <= last - first:
+            raise ValueError(f"'{name}' has {last - first} images, image {number} is asked for")
+        indices.append(order[first + number - 1])
+    return source.read(np.array(indices))[0]
+
+
+def find_files(root: Path, wanted: list[tuple[str, int]]) -> list[bytes]:
+    """The encoded images (name, number) of a folder in LFW's layout, ``name/name_0001.jpg``."""
+    images = []
+    for name, number in wanted:
+        stem = root / name / f"{name}_{number:04d}"
+        paths = [path for suffix in IMAGE_SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()]
+        if not paths:
+            raise FileNotFoundError(f"there is no image {stem}.jpg")
+        images.append(paths[0].read_bytes())
+    return images

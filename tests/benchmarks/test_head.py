@@ -1,0 +1,75 @@
+"""The head's benchmark: its yardstick is correct, and a small run leaves complete results."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.head import METHODS, build, largest
+from benchmarks.materialised import MaterialisedHead
+from losses import PartialFC, create_margin
+from tests.losses.test_partial_fc import close, problem
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "head.py"
+
+
+def test_materialised_head_computes_the_same():
+    embeddings, labels, centres = problem()
+    embeddings[1] = -embeddings[1]
+    results = []
+    for head in (MaterialisedHead(16, 37), PartialFC(create_margin("arcface", gradient="straight_through"), 16, 37)):
+        head.load_state_dict({"weight": centres})
+        x = embeddings.clone().requires_grad_()
+        out = head(x, labels)
+        loss = out if isinstance(out, torch.Tensor) else out.loss
+        loss.backward()
+        results.append((x.grad, head.weight.grad))
+    close(results[1][0], results[0][0])
+    close(results[1][1], results[0][1])
+
+
+@pytest.mark.parametrize("rate, classes", [(0.3, 11), (0.05, 3)])
+def test_materialised_head_samples_all_positives(rate, classes):
+    head = MaterialisedHead(16, 37, sample_rate=rate)
+    labels = torch.tensor([5, 9, 36, 5])
+    index = head._sample(labels)
+    assert len(index) == classes and {5, 9, 36} <= set(index.tolist()) and (index.diff() > 0).all()
+    head(torch.randn(4, 16), labels).backward()
+    assert (head.weight.grad.abs().sum(1) > 0).sum() == classes
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(method):
+    torch.manual_seed(0)
+    step = build(method, 50, 1.0, torch.device("cpu"))
+    x, y = torch.randn(8, 512, requires_grad=True), torch.arange(8)
+    step(x, y)
+    assert x.grad is not None
+
+
+def test_search_finds_the_limit(monkeypatch):
+    monkeypatch.setattr("benchmarks.head.measure_apart", lambda identities, **_: {"fits": identities <= 3_456_789})
+    row = largest("fused", 1.0, batch=8, seconds=1, threads=1, memory=0)
+    assert 3_456_789 * 0.97 < row["largest_identities"] <= 3_456_789
+
+
+def test_a_small_run(tmp_path):
+    sizes = ["--identities", "2000", "300000", "--sample-rates", "1", "--batch", "8", "--methods", "fused", "dense"]
+    effort = ["--rounds", "1", "--seconds", "0", "--threads", "1", "--memory", "1.1", "--output", str(tmp_path)]
+    result = subprocess.run([sys.executable, SCRIPT, *sizes, *effort], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (path,) = tmp_path.glob("head_*.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["method"], row["identities"]) for row in rows] == [
+        ("fused", 2000),
+        ("dense", 2000),
+        ("fused", 300000),
+        ("dense", 300000),
+    ]
+    assert all(row["milliseconds"] > 0 and row["peak_mib"] > 0 for row in rows[:2])
+    # 300 000 centres are 586 MiB: not even they and their momentum fit.
+    assert [row["milliseconds"] for row in rows[2:]] == ["does not fit"] * 2
+    assert next(tmp_path.glob("head_*.png")).stat().st_size > 1000

@@ -1,0 +1,78 @@
+"""Identities planted in two data sets are found, and no others."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluate import overlap
+from evaluate.checkpoint import Network
+from evaluate.overlap import images_by_identity, mean_embeddings, nearest
+from pipelines.bins import write_bin
+from pipelines.dataset.convert import convert
+from pipelines.sources import MemorySource, open_source
+from tests.pipelines.photos import jpeg, write_folder
+
+
+class Pixels(torch.nn.Module):
+    """An embedding of 7 x 7 means: the same picture is near itself and far from others."""
+
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images, 7).flatten(1)
+
+
+def test_nearest_in_blocks_is_that_of_the_whole_matrix(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(50, 8, generator=generator), torch.randn(33, 8, generator=generator)
+    similarity = (second @ first.T).numpy()
+    for block in (7, 4096):
+        monkeypatch.setattr(overlap, "_BLOCK", block)
+        cosines, rows = nearest(first, second)
+        assert rows.tolist() == similarity.argmax(axis=1).tolist()
+        np.testing.assert_allclose(cosines, similarity.max(axis=1), rtol=1e-5)
+
+
+def test_some_images_of_each_identity():
+    labels = np.array([4, -1, 2, 4, 4, 4, 2, 4])
+    indices, of = images_by_identity(MemorySource([b"x"] * 8, labels), 3)
+    assert indices.tolist() == [2, 6, 0, 4, 7] and of.tolist() == [2, 2, 4, 4, 4]
+
+
+def test_means_are_those_of_unit_embeddings():
+    images = [jpeg(seed) for seed in range(5)]
+    source = MemorySource(images, np.array([1, 0, 1, 1, 3]))
+    options = dict(batch_size=2, device=torch.device("cpu"), threads=1)
+    means, labels = mean_embeddings(Network(Pixels(), 56), source, most=9, **options)
+    assert labels.tolist() == [0, 1, 3]
+    alone = MemorySource(images, np.arange(5))
+    units, _ = mean_embeddings(Network(Pixels(), 56), alone, most=9, **options)
+    expected = torch.nn.functional.normalize(units[[0, 2, 3]].sum(dim=0), dim=0)
+    torch.testing.assert_close(means[1], expected)
+    torch.testing.assert_close(means[[0, 2]], units[[1, 4]])
+
+
+@pytest.mark.parametrize("kind", ["folder", "bin"])
+def test_command(tmp_path, monkeypatch, capsys, kind):
+    people = write_folder(tmp_path / "faces", {"a": 2, "b": 2, "c": 2, "d": 2})
+    convert(open_source(tmp_path / "faces"), tmp_path / "train", indices=np.arange(6))
+    test = tmp_path / "test"
+    if kind == "bin":
+        test = tmp_path / "test.bin"
+        write_bin(test, [people["d"][0], jpeg(50), jpeg(51), people["b"][0]], np.array([True, False]))
+    else:
+        for name, image in (("x", people["b"][0]), ("y", people["d"][0]), ("z", jpeg(50))):
+            (test / name).mkdir(parents=True)
+            (test / name / "1.jpg").write_bytes(image)
+    monkeypatch.setattr(overlap, "load_network", lambda *_: Network(Pixels(), 56))
+    # A mean of two random pictures is at 0.7 to each of them.
+    arguments = [tmp_path / "train", test, "--checkpoint", "any", "--output", tmp_path / "out", "--images", "1"]
+    monkeypatch.setattr(sys, "argv", ["overlap", *map(str, arguments)])
+    overlap.main()
+    (found,) = json.loads((tmp_path / "out" / "overlap.json").read_text())
+    assert found == {"first": "b", "second": "3" if kind == "bin" else "x", "cosine": pytest.approx(1, abs=1e-3)}
+    assert "1 of" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "overlap.png") as sheet:
+        assert sheet.size == (9 * 112, 112)
