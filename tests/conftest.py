@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.ranks import RankPool
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(2)
+settings.register_profile("shared machine", deadline=None)  # a slow moment is no failure
+settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,7 @@ def _serve(connection: Connection) -> None:
         function, args, rank, world_size, store = job
         try:
             dist.init_process_group(
-                "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=timedelta(seconds=120)
+                "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=timedelta(seconds=600)
             )
             result = (True, function(*args))
         except BaseException:

@@ -319,7 +319,7 @@ def test_closing_ends_the_threads():
         return len(list(Path("/proc/self/task").iterdir()))
 
     take(make(threads=2), 1)
-    before = threads()
+    before, python_threads = threads(), threading.active_count()
     for _ in range(3):
         loader = make(threads=6)
         next(loader)
@@ -330,7 +330,7 @@ def test_closing_ends_the_threads():
     next(batches)
     batches.close()
     assert threads() <= before + 1
-    assert threading.active_count() == 1
+    assert threading.active_count() <= python_threads
 
 
 def test_the_callers_torch_threads_stay():
