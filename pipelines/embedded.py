@@ -36,7 +36,7 @@ def prepare(
     folder: str | Path,
     *,
     identities: int = 1000,
-    images_per_identity: int = 20,
+    images_per_identity: int = 16,
     held_out: int = 300,
     seed: int = 2048,
     processes: int | None = None,
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.embedded", description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--identities", type=int, default=1000)
-    parser.add_argument("--images-per-identity", type=int, default=20)
+    parser.add_argument("--images-per-identity", type=int, default=16)
     parser.add_argument("--held-out", type=int, default=300, help="identities of heldout.bin, a multiple of ten")
     parser.add_argument("--seed", type=int, default=2048)
     parser.add_argument("--processes", type=int, help="default: the CPUs available")

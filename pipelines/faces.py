@@ -104,15 +104,15 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 
 def _photograph(seed: int, identity: int, rng: np.random.Generator) -> np.ndarray:
     who, now = draw_traits(generator(seed, identity)), draw_conditions(rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         vars(who).update(_uniform(HAIRDO, rng))
-    if rng.random() < 0.1:
+    if rng.random() < 0.07:
         who.hair = _mix(HAIR, rng.random())
     canvas = Canvas(landmarks(who, now), now.yaw, now.pitch, now.misalignment)
     skin = portrait.paint(canvas, who, now)
     scene = background(rng)
     picture = scene + canvas.cover * (canvas.lit(*now.light, now.ambient, now.gloss * skin) - scene)
-    if rng.random() < 0.12:  # something before the camera
+    if rng.random() < 0.1:  # something before the camera
         x, y = canvas.pixels - rng.uniform(0, SIZE), canvas.pixels[:, None] - rng.uniform(0, SIZE)
         picture += disc(x, y, rng.uniform(8, 30), rng.uniform(8, 30)) * (colour(*rng.random(3)) - picture)
     return expose(picture, rng)
@@ -136,9 +136,9 @@ def draw_traits(rng: np.random.Generator) -> SimpleNamespace:
 def draw_conditions(rng: np.random.Generator) -> SimpleNamespace:
     """The conditions of one photograph, as far as they change the face and its light."""
     now = SimpleNamespace()
-    now.yaw = math.radians(min(max(rng.normal(0, 16), -36), 36))
-    now.pitch = math.radians(min(max(rng.normal(0, 8), -18), 18))
-    turn, shift = complex(rng.normal(1, 0.03), rng.normal(0, 0.04)), complex(rng.normal(0, 1.2), rng.normal(0, 1.2))
+    now.yaw = math.radians(min(max(rng.normal(0, 14), -34), 34))
+    now.pitch = math.radians(min(max(rng.normal(0, 7), -16), 16))
+    turn, shift = complex(rng.normal(1, 0.02), rng.normal(0, 0.03)), complex(rng.normal(0, 1), rng.normal(0, 1))
     now.misalignment = turn, shift
     now.mouth_open = max(0.0, rng.normal(0, 3.5))
     now.smile = rng.uniform(-0.25, 1)
@@ -178,7 +178,7 @@ def background(rng: np.random.Generator) -> np.ndarray:
 
 def expose(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a camera makes of (3, 112, 112): exposure, white balance, at times no colour, focus, noise, 8 bits."""
-    picture = picture * (math.exp(rng.normal(0, 0.25)) * np.exp(colour(*rng.normal(0, 0.1, 3))))
+    picture = picture * (math.exp(rng.normal(0, 0.22)) * np.exp(colour(*rng.normal(0, 0.09, 3))))
     if rng.random() < 0.03:
         picture[:] = picture.mean(0)
     if (sigma := rng.normal(0.35, 0.45)) > 0.3:
