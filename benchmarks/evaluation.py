@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.record import Row, save, show
 from benchmarks.synthetic_ijb import write_release
-from evaluate.align import TEMPLATE, aligned_images
+from evaluate.align import aligned_images
 from evaluate.embed import embed_batches
 from evaluate.ijb import FARS, identification, load_features
 from evaluate.release import Release
@@ -32,6 +32,7 @@ from evaluate.scores import error_bound, exact, pair_scores
 from evaluate.templates import pool
 from models import create_model
 from pipelines.entry import run
+from pipelines.template import TEMPLATE
 
 
 class Clock:
@@ -151,7 +152,7 @@ def extraction(names: list[str], count: int, batch_size: int, threads: int) -> l
             small = Image.fromarray(rng.integers(0, 256, (20, 16, 3), dtype=np.uint8))
             small.resize((200, 250), Image.Resampling.BICUBIC).save(path, quality=90)
         chosen = [paths[k % 64] for k in range(count)]
-        landmarks = np.broadcast_to(TEMPLATE * 1.5 + 20, (count, 5, 2))
+        landmarks = np.broadcast_to(np.stack([TEMPLATE.real, TEMPLATE.imag], 1) * 1.5 + 20, (count, 5, 2))
         for name in ("", *names):
             model = create_model(name).to(device) if name else None
             batches = np.split(np.arange(count), range(batch_size, count, batch_size))

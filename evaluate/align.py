@@ -9,26 +9,17 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 from torch import Tensor
 
-# Eyes, tip of the nose and corners of the mouth in the 112 x 112 image that face-recognition networks are trained on.
-TEMPLATE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float64
-)
+from pipelines.template import TEMPLATE, similarity
 
 
-def similarity(landmarks: np.ndarray, target: np.ndarray = TEMPLATE) -> np.ndarray:
-    """The least-squares similarities that take landmarks (n, k, 2) to ``target`` (k, 2): float64 (n, 2, 3).
-
-    Umeyama, "Least-Squares Estimation of Transformation Parameters Between Two Point Patterns" (1991), eq. 40-43. In
-    the plane a rotation with scale is a complex factor, and his solution that of a linear regression w = a z + b.
-    """
-    z = landmarks[..., 0].astype(np.float64) + 1j * landmarks[..., 1]
-    w = target[:, 0] + 1j * target[:, 1]
-    centred = z - z.mean(axis=1, keepdims=True)
-    spread = np.square(np.abs(centred)).sum(axis=1)
-    if not (spread > 0).all():
-        raise ValueError(f"the landmarks of image {int(np.argmin(spread > 0))} all lie in one point, or are not finite")
-    a = (centred.conj() * (w - w.mean())).sum(axis=1) / spread
-    b = w.mean() - a * z.mean(axis=1)
+def transforms(landmarks: np.ndarray, image_size: int = 112) -> np.ndarray:
+    """The similarities that take landmarks (n, 5, 2) to the template at ``image_size``: float64 (n, 2, 3)."""
+    # The template's coordinates are pixel centres, so another size scales them about the corner at (-0.5, -0.5).
+    target = (TEMPLATE + (0.5 + 0.5j)) * (image_size / 112) - (0.5 + 0.5j)
+    a, b = similarity(landmarks[..., 0] + 1j * landmarks[..., 1], target)
+    if not np.isfinite(a).all():
+        bad = int(np.argmin(np.isfinite(a)))
+        raise ValueError(f"the landmarks of image {bad} all lie in one point, or are not finite")
     return np.stack([np.stack([a.real, -a.imag, b.real], 1), np.stack([a.imag, a.real, b.imag], 1)], axis=1)
 
 
@@ -60,9 +51,7 @@ def aligned_images(
     """
     device = torch.device(device)
     on_gpu = device.type == "cuda"
-    scale = image_size / 112
-    # The template's coordinates are pixel centres, so another size scales them about the corner at (-0.5, -0.5).
-    matrices = sampling_matrix(similarity(landmarks, (TEMPLATE + 0.5) * scale - 0.5))
+    matrices = sampling_matrix(transforms(landmarks, image_size))
     in_flight: list[np.ndarray] = []
 
     def feed() -> Iterator[tuple[list[np.ndarray], np.ndarray]]:

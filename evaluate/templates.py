@@ -1,11 +1,11 @@
 """Pooling the features of images into one unit vector a template, as the IJB protocols do."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from pipelines.processor import one_thread
 
 FLIPS = ("sum", "concatenate", "none")
 NORMS = ("keep", "normalise")
@@ -74,7 +74,7 @@ def pool(
         if totals is None:
             totals = torch.zeros(len(ids), images.shape[1])
         # Rows are added one after the other in file order, so copies of a template are equal to the bit.
-        with _one_thread():  # several would share out each row of 512 and lose ten times what they win
+        with one_thread():  # several would share out each row of 512 and lose ten times what they win
             totals.index_add_(0, torch.from_numpy(template_of[part]), torch.from_numpy(images))
     vectors = totals.numpy().astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
@@ -82,16 +82,6 @@ def pool(
         raise ValueError(f"the features of template {ids[bad[0]]} are not finite ({len(bad)} templates are affected)")
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return Templates(ids.astype(np.int64), vectors / np.where(norms == 0, 1, norms))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _combine(views: np.ndarray, flip: str, norm: str) -> np.ndarray:

@@ -16,6 +16,11 @@ _ARCFACE_TORCH = {
 }
 
 
+def arcface_torch_classes(folder: str | Path) -> int:
+    """The number of classes whose centres are in ``folder``; raises as `load_arcface_torch` does."""
+    return sum(len(_read(path, keys)) for path, keys in _arcface_torch_files(Path(folder)))
+
+
 def load_arcface_torch(head: PartialFC, folder: str | Path) -> None:
     """Set the centres of ``head`` to those which arcface_torch saved, one file for each of its ranks.
 

@@ -39,7 +39,9 @@ class _MetadataUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-class _Reader(dcp.FileSystemReader):
+class SafeReader(dcp.FileSystemReader):
+    """Reads a checkpoint whose ``.metadata`` names nothing but its own classes."""
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         data = (Path(self.path) / ".metadata").read_bytes()
         metadata = _MetadataUnpickler(io.BytesIO(data)).load()
@@ -54,7 +56,7 @@ def read_sharded(folder: Path, section: str = "backbone") -> dict[str, Tensor]:
         ValueError: when the folder is damaged, holds no such section, or holds anything that would have to be run.
     """
     try:
-        reader = _Reader(folder)
+        reader = SafeReader(folder)
         stored = reader.read_metadata().state_dict_metadata
         tensors = {
             name: torch.empty(entry.size, dtype=entry.properties.dtype)

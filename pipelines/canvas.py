@@ -11,11 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SIZE = 112
-# Eyes, tip of the nose, corners of the mouth: the template to which face-recognition data are aligned.
-TEMPLATE = np.array(
-    [38.2946 + 51.6963j, 73.5318 + 51.5014j, 56.0252 + 71.7366j, 41.5493 + 92.3655j, 70.7299 + 92.2041j]
-)
+from pipelines.template import SIZE, TEMPLATE, similarity
+
 DOME_X, DOME_Y, DOME_Z = 44.0, 62.0, 44.0  # half axes of the ellipsoid that carries the features
 EVERYWHERE = 4.0 * SIZE  # a reach that covers the image
 FORESHORTENING = 0.6  # of the dome's slope: faces are flatter at the features than the ellipsoid is
@@ -115,10 +112,8 @@ class Canvas:
         self.z_axis = complex(math.sin(yaw), -math.cos(yaw) * math.sin(pitch))
         self.similarity, self.origin = 1 + 0j, 0j
         points = np.array([self.project(x, y, dome(x, y) + lift) for x, y, lift in landmarks])
-        # The least-squares similarity p -> a p + b between two sets of five complex numbers.
-        centred = points - points.mean()
         factor, shift = misalignment
-        self.similarity = complex(np.vdot(centred, TEMPLATE) / np.vdot(centred, centred).real * factor)
+        self.similarity = complex(similarity(points)[0] * factor)
         self.origin = complex(TEMPLATE.mean() + shift - self.similarity * points.mean())
 
     def project(self, x: float, y: float, z: float) -> complex:

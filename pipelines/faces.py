@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from pipelines import portrait
-from pipelines.canvas import SIZE, Canvas, colour, disc, ramp
+from pipelines.canvas import Canvas, colour, disc, ramp
+from pipelines.template import SIZE
 
 TRAITS = {  # of an identity, uniform in these ranges
     "face_width": (34.5, 44.0),  # half, at the cheekbones

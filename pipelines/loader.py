@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from pipelines.augment import AUGMENTATIONS, find_augmentation
 from pipelines.decoder import Decoder, UndecodableError
+from pipelines.processor import one_thread
 from pipelines.quarantine import Quarantine
 from pipelines.schedule import Schedule
 from pipelines.sources import Source
@@ -268,7 +268,7 @@ def _to_images(pixels: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tens
         if flips is not None:
             images = torch.where(flips[:, None, None, None], images.flip(3), images)
         return _normalise(images, dtype)
-    with _one_thread():
+    with one_thread():  # the decoding has all the cores busy
         if flips is not None:
             for image in compress(images.unbind(), flips.tolist()):  # stays in the cache: faster than for all at once
                 image.copy_(image.flip(2))
@@ -279,14 +279,3 @@ def _normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.uint8:
         return images
     return images.to(torch.float32).sub_(127.5).div_(127.5).to(dtype)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: its threads spin while they wait for each other, and the decoding has all the cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

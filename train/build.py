@@ -9,10 +9,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from losses import CentreOptimizer, PartialFC, create_margin
 from models import create_model
+from models.weights import load_weights
 from pipelines.loader import Loader
 from pipelines.sources import Source
 from train.config import Config
 from train.distributed import World
+from train.fine_tune import load_centres, stored_classes
 from train.recipes import Recipe
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
@@ -40,11 +42,13 @@ def build_loader(config: Config, world: World, source: Source, recipe: Recipe) -
     )
 
 
-def build_backbone(config: Config, world: World) -> nn.Module:
-    """The backbone on its device; the same initial weights on every rank."""
+def build_backbone(config: Config, world: World, fresh: bool) -> nn.Module:
+    """The backbone on its device; the same initial weights on every rank, those of ``init_from`` in a ``fresh`` run."""
     model = config.model
     torch.manual_seed(config.seed)
     backbone = create_model(model.name, model.embedding_size, model.input_size, **model.options)
+    if fresh and model.init_from:
+        load_weights(backbone, model.init_from)
     if model.sync_batchnorm:
         if world.device.type != "cuda":
             raise ValueError("model.sync_batchnorm works on GPUs only")
@@ -66,13 +70,14 @@ def replicate(network: nn.Module, config: Config, world: World) -> nn.Module:
     return replicated
 
 
-def build_head(config: Config, world: World, num_classes: int, recipe: Recipe) -> PartialFC:
-    """The sharded classifier."""
+def build_head(config: Config, world: World, num_classes: int, recipe: Recipe, fresh: bool) -> PartialFC:
+    """The sharded classifier; in a ``fresh`` run, centres of ``init_from`` come before those of new classes."""
     head, half = config.head, HALF[config.precision] is not None
-    return PartialFC(
+    older = head.init_from if fresh else None
+    classifier = PartialFC(
         create_margin(head.margin, **head.options),
         config.model.embedding_size,
-        num_classes,
+        stored_classes(older) if older else num_classes,
         sample_rate=head.sample_rate,
         mode=head.mode,
         tile=head.tile,
@@ -81,6 +86,13 @@ def build_head(config: Config, world: World, num_classes: int, recipe: Recipe) -
         seed=config.seed,
         device=world.device,
     )
+    if older:
+        load_centres(classifier, older)
+        if classifier.num_classes > num_classes:
+            raise ValueError(f"{older} has {classifier.num_classes} classes, more than the {num_classes} of this run")
+        if classifier.num_classes < num_classes:
+            classifier.extend_classes(num_classes - classifier.num_classes)
+    return classifier
 
 
 def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:

@@ -35,7 +35,8 @@ class Checkpoints:
             path for path in self.folder.iterdir() if _NAME.search(path.name) and (path / "meta.json").exists()
         )
 
-    def meta(self, path: Path) -> dict[str, Any]:
+    @staticmethod
+    def meta(path: Path) -> dict[str, Any]:
         """What the checkpoint says of itself."""
         return json.loads((path / "meta.json").read_text())
 

@@ -27,7 +27,7 @@ class OpenSection(Section):
 
 
 class Data(Section):
-    train: str = Field(description="folder with train.rec, a .rec file, or an image folder root/identity/*.jpg")
+    train: str = Field(description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet")
     batch_size: PositiveInt = Field(128, description="images a rank takes in a step")
     augment: str = Field("flip", description="augmentation set (pipelines.augment)")
     shuffle: Literal["global", "block", "none"] = Field("global", description="block reads runs of records: for disks")
@@ -40,6 +40,9 @@ class Model(OpenSection):
     name: str = Field(description="backbone (models.create_model); its options stand beside it")
     embedding_size: PositiveInt = 512
     input_size: PositiveInt = Field(112, description="images are decoded to this size")
+    init_from: str | None = Field(
+        None, description="weights to start from: any file or folder models.load_weights reads"
+    )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
     compile: bool = Field(False, description="torch.compile the backbone")
 
@@ -51,6 +54,9 @@ class Head(OpenSection):
     tile: PositiveInt | None = Field(None, description="class centres a tile; null chooses")
     fused: bool = Field(True, description="update centres in the backward pass; their gradient never exists")
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
+    init_from: str | None = Field(
+        None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
+    )
 
 
 class Recipe(OpenSection):
@@ -60,6 +66,7 @@ class Recipe(OpenSection):
 class Optim(Section):
     name: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = Field(0.1, description="at the end of the warm-up, for the whole global batch")
+    backbone_lr: PositiveFloat = Field(1.0, description="the backbone's share of lr; less for weights of init_from")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     clip: PositiveFloat | None = Field(5.0, description="largest norm of the backbone's gradient; null for none")

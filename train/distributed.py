@@ -1,12 +1,13 @@
 """Where this process stands: its device, its rank, and what all ranks do together."""
 
-import ctypes
 import os
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from pipelines.processor import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,12 @@ def start(device: str = "auto") -> World:
     else:
         place, backend = torch.device("cpu"), "gloo"
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-        _keep_freed_memory()
+        keep_freed_memory()
     if "RANK" in os.environ:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return World(place, dist.get_rank(), dist.get_world_size())
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next step.
-
-    By default each large activation is mapped anew and its pages are cleared by the kernel at first touch: a third of
-    a small network's step. Where there is another C library, nothing changes.
-    """
-    trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
 
 
 def stop() -> None:

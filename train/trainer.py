@@ -48,9 +48,11 @@ class Trainer:
         self.verifier = Verifier(config, world, self.half if world.device.type == "cuda" else None)
         self.recipe = create_recipe(config.recipe.name, **config.recipe.options).to(world.device)
         self.loader = build_loader(config, world, source, self.recipe)
-        self.backbone = build_backbone(config, world)
+        self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep)
+        fresh = not self.checkpoints.all()
+        self.backbone = build_backbone(config, world, fresh)
         self.network = replicate(self.recipe.network(self.backbone), config, world)
-        self.head = build_head(config, world, num_classes, self.recipe)
+        self.head = build_head(config, world, num_classes, self.recipe, fresh)
         self.optimizer = create_optimizer(self.backbone, config.optim)
         self.centre_optimizer = build_centre_optimizer(config, self.head)
         steps_per_epoch = self.loader.steps_per_epoch / config.optim.accumulate
@@ -61,7 +63,6 @@ class Trainer:
         self.global_batch = config.data.batch_size * world.size * config.optim.accumulate
         self.meta = {"global_batch": self.global_batch, "num_classes": num_classes, "images": len(source)}
         self.meta |= {"seed": config.seed, "model": config.model.name}
-        self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep)
         self._resume()
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ class Trainer:
         optim = self.config.optim
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * optim.backbone_lr
         self.centre_optimizer.lr, self.centre_optimizer.grad_scale = lr, self.scaler.scale
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 65_537 + self.world.rank)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.canvas import SIZE, TEMPLATE
 from pipelines.dataset.encode import QUALITY, decode, to_jpeg
 from pipelines.lists import ListSource
+from pipelines.template import SIZE, similarity
 
 _SURE = 0.6  # least score of a detected face
 
@@ -20,8 +20,7 @@ Landmarks = Callable[[int, Image.Image], np.ndarray]  # (index, photograph) -> c
 class Align:
     """The crop of an image in which ``landmarks`` are at the template's places, as JPEG of ``quality``.
 
-    Landmarks are eyes, tip of the nose and corners of the mouth, what is left in the image first; the pixels of an
-    image have their centres at whole numbers. What lies outside of the photograph is black.
+    Landmarks are in the order of the template. What lies outside of the photograph is black.
     """
 
     landmarks: Landmarks = field(repr=False)
@@ -30,6 +29,8 @@ class Align:
     def __call__(self, index: int, encoded: bytes) -> bytes:
         photograph = decode(encoded).convert("RGB")
         scale, shift = similarity(self.landmarks(index, photograph))
+        if not 0 < abs(scale) < np.inf:
+            raise ValueError("the landmarks are not those of a face: they lie in one point, or are no numbers")
         # Pillow wants the way back, from places in the crop to the photograph, where the first pixel's centre is .5.
         back = 1 / scale
         offset = (0.5 + 0.5j) - back * (0.5 + 0.5j) - shift * back
@@ -38,22 +39,6 @@ class Align:
             (SIZE, SIZE), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
         )
         return to_jpeg(crop, self.quality)
-
-
-def similarity(landmarks: np.ndarray) -> tuple[complex, complex]:
-    """The least-squares similarity z -> scale z + shift that takes landmarks, complex (5,), to the template.
-
-    Umeyama, "Least-Squares Estimation of Transformation Parameters Between Two Point Patterns" (1991): in the plane,
-    with points as complex numbers, a linear regression.
-    """
-    centred = landmarks - landmarks.mean()
-    spread = np.vdot(centred, centred).real
-    if not 0 < spread < np.inf:
-        raise ValueError("the landmarks lie in one point, or are no numbers")
-    scale = complex(np.vdot(centred, TEMPLATE) / spread)
-    if scale == 0:
-        raise ValueError("the landmarks have nothing of a face")
-    return scale, complex(TEMPLATE.mean() - scale * landmarks.mean())
 
 
 def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluate.align import TEMPLATE, aligned_images, similarity
+from evaluate.align import aligned_images, transforms
+from pipelines.template import TEMPLATE
 
 rng = np.random.default_rng(0)
 
@@ -21,15 +22,15 @@ def umeyama(source, target):
 def test_similarity_is_umeyamas():
     landmarks = rng.uniform(0, 200, (50, 5, 2))
     landmarks[:10] = landmarks[:10] * [-1, 1]  # best fitted by a reflection, which is not allowed
-    expected = np.stack([umeyama(points, TEMPLATE) for points in landmarks])
-    np.testing.assert_allclose(similarity(landmarks), expected, atol=1e-9)
+    expected = np.stack([umeyama(points, np.stack([TEMPLATE.real, TEMPLATE.imag], 1)) for points in landmarks])
+    np.testing.assert_allclose(transforms(landmarks), expected, atol=1e-9)
 
 
 def test_landmarks_in_one_point_are_named():
     landmarks = rng.uniform(0, 200, (4, 5, 2))
     landmarks[2] = 7
     with pytest.raises(ValueError, match="image 2"):
-        similarity(landmarks)
+        transforms(landmarks)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def crops(tmp_path_factory):
             rng.integers(0, 256, (9, 7, 3), dtype=np.uint8), (int(width), int(height)), interpolation=cv2.INTER_CUBIC
         )
         turn = rng.uniform(0.7, 1.6) * np.exp(1j * rng.uniform(-0.6, 0.6))
-        points = turn * (TEMPLATE @ [1, 1j] - 56 - 56j) + complex(width / 2, height / 2)
+        points = turn * (TEMPLATE - 56 - 56j) + complex(width / 2, height / 2)
         landmarks.append(np.stack([points.real, points.imag], 1) + rng.normal(0, 1.5, (5, 2)))
         paths.append(folder / f"{number}.png")
         cv2.imwrite(str(paths[-1]), picture)
@@ -60,7 +61,7 @@ def run(crops, batches, size=112):
 def test_crops_are_those_of_opencv(crops):
     order = [np.array([5, 3, 8]), np.arange(10, 20), np.array([0])]
     ours = (run(crops, order).permute(0, 2, 3, 1).numpy() + 1) * 127.5
-    matrices = similarity(crops[1])
+    matrices = transforms(crops[1])
     theirs = np.stack(
         [
             cv2.warpAffine(cv2.imread(str(crops[0][i])), matrices[i], (112, 112))[..., ::-1]

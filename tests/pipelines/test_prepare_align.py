@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from pipelines import prepare
-from pipelines.canvas import TEMPLATE
-from pipelines.dataset.align import Align, similarity
+from pipelines.dataset.align import Align
 from pipelines.sources import open_source
+from pipelines.template import TEMPLATE, similarity
 from tests.pipelines.photos import encoded, people_in
 
 SIMILARITY = 2.3 * np.exp(0.4j)  # of the photographs to the template
@@ -50,9 +50,10 @@ def test_similarity_is_the_least_squares_one():
     equations = np.array([row for z in noisy for row in ([z.real, -z.imag, 1, 0], [z.imag, z.real, 0, 1])])
     p, q, r, s = np.linalg.lstsq(equations, TEMPLATE.view(np.float64), rcond=None)[0]
     np.testing.assert_allclose(similarity(noisy), [p + 1j * q, r + 1j * s], rtol=1e-9)
-    for bad in (np.full(5, 3 + 4j), np.full(5, np.nan + 0j)):
-        with pytest.raises(ValueError, match="landmarks lie in one point"):
-            similarity(bad)
+    picture = encoded(Image.new("RGB", (64, 64)))
+    for bad in (np.full(5, 3 + 4j), np.full(5, np.nan + 0j), np.full(5, np.inf + 0j)):
+        with pytest.raises(ValueError, match="lie in one point"):
+            Align(lambda index, photograph, bad=bad: bad)(0, picture)
 
 
 def call(monkeypatch, *arguments):

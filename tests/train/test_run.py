@@ -15,6 +15,8 @@ import torch
 import yaml
 from PIL import Image
 
+from models.sharded import read_sharded
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN = str(Path(__file__).with_name("plain_run.py"))
 
@@ -136,6 +138,35 @@ def test_resumes_on_another_number_of_ranks(config, tmp_path):
     close(curve(tmp_path / "moved"), curve(tmp_path / "one"))
 
 
+def test_fine_tunes_an_earlier_run(config, tmp_path, faces):
+    """Six identities first; then all eight, from those weights and centres, on another number of ranks."""
+    for identity in sorted(faces.iterdir())[:6]:
+        shutil.copytree(identity, tmp_path / "fewer" / identity.name)
+    finish(config, f"output={tmp_path}/old", f"data.train={tmp_path}/fewer")
+    old = learnt(tmp_path / "old")
+    start = [f"model.init_from={tmp_path}/old", f"head.init_from={tmp_path}/old", "optim.weight_decay=0"]
+
+    finish(config, f"output={tmp_path}/new", *start, "optim.lr=1e-8", "data.batch_size=8", ranks=2)
+    new = learnt(tmp_path / "new")
+    assert len(new["centres"]) == 8
+    assert all(torch.allclose(new[name][:6] if name == "centres" else new[name], old[name], atol=1e-5) for name in old)
+
+    finish(config, f"output={tmp_path}/slow", *start, "optim.backbone_lr=1e-7")
+    slow = learnt(tmp_path / "slow")
+    assert all(torch.allclose(slow[name], old[name], atol=1e-5) for name in old if name != "centres")
+    assert not torch.allclose(slow["centres"][:6], old["centres"], atol=1e-2)
+
+    arguments = command(config, *start, f"head.init_from={tmp_path}/new", f"data.train={tmp_path}/fewer")
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and "8 classes, more than the 6" in result.stderr
+
+
+def learnt(output):
+    """The final weights, and the centres of the last checkpoint."""
+    checkpoint = max((output / "checkpoints").iterdir())
+    return torch.load(output / "model.pt", weights_only=True) | {"centres": read_sharded(checkpoint, "head")["weight"]}
+
+
 @pytest.mark.parametrize(
     "overrides, words",
     [
@@ -149,6 +180,8 @@ def test_resumes_on_another_number_of_ranks(config, tmp_path):
         (["verify.bins=[lfw]"], "lfw.bin"),
         (["data.augment=flop"], "flop"),
         (["recipe.name=plane"], "plane"),
+        (["model.init_from=/nowhere"], "/nowhere"),
+        (["head.init_from=/nowhere"], "/nowhere"),
     ],
 )
 def test_mistakes_end_in_one_line(config, overrides, words):

@@ -1,0 +1,23 @@
+"""The template that faces are aligned to, and the similarity that takes landmarks there. Points are complex, x + iy."""
+
+import numpy as np
+
+SIZE = 112
+# Eyes, tip of the nose and corners of the mouth, what is left in the image first; pixel centres at whole numbers.
+TEMPLATE = np.array(
+    [38.2946 + 51.6963j, 73.5318 + 51.5014j, 56.0252 + 71.7366j, 41.5493 + 92.3655j, 70.7299 + 92.2041j]
+)
+
+
+def similarity(landmarks: np.ndarray, target: np.ndarray = TEMPLATE) -> tuple[np.ndarray, np.ndarray]:
+    """The least-squares similarities z -> scale z + shift from landmarks, complex (..., k), to ``target``, (k,).
+
+    Umeyama, "Least-Squares Estimation of Transformation Parameters Between Two Point Patterns" (1991), eq. 40-43: in
+    the plane, with points as complex numbers, a linear regression. Returns complex128 scale and shift (...). They are
+    not finite where the landmarks lie in one point, or are not finite.
+    """
+    landmarks = landmarks.astype(np.complex128)
+    centred = landmarks - landmarks.mean(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = (centred.conj() * (target - target.mean())).sum(-1) / np.square(np.abs(centred)).sum(-1)
+        return scale, target.mean() - scale * landmarks.mean(-1)

@@ -1,0 +1,64 @@
+"""Every config in configs/, and every backbone, takes steps on two ranks."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from models.inspect import cost
+from models.registry import model_names
+from tests.train.test_run import faces  # noqa: F401  a fixture
+from train.config import load_config
+from train.distributed import World
+from train.trainer import Trainer
+
+CONFIGS = sorted(Path(__file__).resolve().parents[2].glob("configs/*.yaml"))
+SMALLEST = {
+    "r": "r18",
+    "i": "ir_18",
+    "v": "vit_t",
+    "t": "transface_t",
+    "m": "mbf",
+}  # of each family, by first letter
+
+
+def take_steps(path: str, overrides: list[str], count: int) -> tuple[list[float], float]:
+    """Losses of this rank, and by how much the first weights changed."""
+    torch.manual_seed(0)
+    world = World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
+    trainer = Trainer(load_config(path, overrides), world)
+    before = next(trainer.backbone.parameters()).detach().clone()
+    batches = iter(trainer.loader)
+    losses = []
+    for _ in range(count):
+        trainer.window.zero_()
+        trainer.train_step(batches)
+        losses.append(float(trainer.window[0]))
+    trainer.loader.close()
+    return losses, float((next(trainer.backbone.parameters()) - before).abs().max())
+
+
+def run_on_two_ranks(ranks, path, folder, data, overrides, count):
+    settings = [f"data.train={data}", "data.batch_size=4", "data.threads=1", "verify.bins=[]", f"output={folder}/run"]
+    (losses, change), (other_losses, other_change) = ranks(2, take_steps, str(path), [*settings, *overrides], count)
+    assert torch.isfinite(torch.tensor([*losses, *other_losses])).all() and min(losses) > 0
+    assert change == other_change > 0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_config_takes_two_steps(ranks, path, tmp_path, faces):  # noqa: F811
+    name = SMALLEST[load_config(path).model.name[0]]
+    run_on_two_ranks(ranks, path, tmp_path, faces, [f"model.name={name}", "model.input_size=36"], 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", model_names())
+def test_backbone_takes_a_step(ranks, name, tmp_path, faces):  # noqa: F811
+    # Weights, gradients and momentum on either rank, and a copy of the weights to average them.
+    needed = 2 * 4 * 4 * cost(name=name).parameters
+    if needed > (free := os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        pytest.skip(f"needs {needed >> 30} GiB, {free >> 30} are free")
+    overrides = [f"model.name={name}", "model.input_size=36", "model.checkpoint_activations=true"]
+    run_on_two_ranks(ranks, CONFIGS[0].with_name("glint360k_r50.yaml"), tmp_path, faces, overrides, 1)

@@ -1,0 +1,46 @@
+"""The class centres of an earlier run as the start of a new one."""
+
+import warnings
+from pathlib import Path
+
+import torch.distributed.checkpoint as dcp
+
+from losses import PartialFC
+from losses.foreign_centres import arcface_torch_classes, load_arcface_torch
+from models.sharded import SafeReader
+from train.checkpoint import Checkpoints
+
+
+def stored_classes(folder: str | Path) -> int:
+    """The number of classes in a run's output folder, Facemill's or arcface_torch's.
+
+    Raises:
+        OSError: there is no folder, or no centres in it.
+        ValueError: a file is not what its name says.
+    """
+    checkpoint = _newest(folder)
+    return Checkpoints.meta(checkpoint)["num_classes"] if checkpoint else arcface_torch_classes(folder)
+
+
+def load_centres(head: PartialFC, folder: str | Path) -> None:
+    """Set the centres of ``head``, which has as many classes, to those in ``folder``; all ranks call.
+
+    Raises as `stored_classes` does, and ``ValueError`` where the embeddings are of another size.
+    """
+    checkpoint = _newest(folder)
+    if not checkpoint:
+        load_arcface_torch(head, folder)
+        return
+    centres = {"head": {"weight": head.shard(head.weight.detach())}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(centres, storage_reader=SafeReader(checkpoint))
+    except Exception as error:  # a damaged file can raise anything
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"no centres of {head.weight.shape[1]} numbers in {checkpoint}: {text[-1]}") from error
+
+
+def _newest(folder: str | Path) -> Path | None:
+    found = Checkpoints(Path(folder) / "checkpoints", keep=1).all()
+    return found[-1] if found else None
