@@ -30,7 +30,6 @@ from benchmarks.materialised import MaterialisedHead
 from benchmarks.record import RESULTS, Row, save, show, slug
 from losses import CentreOptimizer, PartialFC, create_margin
 from pipelines.entry import run
-from pipelines.processor import keep_freed_memory
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -81,8 +80,6 @@ def measure(
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     torch.set_num_threads(threads)
-    if not cuda:
-        keep_freed_memory()  # as training does
     torch.manual_seed(0)
     embeddings = torch.randn(batch, EMBEDDING_SIZE, device=device, requires_grad=True)
     labels = torch.randint(identities, (batch,), device=device)

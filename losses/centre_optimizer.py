@@ -127,10 +127,10 @@ class CentreOptimizer:
             tensor[tile.rows] = torch.where(tile.live, new[name], old[name])
 
     def _rule(self, rows: dict[str, Tensor], gradient: Tensor) -> None:
-        """Update ``rows`` in place."""
+        """Update ``rows`` in place; the gradient is used up."""
         weight = rows["weight"]
         if self.algorithm == "sgd":
-            gradient = gradient.add(weight, alpha=self.weight_decay)
+            gradient.add_(weight, alpha=self.weight_decay)
             if self.momentum:
                 momentum = rows["momentum"]
                 gradient = torch.add(gradient, momentum, alpha=self.momentum, out=momentum)

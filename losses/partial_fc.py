@@ -220,7 +220,9 @@ class PartialFC(nn.Module):
         if sample is not None and len(self.weight):
             here = (slot >= 0) & (slot < len(self.weight))
             slot = torch.where(here, sample.slot[slot.clamp(0, len(self.weight) - 1)], -1)
-        walk = Walk(self.weight.detach(), slot, sample, self._tile(len(x)), self.matmul_dtype)
+        # On a CPU products cost more than memory, and these exponentials take no more of it than the centres.
+        keeps = self.margin.linear and self.training and x.device.type == "cpu" and len(x) <= x.shape[1]
+        walk = Walk(self.weight.detach(), slot, sample, self._tile(len(x)), self.matmul_dtype, keeps)
         return Stream.apply(x, self.weight, rows.cos_y, walk, self.margin, rows, self.entropy, self.group, self.consume)
 
     def _tile(self, batch: int) -> int:

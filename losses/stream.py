@@ -2,11 +2,12 @@
 
 The (B, C) logits never exist. Forward: a tile of centres is normalised and multiplied with the embeddings, and the
 exponentials are summed under a constant shift. Backward: the tile's logits are computed again, now with the
-log-sum-exp known, and give the gradients of the embeddings and of the tile, which may be applied at once.
+log-sum-exp known, and give the gradients of the embeddings and of the tile, which may be applied at once. Where a
+product costs more than memory, a walk may keep its exponentials instead of computing them again.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,7 @@ class Walk:
         sample: the rows drawn, or None for all of them in order.
         size: centres a tile.
         dtype: type of the products' factors; sums are float32 always.
+        keeps: whether the forward pass leaves each tile's exponentials (B, n) in ``kept`` for the backward pass.
     """
 
     weight: Tensor
@@ -53,6 +55,8 @@ class Walk:
     sample: Sample | None
     size: int
     dtype: torch.dtype
+    keeps: bool = False
+    kept: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.weight) if self.sample is None else len(self.sample.index)
@@ -126,6 +130,8 @@ def log_sum_exp(
         if tile.live is not None:
             exp.mul_(tile.live.T)
         sums[0] += exp.sum(1)
+        if walk.keeps:
+            walk.kept.append(exp)
         if entropy:
             sums[1] += logits.mul_(exp).sum(1)
     if world_size(group) > 1:
@@ -155,11 +161,15 @@ class Pullback:
         factor, inverse = weight.to(self.walk.dtype), inverse_norm(weight)
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
         lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)[:, None]
-        logits, slope = _logits(factor, inverse, self.x, self.margin, self.rows, lse, sloped=True)
+        if self.walk.keeps:
+            scale = (self.margin.shift(self.rows) - lse).exp() * (self.d_lse[:, None] * self.margin.s)
+            d_cos = self.walk.kept[tile.first // self.walk.size] * scale
+        else:
+            logits, slope = _logits(factor, inverse, self.x, self.margin, self.rows, lse, sloped=True)
+            d_cos = logits.exp_().mul_(self.d_lse[:, None] * slope)
+            if tile.live is not None:
+                d_cos.mul_(tile.live.T)
         column, inside = self.walk.own(tile, len(weight))
-        d_cos = logits.exp_().mul_(self.d_lse[:, None] * slope)
-        if tile.live is not None:
-            d_cos.mul_(tile.live.T)
         d_cos.scatter_(1, column, torch.where(inside, self.d_cos_y[:, None], d_cos.gather(1, column)))
         d_product = d_cos.mul_(inverse.T).to(self.walk.dtype)
         if d_x is not None:
