@@ -32,6 +32,7 @@ from evaluate.scores import error_bound, exact, pair_scores
 from evaluate.templates import pool
 from models import create_model
 from pipelines.entry import run
+from pipelines.processor import keep_freed_memory
 from pipelines.template import TEMPLATE
 
 
@@ -69,6 +70,7 @@ def _peak() -> int:
 
 def facemill(folder: Path) -> tuple[list[Row], dict[str, float]]:
     """The stages of ``evaluate.ijb``; its TAR by FAR."""
+    keep_freed_memory()
     clock, release = Clock("facemill"), Release(folder, "IJBC")
     images = clock("read image lists", release.images)
     first, second, same = clock("read pairs", release.pairs)

@@ -19,8 +19,8 @@ _WARM_UP = 3
 def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds: int = 5) -> list[Row]:
     """Rows {name, images_per_second, data_wait} of a config's training step, fed by its loader and by one fixed batch.
 
-    The two alternate in rounds of ``steps`` steps; medians are over the rounds. ``data_wait`` is the loader's: the
-    share of the step in which no batch was ready.
+    The two alternate in rounds of ``steps`` steps; medians are over the rounds. ``data_wait`` is the share of the step
+    that training spends in the loader: waiting, and handing in and taking over a batch.
     """
     with TemporaryDirectory() as output:
         settings = load_config(config, [*overrides, f"output={output}", "log.tensorboard=false", "verify.bins=[]"])

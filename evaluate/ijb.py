@@ -16,6 +16,7 @@ from evaluate.roc import RULES, Roc
 from evaluate.scores import error_bound, exact, pair_scores
 from evaluate.templates import FLIPS, NORMS, Templates, pool
 from pipelines.entry import run
+from pipelines.processor import keep_freed_memory
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("verification", "identification")
@@ -128,6 +129,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    keep_freed_memory()
     release = Release(args.data, args.target)
     images = release.images()
     # All lists are read before the long work, so that a fault in one is told at once.

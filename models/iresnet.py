@@ -37,10 +37,10 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
     )
 
 
-def plan(depths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
+def plan(depths: Sequence[int], widths: Sequence[int] = STAGE_CHANNELS) -> Iterator[list[tuple[int, int, int]]]:
     """For each stage its blocks as (in_channels, out_channels, stride): the first of a stage halves the map."""
-    in_channels = STAGE_CHANNELS[0]
-    for channels, depth in zip(STAGE_CHANNELS, depths):
+    in_channels = widths[0]
+    for channels, depth in zip(widths, depths):
         yield [(in_channels, channels, 2)] + [(channels, channels, 1)] * (depth - 1)
         in_channels = channels
 
@@ -65,6 +65,7 @@ class IResNet(nn.Module):
 
     Args:
         depths: blocks of each of the four stages.
+        width: factor on their channels, 64 to 512, which are rounded to multiples of 8.
         dropout: probability of dropping a value before the last linear layer; ``model.dropout.p`` may be changed later.
         se: squeeze-excite at the end of each branch.
         checkpoint_activations: recompute each block for the gradient instead of storing its activations.
@@ -76,22 +77,24 @@ class IResNet(nn.Module):
         embedding_size: int = 512,
         input_size: int = 112,
         *,
+        width: float = 1.0,
         dropout: float = 0.0,
         se: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
-        channels = STAGE_CHANNELS[-1]
-        self.conv1 = conv3x3(3, STAGE_CHANNELS[0])
-        self.bn1 = nn.BatchNorm2d(STAGE_CHANNELS[0])
-        self.prelu = PReLU(STAGE_CHANNELS[0])
+        widths = [max(8, round(channels * width / 8) * 8) for channels in STAGE_CHANNELS]
+        first, last = widths[0], widths[-1]
+        self.conv1 = conv3x3(3, first)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.prelu = PReLU(first)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            nn.Sequential(*(Block(*shape, se) for shape in stage)) for stage in plan(depths)
+            nn.Sequential(*(Block(*shape, se) for shape in stage)) for stage in plan(depths, widths)
         )
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = nn.BatchNorm2d(last)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels * downsampled(input_size, 4) ** 2, embedding_size)
+        self.fc = nn.Linear(last * downsampled(input_size, 4) ** 2, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)
         # The margin loss normalises every embedding, so a scale per dimension would only undo the batch norm.
         self.features.weight.requires_grad_(False)
@@ -100,7 +103,7 @@ class IResNet(nn.Module):
                 nn.init.normal_(module.weight, 0, 0.1)
 
     def trunk(self, images_bchw: Tensor) -> Tensor:
-        """The map before the dropout, (b, 512, h/16, w/16); `head` may be applied to it more than once."""
+        """The map before the dropout, (b, c, h/16, w/16); `head` may be applied to it more than once."""
         x_bchw = self.prelu(self.bn1(self.conv1(images_bchw)))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x_bchw = run_blocks(stage, x_bchw, self.checkpoint_activations)

@@ -19,10 +19,10 @@ def one_thread() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next step.
+    """Let glibc keep what is freed for the next allocation.
 
-    By default each large activation is mapped anew and its pages are cleared by the kernel at first touch: a third of
-    a small network's step. Where there is another C library, nothing changes.
+    By default each large array is mapped anew and its pages are cleared by the kernel at first touch: a third of the
+    training step of a small network. Where there is another C library, nothing changes.
     """
     trim_threshold, mmap_max = -1, -4  # glibc's malloc.h
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):

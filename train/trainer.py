@@ -39,7 +39,7 @@ class Trainer:
         self.step = 0
         self.best = -1.0
         self.verify_seconds = 0.0
-        self.waited = 0.0  # seconds since the last log step in which no batch was ready
+        self.waited = 0.0  # seconds since the last log step that were spent in the loader
 
         source = open_source(config.data.train)
         num_classes = config.head.num_classes or source.num_classes

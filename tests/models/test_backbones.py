@@ -240,20 +240,31 @@ def test_iresnets_head_may_follow_its_trunk_twice():
     assert not torch.equal(model.head(trunk), model.head(trunk))
 
 
-def test_width_scales_mobilefacenet():
+@pytest.mark.parametrize(
+    "name, scaled, kept",
+    [
+        (
+            "mbf",
+            [
+                "layers.0.layers.0.weight",
+                "layers.4.layers.1.layers.0.weight",
+                "layers.7.layers.0.layers.2.layers.0.weight",
+            ],
+            "features.layers.2.weight",
+        ),
+        ("r18", ["conv1.weight", "layer2.0.downsample.0.weight", "layer4.1.conv2.weight", "bn2.weight"], "fc.bias"),
+    ],
+)
+def test_width_scales_the_channels(name, scaled, kept):
     def shapes(width):
         with torch.device("meta"):
-            return {k: v.shape for k, v in create_model("mbf", width=width).state_dict().items()}
+            return {k: v.shape for k, v in create_model(name, width=width).state_dict().items()}
 
     half, whole = shapes(0.5), shapes(1)
-    assert shapes(0.51) == half, "rounded to a multiple"
-    for name in (
-        "layers.0.layers.0.weight",
-        "layers.4.layers.1.layers.0.weight",
-        "layers.7.layers.0.layers.2.layers.0.weight",
-    ):
-        assert half[name][0] * 2 == whole[name][0]
-    assert half["features.layers.2.weight"] == whole["features.layers.2.weight"]
+    assert shapes(0.505) == half, "rounded to a multiple"
+    for tensor in scaled:
+        assert half[tensor][0] * 2 == whole[tensor][0]
+    assert half[kept] == whole[kept]
 
 
 def test_prelu_is_pytorchs():
