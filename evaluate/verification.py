@@ -155,8 +155,10 @@ def main() -> None:
     from evaluate.pictures import Pair, pair_sheet
     from evaluate.results import write_results
     from pipelines.bins import read_bin
+    from pipelines.processor import keep_freed_memory
     from pipelines.sources import MemorySource
 
+    keep_freed_memory()
     sets = {path.stem: read_bin(path) for path in args.bins}
     table = Table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "threshold")
     reports = {}
