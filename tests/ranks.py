@@ -20,6 +20,7 @@ def _serve(connection: Connection) -> None:
             dist.init_process_group(
                 "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=timedelta(seconds=600)
             )
+            dist.barrier()  # a rank that left while another was still connecting would fail that one
             result = (True, function(*args))
         except BaseException:
             result = (False, traceback.format_exc())
