@@ -17,7 +17,7 @@ def similarity(landmarks: np.ndarray, target: np.ndarray = TEMPLATE) -> tuple[np
     not finite where the landmarks lie in one point, or are not finite.
     """
     landmarks = landmarks.astype(np.complex128)
-    centred = landmarks - landmarks.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
+        centred = landmarks - landmarks.mean(-1, keepdims=True)
         scale = (centred.conj() * (target - target.mean())).sum(-1) / np.square(np.abs(centred)).sum(-1)
         return scale, target.mean() - scale * landmarks.mean(-1)
