@@ -16,7 +16,7 @@ class TopoFR(Recipe):
     Use it with ``data.augment: rsp``.
 
     Args:
-        topology: factor of the topological loss, .1 as published. It compares unnormalised embeddings with images; where
+        topology: factor of the topological loss, .1 as published. It compares embeddings as they are with images; where
             it outgrows the margin loss (a small data set or a small scale s), the embeddings draw together: lower it.
         gather: take the topology of the global batch instead of each rank's own.
     """
