@@ -1,9 +1,9 @@
 """The pass over the class centres: log-sum-exp of all other logits, a tile of centres at a time, and its gradient.
 
-The (B, C) logits never exist. Forward: a tile of centres is normalised and multiplied with the embeddings, and the
-exponentials are summed under a constant shift. Backward: the tile's logits are computed again, now with the
-log-sum-exp known, and give the gradients of the embeddings and of the tile, which may be applied at once. Where a
-product costs more than memory, a walk may keep its exponentials instead of computing them again.
+Forward: a tile of centres is normalised and multiplied with the embeddings, and the exponentials are summed under a
+constant shift. Backward: the tile's logits are computed again, now with the log-sum-exp known, and give the gradients
+of the embeddings and of the tile, which may be applied at once. So the (B, C) logits never exist, but where a walk
+``keeps``: where a product costs more than memory, it keeps the exponentials, (B, C) numbers, for the backward pass.
 """
 
 from collections.abc import Callable, Iterator
