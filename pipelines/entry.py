@@ -1,5 +1,6 @@
 """How every command of Facemill ends: a user's mistake is one clear line and exit code 2, a bug is a traceback."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ def run(main: Callable[[], None]) -> None:
         if os.environ.get("FACEMILL_TRACEBACK"):
             raise
         text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text += "; make room and run the same command again"
         rank = os.environ.get("RANK", "0")
         print(f"error: {text}" if rank == "0" else f"error on rank {rank}: {text}", file=sys.stderr)
         sys.exit(2)

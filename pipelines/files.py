@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -18,6 +20,12 @@ def image_suffix(encoded: bytes) -> str | None:
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return ".webp"
     return ".bmp" if start[:2] == b"BM" else None
+
+
+def read_file(path: str) -> np.ndarray:
+    """The bytes of a file, uint8 (bytes,); for small ones twice as quick as ``np.fromfile``."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  a str: there may be millions
+        return np.frombuffer(file.read(), np.uint8)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.files import read_file
 from pipelines.identities import number_identities
 
 
@@ -21,7 +22,7 @@ class ListSource:
         return len(self._paths)
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        encoded = [np.fromfile(self._paths[index], np.uint8) for index in indices]
+        encoded = [read_file(self._paths[index]) for index in indices]
         for index, image in zip(indices, encoded):
             if not len(image):
                 raise ValueError(f"{self._paths[index]} is empty")

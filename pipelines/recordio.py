@@ -35,6 +35,7 @@ LENGTH_BITS = 29
 LENGTH_MASK = (1 << LENGTH_BITS) - 1
 SMALLEST_RECORD = _PART.size + _HEADER.size  # bytes in the file of an image record without labels and image
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_BUFFER = 1 << 20  # bytes: a call of the kernel for each record would take as long as all the rest of writing it
 
 
 class IRHeader(NamedTuple):
@@ -51,6 +52,8 @@ def pack(header: IRHeader, payload: bytes | np.ndarray) -> bytes:
 
     Raises ``ValueError`` for a whole number that float32 does not hold exactly.
     """
+    if isinstance(header.label, int) and abs(header.label) <= LABEL_LIMIT:  # nearly all; five times as quick
+        return b"".join((_HEADER.pack(0, header.label, header.id, header.id2), payload))
     label = np.asarray(header.label, dtype=np.float64)
     stored = label.astype("<f4")
     if (inexact := (np.round(label) == label) & (stored != label)).any():
@@ -224,7 +227,7 @@ class RecordWriter:
         with ExitStack() as stack:
             # Entered first is renamed last: an .idx without its .rec would be the worse half.
             self._idx = stack.enter_context(stack.enter_context(replacing(self.idx)).open("w"))
-            self._rec = stack.enter_context(stack.enter_context(replacing(self.rec)).open("wb"))
+            self._rec = stack.enter_context(stack.enter_context(replacing(self.rec)).open("wb", _BUFFER))
             self._stack = stack.pop_all()
         self._end = 0
         return self

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipelines.files import IMAGE_SUFFIXES
+from pipelines.files import IMAGE_SUFFIXES, read_file
 from pipelines.identities import Identities, read_identities
 from pipelines.index import read_index
 from pipelines.lists import open_list
@@ -172,7 +172,7 @@ class FolderSource:
         return len(self._names)
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        encoded = [np.fromfile(self._path(index), np.uint8) for index in indices]
+        encoded = [read_file(self._path(index)) for index in indices]
         for index, image in zip(indices, encoded):
             if not len(image):
                 raise ValueError(f"{self._path(index)} is empty")

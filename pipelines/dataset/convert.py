@@ -169,9 +169,10 @@ class _Writing:
     def _good(self, begin: int, end: int) -> Iterator[tuple[int, Read]]:
         """Class and image at these positions of the order; the bad ones go to the log."""
         order = self.plan.order[begin:end]
-        images = read_all(self.source, order, transform=self.transform, threads=self.threads)
+        chunks = read_all(self.source, order, transform=self.transform, threads=self.threads)
         text = f"writing {self.folder.name.removeprefix('.').removesuffix('.partial')}"
-        for image, label in zip(with_progress(images, text, len(order)), self.plan.classes[begin:end].tolist()):
+        images = itertools.chain.from_iterable(with_progress(chunks, text, len(order)))
+        for image, label in zip(images, self.plan.classes[begin:end].tolist()):
             if image.reason:
                 self.log.write(_line(self.source, image.index, image.reason))
             else:

@@ -19,13 +19,17 @@ class Reencode:
     quality: int | None = None
 
     def __call__(self, index: int, encoded: bytes) -> bytes:
-        image = decode(encoded)
-        wrong_size = self.size is not None and image.size != (self.size, self.size)
-        if not wrong_size and self.quality is None:
+        with Image.open(io.BytesIO(encoded)) as image:
+            right_size = self.size is None or image.size == (self.size, self.size)
+            if not right_size:  # a JPEG twice as large or larger is decoded at a half, a quarter, an eighth of its size
+                image.draft(None, (self.size, self.size))
+            image = ImageOps.exif_transpose(image)
+        if right_size and self.quality is None:
             return encoded
-        image = image.convert("RGB")
-        if wrong_size:
-            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if not right_size:
+            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return to_jpeg(image, self.quality or QUALITY)
 
 

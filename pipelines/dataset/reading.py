@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipelines.files import IMAGE_SUFFIXES, image_suffix
 from pipelines.sources import Source
 
-_CHUNK = 64  # images a task
+CHUNK = 128  # images that are read at a time
 _CHUNKS_AHEAD = 4  # for each thread
 
 Transform = Callable[[int, bytes], bytes]  # (index in the source, encoded image) -> encoded image
@@ -26,39 +26,39 @@ class Read(NamedTuple):
 
 def read_all(
     source: Source, indices: np.ndarray, *, transform: Transform | None = None, threads: int | None = None
-) -> Iterator[Read]:
-    """The images ``indices`` in that order. No more than a few hundred for each thread are in memory at a time."""
+) -> Iterator[list[Read]]:
+    """The images ``indices`` in that order, CHUNK at a time. A few chunks for each thread are in memory at a time."""
     threads = threads or len(os.sched_getaffinity(0))
-    chunks = (indices[begin : begin + _CHUNK] for begin in range(0, len(indices), _CHUNK))
+    chunks = (indices[begin : begin + CHUNK] for begin in range(0, len(indices), CHUNK))
     ahead: deque[Future[list[Read]]] = deque()
     executor = ThreadPoolExecutor(threads)
     try:
         for chunk in chunks:
+            source.prefetch(chunk)
             ahead.append(executor.submit(_read, source, chunk, transform))
             if len(ahead) == _CHUNKS_AHEAD * threads:
-                yield from ahead.popleft().result()
+                yield ahead.popleft().result()
         while ahead:
-            yield from ahead.popleft().result()
+            yield ahead.popleft().result()
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def with_progress(images: Iterator[Read], text: str, total: int) -> Iterator[Read]:
+def with_progress(chunks: Iterator[list[Read]], text: str, total: int) -> Iterator[list[Read]]:
     """Pass the images on and show how many there were."""
     columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
         task = progress.add_task("", total=total)
-        for done, image in enumerate(images, 1):
-            yield image
-            if done % _CHUNK == 0 or done == total:
-                progress.update(task, completed=done)
+        for images in chunks:
+            yield images
+            progress.advance(task, len(images))
 
 
 def read_leniently(source: Source, indices: np.ndarray) -> list[Read]:
     """Images of which some may be unreadable."""
     try:
         encoded, _ = source.read(indices)
-        return [Read(int(index), image, "") for index, image in zip(indices, encoded)]
+        return [Read(index, image, "") for index, image in zip(indices.tolist(), encoded)]
     except (ValueError, OSError) as error:
         if len(indices) == 1:
             return [Read(int(indices[0]), b"", str(error))]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.dataset.convert import all_labels
-from pipelines.dataset.header import Header, read_header
+from pipelines.dataset.header import Header, HeaderReader
 from pipelines.dataset.reading import read_leniently
 from pipelines.files import replacing
 from pipelines.sources import Source
@@ -30,12 +30,12 @@ def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str,
         **_histogram(counts),
     }
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:sample])
-    headers: list[Header] = []
+    reader, headers = HeaderReader(), list[Header]()
     sizes, pixels = [], []
     for begin in range(0, len(chosen), 64):
         for image in read_leniently(source, chosen[begin : begin + 64]):
             try:
-                header = read_header(image.encoded)
+                header = reader.read(bytes(image.encoded))
                 pixels.append(_moments(image.encoded))
             except Exception:  # Pillow's decoders raise almost any class; which images are bad is for ``verify`` to say
                 continue
@@ -50,7 +50,7 @@ def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str,
         "bytes per image": _spread(np.array(sizes)),
         "bytes in all": f"some {np.mean(sizes) * len(source) / 2**30:.3g} GiB",
         "formats": _most_common(header.suffix for header in headers),
-        "width x height": _most_common(f"{header.width} x {header.height}" for header in headers),
+        "width x height": _most_common("{} x {}".format(*header.size) for header in headers),
         "channels": _most_common(header.channels for header in headers),
         "JPEG quality": _spread(qualities),
         "mean of R, G, B": ", ".join(f"{value:.1f}" for value in mean),

@@ -199,6 +199,20 @@ def test_only_images_of_another_size_are_encoded_anew(tmp_path):
     assert all(image[:2] == b"\xff\xd8" for image in people_in(open_source(tmp_path / "all"))["0"])
 
 
+@pytest.mark.parametrize("side", [32, 40, 63, 64, 100, 300])
+def test_resized_photographs_look_as_pillow_makes_them(side):
+    """Whether they are decoded at their own size or at a part of it; those of the right size stay as they are."""
+    photograph = encoded(picture(1, side), quality=98)
+    resized = Reencode(size=32)(0, photograph)
+    assert (resized == photograph) == (side == 32)
+    expected = Image.open(_file(photograph)).resize((32, 32), Image.Resampling.LANCZOS)
+    with Image.open(_file(resized)) as image:
+        assert image.size == (32, 32)
+        assert np.abs(np.asarray(image, int) - np.asarray(expected, int)).mean() < 8
+    with pytest.raises(OSError):
+        Reencode(size=32)(0, photograph[:-200])
+
+
 def _file(content):
     return io.BytesIO(content)
 

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from pipelines import prepare
-from pipelines.dataset.duplicates import near_pairs, picture_hashes
-from pipelines.dataset.header import read_header
+from pipelines.dataset import reading
+from pipelines.dataset import verify as verify_module
+from pipelines.dataset.duplicates import groups_of, near_pairs, picture_hashes
+from pipelines.dataset.header import HeaderReader
 from pipelines.dataset.verify import KINDS, verify
 from pipelines.entry import run
 from pipelines.index import scan
@@ -84,9 +86,8 @@ def test_every_kind_of_file_has_its_outcome():
 
 def test_faults_in_any_place_of_any_batch(monkeypatch):
     """Batches with none, some, or nothing but faults, where the last one is short."""
-    from pipelines.dataset import verify as module
-
-    monkeypatch.setattr(module, "_BATCH", 4)
+    for module in (reading, verify_module):
+        monkeypatch.setattr(module, "CHUNK", 4)
     rng = np.random.default_rng(0)
     bad = rng.random(43) < 0.3
     bad[8:12] = True
@@ -209,26 +210,44 @@ class TestHeaders:
     @pytest.mark.parametrize("name", set(FILES) - UNREADABLE | {"truncated"})
     def test_agrees_with_pillow(self, name, tmp_path):
         (tmp_path / "file").write_bytes(FILES[name])
-        header = read_header(FILES[name])
+        header = HeaderReader().read(FILES[name])
         with Image.open(tmp_path / "file") as image:
-            assert (header.width, header.height) == image.size
+            assert header.size == image.size
             assert header.channels == len(image.getbands())
             assert header.suffix[1:] == {"JPEG": "jpg"}.get(image.format, image.format.lower())
 
     @pytest.mark.parametrize("quality", [5, 10, 30, 50, 75, 90, 95, 100])
     @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
     def test_quality(self, quality, options):
-        assert abs(read_header(encoded(picture(0), quality=quality, **options)).quality - quality) <= 2
+        header = HeaderReader().read(encoded(picture(0), quality=quality, **options))
+        assert abs(header.quality - quality) <= 2
+
+    def test_what_was_read_before_makes_no_difference(self):
+        """Files that begin alike, and files that differ in the last byte of their frame header's size or later."""
+        files = [FILES[name] for name in sorted(set(FILES) - UNREADABLE | {"truncated"})]
+        files += [jpeg(n, size) for n, size in enumerate((112, 112, 113, 112, 40))]
+        taller = bytearray(FILES["good"])
+        taller[taller.index(b"\xff\xc0") + 6] += 1
+        wider = bytearray(FILES["good"])
+        wider[wider.index(b"\xff\xc0") + 8] += 1
+        greyer = bytearray(FILES["good"])
+        greyer[greyer.index(b"\xff\xc0") + 9] = 1
+        files += [bytes(taller), bytes(wider), bytes(greyer)]
+        reader = HeaderReader()
+        for at in np.random.default_rng(0).integers(0, len(files), 1000):
+            assert reader.read(files[at]) == HeaderReader().read(files[at])
+        assert len({HeaderReader().read(file) for file in files[-3:]}) == 3
 
     def test_mutated_headers_are_read_or_refused(self):
         rng = np.random.default_rng(0)
+        reader = HeaderReader()
         for name in ("good", "png", "webp", "bmp"):
             for _ in range(150):
                 content = bytearray(FILES[name])
                 for at in rng.integers(0, 80, 3):
                     content[at] = rng.integers(256)
                 try:
-                    read_header(bytes(content[: rng.integers(1, 900)]))
+                    reader.read(bytes(content[: rng.integers(1, 900)]))
                 except ValueError as error:
                     assert str(error)
 
@@ -236,13 +255,30 @@ class TestHeaders:
 class TestPictureHashes:
     def test_copies_are_near_and_others_are_not(self):
         def pixels(image):
-            return np.asarray(image.convert("RGB").resize((112, 112)))
+            return np.asarray(image.convert("RGB").resize((112, 112)))[..., 1]
 
         originals = [picture(seed) for seed in range(50)]
         copies = [image.resize((80, 80)) for image in originals]
-        hashes = picture_hashes(torch.from_numpy(np.stack([pixels(image) for image in originals + copies])))
+        hashes = picture_hashes(np.stack([pixels(image) for image in originals + copies]))
         pairs = near_pairs(hashes, 6)
         assert (pairs[:, 1] - pairs[:, 0] == 50).all() and len(pairs) >= 48
+
+    @pytest.mark.parametrize("shape", [(28, 28), (9, 36), (112, 50)])
+    def test_bits_are_comparisons_of_means(self, shape):
+        """As torch pools: spots that share pixels where the size is no multiple of nine."""
+        images = np.random.default_rng(0).integers(0, 256, (7, *shape), dtype=np.uint8)
+        means = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images).double(), 9).numpy()
+        expected = np.zeros((7, 128), bool)
+        for bit, (y, x) in enumerate(np.ndindex(8, 8)):
+            expected[:, bit] = means[:, y, x + 1] > means[:, y, x] + 1e-9
+            expected[:, 64 + bit] = means[:, y + 1, x] > means[:, y, x] + 1e-9
+        bits = np.unpackbits(picture_hashes(images).view(np.uint8), axis=1)
+        assert np.array_equal(bits, expected)
+
+    def test_groups(self):
+        hashes = np.array([5, -1, 5, 7, 8, -1, 5])
+        assert [group.tolist() for group in groups_of(hashes)] == [[1, 5], [0, 2, 6]]
+        assert groups_of(hashes[:2]) == groups_of(hashes[:0]) == []
 
     def test_pairs_are_those_of_a_full_search(self):
         rng = np.random.default_rng(0)
