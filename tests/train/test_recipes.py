@@ -1,13 +1,19 @@
 """Recipes in whole runs, and the parts of a step that a run does not show."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from losses import PartialFC, create_margin
+from losses.collective import rank, world_size
 from models import create_model
 from pipelines.loader import Batch
 from tests.train.test_run import close, command, config, curve, faces, finish  # noqa: F401  fixtures
+from train.config import Optim
+from train.optim import create_optimizer
 from train.recipes import create_recipe
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
@@ -81,6 +87,45 @@ def test_topofr_weighs_rows_and_adds_topology():
     assert 0 < result.metrics["row_weight"] < 2 and result.metrics["topology"] > 0
 
 
+def test_topofr_trains_the_scale_of_embeddings():
+    weights = {}
+    for name, options in (("plain", {}), ("topofr", {"topology": 2.0})):
+        torch.manual_seed(0)
+        recipe, backbone = create_recipe(name, **options), create_model("r18", 16, 32, width=0.125)
+        network = recipe.network(backbone)
+        head = PartialFC(create_margin("arcface", s=16.0), 16, 4, entropy=True)
+        weight = backbone.features.weight
+        weights[name] = [weight.detach().clone()]
+        with torch.no_grad():
+            weight *= 8
+        optimizer = create_optimizer(backbone, Optim(lr=0.01, clip=None))
+        for _ in range(8):
+            recipe.step(batch_of(32, 32, 0, clean=True), network, head, 0.0).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights[name].append(weight.detach() / 8)
+    start, end = weights["plain"]
+    assert (start == 1).all() and (end == 1).all()
+    start, end = weights["topofr"]
+    assert torch.allclose(start, torch.tensor(1 / (2 * 16**0.5)))
+    assert end.norm() < 0.8 * start.norm()
+
+
+@pytest.mark.parametrize("name", ["r18", "mbf", "vit_t", "ir_18"])
+def test_topofr_keeps_what_a_backbone_has_learnt(name):
+    torch.manual_seed(0)
+    backbone = create_model(name, 16, 32).eval()
+    last = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm1d)][-1]
+    for parameter in last.parameters():
+        torch.nn.init.uniform_(parameter, 0.5, 2)
+    images = batch_of(4, 32, 0).images
+    before = backbone(images)
+    after = create_recipe("topofr").network(backbone)(images)
+    assert torch.allclose(torch.nn.functional.normalize(after), torch.nn.functional.normalize(before), atol=1e-5)
+    assert (after.norm() < before.norm() / 4) == last.affine
+    assert all(parameter.requires_grad for parameter in last.parameters())
+
+
 def test_contraface_views_differ_and_phase_changes():
     recipe = create_recipe("contraface", late_epoch=2)
     backbone = create_model("r18", 16, 32, dropout=0.4)
@@ -101,8 +146,63 @@ def test_a_backbone_that_does_not_fit(name):
         create_recipe(name).network(create_model("mbf", 16, 56))
 
 
+class Layers(torch.nn.Module):
+    """A backbone for any recipe, without batch statistics and without randomness."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(3 * 18 * 18, 12), torch.nn.Linear(12, 8)])
+
+    def trunk(self, images):
+        return self.layers[0](images.flatten(1)).tanh()
+
+    def head(self, features):
+        return self.layers[1](features)
+
+    def forward_patches(self, images):
+        patches = images.mean(1).unfold(1, 6, 6).unfold(2, 6, 6).flatten(1, 2).flatten(2)
+        return self.head(self.trunk(images)), patches.mean(2), patches.std(2)
+
+
+def on_a_rank(name, options):
+    """Loss and gradients, averaged as DistributedDataParallel does, of two steps on this rank's share of 16 images."""
+    torch.manual_seed(0)
+    here, world = rank(), world_size()
+    recipe, backbone = create_recipe(name, **options), Layers()
+    network, head = recipe.network(backbone), PartialFC(create_margin("arcface", s=16.0), 8, 4)
+    results = []
+    for seed in range(2):
+        batch = batch_of(16, 18, recipe.numbers, seed=seed)
+        batch.numbers[:, 2::4] = 0  # nothing of the donor patches, which come from a rank's own images
+        share = slice(16 // world * here, 16 // world * (here + 1))
+        batch = Batch(**{name: value[share] for name, value in vars(batch).items() if value is not None})
+        loss = recipe.step(batch, network, head, 0.0).loss
+        gradients = torch.autograd.grad(loss, list(backbone.parameters()))
+        if world > 1:
+            for gradient in gradients:
+                dist.all_reduce(gradient)
+        results.append((loss.item(), [(gradient / world).numpy() for gradient in gradients]))
+    return results
+
+
+@pytest.mark.parametrize(
+    "name, options", [("transface", {"probability": 0.5}), ("contraface", {"gather": True, "contrast": 5.0})]
+)
+def test_two_ranks_are_one(ranks, name, options):
+    single = on_a_rank(name, options)
+    for several in ranks(2, on_a_rank, name, options):
+        for (loss, gradients), (expected, whole) in zip(several, single):
+            assert loss == pytest.approx(expected, rel=1e-5)
+            assert all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(gradients, whole))
+
+
 OVERRIDES = {
-    "topofr": ["recipe.name=topofr", "data.augment=rsp", "recipe.gather=true"],
+    "topofr": [
+        "recipe.name=topofr",
+        "data.augment=rsp",
+        "recipe.gather=true",
+        "model={name: r18, width: 0.125, embedding_size: 16, input_size: 32}",
+    ],
     "contraface": ["recipe.name=contraface", "model={name: r18, embedding_size: 16, input_size: 32}"],
     "transface": [
         "recipe.name=transface",
@@ -113,8 +213,9 @@ OVERRIDES = {
 
 
 def test_topofr_on_two_ranks_is_one(config, tmp_path):  # noqa: F811
-    finish(config, f"output={tmp_path}/one", *OVERRIDES["topofr"])
-    finish(config, f"output={tmp_path}/two", "data.batch_size=8", *OVERRIDES["topofr"], ranks=2)
+    topofr = [*OVERRIDES["topofr"], "model={name: plain, embedding_size: 16, input_size: 32}"]
+    finish(config, f"output={tmp_path}/one", *topofr)
+    finish(config, f"output={tmp_path}/two", "data.batch_size=8", *topofr, ranks=2)
     close(curve(tmp_path / "two"), curve(tmp_path / "one"))
 
 
@@ -126,6 +227,6 @@ def test_resumed_recipes(config, tmp_path, name):  # noqa: F811
     kept = sorted((tmp_path / "parts" / "checkpoints").iterdir())[:1]
     for path in (tmp_path / "parts" / "checkpoints").iterdir():
         if path not in kept:
-            __import__("shutil").rmtree(path)
+            shutil.rmtree(path)
     finish(config, f"output={tmp_path}/parts", *OVERRIDES[name], "checkpoint.every_steps=4")
     assert np.array_equal(curve(tmp_path / "whole"), curve(tmp_path / "parts"))

@@ -1,11 +1,13 @@
 """TopoFR (Dan et al., NeurIPS 2024): structure alignment of embeddings with images, and weights for hard samples."""
 
+import torch
 from torch import nn
 
 from losses import PartialFC
 from losses.collective import RowGather, world_size
 from losses.hardness import hardness_weights
 from losses.topology import topological_loss
+from models.ir import IR
 from pipelines.loader import Batch
 from train.recipes.recipe import Recipe, StepResult
 
@@ -15,9 +17,11 @@ class TopoFR(Recipe):
 
     Use it with ``data.augment: rsp``.
 
+    The topological loss compares distances of embeddings, not normalised, with those of images, all in [0, 1]. So the
+    network needs a say in the scale of its embeddings, which the margin loss does not see: see ``network``.
+
     Args:
-        topology: factor of the topological loss, .1 as published. It compares embeddings as they are with images; where
-            it outgrows the margin loss (a small data set or a small scale s), the embeddings draw together: lower it.
+        topology: factor of the topological loss, .1 as published.
         gather: take the topology of the global batch instead of each rank's own.
     """
 
@@ -27,6 +31,24 @@ class TopoFR(Recipe):
     def __init__(self, topology: float = 0.1, gather: bool = False) -> None:
         super().__init__()
         self.topology, self.gather = topology, gather
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        """The backbone, the weight of its last batch norm trained and brought to the scale of the images.
+
+        Plain training keeps an iresnet's at 1 (other backbones train theirs; AdaFace's have none). At 1 embeddings are
+        some 20 or 30 apart, images parts of 1: the topological loss outweighs the margin loss, and what it cannot do by
+        the scale it does by drawing the embeddings together. The published code trains the weight from 1 on; with a
+        small data set that is too late. Here it starts at 1/(2·√d) for d dimensions, the factor by which the distances
+        of images are multiplied, d being their values.
+        """
+        norms = [module for module in backbone.modules() if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm))]
+        if norms and not isinstance(backbone, IR):
+            weight, bias = norms[-1].weight.requires_grad_(), norms[-1].bias
+            with torch.no_grad():  # by one factor, so that embeddings of `init_from` keep their directions
+                factor = 0.5 / torch.linalg.vector_norm(weight)
+                weight *= factor
+                bias *= factor
+        return backbone
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         embeddings = network(batch.images).float()

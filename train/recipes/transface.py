@@ -28,6 +28,8 @@ class _WithPatches(nn.Module):
 class TransFace(Recipe):
     """DPAP on a share of the images, then the margin loss with EHSM's row weights 1 + exp(-mean patch deviation).
 
+    Patches are mixed with those of the rank's own batch, so that part of a step depends on how images fall to ranks.
+
     Args:
         probability: share of the images that are perturbed.
         weight_gradient: whether the gradient also flows through the row weights, as in the published code.
