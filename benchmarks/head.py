@@ -3,9 +3,10 @@
     python benchmarks/head.py
     python benchmarks/head.py --identities 100000 --sample-rates 1 --batch 256
 
-Methods: ``fused`` and ``streamed`` (PartialFC with the update inside the backward pass, and after it), ``dense``
-(PartialFC in plain autograd) and ``materialised`` (all logits in memory, as arcface_torch does it). Each is measured in
-processes of its own, in turns; times are medians over all turns, memory is the largest peak.
+Methods: ``fused`` (PartialFC with the update inside the backward pass), the same with the loop's arithmetic in Triton
+(``triton``, on a GPU) and under torch.compile (``compiled``), ``streamed`` (the update after the backward pass),
+``dense`` (PartialFC in plain autograd) and ``materialised`` (all logits in memory, as arcface_torch does it). Each is
+measured in processes of its own, in turns; times are medians over all turns, memory is the largest peak.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -28,13 +30,13 @@ import torch
 
 from benchmarks.materialised import MaterialisedHead
 from benchmarks.record import RESULTS, Row, save, show, slug
-from losses import CentreOptimizer, PartialFC, create_margin
+from losses import CentreOptimizer, PartialFC, create_margin, tile
 from pipelines.entry import run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-METHODS = ("fused", "streamed", "dense", "materialised")
+METHODS = ("triton", "fused", "compiled", "streamed", "dense", "materialised")
 MIB = 2**20
 EMBEDDING_SIZE = 512
 SGD = dict(lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -56,10 +58,14 @@ def build(method: str, identities: int, sample_rate: float, device: torch.device
             identities,
             sample_rate=sample_rate,
             mode="dense" if method == "dense" else "streamed",
+            kernels="triton" if method == "triton" else "torch",
             matmul_dtype=half or torch.float32,
             device=device,
         )
-        optimizer = CentreOptimizer(head, fused=method == "fused", **SGD)
+        if method == "compiled":  # what works on (B, n) numbers; the rest works on (n, d)
+            functions = dict(vars(tile), exp_sums=torch.compile(tile.exp_sums), d_product=torch.compile(tile.d_product))
+            head.arithmetic = SimpleNamespace(**functions)
+        optimizer = CentreOptimizer(head, fused=method in ("fused", "triton", "compiled"), **SGD)
 
     def step(embeddings: torch.Tensor, labels: torch.Tensor) -> None:
         result = head(embeddings, labels)
@@ -218,7 +224,7 @@ def main() -> None:
     sizes = [10_000, 100_000, 1_000_000] + [10_000_000] * cuda
     parser.add_argument("--identities", type=int, nargs="+", default=sizes)
     parser.add_argument("--sample-rates", type=float, nargs="+", default=[1.0, 0.3, 0.1])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS[not cuda :]))
     parser.add_argument("--batch", type=int, default=1024 if cuda else 256)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each method")
     parser.add_argument("--seconds", type=float, default=5.0, help="time to measure in a turn, at least two steps")

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from losses.partial_fc import PartialFC
-from losses.stream import Pullback, Tile
+from losses.sampling import Sample
+from losses.stream import Pullback
 
 
 class CentreOptimizer:
@@ -62,7 +63,7 @@ class CentreOptimizer:
         elif momentum:
             self.state["momentum"] = torch.zeros_like(weight, requires_grad=False)
         self._batches: list[Pullback] = []
-        self._drawn: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, live, gradients
+        self._drawn: list[tuple[Sample, Tensor]] = []  # with the gradients of its rows
         if head.mode == "streamed" and (fused or head.sample_rate < 1):
             head.consume = self._consume
 
@@ -73,11 +74,9 @@ class CentreOptimizer:
             self._batches.append(pullback)
             return pullback.run(embeddings, None)
         if self.fused:
-            return pullback.run(embeddings, self._update)
-        values = []
-        d_x = pullback.run(embeddings, lambda _, gradient: values.append(gradient))
-        sample = pullback.walk.sample
-        self._drawn.append((sample.index, sample.live[:, None], torch.cat(values)))
+            return pullback.run(embeddings, lambda tile, gradient: self._update(tile.rows, tile.live, gradient))
+        d_x, gradient = pullback.gradients(embeddings)
+        self._drawn.append((pullback.walk.sample, gradient))
         return d_x
 
     @torch.no_grad()
@@ -86,11 +85,10 @@ class CentreOptimizer:
         if self._batches:
             self._walk_batches()
         if self._drawn:
-            rows, live, gradient = self._drawn[0] if len(self._drawn) == 1 else _merged(self._drawn)
-            self._update(Tile(0, rows, live), gradient)
+            (sample, gradient), *more = self._drawn
+            self._update(*(_merged(self._drawn) if more else (sample.index, sample.live, gradient)))
         if self.head.weight.grad is not None:
-            gradient = self.head.weight.grad
-            self._update(Tile(0, slice(None), None), gradient)
+            self._update(slice(None), None, self.head.weight.grad)
         self.zero_grad()
 
     def zero_grad(self) -> None:
@@ -107,42 +105,17 @@ class CentreOptimizer:
             gradient = first.tile(tile, None)
             for batch in more:
                 gradient += batch.tile(tile, None)
-            self._update(tile, gradient)
-
-    # -- the update of some rows ---------------------------------------------------------------------------------------
+            self._update(tile.rows, tile.live, gradient)
 
     @torch.no_grad()
-    def _update(self, tile: Tile, gradient: Tensor) -> None:
-        """Move the rows of a tile and their state. Rows that are not live keep both, bit for bit."""
-        if self.grad_scale != 1:
-            gradient = gradient / self.grad_scale
-        tensors = {"weight": self.head.weight, **self.state}
-        if isinstance(tile.rows, slice):
-            self._rule({name: tensor[tile.rows] for name, tensor in tensors.items()}, gradient)
-            return
-        old = {name: tensor[tile.rows] for name, tensor in tensors.items()}
-        new = {name: rows.clone() for name, rows in old.items()}
-        self._rule(new, gradient)
-        for name, tensor in tensors.items():
-            tensor[tile.rows] = torch.where(tile.live, new[name], old[name])
-
-    def _rule(self, rows: dict[str, Tensor], gradient: Tensor) -> None:
-        """Update ``rows`` in place; the gradient is used up."""
-        weight = rows["weight"]
+    def _update(self, rows: slice | Tensor, live: Tensor | None, gradient: Tensor) -> None:
+        """Move some rows (n) and their state by a gradient (n, d). Those not ``live`` (n,) keep both, bit for bit."""
+        arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
+        shared = dict(lr=self.lr, weight_decay=self.weight_decay, scale=self.grad_scale)
         if self.algorithm == "sgd":
-            gradient.add_(weight, alpha=self.weight_decay)
-            if self.momentum:
-                momentum = rows["momentum"]
-                gradient = torch.add(gradient, momentum, alpha=self.momentum, out=momentum)
-            weight.sub_(gradient, alpha=self.lr)
-            return
-        first, second = self.betas
-        steps = rows["steps"].add_(1)
-        weight.mul_(1 - self.lr * self.weight_decay)
-        mean = rows["exp_avg"].lerp_(gradient, 1 - first)
-        square = rows["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        denominator = (square / (1 - second**steps)).sqrt_().add_(self.eps)
-        weight.sub_(self.lr * mean / ((1 - first**steps) * denominator))
+            arithmetic.sgd_(state, rows, live, gradient, momentum=self.momentum, **shared)
+        else:
+            arithmetic.adamw_(state, rows, live, gradient, betas=self.betas, eps=self.eps, **shared)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -151,10 +124,9 @@ class CentreOptimizer:
         return {name: self.head.shard(tensor) for name, tensor in self.state.items()}
 
 
-def _merged(drawn: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the gradients of several samples by row (gradient accumulation; waits for the device)."""
-    rows = torch.cat([index[live[:, 0]] for index, live, _ in drawn])
-    values = torch.cat([gradient[live[:, 0]] for _, live, gradient in drawn])
+def _merged(drawn: list[tuple[Sample, Tensor]]) -> tuple[Tensor, None, Tensor]:
+    """Rows and the sums of their gradients over several samples (gradient accumulation; waits for the device)."""
+    rows = torch.cat([sample.rows for sample, _ in drawn])
+    values = torch.cat([gradient if sample.live is None else gradient[sample.live] for sample, gradient in drawn])
     unique, place = rows.unique(return_inverse=True)
-    gradient = values.new_zeros(len(unique), values.shape[1]).index_add_(0, place, values)
-    return unique, torch.ones(len(unique), 1, dtype=torch.bool, device=rows.device), gradient
+    return unique, None, values.new_zeros(len(unique), values.shape[1]).index_add_(0, place, values)

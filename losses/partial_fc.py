@@ -6,6 +6,7 @@ sums over the ranks: the cosines to the own centres, and the exponentials.
 """
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+import losses.tile
 from losses.broadface import EmbeddingQueue
 from losses.collective import Group, RowGather, rank, reshard, shard_range, sum_ranks, world_size
 from losses.margin import Margin, Rows
 from losses.sampling import Sample, draw
-from losses.stream import Stream, Walk, inverse_norm
+from losses.stream import Stream, Walk
+from losses.tile import inverse_norm
 
 _INIT_BLOCK = 4096
 _INIT_STD = 0.01
@@ -60,6 +63,8 @@ class PartialFC(nn.Module):
         sample_rate: share of the classes that take part in a step (see ``sampling.draw``).
         mode: ``streamed``, or ``dense`` for the same from full logits by autograd: slow, large, and simple enough to
             compare with.
+        kernels: what computes a streamed tile: ``torch``, or ``triton`` for fused kernels on a GPU, which know the
+            margins whose other logits are s·cos.
         tile: centres in a tile; None chooses by the device.
         entropy: whether ``HeadOutput.entropy`` is wanted.
         matmul_dtype: type of the products' factors; the sums, the cosines to the own centres and the centres
@@ -82,6 +87,7 @@ class PartialFC(nn.Module):
         *,
         sample_rate: float = 1.0,
         mode: str = "streamed",
+        kernels: str = "torch",
         tile: int | None = None,
         entropy: bool = False,
         matmul_dtype: torch.dtype = torch.float32,
@@ -97,6 +103,10 @@ class PartialFC(nn.Module):
             raise ValueError(f"sample_rate must be in (0, 1], not {sample_rate}")
         if mode not in ("streamed", "dense"):
             raise ValueError(f"mode is 'streamed' or 'dense', not {mode!r}")
+        if kernels not in ("torch", "triton"):
+            raise ValueError(f"kernels are 'torch' or 'triton', not {kernels!r}")
+        if kernels == "triton" and not (margin.linear and mode == "streamed"):
+            raise ValueError(f"Triton has no kernels for {type(margin).__name__} in {mode} mode; take kernels 'torch'")
         if tile is not None and tile < 1:
             raise ValueError(f"tile must be positive, not {tile}")
         if entropy and not margin.competitive:
@@ -107,6 +117,7 @@ class PartialFC(nn.Module):
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
         self.seed, self.step, self.group = seed, 0, group
+        self.arithmetic = _triton_kernels() if kernels == "triton" else losses.tile
         self.consume = None  # set by CentreOptimizer: takes the pullback of a batch instead of weight.grad
         self.weight = nn.Parameter(self._initial(*self._range, embedding_size, torch.device(device)))
 
@@ -198,7 +209,7 @@ class PartialFC(nn.Module):
         if not len(weight):
             return sum_ranks(x.sum(1) * 0, self.group)
         own = weight[(labels - self.start).clamp(0, len(weight) - 1)]
-        return sum_ranks((x * own * inverse_norm(own)).sum(1) * here, self.group)
+        return sum_ranks((x * own).sum(1) * inverse_norm(own) * here, self.group)
 
     @torch.no_grad()
     def _prepare(self, rows: Rows, cos_y: Tensor) -> None:
@@ -209,7 +220,8 @@ class PartialFC(nn.Module):
     def _sample(self, labels: Tensor) -> Sample | None:
         if self.sample_rate == 1:
             return None
-        return draw(labels, self.num_classes, self.start, self.stop, self.sample_rate, self.seed, self.step)
+        shard = self.num_classes, self.start, self.stop
+        return draw(labels, *shard, self.sample_rate, self.seed, self.step, wait=labels.device.type == "cpu")
 
     def _streamed(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.no_grad():
@@ -221,12 +233,13 @@ class PartialFC(nn.Module):
             here = (slot >= 0) & (slot < len(self.weight))
             slot = torch.where(here, sample.slot[slot.clamp(0, len(self.weight) - 1)], -1)
         # On a CPU products cost more than memory, and these exponentials take no more of it than the centres.
-        keeps = self.margin.linear and self.training and x.device.type == "cpu" and len(x) <= x.shape[1]
-        walk = Walk(self.weight.detach(), slot, sample, self._tile(len(x)), self.matmul_dtype, keeps)
+        slow_products = x.device.type == "cpu" and self.arithmetic is losses.tile
+        keeps = slow_products and self.margin.linear and self.training and len(x) <= x.shape[1]
+        walk = Walk(self.weight.detach(), slot, sample, self._tile(len(x)), self.matmul_dtype, self.arithmetic, keeps)
         return Stream.apply(x, self.weight, rows.cos_y, walk, self.margin, rows, self.entropy, self.group, self.consume)
 
     def _tile(self, batch: int) -> int:
-        """A tile's logits should stay in the cache they are made in: some 4 MiB of it on a CPU, 32 MiB on a GPU."""
+        """A tile's numbers should stay in the cache they are made in: some 4 MiB on a CPU, 32 MiB on a GPU."""
         if self.tile is not None:
             return self.tile
         numbers = 2**20 if self.weight.device.type == "cpu" else 2**23
@@ -242,13 +255,11 @@ class PartialFC(nn.Module):
         cos_y = self._own_cosine(x, rows.labels, self.weight)
         self._prepare(rows, cos_y)
         sample = self._sample(rows.labels)
-        logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)).T, rows)
+        logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, rows)
         here = torch.arange(self.start, self.stop, device=x.device)
         left_out = here == rows.labels[:, None]
         if sample is not None:
-            left_out = left_out | (
-                torch.ones_like(here, dtype=torch.bool).index_fill_(0, sample.index[sample.live], False)
-            )
+            left_out = left_out | torch.ones_like(left_out[0]).index_fill_(0, sample.rows, False)
         shift = self.margin.shift(rows)
         exp = (logits - shift).exp().masked_fill(left_out, 0.0)
         total = sum_ranks(exp.sum(1), self.group)
@@ -300,6 +311,14 @@ class PartialFC(nn.Module):
         if step is not None:
             self.step = int(step)
         super()._load_from_state_dict(local, prefix, *args)
+
+
+def _triton_kernels() -> ModuleType:
+    try:
+        import losses.kernels
+    except ImportError as error:
+        raise ValueError(f"kernels 'triton' need the package triton ({error}); take kernels 'torch'") from None
+    return losses.kernels
 
 
 def _entropy(target: Tensor, lse: Tensor, mean_logit: Tensor) -> Tensor:

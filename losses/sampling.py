@@ -20,13 +20,19 @@ class Sample(NamedTuple):
 
     Attributes:
         index: (k,) int64, rows of the shard, all different; the sampled ones first and in ascending order.
-        live: (k,) bool, false for the rows that only fill the buffer up to its fixed size.
+        live: (k,) bool, false for the rows that only fill the buffer up to its fixed size; None if there are no
+            such rows.
         slot: (rows of the shard,) int64, where each row stands in ``index`` (past its end: not in it).
     """
 
     index: Tensor
-    live: Tensor
+    live: Tensor | None
     slot: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """(m,) int64, the rows drawn; waits for the device."""
+        return self.index if self.live is None else self.index[self.live]
 
 
 def _mix(value: Tensor) -> Tensor:
@@ -43,7 +49,9 @@ def class_scores(num_classes: int, seed: int, step: int, device: torch.device) -
     return _mix(key + torch.arange(num_classes, device=device) * golden) & (2**63 - 1)
 
 
-def draw(labels: Tensor, num_classes: int, start: int, stop: int, sample_rate: float, seed: int, step: int) -> Sample:
+def draw(
+    labels: Tensor, num_classes: int, start: int, stop: int, sample_rate: float, seed: int, step: int, wait: bool = True
+) -> Sample:
     """Sample classes: all positives, then negatives at random until ``sample_rate * num_classes`` classes are taken.
 
     Where the positives alone exceed that quota they are all taken and nothing else is.
@@ -51,6 +59,7 @@ def draw(labels: Tensor, num_classes: int, start: int, stop: int, sample_rate: f
     Args:
         labels: (B,) int64 classes of the global batch; -1 is no class.
         start, stop: the shard's classes, [start, stop).
+        wait: wait for the device to say how many classes of the shard are drawn, and return no more.
     """
     device = labels.device
     quota = max(1, int(sample_rate * num_classes))
@@ -60,14 +69,16 @@ def draw(labels: Tensor, num_classes: int, start: int, stop: int, sample_rate: f
     scores = scores[:num_classes]
     drawn = (scores <= scores.kthvalue(quota).values)[start:stop]
 
-    # The number of classes drawn from this shard is known on the device only. The buffer has room for its mean and six
-    # standard deviations (it is hypergeometric, narrower than Poisson) and for a batch whose positives all lie here.
     rows = stop - start
-    mean = quota * rows / num_classes
-    size = min(rows, math.ceil(mean + 6 * math.sqrt(mean)) + len(labels))
     ahead = drawn.cumsum(0)
     count = ahead[-1:] if rows else ahead.new_zeros(1)
     here = torch.arange(rows, device=device)
     slot = torch.where(drawn, ahead - 1, count + here - ahead)
-    index = torch.empty_like(slot).scatter_(0, slot, here)[:size]
-    return Sample(index, torch.arange(size, device=device) < count, slot)
+    index = torch.empty_like(slot).scatter_(0, slot, here)
+    if wait:
+        return Sample(index[: int(count)], None, slot)
+    # Room for the mean of the count and six standard deviations (it is hypergeometric, narrower than Poisson), and for
+    # a batch whose positives all lie here.
+    mean = quota * rows / num_classes
+    size = min(rows, math.ceil(mean + 6 * math.sqrt(mean)) + len(labels))
+    return Sample(index[:size], torch.arange(size, device=device) < count, slot)

@@ -8,6 +8,7 @@ of the embeddings and of the tile, which may be applied at once. So the (B, C) l
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -18,23 +19,7 @@ from torch.autograd.function import FunctionCtx
 from losses.collective import Group, world_size
 from losses.margin import Margin, Rows
 from losses.sampling import Sample
-
-_TINY = 1e-12
-
-
-@dataclass
-class Tile:
-    """Some centres of the shard.
-
-    Attributes:
-        first: place of the first one in the walk.
-        rows: which rows of the shard they are.
-        live: (n, 1) bool, false for rows that do not take part; None if all do.
-    """
-
-    first: int
-    rows: slice | Tensor
-    live: Tensor | None
+from losses.tile import Tile, product
 
 
 @dataclass
@@ -47,6 +32,7 @@ class Walk:
         sample: the rows drawn, or None for all of them in order.
         size: centres a tile.
         dtype: type of the products' factors; sums are float32 always.
+        arithmetic: ``losses.tile`` or ``losses.kernels``.
         keeps: whether the forward pass leaves each tile's exponentials (B, n) in ``kept`` for the backward pass.
     """
 
@@ -55,6 +41,7 @@ class Walk:
     sample: Sample | None
     size: int
     dtype: torch.dtype
+    arithmetic: ModuleType
     keeps: bool = False
     kept: list[Tensor] = field(default_factory=list)
 
@@ -63,47 +50,13 @@ class Walk:
 
     def tiles(self) -> Iterator[Tile]:
         for first in range(0, len(self), self.size):
-            stop = min(first + self.size, len(self))
-            if self.sample is None:
-                yield Tile(first, slice(first, stop), None)
-            else:
-                yield Tile(first, self.sample.index[first:stop], self.sample.live[first:stop, None])
-
-    def own(self, tile: Tile, count: int) -> tuple[Tensor, Tensor]:
-        """(B, 1) column of each row's own class in the tile, and (B, 1) whether it is there."""
-        column = self.slot[:, None] - tile.first
-        return column.clamp(0, count - 1), (column >= 0) & (column < count)
-
-
-def inverse_norm(weight: Tensor) -> Tensor:
-    """(n, d) rows → (n, 1) inverses of their norms."""
-    return torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp(min=_TINY).reciprocal()
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32, from factors of their own type."""
-    if a.dtype == torch.float32:
-        return a @ b
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
-
-
-def _logits(
-    weight: Tensor, inverse: Tensor, x: Tensor, margin: Margin, rows: Rows, base: Tensor, sloped: bool
-) -> tuple[Tensor, Tensor | float]:
-    """(B, n) logits of a tile above ``base`` (() or (B, 1)), and their derivative by the cosine where ``sloped``."""
-    cos = product(x, weight.T)
-    if margin.linear:
-        return torch.addcmul(-base, cos, inverse.T, value=margin.s, out=cos), margin.s
-    cos.mul_(inverse.T)
-    if not sloped:
-        return margin.others(cos, rows).sub_(base), 0.0
-    with torch.enable_grad():
-        cos.requires_grad_()
-        logits = margin.others(cos, rows)
-        (slope,) = torch.autograd.grad(logits.sum(), cos)
-    return logits.detach().sub_(base), slope
+            rows, live = slice(first, min(first + self.size, len(self))), None
+            if self.sample is not None:
+                live = None if self.sample.live is None else self.sample.live[rows]
+                rows = self.sample.index[rows]
+            weight = self.weight[rows]
+            factor, inverse = self.arithmetic.factors(weight, self.dtype)
+            yield Tile(first, rows, live, weight, factor, inverse)
 
 
 @torch.no_grad()
@@ -122,18 +75,10 @@ def log_sum_exp(
     shift = margin.shift(rows)
     sums = torch.zeros(2 if entropy else 1, len(x), device=x.device)
     for tile in walk.tiles():
-        weight = walk.weight[tile.rows]
-        logits, _ = _logits(weight.to(walk.dtype), inverse_norm(weight), x, margin, rows, shift, sloped=False)
-        column, inside = walk.own(tile, len(weight))
-        exp = logits.exp() if entropy else logits.exp_()
-        exp.scatter_(1, column, exp.gather(1, column).masked_fill_(inside, 0.0))
-        if tile.live is not None:
-            exp.mul_(tile.live.T)
-        sums[0] += exp.sum(1)
+        part, exp = walk.arithmetic.exp_sums(x, tile, walk.slot - tile.first, margin, rows, shift, entropy)
+        sums += part
         if walk.keeps:
             walk.kept.append(exp)
-        if entropy:
-            sums[1] += logits.mul_(exp).sum(1)
     if world_size(group) > 1:
         dist.all_reduce(sums, group=group)
     mean = sums[1] / sums[0].clamp(min=torch.finfo(torch.float32).tiny) + shift if entropy else None
@@ -157,28 +102,18 @@ class Pullback:
 
     def tile(self, tile: Tile, d_x: Tensor | None, centres: bool = True) -> Tensor | None:
         """Add the tile's part to ``d_x`` (B, d), if given; return the gradient of its centres (n, d), if wanted."""
-        weight = self.walk.weight[tile.rows]
-        factor, inverse = weight.to(self.walk.dtype), inverse_norm(weight)
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
-        lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)[:, None]
+        lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)
+        kept = {}
         if self.walk.keeps:
-            scale = (self.margin.shift(self.rows) - lse).exp() * (self.d_lse[:, None] * self.margin.s)
-            d_cos = self.walk.kept[tile.first // self.walk.size] * scale
-        else:
-            logits, slope = _logits(factor, inverse, self.x, self.margin, self.rows, lse, sloped=True)
-            d_cos = logits.exp_().mul_(self.d_lse[:, None] * slope)
-            if tile.live is not None:
-                d_cos.mul_(tile.live.T)
-        column, inside = self.walk.own(tile, len(weight))
-        d_cos.scatter_(1, column, torch.where(inside, self.d_cos_y[:, None], d_cos.gather(1, column)))
-        d_product = d_cos.mul_(inverse.T).to(self.walk.dtype)
+            kept = dict(exp=self.walk.kept[tile.first // self.walk.size], shift=self.margin.shift(self.rows))
+        arithmetic, column = self.walk.arithmetic, self.walk.slot - tile.first
+        d_product = arithmetic.d_product(
+            self.x, tile, column, self.margin, self.rows, lse, self.d_lse, self.d_cos_y, **kept
+        )
         if d_x is not None:
-            d_x += product(d_product, factor)
-        if not centres:
-            return None
-        d_weight = product(d_product.T, self.x)
-        radial = (d_weight * weight).sum(1, keepdim=True).mul_(inverse.square())
-        return d_weight.addcmul_(weight, radial, value=-1)
+            d_x += product(d_product, tile.factor)
+        return arithmetic.tangent_(product(d_product.T, self.x), tile) if centres else None
 
     @torch.no_grad()
     def run(self, embeddings: bool, sink: Sink | None) -> Tensor | None:
@@ -189,6 +124,15 @@ class Pullback:
             if sink is not None:
                 sink(tile, gradient)
         return d_x
+
+    def gradients(self, embeddings: bool) -> tuple[Tensor | None, Tensor]:
+        """Walk once; the gradients of the embeddings, if wanted, and of the centres in the walk (n, d)."""
+        values = torch.empty(len(self.walk), self.walk.weight.shape[1], device=self.walk.weight.device)
+
+        def keep(tile: Tile, gradient: Tensor) -> None:
+            values[tile.first : tile.first + len(tile)] = gradient
+
+        return self.run(embeddings, keep), values
 
 
 class Stream(Function):
@@ -228,22 +172,10 @@ class Stream(Function):
         if centres and ctx.consume is not None:
             d_x = ctx.consume(pullback, embeddings)
         elif centres:
-            d_x, d_weight = _with_gradient(pullback, embeddings)
+            d_x, d_weight = pullback.gradients(embeddings)
+            if ctx.walk.sample is not None:
+                index = ctx.walk.sample.index[None]
+                d_weight = torch.sparse_coo_tensor(index, d_weight, ctx.walk.weight.shape, check_invariants=False)
         else:
             d_x = pullback.run(embeddings, None)
         return d_x, d_weight, *(None,) * 7
-
-
-def _with_gradient(pullback: Pullback, embeddings: bool) -> tuple[Tensor | None, Tensor]:
-    """Walk and keep the gradient of the centres: dense, or sparse in the rows that were drawn."""
-    walk = pullback.walk
-    values = torch.empty(len(walk), walk.weight.shape[1], device=walk.weight.device)
-
-    def keep(tile: Tile, gradient: Tensor) -> None:
-        values[tile.first : tile.first + len(gradient)] = gradient
-
-    d_x = pullback.run(embeddings, keep)
-    if walk.sample is None:
-        return d_x, values
-    index = walk.sample.index[None]
-    return d_x, torch.sparse_coo_tensor(index, values, walk.weight.shape, check_invariants=False)

@@ -74,12 +74,15 @@ def build_head(config: Config, world: World, num_classes: int, recipe: Recipe, f
     """The sharded classifier; in a ``fresh`` run, centres of ``init_from`` come before those of new classes."""
     head, half = config.head, HALF[config.precision] is not None
     older = head.init_from if fresh else None
+    if head.kernels == "triton" and world.device.type != "cuda":
+        raise ValueError("head.kernels: triton needs a GPU; on a CPU it is torch")
     classifier = PartialFC(
         create_margin(head.margin, **head.options),
         config.model.embedding_size,
         stored_classes(older) if older else num_classes,
         sample_rate=head.sample_rate,
         mode=head.mode,
+        kernels=head.kernels,
         tile=head.tile,
         entropy=recipe.entropy,
         matmul_dtype=torch.bfloat16 if half and world.device.type == "cuda" else torch.float32,

@@ -41,11 +41,15 @@ def test_materialised_head_samples_all_positives(rate, classes):
     assert (head.weight.grad.abs().sum(1) > 0).sum() == classes
 
 
-@pytest.mark.parametrize("method", METHODS)
+MARKS = {"triton": pytest.mark.gpu, "compiled": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("method", [pytest.param(method, marks=MARKS.get(method, ())) for method in METHODS])
 def test_every_method_trains(method):
     torch.manual_seed(0)
-    step = build(method, 50, 1.0, torch.device("cpu"))
-    x, y = torch.randn(8, 512, requires_grad=True), torch.arange(8)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    step = build(method, 50, 1.0, torch.device(device))
+    x, y = torch.randn(8, 512, device=device, requires_grad=True), torch.arange(8, device=device)
     step(x, y)
     assert x.grad is not None
 

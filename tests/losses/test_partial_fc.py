@@ -117,7 +117,7 @@ def test_sampling_takes_part_of_the_classes_only():
     labels[0] = -1
     out, gx, gw = run(embeddings, labels, centres, sample_rate=0.1, seed=5, tile=7)
     sample = draw(labels, 200, 0, 200, 0.1, seed=5, step=0)
-    classes = sample.index[sample.live]
+    classes = sample.rows
     assert len(classes) == 20 and set(labels[1:].tolist()) <= set(classes.tolist())
     loss, ex, ew = naive.head(embeddings, centres, labels, naive.arc(64, 0.5), classes=classes)
     close(out.loss, loss)
@@ -130,14 +130,14 @@ def test_sampling_takes_part_of_the_classes_only():
 def test_more_positives_than_the_quota():
     labels = torch.arange(30)
     sample = draw(labels, 40, 0, 40, 0.1, 0, 0)
-    assert sample.index[sample.live].tolist() == list(range(30))
+    assert sample.rows.tolist() == list(range(30))
 
 
 def test_draws_are_uniform_and_change_with_the_step():
     counts = torch.zeros(1000)
     for step in range(200):
         sample = draw(torch.tensor([-1]), 1000, 0, 1000, 0.1, 3, step)
-        counts[sample.index[sample.live]] += 1
+        counts[sample.rows] += 1
     # 200 draws at rate .1: mean 20, variance 18; chi-square over 1000 classes stays within 5 sigma of its mean.
     statistic = ((counts - 20) ** 2 / 18).sum()
     assert abs(statistic - 1000) < 5 * (2 * 1000) ** 0.5

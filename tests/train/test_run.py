@@ -182,6 +182,7 @@ def learnt(output):
         (["recipe.name=plane"], "plane"),
         (["model.init_from=/nowhere"], "/nowhere"),
         (["head.init_from=/nowhere"], "/nowhere"),
+        (["head.kernels=triton"], "GPU"),
     ],
 )
 def test_mistakes_end_in_one_line(config, overrides, words):

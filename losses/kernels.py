@@ -1,0 +1,229 @@
+"""The arithmetic of one tile of class centres in Triton: the functions of ``losses.tile``, and updates of its rows.
+
+A product of embeddings and centres leaves the tensor cores as what becomes of it: sums of exponentials in the forward
+pass, the gradient of the cosines (in half precision) in the backward pass. The (B, n) float32 logits do not exist. What
+works on rows (norms, tangents, updates) reads and writes each number once.
+
+For margins whose other logits are s·cos (``Margin.linear``).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from losses.margin import Margin, Rows
+from losses.tile import TINY, Tile
+
+# A block of products: 128 x 128, in steps of 128 bytes along d. Three steps in flight take 96 KiB of shared memory,
+# which every architecture since Ampere has.
+_BLOCK, _STEP_BYTES, _STAGES, _WARPS = tl.constexpr(128), 128, 3, 8
+
+
+@triton.jit
+def _cosines(
+    x, factor, inverse, row, column, batch, count, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr
+):
+    """(BLOCK, BLOCK) cosines of embeddings ``row`` and centres ``column``, and (BLOCK,) the centres' inverse norms."""
+    products = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for start in range(0, SIZE, STEP):
+        at = start + tl.arange(0, STEP)
+        a = tl.load(x + row[:, None] * SIZE + at, mask=(row < batch)[:, None] & (at < SIZE), other=0.0)
+        b = tl.load(factor + column * SIZE + at[:, None], mask=(column < count) & (at < SIZE)[:, None], other=0.0)
+        products = tl.dot(a, b, products, input_precision="ieee")
+    inverse = tl.load(inverse + column, mask=column < count, other=0.0)
+    return products * inverse, inverse
+
+
+@triton.jit
+def _place(batch, BLOCK: tl.constexpr):
+    """The rows and columns of this program; programs that follow each other share their centres."""
+    blocks = tl.cdiv(batch, BLOCK)
+    within = tl.arange(0, BLOCK)
+    return (tl.program_id(0) % blocks) * BLOCK + within, (tl.program_id(0) // blocks) * BLOCK + within
+
+
+@triton.jit
+def _exp_sums(
+    x, factor, inverse, own, live, shift, sums, s, batch, count,
+    SIZE: tl.constexpr, ENTROPY: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    row, column = _place(batch, BLOCK)
+    cosines, _ = _cosines(x, factor, inverse, row, column, batch, count, SIZE, BLOCK, STEP)
+    logits = s * cosines - tl.load(shift)
+    own = tl.load(own + row, mask=row < batch, other=-1)
+    counts = (column < count) & (own[:, None] != column)
+    if SAMPLED:
+        counts = counts & (tl.load(live + column, mask=column < count, other=0) != 0)
+    exp = tl.where(counts, tl.exp(logits), 0.0)
+    # Each block of columns has a row of its own in ``sums``: added up afterwards, the result is the same every time.
+    block, blocks = tl.program_id(0) // tl.cdiv(batch, BLOCK), tl.cdiv(count, BLOCK)
+    tl.store(sums + block * batch + row, tl.sum(exp, 1), mask=row < batch)
+    if ENTROPY:
+        tl.store(sums + (blocks + block) * batch + row, tl.sum(exp * logits, 1), mask=row < batch)
+
+
+@triton.jit
+def _d_product(
+    x, factor, inverse, own, live, lse, slope, d_cos_y, out, s, batch, count,
+    SIZE: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    row, column = _place(batch, BLOCK)
+    cosines, inverse = _cosines(x, factor, inverse, row, column, batch, count, SIZE, BLOCK, STEP)
+    inside = row < batch
+    lse = tl.load(lse + row, mask=inside, other=0.0)
+    slope = tl.load(slope + row, mask=inside, other=0.0)
+    own = tl.load(own + row, mask=inside, other=-1)
+    d_cos_y = tl.load(d_cos_y + row, mask=inside, other=0.0)
+    d_cos = tl.exp(s * cosines - lse[:, None]) * slope[:, None]
+    if SAMPLED:
+        d_cos = tl.where(tl.load(live + column, mask=column < count, other=0) != 0, d_cos, 0.0)
+    d_cos = tl.where(own[:, None] == column, d_cos_y[:, None], d_cos) * inverse
+    at = out + row[:, None].to(tl.int64) * count + column
+    tl.store(at, d_cos.to(out.dtype.element_ty), mask=inside[:, None] & (column < count))
+
+
+@triton.jit
+def _factors(weight, factor, inverse, stride, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    values = tl.load(weight + row * stride + at, mask=at < SIZE, other=0.0)
+    tl.store(factor + row * SIZE + at, values.to(factor.dtype.element_ty), mask=at < SIZE)
+    tl.store(inverse + row, 1 / tl.maximum(tl.sqrt(tl.sum(values * values)), TINY))
+
+
+@triton.jit
+def _tangent(gradient, weight, inverse, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    g = tl.load(gradient + row * SIZE + at, mask=at < SIZE, other=0.0)
+    w = tl.load(weight + row * SIZE + at, mask=at < SIZE, other=0.0)
+    inverse = tl.load(inverse + row)
+    tl.store(gradient + row * SIZE + at, g - w * (tl.sum(g * w) * inverse * inverse), mask=at < SIZE)
+
+
+@triton.jit
+def _row(rows, live, first, SAMPLED: tl.constexpr):
+    """Which row of the shard this program updates, and whether it does."""
+    program = tl.program_id(0).to(tl.int64)
+    if SAMPLED:
+        return tl.load(rows + program), tl.load(live + program) != 0
+    return first + program, program >= 0
+
+
+@triton.jit
+def _sgd(
+    weight, momentum, gradient, rows, live, first, lr, beta, decay, scale,
+    MOMENTUM: tl.constexpr, SIZE: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, moves = _row(rows, live, first, SAMPLED)
+    at = tl.arange(0, BLOCK)
+    mask = (at < SIZE) & moves
+    w = tl.load(weight + row * SIZE + at, mask=mask, other=0.0)
+    step = tl.load(gradient + tl.program_id(0).to(tl.int64) * SIZE + at, mask=mask, other=0.0) / scale + decay * w
+    if MOMENTUM:
+        step += beta * tl.load(momentum + row * SIZE + at, mask=mask, other=0.0)
+        tl.store(momentum + row * SIZE + at, step, mask=mask)
+    tl.store(weight + row * SIZE + at, w - lr * step, mask=mask)
+
+
+@triton.jit
+def _adamw(
+    weight, mean, square, steps, gradient, rows, live, first, lr, beta1, beta2, eps, decay, scale,
+    SIZE: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, moves = _row(rows, live, first, SAMPLED)
+    at = tl.arange(0, BLOCK)
+    mask = (at < SIZE) & moves
+    w = tl.load(weight + row * SIZE + at, mask=mask, other=0.0)
+    g = tl.load(gradient + tl.program_id(0).to(tl.int64) * SIZE + at, mask=mask, other=0.0) / scale
+    m = beta1 * tl.load(mean + row * SIZE + at, mask=mask, other=0.0) + (1 - beta1) * g
+    v = beta2 * tl.load(square + row * SIZE + at, mask=mask, other=0.0) + (1 - beta2) * g * g
+    count = tl.load(steps + row, mask=moves, other=0.0) + 1
+    unbias1, unbias2 = 1 - tl.exp(count * tl.log(beta1)), 1 - tl.exp(count * tl.log(beta2))
+    w = w * (1 - lr * decay) - lr * (m / unbias1) / (tl.sqrt(v / unbias2) + eps)
+    tl.store(mean + row * SIZE + at, m, mask=mask)
+    tl.store(square + row * SIZE + at, v, mask=mask)
+    tl.store(steps + row, count, mask=moves)
+    tl.store(weight + row * SIZE + at, w, mask=mask)
+
+
+def factors(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """See ``tile.factors``."""
+    count, size = weight.shape
+    factor = torch.empty(count, size, dtype=dtype, device=weight.device)
+    inverse = torch.empty(count, device=weight.device)
+    _factors[(count,)](weight, factor, inverse, weight.stride(0), SIZE=size, BLOCK=_width(size), TINY=TINY)
+    return factor, inverse
+
+
+def exp_sums(
+    x: Tensor, tile: Tile, column: Tensor, margin: Margin, rows: Rows, shift: Tensor, entropy: bool
+) -> tuple[Tensor, None]:
+    """See ``tile.exp_sums``; the exponentials are not kept."""
+    (batch, size), count = x.shape, len(tile)
+    blocks = triton.cdiv(count, _BLOCK.value)
+    sums = torch.empty(2 if entropy else 1, blocks, batch, device=x.device)
+    _exp_sums[(triton.cdiv(batch, _BLOCK.value) * blocks,)](
+        x, tile.factor, tile.inverse, column, tile.live, shift, sums, margin.s, batch, count,
+        SIZE=size, ENTROPY=entropy, SAMPLED=tile.live is not None, **_blocks(x),
+    )  # fmt: skip
+    return sums.sum(1), None
+
+
+def d_product(
+    x: Tensor, tile: Tile, column: Tensor, margin: Margin, rows: Rows, lse: Tensor, d_lse: Tensor, d_cos_y: Tensor
+) -> Tensor:
+    """See ``tile.d_product``."""
+    (batch, size), count = x.shape, len(tile)
+    out = torch.empty(batch, count, dtype=x.dtype, device=x.device)
+    _d_product[(triton.cdiv(batch, _BLOCK.value) * triton.cdiv(count, _BLOCK.value),)](
+        x, tile.factor, tile.inverse, column, tile.live, lse, d_lse * margin.s, d_cos_y.contiguous(), out,
+        margin.s, batch, count, SIZE=size, SAMPLED=tile.live is not None, **_blocks(x),
+    )  # fmt: skip
+    return out
+
+
+def tangent_(gradient: Tensor, tile: Tile) -> Tensor:
+    """See ``tile.tangent_``."""
+    count, size = gradient.shape
+    _tangent[(count,)](gradient, tile.weight, tile.inverse, SIZE=size, BLOCK=_width(size))
+    return gradient
+
+
+def sgd_(
+    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, *,
+    lr: float, momentum: float, weight_decay: float, scale: float,
+) -> None:  # fmt: skip
+    """See ``tile.sgd_``."""
+    count, size = gradient.shape
+    _sgd[(count,)](
+        state["weight"], state.get("momentum"), gradient, *_which(rows, live), lr, momentum, weight_decay, scale,
+        MOMENTUM="momentum" in state, SIZE=size, SAMPLED=isinstance(rows, Tensor), BLOCK=_width(size),
+    )  # fmt: skip
+
+
+def adamw_(
+    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, *,
+    lr: float, betas: tuple[float, float], eps: float, weight_decay: float, scale: float,
+) -> None:  # fmt: skip
+    """See ``tile.adamw_``."""
+    count, size = gradient.shape
+    _adamw[(count,)](
+        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")), gradient, *_which(rows, live),
+        lr, *betas, eps, weight_decay, scale, SIZE=size, SAMPLED=isinstance(rows, Tensor), BLOCK=_width(size),
+    )  # fmt: skip
+
+
+def _which(rows: slice | Tensor, live: Tensor | None) -> tuple[Tensor | None, Tensor | None, int]:
+    """Row numbers, which of them move, and the first where they are a run."""
+    return (None, None, rows.start or 0) if isinstance(rows, slice) else (rows, live, 0)
+
+
+def _blocks(x: Tensor) -> dict[str, int]:
+    """Block sizes of a product and how it is launched."""
+    step = _STEP_BYTES // x.element_size()
+    return dict(BLOCK=_BLOCK.value, STEP=step, num_warps=_WARPS, num_stages=_STAGES)
+
+
+def _width(size: int) -> int:
+    """A row in one piece."""
+    return triton.next_power_of_2(size)

@@ -1,0 +1,132 @@
+"""The Triton kernels against the same arithmetic in torch, in Triton's interpreter; and compiled for real GPUs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import losses.partial_fc
+from losses import CentreOptimizer, PartialFC, create_margin
+from losses.sampling import draw
+from tests.losses.test_centre_optimizer import RULES
+from tests.losses.test_partial_fc import close, problem
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when losses.kernels is imported
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def steps(kernels, margin, rule, *, rows=9, d=20, classes=150, count=2, scale=1.0, weights=None, **options):
+    """Losses, entropies, gradients of the embeddings, centres and the optimiser's state after some steps."""
+    head = PartialFC(margin, d, classes, kernels=kernels, seed=4, device=DEVICE, **options)
+    head.load_state_dict({"weight": problem(rows, d, classes)[2]}, strict=False)
+    optimizer = CentreOptimizer(head, **RULES[rule], fused=True)
+    optimizer.grad_scale = scale
+    results = []
+    for seed in range(count):
+        x, y, _ = problem(rows, d, classes, seed)
+        y[0] = -1
+        x = x.to(DEVICE).requires_grad_()
+        out = head(x, y.to(DEVICE), weights)
+        (out.loss * scale).backward()
+        optimizer.step()
+        results += [out.loss, out.entropy if options.get("entropy") else None, x.grad]
+    return [value for value in results if value is not None] + [head.weight.detach(), *optimizer.state.values()]
+
+
+def both(tolerance=2e-5, margin="arcface", rule="sgd", **options):
+    torch_, triton = (steps(name, create_margin(margin), rule, **options) for name in ("torch", "triton"))
+    for ours, expected in zip(triton, torch_, strict=True):
+        close(ours, expected, tolerance)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_is_that_of_torch(rule):
+    """Several blocks of rows and of classes, the last ones cut; a tile that ends within a block."""
+    both(rule=rule, rows=130, classes=300, tile=170, count=1, entropy=True, scale=8.0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sampled_rows_and_rows_that_fill_the_buffer(rule, monkeypatch):
+    monkeypatch.setattr(losses.partial_fc, "draw", lambda *args, wait: draw(*args, wait=False))
+    assert draw(torch.arange(9), 150, 0, 150, 0.2, 4, 0, wait=False).live.logical_not().any()
+    both(tolerance=1e-4, rule=rule, sample_rate=0.2, tile=40, entropy=True)
+
+
+@pytest.mark.parametrize("margin", ["cosface", "magface", "adaface", "gb_cosface"])
+def test_margins(margin):
+    both(margin=margin, rows=5, classes=130, weights=torch.rand(5, device=DEVICE))
+
+
+def test_half_precision():
+    """The interpreter multiplies bfloat16 as if it were integers, so float16 stands in for it there."""
+    both(tolerance=2e-3, count=1, matmul_dtype=torch.bfloat16 if DEVICE == "cuda" else torch.float16)
+
+
+@pytest.mark.parametrize("classes", [1, 128, 129])
+def test_few_classes(classes):
+    both(rows=3, d=5, classes=classes)
+
+
+def test_without_momentum(monkeypatch):
+    monkeypatch.setitem(RULES, "sgd", RULES["sgd"] | {"momentum": 0.0})
+    both()
+
+
+def test_what_has_no_kernels_says_so():
+    with pytest.raises(ValueError, match="CurricularFace"):
+        PartialFC(create_margin("curricularface"), 4, 5, kernels="triton")
+    with pytest.raises(ValueError, match="'torch' or 'triton'"):
+        PartialFC(create_margin("arcface"), 4, 5, kernels="cuda")
+
+
+COMPILE = """
+import sys, triton
+from triton.backends.compiler import GPUTarget
+from losses import kernels
+capability = int(sys.argv[1])
+sizes = dict(SIZE=512, BLOCK=128, STEP=64)
+f, h, i, l, b = "*fp32", "*bf16", "*i64", "*i1", "fp32"
+product = dict(x=h, factor=h, inverse=f, own=i, live=l)
+row = dict(weight=f, gradient=f, rows=i, live=l, first="i32", lr=b, decay=b, scale=b)
+jobs = {
+    "_exp_sums": (
+        product | dict(shift=f, sums=f, s=b, batch="i32", count="i32"), sizes | dict(ENTROPY=True, SAMPLED=True)
+    ),
+    "_d_product": (
+        product | dict(lse=f, slope=f, d_cos_y=f, out=h, s=b, batch="i32", count="i32"), sizes | dict(SAMPLED=True)
+    ),
+    "_factors": (dict(weight=f, factor=h, inverse=f, stride="i32"), dict(SIZE=512, BLOCK=512, TINY=1e-12)),
+    "_tangent": (dict(gradient=f, weight=f, inverse=f), dict(SIZE=512, BLOCK=512)),
+    "_sgd": (row | dict(momentum=f, beta=b), dict(MOMENTUM=True, SIZE=512, SAMPLED=True, BLOCK=512)),
+    "_adamw": (
+        row | dict(mean=f, square=f, steps=f, beta1=b, beta2=b, eps=b), dict(SIZE=512, SAMPLED=True, BLOCK=512)
+    ),
+}
+for name, (signature, constants) in jobs.items():
+    function = getattr(kernels, name)
+    types = {n: signature.get(n, "constexpr") for n in function.arg_names}
+    whole = [k for k, n in enumerate(function.arg_names) if types[n][0] == "*" or n in ("batch", "count")]
+    aligned = {(k,): [["tt.divisibility", 16]] for k in whole}
+    source = triton.compiler.ASTSource(function, types, constants, aligned)
+    options = dict(num_warps=kernels._WARPS, num_stages=kernels._STAGES) if "x" in signature else {}
+    done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    print(name, done.metadata.shared, len(done.asm["cubin"]), int("mma" in done.asm["ptx"]))
+"""
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_they_compile_for_gpus(capability, tmp_path):
+    """To machine code of Ampere and Hopper, with products on the tensor cores, within every card's shared memory."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(capability)], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 6
+    for name, shared, size, tensor_cores in lines:
+        assert int(shared) <= 99 * 1024 and int(size) > 0
+        assert (tensor_cores == "1") == (name in ("_exp_sums", "_d_product"))
