@@ -2,6 +2,7 @@
 
     python benchmarks/head.py
     python benchmarks/head.py --identities 100000 --sample-rates 1 --batch 256
+    python benchmarks/head.py --largest --methods fused materialised --sample-rates 1 --memory 4
 
 Methods: ``fused`` (PartialFC with the update inside the backward pass), the same with the loop's arithmetic in Triton
 (``triton``, on a GPU) and under torch.compile (``compiled``), ``streamed`` (the update after the backward pass),
@@ -77,11 +78,19 @@ def build(method: str, identities: int, sample_rate: float, device: torch.device
 
 
 def measure(
-    method: str, identities: int, sample_rate: float, batch: int, seconds: float, threads: int, memory: int
+    method: str,
+    identities: int,
+    sample_rate: float,
+    batch: int,
+    threads: int,
+    memory: int,
+    seconds: float = 0.0,
+    least: int = 0,
 ) -> dict[str, object]:
     """Times of single steps (ms) and the peak memory (MiB) beside that of the process before it built the head.
 
-    A step that needs more than ``memory`` bytes (CPU; 0 for no limit) ends with ``{"fits": False}``.
+    A first step warms up; then some are timed for ``seconds``, at ``least`` so many. A step that needs more than
+    ``memory`` bytes (CPU; 0 for no limit) ends with ``{"fits": False}``.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -99,7 +108,7 @@ def measure(
         step = build(method, identities, sample_rate, device)
         step(embeddings, labels)
         end = time.perf_counter() + seconds
-        while len(times) < 2 or time.perf_counter() < end:
+        while len(times) < least or time.perf_counter() < end:
             start = _now(cuda)
             step(embeddings, labels)
             times.append((_now(cuda) - start) * 1000)
@@ -173,8 +182,7 @@ def largest(method: str, sample_rate: float, **arguments: object) -> Row:
     """The most identities (to 2 %) with which a step fits in the device's memory, by doubling and halving."""
 
     def fits(identities: int) -> bool:
-        settings = arguments | {"seconds": 0}
-        return bool(measure_apart(method=method, identities=identities, sample_rate=sample_rate, **settings)["fits"])
+        return bool(measure_apart(method=method, identities=identities, sample_rate=sample_rate, **arguments)["fits"])
 
     low, high = 0, 1_000_000
     while fits(high):
@@ -230,28 +238,32 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="time to measure in a turn, at least two steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--memory", type=float, default=_available_gib(), help="limit of a process on a CPU, GiB")
-    parser.add_argument("--largest", action="store_true", help="search for the most identities that fit, too")
+    parser.add_argument("--largest", action="store_true", help="search for the most identities that fit, instead")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(**json.loads(args.measure))))
         return
-    shared = dict(batch=args.batch, seconds=args.seconds, threads=args.threads, memory=int(args.memory * 2**30))
-    rows: list[Row] = []
+    shared = dict(batch=args.batch, threads=args.threads, memory=int(args.memory * 2**30))
+    if args.largest:
+        rows = [largest(method, rate, **shared) for method, rate in product(args.methods, args.sample_rates)]
+        show(
+            rows, f"most identities that fit into {'the GPU' if cuda else f'{args.memory:.3g} GiB'}, batch {args.batch}"
+        )
+        print(save("head_largest", rows, args.output))
+        return
+    rows = []
     for identities, rate in product(args.identities, args.sample_rates):
-        fresh = compare(identities, rate, args.methods, args.rounds, **shared)
+        timing = dict(seconds=args.seconds, least=2)
+        fresh = compare(identities, rate, args.methods, args.rounds, **shared, **timing)
         rows += fresh
         columns = [{key: row[key] for key in row if key not in ("identities", "sample_rate")} for row in fresh]
         show(columns, f"{identities:,} identities, batch {args.batch}, sample rate {rate:g}")
-    extra: list[Row] = []
-    if args.largest:
-        extra += [largest(method, rate, **shared) for method, rate in product(args.methods, args.sample_rates)]
-    if cuda:
-        extra += ceilings()
-    if extra:
-        show(extra, "ceilings and largest number of identities")
-    path = save("head", rows + extra, args.output)
+    best = ceilings() if cuda else []
+    if best:
+        show(best, "ceilings")
+    path = save("head", rows + best, args.output)
     chart(rows, args.output / f"head_{slug()}.png")
     print(f"{path}")
 

@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: where reference material lies, and a pool of gloo ranks."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.ranks import RankPool
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 torch.set_num_threads(2)
 settings.register_profile("shared machine", deadline=None)  # a slow moment is no failure
 settings.load_profile("shared machine")

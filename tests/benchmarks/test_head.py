@@ -56,7 +56,7 @@ def test_every_method_trains(method):
 
 def test_search_finds_the_limit(monkeypatch):
     monkeypatch.setattr("benchmarks.head.measure_apart", lambda identities, **_: {"fits": identities <= 3_456_789})
-    row = largest("fused", 1.0, batch=8, seconds=1, threads=1, memory=0)
+    row = largest("fused", 1.0, batch=8, threads=1, memory=0)
     assert 3_456_789 * 0.97 < row["largest_identities"] <= 3_456_789
 
 

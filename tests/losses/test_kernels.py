@@ -13,8 +13,6 @@ from losses.sampling import draw
 from tests.losses.test_centre_optimizer import RULES
 from tests.losses.test_partial_fc import close, problem
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when losses.kernels is imported
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
