@@ -162,7 +162,8 @@ def compare(identities: int, sample_rate: float, methods: list[str], rounds: int
     for method in methods:
         row: Row = {"method": method, "identities": identities, "sample_rate": sample_rate}
         if not times[method]:
-            rows.append(row | {"milliseconds": "does not fit"})
+            limit = f" in {arguments['memory'] / 2**30:.3g} GiB" if arguments["memory"] else ""
+            rows.append(row | {"milliseconds": f"does not fit{limit}"})
             continue
         milliseconds, peak = median(times[method]), peaks[method]
         numbers = EMBEDDING_SIZE * identities

@@ -4,7 +4,8 @@
     python benchmarks/models.py r100 vit_l --batch 128
 
 The ways are measured in turns in one process; figures are medians. MFU is the share of this device's best matrix
-product in the way's precision that the convolutions, linear layers and attention of the backbone reach.
+product in the way's precision that the convolutions, linear layers and attention of the backbone reach; a backward
+pass counts as two forward passes.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from torch import nn  # noqa: E402
 
 from benchmarks.record import RESULTS, Row, bar_chart, save, show, slug  # noqa: E402
 from models import create_model, model_names  # noqa: E402
-from models.inspect import cost  # noqa: E402
+from models.inspect import forward_gmac  # noqa: E402
 from pipelines.entry import run  # noqa: E402
 
 ON_GPU = ["r18", "r50", "r100", "mbf", "vit_t", "vit_s", "vit_b", "vit_l", "transface_b"]
@@ -86,6 +87,16 @@ def steps(name: str, way: Way, batch: int, device: torch.device) -> dict[str, Ca
     return {"forward": forward, "training": training}
 
 
+def needed_flop(name: str) -> dict[str, float]:
+    """FLOP of an image's pass, by kind: the backward pass is twice the forward pass, that in training."""
+    with torch.device("meta"):
+        model, images = create_model(name), torch.empty(2, 3, 112, 112)
+    return {
+        "forward": 2e9 * forward_gmac(model.eval(), images),
+        "training": 3 * 2e9 * forward_gmac(model.train(), images),
+    }
+
+
 def measure(name: str, ways: list[str], batch: int, rounds: int, ceilings: dict[torch.dtype, float]) -> list[Row]:
     """A row for each way: images a second, share of the ceiling, speed over the first way."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,14 +107,14 @@ def measure(name: str, ways: list[str], batch: int, rounds: int, ceilings: dict[
             elapsed = seconds(passes[way][kind], device)
             if turn > 1:  # the first two compile and warm up
                 times[way, kind].append(elapsed)
-    forward_flop = 2e9 * cost(name=name).gmac
+    flop = needed_flop(name)
     rows = []
     for way in ways:
         row: Row = {"backbone": name, "way": way}
-        for kind, passes_of_flop in (("forward", 1), ("training", 3)):
+        for kind in passes[way]:
             images = batch / median(times[way, kind])
             row[f"{kind}_images_per_second"] = images
-            row[f"{kind}_mfu"] = images * passes_of_flop * forward_flop / ceilings[WAYS[way].precision]
+            row[f"{kind}_mfu"] = images * flop[kind] / ceilings[WAYS[way].precision]
             ratios = [a / b for a, b in zip(times[ways[0], kind], times[way, kind])]
             row[f"{kind}_speedup"] = median(ratios)
         rows.append(row)
@@ -121,6 +132,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file and the chart")
     options = parser.parse_args()
     device = torch.device("cuda" if cuda else "cpu")
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # TF32, which convolutions use anyway, for products and the ceiling
     ceilings = {precision: ceiling(precision, device) for precision in (torch.float32, torch.bfloat16)}
     rows: list[Row] = []
     for name in options.backbones or (ON_GPU if cuda else ON_CPU):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,8 +34,14 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _iresnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     depths = tuple(_count(tensors, rf"layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
-    found = {"name": _name(IResNet, depths), **_flat_head(tensors["fc.weight"])}
-    return found | ({"se": True} if "layer1.0.se_block.fc1.weight" in tensors else {})
+    widths = [len(tensors[f"layer{stage}.0.conv1.weight"]) for stage in (1, 2, 3, 4)]
+    width = _width(widths, STAGE_CHANNELS, multiple=8)
+    return {
+        "name": _name(IResNet, depths),
+        **_flat_head(tensors["fc.weight"], widths[-1]),
+        **({"width": width} if width != 1 else {}),
+        **({"se": True} if "layer1.0.se_block.fc1.weight" in tensors else {}),
+    }
 
 
 def _ir(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -83,10 +89,20 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
 
 
-def _flat_head(weight: Tensor) -> dict[str, int]:
-    """Sizes from the linear layer behind the flattened last map."""
-    side = math.isqrt(weight.shape[1] // STAGE_CHANNELS[-1])
+def _flat_head(weight: Tensor, channels: int = STAGE_CHANNELS[-1]) -> dict[str, int]:
+    """Sizes from the linear layer behind the flattened last map of ``channels``."""
+    side = math.isqrt(weight.shape[1] // channels)
     return {"embedding_size": weight.shape[0], "input_size": 16 * side}
+
+
+def _width(channels: Sequence[int], whole: Sequence[int], multiple: int) -> float:
+    """A factor that turns ``whole`` numbers of channels, rounded to a ``multiple``, into ``channels``.
+
+    Rounding hides it to some degree: the middle of what all of them admit; one multiple stands for anything less, too.
+    """
+    least = max((some - multiple / 2) / full if some > multiple else 0 for some, full in zip(channels, whole))
+    most = min((some + multiple / 2) / full for some, full in zip(channels, whole))
+    return (least + most) / 2
 
 
 def _name(backbone: type[nn.Module], *arguments: Any, se: bool = False) -> str:

@@ -8,11 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from models.onnx_file import export_onnx
 from models.pretrained import model_card, save_pretrained
-from models.weights import load_backbone
+from models.weights import load_backbone, run_config
 from pipelines.entry import run
 
 
@@ -25,29 +23,41 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fp16", action="store_true", help="ONNX: half precision inside")
     parser.add_argument("--dynamic-batch", action="store_true", help="ONNX: any number of images at a time")
     parser.add_argument(
-        "--results", type=Path, help="folder: results.json of evaluate.verification, for the model card"
+        "--results", type=Path, help="results.json of evaluate.verification, for the folder's model card"
     )
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
+    to_onnx = args.output.suffix == ".onnx"
+    if to_onnx and args.results:
+        raise ValueError("--results is for the model card: give --output the name of a folder")
+    if not to_onnx and (args.fp16 or args.dynamic_batch):
+        raise ValueError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
+    if args.output.suffix == ".safetensors":
+        raise ValueError("give --output the name of a folder: model.safetensors, its config and its card go there")
     given: dict[str, Any] = {"name": args.network, "input_size": args.input_size}
     model, options = load_backbone(args.checkpoint, **{name: value for name, value in given.items() if value})
-    if args.output.suffix == ".onnx":
+    if to_onnx:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         size = options["input_size"]
         error = export_onnx(model, args.output, size, fp16=args.fp16, dynamic_batch=args.dynamic_batch)
         print(f"written: {args.output} ({options['name']}; onnxruntime and PyTorch agree to {error:.1e} of the norm)")
         return
-    if args.fp16 or args.dynamic_batch:
-        raise ValueError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
-    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
-    config = folder / "config.yaml"
-    training = yaml.safe_load(config.read_text()) if config.exists() else None
-    results = json.loads(args.results.read_text()) if args.results else None
-    save_pretrained(model, options, args.output, model_card(options, training, results))
+    results = _results(args.results) if args.results else None
+    save_pretrained(model, options, args.output, model_card(options, run_config(args.checkpoint), results))
     print(f"written: {args.output}/model.safetensors, config.json and README.md ({options['name']})")
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "sets" not in found:
+        raise ValueError(f"{path} is not what evaluate.verification wrote as results.json")
+    return found
 
 
 if __name__ == "__main__":

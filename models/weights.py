@@ -3,6 +3,8 @@
 import pickle
 import re
 import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,15 +101,26 @@ def _file(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds no model.safetensors, model.pt or best.pt: has its training finished?")
 
 
+# What training scripts keep beside the weights: Lightning's callbacks and settings, scores, command lines.
+_BYSTANDERS = ("pytorch_lightning.", "lightning.", "numpy.", "argparse.", "easydict.")
+
+
 class _Bystander:
-    """Stands for the classes of Lightning's that its checkpoints name beside the tensors; none is imported."""
+    """Stands for what a file names beside the tensors; whatever is done to it does nothing, and nothing is imported."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        # Subclasses of dict are made empty and filled then, which PyTorch does to its own kinds of dict only.
+        return super().__new__(cls) if arguments else OrderedDict()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def _unpickle(path: Path) -> Any:
     bystanders: list[str] = []
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        bystanders = [name for name in foreign if name.startswith(("pytorch_lightning.", "lightning."))]
+        bystanders = [name for name in foreign if name.startswith(_BYSTANDERS)]
     except Exception:  # an older format, of which PyTorch cannot tell this
         pass
     try:
@@ -115,9 +128,11 @@ def _unpickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
+        if not named:
+            raise ValueError(f"{path} is no file of weights that PyTorch or safetensors wrote") from None
         raise ValueError(
-            f"{path} is refused: reading it would run code ({named[1] if named else 'of an unknown kind'}). Where you "
-            "trust it, let the program that wrote it save the plain state dict: torch.save(model.state_dict(), ...)"
+            f"{path} is refused: reading it would run code ({named[1]}). Where you trust it, let the program that "
+            "wrote it save the plain state dict: torch.save(model.state_dict(), ...)"
         ) from None
     except Exception as error:  # damaged files raise many kinds
         raise ValueError(f"{path} is no file of weights: {error}") from None
@@ -138,8 +153,26 @@ def _backbone_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def run_config(path: Path) -> dict[str, Any] | None:
+    """The config of the training run that wrote the weights at ``path``; None where there is none."""
+    for found in _configs(path):
+        if isinstance(found.get("model"), dict) and "train" in (found.get("data") or ()):
+            return found
+    return None
+
+
 def _described(path: Path) -> dict[str, Any] | None:
     """The model's arguments from a ``config.json`` (Hugging Face's layout) or a run's ``config.yaml`` near the file."""
+    for found in _configs(path):
+        found = found["model"] if isinstance(found.get("model"), dict) else found
+        known = model_arguments(str(found.get("name")))
+        if known:
+            return {name: value for name, value in found.items() if name in known}
+    return None
+
+
+def _configs(path: Path) -> Iterator[dict[str, Any]]:
+    """What the configs near the weights say, those of other projects among them."""
     # A run keeps its sharded checkpoints two folders below its config.
     folders = (path, path.parent.parent) if path.is_dir() else (path.parent,)
     for file in (folder / name for folder in folders for name in ("config.json", "config.yaml")):
@@ -147,12 +180,8 @@ def _described(path: Path) -> dict[str, Any] | None:
             found = yaml.safe_load(file.read_text())  # JSON is YAML too
         except (FileNotFoundError, yaml.YAMLError):
             continue
-        found = found if isinstance(found, dict) else {}
-        found = found["model"] if isinstance(found.get("model"), dict) else found
-        known = model_arguments(str(found.get("name")))
-        if known:
-            return {name: value for name, value in found.items() if name in known}
-    return None
+        if isinstance(found, dict):
+            yield found
 
 
 def _guessed(weights: Weights, path: Path) -> dict[str, Any]:

@@ -75,5 +75,5 @@ def test_a_small_run(tmp_path):
     ]
     assert all(row["milliseconds"] > 0 and row["peak_mib"] > 0 for row in rows[:2])
     # 300 000 centres are 586 MiB: not even they and their momentum fit.
-    assert [row["milliseconds"] for row in rows[2:]] == ["does not fit"] * 2
+    assert [row["milliseconds"] for row in rows[2:]] == ["does not fit in 1.1 GiB"] * 2
     assert next(tmp_path.glob("head_*.png")).stat().st_size > 1000

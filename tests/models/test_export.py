@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 import yaml
 from torch import nn
 
@@ -171,6 +172,20 @@ def test_command_writes_huggingfaces_layout(trained_run, monkeypatch, tmp_path):
     assert "width: 0.25" in card
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed")
+def test_card_names_the_data_of_this_run_only(trained_run, monkeypatch, tmp_path):
+    folder, model = trained_run
+    sharded = folder / "checkpoints" / "step_000000003"
+    dcp.save({"backbone": model.state_dict()}, checkpoint_id=sharded, no_dist=True)
+    run_export(monkeypatch, "--checkpoint", sharded, "--output", tmp_path / "hub")
+    assert "data/faces" in (tmp_path / "hub" / "README.md").read_text()
+    for i, foreign in enumerate(("data: [a, b]\nmodel: resnet", "- a list", "name: [unclosed", "model: {}\ndata:")):
+        (folder / "config.yaml").write_text(foreign)
+        torch.save(create_model("mbf", width=0.25, embedding_size=16).state_dict(), folder / "model.pt")
+        run_export(monkeypatch, "--checkpoint", folder / "model.pt", "--output", tmp_path / str(i))
+        assert "## Data" not in (tmp_path / str(i) / "README.md").read_text()
+
+
 def test_pretrained_folder_keeps_options(tmp_path):
     options = {"name": "ir_18", "embedding_size": 8, "input_size": 16, "bgr": True}
     model = trained(partial(create_model, **options))
@@ -185,6 +200,9 @@ def test_pretrained_folder_keeps_options(tmp_path):
     ("arguments", "message"),
     [
         (("--output", "folder", "--fp16"), "are for ONNX"),
+        (("--output", "model.onnx", "--results", "results.json"), "name of a folder"),
+        (("--output", "model.safetensors"), "name of a folder"),
+        (("--output", "folder", "--results", __file__), "is not what evaluate.verification wrote"),
         (("--output", "model.onnx", "--network", "r18"), "does not fit"),
         (("--output", "model.onnx", "--network", "r19"), "did you mean 'r18'"),
     ],

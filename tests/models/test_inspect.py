@@ -85,3 +85,7 @@ def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_inspect(monkeypatch, capsys, "mbff")
     assert "did you mean 'mbf'" in capsys.readouterr().err
+    for missing in (tmp_path / "mbf", "mbf.pt"):
+        with pytest.raises(SystemExit):
+            run_inspect(monkeypatch, capsys, missing)
+        assert f"there is no checkpoint {missing}" in capsys.readouterr().err

@@ -1,10 +1,15 @@
 """Weights from every layout that users have; nothing that a file brings along is run."""
 
+import argparse
+import enum
 import os
 import pickle
 import sys
 import types
+from collections import Counter
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -194,22 +199,48 @@ def test_malicious_metadata_of_a_sharded_checkpoint_does_not_run(checkpoint, tmp
     assert not (tmp_path / "trace").exists()
 
 
-def test_lightning_checkpoint_with_its_classes(tmp_path, monkeypatch):
-    class ModelCheckpoint:
-        __module__ = "pytorch_lightning.callbacks"
-        __qualname__ = "ModelCheckpoint"
+class Settings(dict):
+    """Lightning keeps hyper-parameters in such a dict."""
 
+    __module__, __qualname__ = "pytorch_lightning.utilities.parsing", "AttributeDict"
+
+
+class Backend(str, enum.Enum):
+    __module__, __qualname__ = "pytorch_lightning.utilities.enums", "DistributedType"
+    DDP = "ddp"
+
+
+class ModelCheckpoint:
+    __module__, __qualname__ = "pytorch_lightning.callbacks", "ModelCheckpoint"
+
+
+@pytest.fixture
+def lightning(monkeypatch):
+    """Lightning is there while this is entered, and not afterwards, when its files are read."""
+
+    @contextmanager
+    def installed():
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "pytorch_lightning", types.ModuleType("pytorch_lightning"))
+            for kind in (Settings, Backend, ModelCheckpoint):
+                module = types.ModuleType(kind.__module__)
+                setattr(module, kind.__qualname__, kind)
+                patch.setitem(sys.modules, kind.__module__, module)
+            yield
+
+    return installed
+
+
+def test_lightning_checkpoint_with_its_classes(tmp_path, lightning):
     model = small("ir_18")
     content = {
         "pytorch-lightning_version": "1.4.4",
         "state_dict": {**prefixed("model.", model.state_dict()), "head.kernel": CENTRES.T},
         "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.9)}},
-        "hyper_parameters": {"arch": "ir_18", "gpus": ModelCheckpoint()},
+        "lr_schedulers": [{"milestones": Counter([8, 12])}],
+        "hyper_parameters": Settings(arch="ir_18", backend=Backend.DDP, callback=ModelCheckpoint()),
     }
-    with monkeypatch.context() as patch:  # Lightning is there when they are written, and not when they are read
-        for module in ("pytorch_lightning", "pytorch_lightning.callbacks"):
-            patch.setitem(sys.modules, module, types.ModuleType(module))
-        sys.modules["pytorch_lightning.callbacks"].ModelCheckpoint = ModelCheckpoint
+    with lightning():
         torch.save(content, tmp_path / "adaface.ckpt")
     loaded, options = load_backbone(tmp_path / "adaface.ckpt")
     assert same(loaded, model)
@@ -218,6 +249,13 @@ def test_lightning_checkpoint_with_its_classes(tmp_path, monkeypatch):
     assert torch.equal(loaded(images), model(images[:, [2, 1, 0]]))
     with pytest.warns(UserWarning, match="bgr=True"):
         load_weights(new("ir_18"), tmp_path / "adaface.ckpt")
+
+
+def test_scores_and_command_lines_beside_the_weights(tmp_path):
+    model = small()
+    content = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.9), "curve": np.arange(3.0)}
+    torch.save({"state_dict": model.state_dict(), **content}, tmp_path / "x.pt")
+    assert same(read_weights(tmp_path / "x.pt").tensors, model)
 
 
 def test_mismatch_names_what_is_wrong(tmp_path):
@@ -242,14 +280,15 @@ def test_files_that_hold_no_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         read_weights(tmp_path / "none.pt")
     (tmp_path / "empty.pt").touch()
-    (tmp_path / "text.pt").write_text("hello, this is text")
+    (tmp_path / "text.pt").write_text("import torch  # a script")
     torch.save({"epoch": 3}, tmp_path / "epoch.pt")
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
     (tmp_path / "folder").mkdir()
     for name in ("empty.pt", "text.pt", "epoch.pt", "tensor.pt", "linear.pt", "folder"):
-        with pytest.raises((ValueError, FileNotFoundError), match=name):
+        with pytest.raises((ValueError, FileNotFoundError), match=name) as caught:
             load_backbone(tmp_path / name)
+        assert "run code" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +297,7 @@ def test_files_that_hold_no_weights(tmp_path):
         {"name": "r18"},
         {"name": "r50", "se": True, "embedding_size": 256},
         {"name": "r200", "input_size": 64},
+        {"name": "r18", "width": 0.25, "input_size": 64},
         {"name": "ir_101"},
         {"name": "ir_se_50"},
         {"name": "mbf", "width": 0.3125, "input_size": 64},
@@ -286,10 +326,11 @@ def test_a_given_name_wins_over_the_guess(tmp_path):
         load_backbone(tmp_path / "x.pt", name="transface_t")
 
 
-def test_every_width_is_told_from_the_tensors():
+@pytest.mark.parametrize("name", ["mbf", "r18"])
+def test_every_width_is_told_from_the_tensors(name):
     with torch.device("meta"):
-        for width in (0.1, 0.2, 0.29, 0.3, 0.45, 0.5, 0.77, 1.5):
-            tensors = create_model("mbf", width=width).state_dict()
+        for width in (0.02, 0.1, 0.2, 0.29, 0.3, 0.45, 0.5, 0.77, 1.5):
+            tensors = create_model(name, width=width).state_dict()
             again = create_model(**guess_architecture(tensors)).state_dict()
             assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in again.items()}
 
