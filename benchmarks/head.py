@@ -217,7 +217,7 @@ def chart(rows: list[Row], path: Path) -> None:
     """Time and memory against the number of identities, a line for each method, at full softmax."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, key, label in zip(axes, ("milliseconds", "peak_mib"), ("ms a step", "peak memory, MiB")):
-        for method in METHODS:
+        for method in dict.fromkeys(row["method"] for row in rows if "method" in row):
             points = [row for row in rows if row["method"] == method and row["sample_rate"] == 1 and "peak_mib" in row]
             axis.plot([row["identities"] for row in points], [row[key] for row in points], "o-", label=method)
         axis.set(xscale="log", yscale="log", xlabel="identities", ylabel=label)

@@ -117,7 +117,7 @@ class PartialFC(nn.Module):
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
         self.seed, self.step, self.group = seed, 0, group
-        self.arithmetic = _triton_kernels() if kernels == "triton" else losses.tile
+        self.kernels, self.arithmetic = kernels, _triton_kernels() if kernels == "triton" else losses.tile
         self.consume = None  # set by CentreOptimizer: takes the pullback of a batch instead of weight.grad
         self.weight = nn.Parameter(self._initial(*self._range, embedding_size, torch.device(device)))
 
@@ -233,7 +233,7 @@ class PartialFC(nn.Module):
             here = (slot >= 0) & (slot < len(self.weight))
             slot = torch.where(here, sample.slot[slot.clamp(0, len(self.weight) - 1)], -1)
         # On a CPU products cost more than memory, and these exponentials take no more of it than the centres.
-        slow_products = x.device.type == "cpu" and self.arithmetic is losses.tile
+        slow_products = x.device.type == "cpu" and self.kernels == "torch"
         keeps = slow_products and self.margin.linear and self.training and len(x) <= x.shape[1]
         walk = Walk(self.weight.detach(), slot, sample, self._tile(len(x)), self.matmul_dtype, self.arithmetic, keeps)
         return Stream.apply(x, self.weight, rows.cos_y, walk, self.margin, rows, self.entropy, self.group, self.consume)
