@@ -249,9 +249,8 @@ def main() -> None:
     shared = dict(batch=args.batch, threads=args.threads, memory=int(args.memory * 2**30))
     if args.largest:
         rows = [largest(method, rate, **shared) for method, rate in product(args.methods, args.sample_rates)]
-        show(
-            rows, f"most identities that fit into {'the GPU' if cuda else f'{args.memory:.3g} GiB'}, batch {args.batch}"
-        )
+        place = "the GPU" if cuda else f"{args.memory:.3g} GiB"
+        show(rows, f"most identities that fit into {place}, batch {args.batch}")
         print(save("head_largest", rows, args.output))
         return
     rows = []

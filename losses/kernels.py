@@ -17,7 +17,7 @@ from losses.tile import TINY, Tile
 
 # A block of products: 128 x 128, in steps of 128 bytes along d. Three steps in flight take 96 KiB of shared memory,
 # which every architecture since Ampere has.
-_BLOCK, _STEP_BYTES, _STAGES, _WARPS = tl.constexpr(128), 128, 3, 8
+_BLOCK, _STEP_BYTES, _STAGES, _WARPS = 128, 128, 3, 8
 
 
 @triton.jit
@@ -84,9 +84,9 @@ def _d_product(
 
 
 @triton.jit
-def _factors(weight, factor, inverse, stride, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
+def _factors(weight, factor, inverse, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    values = tl.load(weight + row * stride + at, mask=at < SIZE, other=0.0)
+    values = tl.load(weight + row * SIZE + at, mask=at < SIZE, other=0.0)
     tl.store(factor + row * SIZE + at, values.to(factor.dtype.element_ty), mask=at < SIZE)
     tl.store(inverse + row, 1 / tl.maximum(tl.sqrt(tl.sum(values * values)), TINY))
 
@@ -151,7 +151,7 @@ def factors(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     count, size = weight.shape
     factor = torch.empty(count, size, dtype=dtype, device=weight.device)
     inverse = torch.empty(count, device=weight.device)
-    _factors[(count,)](weight, factor, inverse, weight.stride(0), SIZE=size, BLOCK=_width(size), TINY=TINY)
+    _factors[(count,)](weight, factor, inverse, SIZE=size, BLOCK=_width(size), TINY=TINY)
     return factor, inverse
 
 
@@ -160,9 +160,9 @@ def exp_sums(
 ) -> tuple[Tensor, None]:
     """See ``tile.exp_sums``; the exponentials are not kept."""
     (batch, size), count = x.shape, len(tile)
-    blocks = triton.cdiv(count, _BLOCK.value)
+    blocks = triton.cdiv(count, _BLOCK)
     sums = torch.empty(2 if entropy else 1, blocks, batch, device=x.device)
-    _exp_sums[(triton.cdiv(batch, _BLOCK.value) * blocks,)](
+    _exp_sums[(triton.cdiv(batch, _BLOCK) * blocks,)](
         x, tile.factor, tile.inverse, column, tile.live, shift, sums, margin.s, batch, count,
         SIZE=size, ENTROPY=entropy, SAMPLED=tile.live is not None, **_blocks(x),
     )  # fmt: skip
@@ -175,7 +175,7 @@ def d_product(
     """See ``tile.d_product``."""
     (batch, size), count = x.shape, len(tile)
     out = torch.empty(batch, count, dtype=x.dtype, device=x.device)
-    _d_product[(triton.cdiv(batch, _BLOCK.value) * triton.cdiv(count, _BLOCK.value),)](
+    _d_product[(triton.cdiv(batch, _BLOCK) * triton.cdiv(count, _BLOCK),)](
         x, tile.factor, tile.inverse, column, tile.live, lse, d_lse * margin.s, d_cos_y.contiguous(), out,
         margin.s, batch, count, SIZE=size, SAMPLED=tile.live is not None, **_blocks(x),
     )  # fmt: skip
@@ -215,13 +215,15 @@ def adamw_(
 
 def _which(rows: slice | Tensor, live: Tensor | None) -> tuple[Tensor | None, Tensor | None, int]:
     """Row numbers, which of them move, and the first where they are a run."""
-    return (None, None, rows.start or 0) if isinstance(rows, slice) else (rows, live, 0)
+    if isinstance(rows, slice):
+        return None, None, rows.start or 0
+    return rows, torch.ones_like(rows, dtype=torch.bool) if live is None else live, 0
 
 
 def _blocks(x: Tensor) -> dict[str, int]:
     """Block sizes of a product and how it is launched."""
     step = _STEP_BYTES // x.element_size()
-    return dict(BLOCK=_BLOCK.value, STEP=step, num_warps=_WARPS, num_stages=_STAGES)
+    return dict(BLOCK=_BLOCK, STEP=step, num_warps=_WARPS, num_stages=_STAGES)
 
 
 def _width(size: int) -> int:
