@@ -51,7 +51,7 @@ class Head(OpenSection):
     margin: str = Field("arcface", description="loss (losses.create_margin); its options stand beside it")
     sample_rate: float = Field(1.0, gt=0, le=1, description="share of the classes in a step (Partial FC)")
     mode: Literal["streamed", "dense"] = "streamed"
-    kernels: Literal["torch", "triton"] = Field("torch", description="what computes a tile; triton on a GPU, where margins allow")
+    kernels: Literal["torch", "triton"] = Field("torch", description="of a tile; triton needs a GPU")
     tile: PositiveInt | None = Field(None, description="class centres a tile; null chooses")
     fused: bool = Field(True, description="update centres in the backward pass; their gradient never exists")
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
