@@ -24,7 +24,8 @@ def add_angle(cos: Tensor, margin: float | Tensor) -> Tensor:
     ArcFace (Deng et al., CVPR 2019), eq. 3, with the continuation of its reference implementation. A negative margin
     takes away from the angle and stops at θ = 0.
     """
-    margin = torch.as_tensor(margin, dtype=cos.dtype, device=cos.device)
+    if not isinstance(margin, Tensor):
+        margin = cos.new_full((), margin)  # made on the device, which need not be waited for
     moved = cos * torch.cos(margin) - sine(cos) * torch.sin(margin)
     past_pi = cos <= -torch.cos(margin)
     at_zero = cos >= torch.cos(margin)

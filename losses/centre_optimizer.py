@@ -6,6 +6,7 @@ from torch import Tensor
 from losses.partial_fc import PartialFC
 from losses.sampling import Sample
 from losses.stream import Pullback
+from losses.tile import Tile
 
 
 class CentreOptimizer:
@@ -74,7 +75,7 @@ class CentreOptimizer:
             self._batches.append(pullback)
             return pullback.run(embeddings, None)
         if self.fused:
-            return pullback.run(embeddings, lambda tile, gradient: self._update(tile.rows, tile.live, gradient))
+            return pullback.run(embeddings, self._update_tile)
         d_x, gradient = pullback.gradients(embeddings)
         self._drawn.append((pullback.walk.sample, gradient))
         return d_x
@@ -105,17 +106,22 @@ class CentreOptimizer:
             gradient = first.tile(tile, None)
             for batch in more:
                 gradient += batch.tile(tile, None)
-            self._update(tile.rows, tile.live, gradient)
+            self._update_tile(tile, gradient)
+
+    def _update_tile(self, tile: Tile, gradient: Tensor) -> None:
+        self._update(tile.rows, tile.live, gradient, tile.inverse)
 
     @torch.no_grad()
-    def _update(self, rows: slice | Tensor, live: Tensor | None, gradient: Tensor) -> None:
-        """Move some rows (n) and their state by a gradient (n, d). Those not ``live`` (n,) keep both, bit for bit."""
+    def _update(
+        self, rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None = None
+    ) -> None:
+        """Move some rows (n) and their state; see ``tile.sgd_``."""
         arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
         shared = dict(lr=self.lr, weight_decay=self.weight_decay, scale=self.grad_scale)
         if self.algorithm == "sgd":
-            arithmetic.sgd_(state, rows, live, gradient, momentum=self.momentum, **shared)
+            arithmetic.sgd_(state, rows, live, gradient, inverse, momentum=self.momentum, **shared)
         else:
-            arithmetic.adamw_(state, rows, live, gradient, betas=self.betas, eps=self.eps, **shared)
+            arithmetic.adamw_(state, rows, live, gradient, inverse, betas=self.betas, eps=self.eps, **shared)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -21,39 +21,35 @@ _BLOCK, _STEP_BYTES, _STAGES, _WARPS = 128, 128, 3, 8
 
 
 @triton.jit
-def _cosines(
-    x, factor, inverse, row, column, batch, count, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr
-):
-    """(BLOCK, BLOCK) cosines of embeddings ``row`` and centres ``column``, and (BLOCK,) the centres' inverse norms."""
+def _cosines(x, factor, inverse, batch, count, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr):
+    """(BLOCK,) rows and columns of this program, their (BLOCK, BLOCK) cosines, and (BLOCK,) the centres' inverse norms.
+
+    Programs that follow each other share their centres.
+    """
+    blocks = tl.cdiv(batch, BLOCK)
+    within, first = tl.arange(0, BLOCK), (tl.program_id(0) // blocks) * BLOCK
+    row, column = (tl.program_id(0) % blocks) * BLOCK + within, first + within
+    factor += first.to(tl.int64) * SIZE
     products = tl.zeros((BLOCK, BLOCK), tl.float32)
     for start in range(0, SIZE, STEP):
         at = start + tl.arange(0, STEP)
         a = tl.load(x + row[:, None] * SIZE + at, mask=(row < batch)[:, None] & (at < SIZE), other=0.0)
-        b = tl.load(factor + column * SIZE + at[:, None], mask=(column < count) & (at < SIZE)[:, None], other=0.0)
+        b = tl.load(factor + within * SIZE + at[:, None], mask=(column < count) & (at < SIZE)[:, None], other=0.0)
         products = tl.dot(a, b, products, input_precision="ieee")
     inverse = tl.load(inverse + column, mask=column < count, other=0.0)
-    return products * inverse, inverse
-
-
-@triton.jit
-def _place(batch, BLOCK: tl.constexpr):
-    """The rows and columns of this program; programs that follow each other share their centres."""
-    blocks = tl.cdiv(batch, BLOCK)
-    within = tl.arange(0, BLOCK)
-    return (tl.program_id(0) % blocks) * BLOCK + within, (tl.program_id(0) // blocks) * BLOCK + within
+    return row, column, products * inverse, inverse
 
 
 @triton.jit
 def _exp_sums(
     x, factor, inverse, own, live, shift, sums, s, batch, count,
-    SIZE: tl.constexpr, ENTROPY: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    ENTROPY: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    row, column = _place(batch, BLOCK)
-    cosines, _ = _cosines(x, factor, inverse, row, column, batch, count, SIZE, BLOCK, STEP)
+    row, column, cosines, _ = _cosines(x, factor, inverse, batch, count, SIZE, BLOCK, STEP)
     logits = s * cosines - tl.load(shift)
     own = tl.load(own + row, mask=row < batch, other=-1)
     counts = (column < count) & (own[:, None] != column)
-    if SAMPLED:
+    if live is not None:
         counts = counts & (tl.load(live + column, mask=column < count, other=0) != 0)
     exp = tl.where(counts, tl.exp(logits), 0.0)
     # Each block of columns has a row of its own in ``sums``: added up afterwards, the result is the same every time.
@@ -66,17 +62,16 @@ def _exp_sums(
 @triton.jit
 def _d_product(
     x, factor, inverse, own, live, lse, slope, d_cos_y, out, s, batch, count,
-    SIZE: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    row, column = _place(batch, BLOCK)
-    cosines, inverse = _cosines(x, factor, inverse, row, column, batch, count, SIZE, BLOCK, STEP)
+    row, column, cosines, inverse = _cosines(x, factor, inverse, batch, count, SIZE, BLOCK, STEP)
     inside = row < batch
     lse = tl.load(lse + row, mask=inside, other=0.0)
     slope = tl.load(slope + row, mask=inside, other=0.0)
     own = tl.load(own + row, mask=inside, other=-1)
     d_cos_y = tl.load(d_cos_y + row, mask=inside, other=0.0)
     d_cos = tl.exp(s * cosines - lse[:, None]) * slope[:, None]
-    if SAMPLED:
+    if live is not None:
         d_cos = tl.where(tl.load(live + column, mask=column < count, other=0) != 0, d_cos, 0.0)
     d_cos = tl.where(own[:, None] == column, d_cos_y[:, None], d_cos) * inverse
     at = out + row[:, None].to(tl.int64) * count + column
@@ -84,87 +79,89 @@ def _d_product(
 
 
 @triton.jit
-def _factors(weight, factor, inverse, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
-    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+def _row(rows, first):
+    """Which row of the tile is this program's, and which of the shard."""
+    place = tl.program_id(0).to(tl.int64)
+    if rows is not None:
+        return place, tl.load(rows + place)
+    return place, first + place
+
+
+@triton.jit
+def _factors(weight, factor, inverse, rows, first, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
+    place, row = _row(rows, first)
+    at = tl.arange(0, BLOCK)
     values = tl.load(weight + row * SIZE + at, mask=at < SIZE, other=0.0)
-    tl.store(factor + row * SIZE + at, values.to(factor.dtype.element_ty), mask=at < SIZE)
-    tl.store(inverse + row, 1 / tl.maximum(tl.sqrt(tl.sum(values * values)), TINY))
+    tl.store(factor + place * SIZE + at, values.to(factor.dtype.element_ty), mask=at < SIZE)
+    tl.store(inverse + place, 1 / tl.maximum(tl.sqrt(tl.sum(values * values)), TINY))
 
 
 @triton.jit
-def _tangent(gradient, weight, inverse, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    g = tl.load(gradient + row * SIZE + at, mask=at < SIZE, other=0.0)
-    w = tl.load(weight + row * SIZE + at, mask=at < SIZE, other=0.0)
-    inverse = tl.load(inverse + row)
-    tl.store(gradient + row * SIZE + at, g - w * (tl.sum(g * w) * inverse * inverse), mask=at < SIZE)
-
-
-@triton.jit
-def _row(rows, live, first, SAMPLED: tl.constexpr):
-    """Which row of the shard this program updates, and whether it does."""
-    program = tl.program_id(0).to(tl.int64)
-    if SAMPLED:
-        return tl.load(rows + program), tl.load(live + program) != 0
-    return first + program, program >= 0
+def _centre(weight, gradient, inverse, rows, live, first, scale, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the numbers of this program's centre are, which of them move, and (BLOCK,) they and d loss / d them."""
+    place, row = _row(rows, first)
+    within = tl.arange(0, BLOCK)
+    at, mask = row * SIZE + within, within < SIZE
+    if live is not None:
+        mask = mask & (tl.load(live + place) != 0)
+    w = tl.load(weight + at, mask=mask, other=0.0)
+    g = tl.load(gradient + place * SIZE + within, mask=mask, other=0.0)
+    if inverse is not None:
+        inverse = tl.load(inverse + place)
+        g -= w * (tl.sum(g * w) * inverse * inverse)
+    return at, mask, w, g / scale
 
 
 @triton.jit
 def _sgd(
-    weight, momentum, gradient, rows, live, first, lr, beta, decay, scale,
-    MOMENTUM: tl.constexpr, SIZE: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr,
+    weight, momentum, gradient, inverse, rows, live, first, lr, beta, decay, scale,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, moves = _row(rows, live, first, SAMPLED)
-    at = tl.arange(0, BLOCK)
-    mask = (at < SIZE) & moves
-    w = tl.load(weight + row * SIZE + at, mask=mask, other=0.0)
-    step = tl.load(gradient + tl.program_id(0).to(tl.int64) * SIZE + at, mask=mask, other=0.0) / scale + decay * w
-    if MOMENTUM:
-        step += beta * tl.load(momentum + row * SIZE + at, mask=mask, other=0.0)
-        tl.store(momentum + row * SIZE + at, step, mask=mask)
-    tl.store(weight + row * SIZE + at, w - lr * step, mask=mask)
+    at, mask, w, g = _centre(weight, gradient, inverse, rows, live, first, scale, SIZE, BLOCK)
+    step = g + decay * w
+    if momentum is not None:
+        step += beta * tl.load(momentum + at, mask=mask, other=0.0)
+        tl.store(momentum + at, step, mask=mask)
+    tl.store(weight + at, w - lr * step, mask=mask)
 
 
 @triton.jit
 def _adamw(
-    weight, mean, square, steps, gradient, rows, live, first, lr, beta1, beta2, eps, decay, scale,
-    SIZE: tl.constexpr, SAMPLED: tl.constexpr, BLOCK: tl.constexpr,
+    weight, mean, square, steps, gradient, inverse, rows, live, first, lr, beta1, beta2, eps, decay, scale,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, moves = _row(rows, live, first, SAMPLED)
-    at = tl.arange(0, BLOCK)
-    mask = (at < SIZE) & moves
-    w = tl.load(weight + row * SIZE + at, mask=mask, other=0.0)
-    g = tl.load(gradient + tl.program_id(0).to(tl.int64) * SIZE + at, mask=mask, other=0.0) / scale
-    m = beta1 * tl.load(mean + row * SIZE + at, mask=mask, other=0.0) + (1 - beta1) * g
-    v = beta2 * tl.load(square + row * SIZE + at, mask=mask, other=0.0) + (1 - beta2) * g * g
-    count = tl.load(steps + row, mask=moves, other=0.0) + 1
+    at, mask, w, g = _centre(weight, gradient, inverse, rows, live, first, scale, SIZE, BLOCK)
+    m = beta1 * tl.load(mean + at, mask=mask, other=0.0) + (1 - beta1) * g
+    v = beta2 * tl.load(square + at, mask=mask, other=0.0) + (1 - beta2) * g * g
+    steps += _row(rows, first)[1]
+    count = tl.load(steps) + 1
     unbias1, unbias2 = 1 - tl.exp(count * tl.log(beta1)), 1 - tl.exp(count * tl.log(beta2))
     w = w * (1 - lr * decay) - lr * (m / unbias1) / (tl.sqrt(v / unbias2) + eps)
-    tl.store(mean + row * SIZE + at, m, mask=mask)
-    tl.store(square + row * SIZE + at, v, mask=mask)
-    tl.store(steps + row, count, mask=moves)
-    tl.store(weight + row * SIZE + at, w, mask=mask)
+    tl.store(mean + at, m, mask=mask)
+    tl.store(square + at, v, mask=mask)
+    tl.store(weight + at, w, mask=mask)
+    tl.store(steps, count, mask=tl.sum(mask.to(tl.int32)) > 0)
 
 
-def factors(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def factors(weight: Tensor, rows: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """See ``tile.factors``."""
-    count, size = weight.shape
+    size, count = weight.shape[1], len(rows) if isinstance(rows, Tensor) else rows.stop - rows.start
     factor = torch.empty(count, size, dtype=dtype, device=weight.device)
     inverse = torch.empty(count, device=weight.device)
-    _factors[(count,)](weight, factor, inverse, SIZE=size, BLOCK=_width(size), TINY=TINY)
+    _factors[(count,)](weight, factor, inverse, *_which(rows), SIZE=size, BLOCK=_width(size), TINY=TINY)
     return factor, inverse
 
 
 def exp_sums(
     x: Tensor, tile: Tile, column: Tensor, margin: Margin, rows: Rows, shift: Tensor, entropy: bool
 ) -> tuple[Tensor, None]:
-    """See ``tile.exp_sums``; the exponentials are not kept."""
+    """See ``tile.exp_sums``."""
     (batch, size), count = x.shape, len(tile)
     blocks = triton.cdiv(count, _BLOCK)
     sums = torch.empty(2 if entropy else 1, blocks, batch, device=x.device)
     _exp_sums[(triton.cdiv(batch, _BLOCK) * blocks,)](
         x, tile.factor, tile.inverse, column, tile.live, shift, sums, margin.s, batch, count,
-        SIZE=size, ENTROPY=entropy, SAMPLED=tile.live is not None, **_blocks(x),
+        ENTROPY=entropy, SIZE=size, **_blocks(x),
     )  # fmt: skip
     return sums.sum(1), None
 
@@ -177,47 +174,40 @@ def d_product(
     out = torch.empty(batch, count, dtype=x.dtype, device=x.device)
     _d_product[(triton.cdiv(batch, _BLOCK) * triton.cdiv(count, _BLOCK),)](
         x, tile.factor, tile.inverse, column, tile.live, lse, d_lse * margin.s, d_cos_y.contiguous(), out,
-        margin.s, batch, count, SIZE=size, SAMPLED=tile.live is not None, **_blocks(x),
+        margin.s, batch, count, SIZE=size, **_blocks(x),
     )  # fmt: skip
     return out
 
 
-def tangent_(gradient: Tensor, tile: Tile) -> Tensor:
-    """See ``tile.tangent_``."""
-    count, size = gradient.shape
-    _tangent[(count,)](gradient, tile.weight, tile.inverse, SIZE=size, BLOCK=_width(size))
-    return gradient
-
-
 def sgd_(
-    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, *,
+    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None, *,
     lr: float, momentum: float, weight_decay: float, scale: float,
 ) -> None:  # fmt: skip
     """See ``tile.sgd_``."""
     count, size = gradient.shape
+    row, first = _which(rows)
     _sgd[(count,)](
-        state["weight"], state.get("momentum"), gradient, *_which(rows, live), lr, momentum, weight_decay, scale,
-        MOMENTUM="momentum" in state, SIZE=size, SAMPLED=isinstance(rows, Tensor), BLOCK=_width(size),
+        state["weight"], state.get("momentum"), gradient, inverse, row, live, first, lr, momentum, weight_decay, scale,
+        SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 
 def adamw_(
-    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, *,
+    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None, *,
     lr: float, betas: tuple[float, float], eps: float, weight_decay: float, scale: float,
 ) -> None:  # fmt: skip
     """See ``tile.adamw_``."""
     count, size = gradient.shape
+    row, first = _which(rows)
     _adamw[(count,)](
-        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")), gradient, *_which(rows, live),
-        lr, *betas, eps, weight_decay, scale, SIZE=size, SAMPLED=isinstance(rows, Tensor), BLOCK=_width(size),
+        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")), gradient, inverse, row, live, first,
+        lr, *betas, eps, weight_decay, scale, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 
-def _which(rows: slice | Tensor, live: Tensor | None) -> tuple[Tensor | None, Tensor | None, int]:
-    """Row numbers, which of them move, and the first where they are a run."""
-    if isinstance(rows, slice):
-        return None, None, rows.start or 0
-    return rows, torch.ones_like(rows, dtype=torch.bool) if live is None else live, 0
+def _which(rows: slice | Tensor) -> tuple[Tensor | None, int]:
+    """Row numbers where they are not a run, and the first where they are."""
+    return (None, rows.start or 0) if isinstance(rows, slice) else (rows, 0)
 
 
 def _blocks(x: Tensor) -> dict[str, int]:

@@ -65,7 +65,7 @@ class PartialFC(nn.Module):
             compare with.
         kernels: what computes a streamed tile: ``torch``, or ``triton`` for fused kernels on a GPU, which know the
             margins whose other logits are s·cos.
-        tile: centres in a tile; None chooses by the device.
+        tile: centres in a tile; None chooses by the device's cache or memory.
         entropy: whether ``HeadOutput.entropy`` is wanted.
         matmul_dtype: type of the products' factors; the sums, the cosines to the own centres and the centres
             themselves stay float32.
@@ -239,11 +239,19 @@ class PartialFC(nn.Module):
         return Stream.apply(x, self.weight, rows.cos_y, walk, self.margin, rows, self.entropy, self.group, self.consume)
 
     def _tile(self, batch: int) -> int:
-        """A tile's numbers should stay in the cache they are made in: some 4 MiB on a CPU, 32 MiB on a GPU."""
+        """Centres in a tile.
+
+        On a CPU its numbers should stay in the cache that they are made in. On a GPU a tile should be work for longer
+        than its launches take; with all that it needs it takes some 64th of the memory. Multiples of 128 keep the rows
+        of products aligned for the tensor cores, so what is left of the shard is a tile of its own.
+        """
         if self.tile is not None:
             return self.tile
-        numbers = 2**20 if self.weight.device.type == "cpu" else 2**23
-        return max(256, numbers // max(1, batch))
+        if self.weight.device.type == "cpu":
+            return max(256, 2**20 // max(1, batch))
+        memory = torch.cuda.get_device_properties(self.weight.device).total_memory
+        most = memory // 64 // (8 * (batch + 2 * self.weight.shape[1]))
+        return max(128, min(most, len(self.weight)) // 128 * 128)
 
     def _alone(self, x: Tensor, rows: Rows) -> tuple[Tensor, None, None]:
         """For losses in which other classes have no part; the centres get no gradient."""

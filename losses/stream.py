@@ -19,7 +19,7 @@ from torch.autograd.function import FunctionCtx
 from losses.collective import Group, world_size
 from losses.margin import Margin, Rows
 from losses.sampling import Sample
-from losses.tile import Tile, product
+from losses.tile import Tile, product, tangent_
 
 
 @dataclass
@@ -54,9 +54,7 @@ class Walk:
             if self.sample is not None:
                 live = None if self.sample.live is None else self.sample.live[rows]
                 rows = self.sample.index[rows]
-            weight = self.weight[rows]
-            factor, inverse = self.arithmetic.factors(weight, self.dtype)
-            yield Tile(first, rows, live, weight, factor, inverse)
+            yield Tile(first, rows, live, *self.arithmetic.factors(self.weight, rows, self.dtype))
 
 
 @torch.no_grad()
@@ -101,23 +99,24 @@ class Pullback:
     d_cos_y: Tensor
 
     def tile(self, tile: Tile, d_x: Tensor | None, centres: bool = True) -> Tensor | None:
-        """Add the tile's part to ``d_x`` (B, d), if given; return the gradient of its centres (n, d), if wanted."""
+        """Add the tile's part to ``d_x`` (B, d), if given; return the gradient of its centres (n, d), if wanted.
+
+        The latter is not that of the loss until ``tangent_`` is applied, which the fused updates do as they read it.
+        """
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
         lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)
         kept = {}
         if self.walk.keeps:
             kept = dict(exp=self.walk.kept[tile.first // self.walk.size], shift=self.margin.shift(self.rows))
-        arithmetic, column = self.walk.arithmetic, self.walk.slot - tile.first
-        d_product = arithmetic.d_product(
-            self.x, tile, column, self.margin, self.rows, lse, self.d_lse, self.d_cos_y, **kept
-        )
+        column, gradients = self.walk.slot - tile.first, (lse, self.d_lse, self.d_cos_y)
+        d_product = self.walk.arithmetic.d_product(self.x, tile, column, self.margin, self.rows, *gradients, **kept)
         if d_x is not None:
             d_x += product(d_product, tile.factor)
-        return arithmetic.tangent_(product(d_product.T, self.x), tile) if centres else None
+        return product(d_product.T, self.x) if centres else None
 
     @torch.no_grad()
     def run(self, embeddings: bool, sink: Sink | None) -> Tensor | None:
-        """Walk once. ``sink`` takes each tile's gradient and may change the tile's centres."""
+        """Walk once. ``sink`` takes each tile's gradient (see ``tile``) and may change the tile's centres."""
         d_x = torch.zeros(self.x.shape, device=self.x.device) if embeddings else None
         for tile in self.walk.tiles():
             gradient = self.tile(tile, d_x, centres=sink is not None)
@@ -130,6 +129,7 @@ class Pullback:
         values = torch.empty(len(self.walk), self.walk.weight.shape[1], device=self.walk.weight.device)
 
         def keep(tile: Tile, gradient: Tensor) -> None:
+            tangent_(gradient, self.walk.weight[tile.rows], tile.inverse)
             values[tile.first : tile.first + len(tile)] = gradient
 
         return self.run(embeddings, keep), values

@@ -22,20 +22,18 @@ class Tile:
         first: place of the first one in the walk.
         rows: which rows of the shard they are.
         live: (n,) bool, false for rows that do not take part; None if all do.
-        weight: (n, d) float32, the centres.
-        factor: (n, d) the same in the type of the products.
+        factor: (n, d) the centres in the type of the products.
         inverse: (n,) float32 inverses of their norms.
     """
 
     first: int
     rows: slice | Tensor
     live: Tensor | None
-    weight: Tensor
     factor: Tensor
     inverse: Tensor
 
     def __len__(self) -> int:
-        return len(self.weight)
+        return len(self.factor)
 
 
 def inverse_norm(weight: Tensor) -> Tensor:
@@ -43,8 +41,9 @@ def inverse_norm(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=1).clamp(min=TINY).reciprocal()
 
 
-def factors(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(n, d) float32 centres → the same in ``dtype``, and (n,) inverses of their norms."""
+def factors(weight: Tensor, rows: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Some rows (n) of the (C_r, d) float32 centres → (n, d) in ``dtype``, and (n,) inverses of their norms."""
+    weight = weight[rows]
     return weight.to(dtype), inverse_norm(weight)
 
 
@@ -112,13 +111,13 @@ def d_product(
     return d_cos.mul_(tile.inverse).to(x.dtype)
 
 
-def tangent_(gradient: Tensor, tile: Tile) -> Tensor:
-    """Take from d loss / d (the tile's centres, of this length) (n, d) what would only change their length; in place.
+def tangent_(gradient: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    """Take from a gradient (n, d) what would only change the length of its centres (n, d); in place.
 
-    With ŵ = w/‖w‖, d loss/dw = (g - ŵ(ŵ·g)); the factor 1/‖w‖ is in g already (see ``d_product``).
+    With ŵ = w/‖w‖, d loss/dw = (g - ŵ(ŵ·g)), where g is d_productᵀ·x: the factor 1/‖w‖ is in it (see ``d_product``).
     """
-    radial = (gradient * tile.weight).sum(1).mul_(tile.inverse.square())
-    return gradient.addcmul_(tile.weight, radial[:, None], value=-1)
+    radial = (gradient * weight).sum(1).mul_(inverse.square())
+    return gradient.addcmul_(weight, radial[:, None], value=-1)
 
 
 def sgd_(
@@ -126,6 +125,7 @@ def sgd_(
     rows: slice | Tensor,
     live: Tensor | None,
     gradient: Tensor,
+    inverse: Tensor | None,
     *,
     lr: float,
     momentum: float,
@@ -138,10 +138,11 @@ def sgd_(
         state: ``weight`` and, with momentum, ``momentum``, (C_r, d).
         live: (n,) bool, which of the rows move; None for all. The others stay as they are, bit for bit.
         gradient: (n, d), ``scale`` times too large; it is used up.
+        inverse: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the gradient, or None.
     """
 
     def rule(state: dict[str, Tensor]) -> None:
-        step = _unscaled(gradient, scale).add_(state["weight"], alpha=weight_decay)
+        step = _loss_gradient(gradient, inverse, state["weight"], scale).add_(state["weight"], alpha=weight_decay)
         if momentum:
             step = torch.add(step, state["momentum"], alpha=momentum, out=state["momentum"])
         state["weight"].sub_(step, alpha=lr)
@@ -154,6 +155,7 @@ def adamw_(
     rows: slice | Tensor,
     live: Tensor | None,
     gradient: Tensor,
+    inverse: Tensor | None,
     *,
     lr: float,
     betas: tuple[float, float],
@@ -164,7 +166,7 @@ def adamw_(
     """As ``sgd_``, by the rule of ``torch.optim.AdamW``; ``steps`` (C_r, 1) counts for each row."""
 
     def rule(state: dict[str, Tensor]) -> None:
-        g = _unscaled(gradient, scale)
+        g = _loss_gradient(gradient, inverse, state["weight"], scale)
         steps = state["steps"].add_(1)
         mean = state["exp_avg"].lerp_(g, 1 - betas[0])
         square = state["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
@@ -174,7 +176,10 @@ def adamw_(
     _apply(rule, state, rows, live)
 
 
-def _unscaled(gradient: Tensor, scale: float) -> Tensor:
+def _loss_gradient(gradient: Tensor, inverse: Tensor | None, weight: Tensor, scale: float) -> Tensor:
+    """What ``sgd_`` and ``adamw_`` are given as the gradient of the loss itself; in place."""
+    if inverse is not None:
+        tangent_(gradient, weight, inverse)
     return gradient if scale == 1 else gradient.div_(scale)
 
 

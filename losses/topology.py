@@ -10,20 +10,30 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
 
-def spanning_edges(points: Tensor) -> Tensor:
-    """(n, d) points → (n - 1, 2) int64 pairs of the minimum spanning tree of their distances, shortest first."""
+def spanning_edges(*clouds: Tensor) -> list[Tensor]:
+    """For each (n, d) cloud of points, (n - 1, 2) int64 pairs: its minimum spanning tree, shortest edge first.
+
+    The trees are found on the host, which waits for the distances of all clouds once.
+    """
+    distances = torch.stack([_squared_distances(points.detach().float()) for points in clouds]).cpu().double().sqrt()
+    edges = []
+    for lengths in distances.numpy():
+        # The library takes 0 for "no edge", but duplicates are at distance 0: add one, which changes no tree.
+        tree = minimum_spanning_tree(np.triu(lengths + 1, 1)).tocoo()
+        order = np.argsort(tree.data, kind="stable")
+        edges.append(torch.from_numpy(np.stack([tree.row, tree.col], 1)[order].astype(np.int64)))
+    return list(torch.stack(edges).to(clouds[0].device))
+
+
+def _squared_distances(points: Tensor) -> Tensor:
     points = points - points.mean(0)  # the products below keep more digits near the origin
     squares = points.square().sum(1)
-    squared = (squares[:, None] + squares - 2 * points @ points.T).clamp_(min=0).cpu().double().numpy()
-    # The library takes 0 for "no edge", but duplicates are at distance 0: lengths grow by one, which changes no tree.
-    tree = minimum_spanning_tree(np.triu(np.sqrt(squared) + 1, 1)).tocoo()
-    order = np.argsort(tree.data, kind="stable")
-    return torch.from_numpy(np.stack([tree.row, tree.col], 1)[order].astype(np.int64))
+    with torch.autocast(points.device.type, enabled=False):  # what is left of squares needs all their digits
+        return (squares[:, None] + squares - 2 * points @ points.T).clamp_(min=0)
 
 
 def _lengths(points: Tensor, edges: Tensor) -> Tensor:
     """(n - 1,) lengths of edges; differentiable, with gradient 0 where both ends are the same point."""
-    edges = edges.to(points.device)
     squared = (points[edges[:, 0]] - points[edges[:, 1]]).square().sum(1)
     return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
@@ -35,9 +45,7 @@ def topological_loss(images: Tensor, embeddings: Tensor) -> Tensor:
         images: (n, …) in [-1, 1]; their distances are divided by the largest that such images can have.
         embeddings: (n, d), not normalised.
     """
-    with torch.no_grad():
-        flat = images.float().flatten(1)
-        image_lengths = _lengths(flat, spanning_edges(flat)) / (2 * flat.shape[1] ** 0.5)
-    embeddings = embeddings.float()
-    lengths = _lengths(embeddings, spanning_edges(embeddings.detach()))
-    return (lengths - image_lengths).square().sum() / len(embeddings)
+    flat, embeddings = images.detach().float().flatten(1), embeddings.float()
+    image_edges, edges = spanning_edges(flat, embeddings)
+    image_lengths = _lengths(flat, image_edges) / (2 * flat.shape[1] ** 0.5)
+    return (_lengths(embeddings, edges) - image_lengths).square().sum() / len(embeddings)

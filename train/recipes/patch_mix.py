@@ -41,12 +41,10 @@ def perturb_patches(images: Tensor, chosen: Tensor, weights: Tensor, numbers: Te
     place = weights.topk(top, dim=1).indices
     row, column = place // columns, place % columns
     image = chosen[:, None].expand_as(place)
-    limits = numbers.new_tensor([len(images), rows, columns])
-    donor = (numbers[..., 1:] * limits).long().minimum(limits.long() - 1)
+    limits = len(images), rows, columns
+    donor = [(uniform * n).long().clamp(max=n - 1) for uniform, n in zip(numbers[..., 1:].unbind(-1), limits)]
     mixed = mix_amplitudes(
-        pixels[image, row, column].flatten(0, 1),
-        pixels[donor[..., 0], donor[..., 1], donor[..., 2]].flatten(0, 1),
-        numbers[..., 0].flatten(),
+        pixels[image, row, column].flatten(0, 1), pixels[tuple(donor)].flatten(0, 1), numbers[..., 0].flatten()
     )
     out = images.clone(memory_format=torch.contiguous_format)
     view = out.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5)
