@@ -29,12 +29,19 @@ def _cosines(x, factor, inverse, batch, count, SIZE: tl.constexpr, BLOCK: tl.con
     blocks = tl.cdiv(batch, BLOCK)
     within, first = tl.arange(0, BLOCK), (tl.program_id(0) // blocks) * BLOCK
     row, column = (tl.program_id(0) % blocks) * BLOCK + within, first + within
+    # Past the last row or column the last one is read again; nobody asks for those products.
+    at = tl.arange(0, STEP)
+    x += tl.minimum(row, batch - 1)[:, None] * SIZE + at
     factor += first.to(tl.int64) * SIZE
+    factor += tl.minimum(within, count - 1 - first) * SIZE + at[:, None]
     products = tl.zeros((BLOCK, BLOCK), tl.float32)
     for start in range(0, SIZE, STEP):
-        at = start + tl.arange(0, STEP)
-        a = tl.load(x + row[:, None] * SIZE + at, mask=(row < batch)[:, None] & (at < SIZE), other=0.0)
-        b = tl.load(factor + within * SIZE + at[:, None], mask=(column < count) & (at < SIZE)[:, None], other=0.0)
+        if SIZE % STEP == 0:
+            a, b = tl.load(x + start), tl.load(factor + start)
+        else:
+            inside = start + at < SIZE
+            a = tl.load(x + start, mask=inside, other=0.0)
+            b = tl.load(factor + start, mask=inside[:, None], other=0.0)
         products = tl.dot(a, b, products, input_precision="ieee")
     inverse = tl.load(inverse + column, mask=column < count, other=0.0)
     return row, column, products * inverse, inverse

@@ -88,7 +88,10 @@ Sink = Callable[[Tile, Tensor], None]
 
 @dataclass
 class Pullback:
-    """The backward pass of one batch: from d loss/d lse and d loss/d cos_y (B,) to embeddings and centres."""
+    """The backward pass of one batch: from d loss/d lse and d loss/d cos_y (B,) to embeddings and centres.
+
+    ``lse`` is inf where there are no other classes.
+    """
 
     x: Tensor
     walk: Walk
@@ -103,12 +106,10 @@ class Pullback:
 
         The latter is not that of the loss until ``tangent_`` is applied, which the fused updates do as they read it.
         """
-        # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
-        lse = self.lse.masked_fill(self.lse.isneginf(), torch.inf)
         kept = {}
         if self.walk.keeps:
             kept = dict(exp=self.walk.kept[tile.first // self.walk.size], shift=self.margin.shift(self.rows))
-        column, gradients = self.walk.slot - tile.first, (lse, self.d_lse, self.d_cos_y)
+        column, gradients = self.walk.slot - tile.first, (self.lse, self.d_lse, self.d_cos_y)
         d_product = self.walk.arithmetic.d_product(self.x, tile, column, self.margin, self.rows, *gradients, **kept)
         if d_x is not None:
             d_x += product(d_product, tile.factor)
@@ -166,6 +167,8 @@ class Stream(Function):
     @staticmethod
     def backward(ctx: FunctionCtx, d_cos_y: Tensor, d_lse: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x, lse = ctx.saved_tensors
+        # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
+        lse = lse.masked_fill(lse.isneginf(), torch.inf)
         pullback = Pullback(x, ctx.walk, ctx.margin, ctx.rows, lse, d_lse, d_cos_y)
         embeddings, centres = ctx.needs_input_grad[:2]
         d_weight = None
