@@ -4,10 +4,9 @@ A negative is hard for a row when its cosine exceeds the row's own, margin inclu
 """
 
 import torch
-from torch import Tensor
 
 from losses.angular import ArcFace, CombinedMargin
-from losses.margin import Rows
+from losses.margin import Hard, Rows
 
 
 class CurricularFace(ArcFace):
@@ -24,19 +23,13 @@ class CurricularFace(ArcFace):
         self.rate = rate
         self.register_buffer("t", torch.zeros(()))
 
-    def bound(self, rows: Rows) -> Tensor:
-        """c·(t + c) is largest at c = 1, or -1 while t is negative."""
-        t, _ = rows.state
-        return self.s * (1 + t.abs())
-
-    def update(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """t, and (B,) the cosine from which on a negative is hard."""
+    def update(self, rows: Rows) -> Hard:
         self._follow(self.t, rows.mean(rows.cos_y), self.rate, rows)
-        return self.t.clone(), self.target(rows.cos_y, rows) / self.s
+        zero = torch.zeros_like(self.t)
+        return Hard(self.target(rows.cos_y, rows) / self.s, torch.stack([zero + 1, self.t, zero]))
 
-    def bend(self, cos: Tensor, rows: Rows) -> Tensor:
-        t, threshold = rows.state
-        return self.s * torch.where(cos > threshold[:, None], cos * (t + cos), cos)
+    def hard(self, rows: Rows) -> Hard:
+        return rows.state
 
 
 class MVSoftmax(CombinedMargin):
@@ -61,12 +54,9 @@ class MVSoftmax(CombinedMargin):
         super().__init__(s, 1.0, *((0.0, m) if kind == "am" else (m, 0.0)), **options)
         self.t = t
 
-    def bound(self, rows: Rows) -> Tensor:
-        return rows.cos_y.new_full((), self.s * (1 + 2 * self.t))
+    def update(self, rows: Rows) -> Hard:
+        curve = torch.stack([rows.cos_y.new_full((), value) for value in (0, 1 + self.t, self.t)])
+        return Hard(self.target(rows.cos_y, rows) / self.s, curve)
 
-    def update(self, rows: Rows) -> Tensor:
-        """(B,) the cosine from which on a negative is hard."""
-        return self.target(rows.cos_y, rows) / self.s
-
-    def bend(self, cos: Tensor, rows: Rows) -> Tensor:
-        return self.s * torch.where(cos > rows.state[:, None], (1 + self.t) * cos + self.t, cos)
+    def hard(self, rows: Rows) -> Hard:
+        return rows.state

@@ -3,8 +3,6 @@
 A product of embeddings and centres leaves the tensor cores as what becomes of it: sums of exponentials in the forward
 pass, the gradient of the cosines (in half precision) in the backward pass. The (B, n) float32 logits do not exist. What
 works on rows (norms, tangents, updates) reads and writes each number once.
-
-For margins whose other logits are s·cos (``Margin.linear``).
 """
 
 import torch
@@ -48,12 +46,28 @@ def _cosines(x, factor, inverse, batch, count, SIZE: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
+def _others(cosines, s, limit, curve, filter, row, inside):
+    """(BLOCK, BLOCK) logits of other classes and their slopes; see ``Margin.others``."""
+    bent, slope = cosines, 1.0
+    if limit is not None:
+        hard = cosines > tl.load(limit + row, mask=inside, other=0.0)[:, None]
+        a, b, e = tl.load(curve), tl.load(curve + 1), tl.load(curve + 2)
+        bent = tl.where(hard, (a * cosines + b) * cosines + e, cosines)
+        slope = tl.where(hard, 2 * a * cosines + b, 1.0)
+    if filter is not None:
+        bent = tl.where(cosines > filter, 0.0, bent)
+        slope = tl.where(cosines > filter, 0.0, slope)
+    return s * bent, s * slope
+
+
+@triton.jit
 def _exp_sums(
-    x, factor, inverse, own, live, shift, sums, s, batch, count,
+    x, factor, inverse, own, live, shift, sums, s, limit, curve, filter, batch, count,
     ENTROPY: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     row, column, cosines, _ = _cosines(x, factor, inverse, batch, count, SIZE, BLOCK, STEP)
-    logits = s * cosines - tl.load(shift)
+    logits, _ = _others(cosines, s, limit, curve, filter, row, row < batch)
+    logits -= tl.load(shift)
     own = tl.load(own + row, mask=row < batch, other=-1)
     counts = (column < count) & (own[:, None] != column)
     if live is not None:
@@ -68,16 +82,17 @@ def _exp_sums(
 
 @triton.jit
 def _d_product(
-    x, factor, inverse, own, live, lse, slope, d_cos_y, out, s, batch, count,
+    x, factor, inverse, own, live, lse, d_lse, d_cos_y, out, s, limit, curve, filter, batch, count,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     row, column, cosines, inverse = _cosines(x, factor, inverse, batch, count, SIZE, BLOCK, STEP)
     inside = row < batch
     lse = tl.load(lse + row, mask=inside, other=0.0)
-    slope = tl.load(slope + row, mask=inside, other=0.0)
+    d_lse = tl.load(d_lse + row, mask=inside, other=0.0)
     own = tl.load(own + row, mask=inside, other=-1)
     d_cos_y = tl.load(d_cos_y + row, mask=inside, other=0.0)
-    d_cos = tl.exp(s * cosines - lse[:, None]) * slope[:, None]
+    logits, slope = _others(cosines, s, limit, curve, filter, row, inside)
+    d_cos = tl.exp(logits - lse[:, None]) * d_lse[:, None] * slope
     if live is not None:
         d_cos = tl.where(tl.load(live + column, mask=column < count, other=0) != 0, d_cos, 0.0)
     d_cos = tl.where(own[:, None] == column, d_cos_y[:, None], d_cos) * inverse
@@ -167,7 +182,7 @@ def exp_sums(
     blocks = triton.cdiv(count, _BLOCK)
     sums = torch.empty(2 if entropy else 1, blocks, batch, device=x.device)
     _exp_sums[(triton.cdiv(batch, _BLOCK) * blocks,)](
-        x, tile.factor, tile.inverse, column, tile.live, shift, sums, margin.s, batch, count,
+        x, tile.factor, tile.inverse, column, tile.live, shift, sums, *_bends(margin, rows), batch, count,
         ENTROPY=entropy, SIZE=size, **_blocks(x),
     )  # fmt: skip
     return sums.sum(1), None
@@ -180,8 +195,8 @@ def d_product(
     (batch, size), count = x.shape, len(tile)
     out = torch.empty(batch, count, dtype=x.dtype, device=x.device)
     _d_product[(triton.cdiv(batch, _BLOCK) * triton.cdiv(count, _BLOCK),)](
-        x, tile.factor, tile.inverse, column, tile.live, lse, d_lse * margin.s, d_cos_y.contiguous(), out,
-        margin.s, batch, count, SIZE=size, **_blocks(x),
+        x, tile.factor, tile.inverse, column, tile.live, lse, d_lse.contiguous(), d_cos_y.contiguous(), out,
+        *_bends(margin, rows), batch, count, SIZE=size, **_blocks(x),
     )  # fmt: skip
     return out
 
@@ -215,6 +230,12 @@ def adamw_(
 def _which(rows: slice | Tensor) -> tuple[Tensor | None, int]:
     """Row numbers where they are not a run, and the first where they are."""
     return (None, rows.start or 0) if isinstance(rows, slice) else (rows, 0)
+
+
+def _bends(margin: Margin, rows: Rows) -> tuple[float, Tensor | None, Tensor | None, float | None]:
+    """What ``_others`` needs of a margin."""
+    hard = margin.hard(rows)
+    return (margin.s, *((None, None) if hard is None else (hard.limit, hard.curve)), margin.interclass_filter)
 
 
 def _blocks(x: Tensor) -> dict[str, int]:

@@ -5,7 +5,8 @@ With c_ij the cosine of embedding i and class centre j, every loss of the family
     target_i = T(c_iy, rows)          other_ij = N(c_ij, rows)        lse_i = log Σ_{j≠y} exp(other_ij)
     loss_i   = L(target_i, lse_i, rows)
 
-The head evaluates N tile by tile and never needs more of a margin than this.
+The head evaluates N tile by tile and never needs more of a margin than this. N is s·c_ij, but for hard negatives, whose
+cosines exceed a limit: all that the literature makes of them is at most a square (``Hard``), or leaves them out.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,19 @@ from torch import Tensor, nn
 
 # exp() stays inside float32 up to e^88; logits up to 70 leave e^18 for the sum over classes and need no shift at all.
 _UNSHIFTED = 70.0
+
+
+@dataclass
+class Hard:
+    """What becomes of hard negatives: a cosine c above its row's limit counts as a·c² + b·c + e.
+
+    Attributes:
+        limit: (B,) float32.
+        curve: (3,) float32, a, b and e.
+    """
+
+    limit: Tensor
+    curve: Tensor
 
 
 @dataclass
@@ -75,7 +89,8 @@ class Margin(nn.Module):
 
     def bound(self, rows: Rows) -> Tensor:
         """() tensor that no logit of another class exceeds."""
-        return rows.cos_y.new_full((), self.s)
+        hard = self.hard(rows)
+        return rows.cos_y.new_full((), self.s) if hard is None else self.s * hard.curve.abs().sum().clamp(min=1)
 
     def shift(self, rows: Rows) -> Tensor:
         """() tensor to be taken from logits before exp: with it neither they nor their sum overflow float32."""
@@ -84,7 +99,7 @@ class Margin(nn.Module):
     @property
     def linear(self) -> bool:
         """Whether other logits are just ``s * cos``, which the head then computes in place."""
-        return type(self).bend is Margin.bend and self.interclass_filter is None
+        return type(self).hard is Margin.hard and self.interclass_filter is None
 
     def update(self, rows: Rows) -> Any:
         """Bring the state up to date with the batch, before use; what it returns becomes ``rows.state``.
@@ -104,15 +119,29 @@ class Margin(nn.Module):
         """(B,) cosines to the own centres → (B,) target logits, differentiable."""
         return self.s * cos_y
 
-    def bend(self, cos: Tensor, rows: Rows) -> Tensor:
-        """(B, n) cosines to other centres → (B, n) logits, differentiable in ``cos`` only."""
-        return self.s * cos
+    def hard(self, rows: Rows) -> Hard | None:
+        """How the logits of hard negatives differ from ``s * cos``; None if they do not."""
+        return None
 
     def others(self, cos: Tensor, rows: Rows) -> Tensor:
-        """``bend`` behind the inter-class filter."""
+        """(B, n) cosines to other centres → (B, n) logits, differentiable in ``cos`` only."""
+        bent = cos
+        if (hard := self.hard(rows)) is not None:
+            a, b, e = hard.curve
+            bent = torch.where(cos > hard.limit[:, None], (a * cos + b) * cos + e, cos)
         if self.interclass_filter is not None:
-            cos = cos.masked_fill(cos > self.interclass_filter, 0.0)
-        return self.bend(cos, rows)
+            bent = bent.masked_fill(cos > self.interclass_filter, 0.0)
+        return self.s * bent
+
+    def slope(self, cos: Tensor, rows: Rows) -> Tensor:
+        """(B, n) d others / d cos."""
+        slope = torch.ones_like(cos)
+        if (hard := self.hard(rows)) is not None:
+            a, b, _ = hard.curve
+            slope = torch.where(cos > hard.limit[:, None], 2 * a * cos + b, slope)
+        if self.interclass_filter is not None:
+            slope = slope.masked_fill(cos > self.interclass_filter, 0.0)
+        return self.s * slope
 
     def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
         """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden.

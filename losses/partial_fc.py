@@ -63,8 +63,7 @@ class PartialFC(nn.Module):
         sample_rate: share of the classes that take part in a step (see ``sampling.draw``).
         mode: ``streamed``, or ``dense`` for the same from full logits by autograd: slow, large, and simple enough to
             compare with.
-        kernels: what computes a streamed tile: ``torch``, or ``triton`` for fused kernels on a GPU, which know the
-            margins whose other logits are s·cos.
+        kernels: what computes a streamed tile: ``torch``, or ``triton`` for fused kernels on a GPU.
         tile: centres in a tile; None chooses by the device's cache or memory.
         entropy: whether ``HeadOutput.entropy`` is wanted.
         matmul_dtype: type of the products' factors; the sums, the cosines to the own centres and the centres
@@ -105,8 +104,8 @@ class PartialFC(nn.Module):
             raise ValueError(f"mode is 'streamed' or 'dense', not {mode!r}")
         if kernels not in ("torch", "triton"):
             raise ValueError(f"kernels are 'torch' or 'triton', not {kernels!r}")
-        if kernels == "triton" and not (margin.linear and mode == "streamed"):
-            raise ValueError(f"Triton has no kernels for {type(margin).__name__} in {mode} mode; take kernels 'torch'")
+        if kernels == "triton" and mode != "streamed":
+            raise ValueError("Triton's kernels work on tiles; take kernels 'torch' in dense mode")
         if tile is not None and tile < 1:
             raise ValueError(f"tile must be positive, not {tile}")
         if entropy and not margin.competitive:

@@ -209,10 +209,4 @@ def _logits(
     if margin.linear:
         return torch.addcmul(-base, cos, tile.inverse, value=margin.s, out=cos), margin.s
     cos.mul_(tile.inverse)
-    if not sloped:
-        return margin.others(cos, rows).sub_(base), 0.0
-    with torch.enable_grad():
-        cos.requires_grad_()
-        logits = margin.others(cos, rows)
-        (slope,) = torch.autograd.grad(logits.sum(), cos)
-    return logits.detach().sub_(base), slope
+    return margin.others(cos, rows).sub_(base), margin.slope(cos, rows) if sloped else 0.0

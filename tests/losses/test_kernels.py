@@ -34,8 +34,9 @@ def steps(kernels, margin, rule, *, rows=9, d=20, classes=150, count=2, scale=1.
     return [value for value in results if value is not None] + [head.weight.detach(), *optimizer.state.values()]
 
 
-def both(tolerance=2e-5, margin="arcface", rule="sgd", **options):
-    torch_, triton = (steps(name, create_margin(margin), rule, **options) for name in ("torch", "triton"))
+def both(tolerance=2e-5, margin="arcface", rule="sgd", options=None, **problem):
+    margins = (create_margin(margin, **(options or {})) for _ in range(2))
+    torch_, triton = (steps(name, margin, rule, **problem) for name, margin in zip(("torch", "triton"), margins))
     for ours, expected in zip(triton, torch_, strict=True):
         close(ours, expected, tolerance)
 
@@ -55,9 +56,17 @@ def test_sampled_rows_and_rows_that_fill_the_buffer(rule, wait, monkeypatch):
     both(tolerance=1e-4, rule=rule, sample_rate=0.2, tile=40, entropy=True)
 
 
-@pytest.mark.parametrize("margin", ["cosface", "magface", "adaface", "gb_cosface"])
-def test_margins(margin):
-    both(margin=margin, rows=5, classes=130, weights=torch.rand(5, device=DEVICE))
+MARGINS = {
+    **{name: {} for name in ("cosface", "magface", "adaface", "gb_cosface", "curricularface", "mv_softmax")},
+    "arcface": dict(interclass_filter=0.1),
+    "mv_softmax filtered": dict(interclass_filter=0.1, kind="arc"),
+}
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_margins(name):
+    """Of few dimensions, so that some negatives are hard, or past the filter."""
+    both(margin=name.split()[0], options=MARGINS[name], rows=5, d=4, classes=130, weights=torch.rand(5, device=DEVICE))
 
 
 def test_half_precision():
@@ -76,8 +85,8 @@ def test_without_momentum(monkeypatch):
 
 
 def test_what_has_no_kernels_says_so():
-    with pytest.raises(ValueError, match="CurricularFace"):
-        PartialFC(create_margin("curricularface"), 4, 5, kernels="triton")
+    with pytest.raises(ValueError, match="dense"):
+        PartialFC(create_margin("arcface"), 4, 5, kernels="triton", mode="dense")
     with pytest.raises(ValueError, match="'torch' or 'triton'"):
         PartialFC(create_margin("arcface"), 4, 5, kernels="cuda")
 
@@ -89,11 +98,11 @@ from losses import kernels
 capability = int(sys.argv[1])
 f, h, i, l, b = "*fp32", "*bf16", "*i64", "*i1", "fp32"
 blocks, row_block = dict(SIZE=512, BLOCK=128, STEP=64), dict(SIZE=512, BLOCK=512)
-product = dict(x=h, factor=h, inverse=f, own=i, live=l, s=b, batch="i32", count="i32")
+product = dict(x=h, factor=h, inverse=f, own=i, live=l, s=b, limit=f, curve=f, filter=b, batch="i32", count="i32")
 row = dict(weight=f, gradient=f, inverse=f, rows=i, live=l, first="i32", lr=b, decay=b, scale=b)
 jobs = {
     "_exp_sums": (product | dict(shift=f, sums=f), blocks | dict(ENTROPY=True)),
-    "_d_product": (product | dict(lse=f, slope=f, d_cos_y=f, out=h), blocks),
+    "_d_product": (product | dict(lse=f, d_lse=f, d_cos_y=f, out=h), blocks),
     "_factors": (dict(weight=f, factor=h, inverse=f, rows=i, first="i32"), row_block | dict(TINY=1e-12)),
     "_sgd": (row | dict(momentum=f, beta=b), row_block),
     "_adamw": (row | dict(mean=f, square=f, steps=f, beta1=b, beta2=b, eps=b), row_block),

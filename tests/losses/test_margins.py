@@ -125,14 +125,20 @@ def test_extremes_are_finite(name, mode, cosine):
             assert value.abs().max() == 0
 
 
-def test_logits_stay_under_their_bound():
+def test_logits_of_others_stay_under_their_bound_and_have_the_slope_they_say():
     for name in FAMILIES:
         margin = create_margin(name.split()[0], **FAMILIES[name][0])
         for t in (-1.0, 0.0, 1.0) if name == "curricularface" else (0.0,):
-            rows = Rows(torch.zeros(9), torch.ones(9, dtype=torch.bool), torch.linspace(-1, 1, 9), torch.ones(9), 4)
-            rows.state = (torch.tensor(t), rows.cos_y) if name == "curricularface" else rows.cos_y
-            logits = margin.others(torch.linspace(-1, 1, 101).expand(9, -1), rows)
+            one = torch.ones(9)
+            rows = Rows(torch.zeros(9), one.bool(), torch.linspace(-1, 1, 9), one, 4, uniform=one / 2)
+            if name == "curricularface":
+                margin.eval().t.fill_(t)
+            rows.state = margin.update(rows)
+            cos = torch.linspace(-1, 1, 101).repeat(9, 1).requires_grad_()
+            logits = margin.others(cos, rows)
             assert logits.max() <= margin.bound(rows) + 1e-4
+            (slope,) = torch.autograd.grad(logits.sum(), cos)
+            assert torch.allclose(margin.slope(cos.detach(), rows), slope)
             assert margin.bound(rows) - margin.shift(rows) <= 70
 
 
