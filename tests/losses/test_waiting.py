@@ -1,6 +1,6 @@
 """On a GPU the head never waits for the device: here on the meta device, which has no numbers to wait for."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -24,26 +24,25 @@ class NoCopies(TorchFunctionMode):
         return result
 
 
-@pytest.fixture(autouse=True)
-def a_large_gpu(monkeypatch):
+@pytest.fixture
+def large_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30))
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # knows no meta device
 
 
-def step(margin, rule="sgd", accumulate=1, **options):
+def step(margin, rule="sgd", accumulate=1, device="meta", guard=NoCopies, **options):
     fused = options.pop("fused", True)
-    head = PartialFC(margin, D, CLASSES, device="meta", matmul_dtype=torch.bfloat16, **options)
+    head = PartialFC(margin, D, CLASSES, device=device, matmul_dtype=torch.bfloat16, **options)
     optimizer = CentreOptimizer(head, **RULES[rule], fused=fused, deferred=accumulate > 1)
-    with NoCopies():
+    x, uniform = torch.rand(ROWS, D, device=device, requires_grad=True), torch.rand(ROWS, device=device)
+    labels = torch.zeros(ROWS, dtype=torch.int64, device=device)
+    with guard():
         for _ in range(accumulate):
-            x = torch.empty(ROWS, D, device="meta", requires_grad=True)
-            labels = torch.empty(ROWS, dtype=torch.int64, device="meta")
-            head(x, labels, uniform=torch.empty(ROWS, device="meta")).loss.backward()
+            head(x, labels, uniform=uniform).loss.backward()
         optimizer.step()
-    optimizer.zero_grad()
-    return head
 
 
+@pytest.mark.usefixtures("large_gpu")
 @pytest.mark.parametrize("name", MARGINS)
 @pytest.mark.parametrize("rate", [1.0, 0.1])
 def test_no_margin_waits(name, rate):
@@ -51,6 +50,7 @@ def test_no_margin_waits(name, rate):
     step(margin, sample_rate=rate, entropy=margin.competitive)
 
 
+@pytest.mark.usefixtures("large_gpu")
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rate", [1.0, 0.1])
 @pytest.mark.parametrize("options", [dict(fused=False), dict(fused=True), dict(interclass_filter=0.4)])
@@ -60,10 +60,28 @@ def test_no_update_waits(rule, rate, options):
     step(margin, rule, sample_rate=rate, **options)
 
 
+@pytest.mark.usefixtures("large_gpu")
 def test_accumulation_over_all_centres_does_not_wait():
     step(create_margin("arcface"), accumulate=2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("name", MARGINS)
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_a_real_gpu_is_not_waited_for(name, rate, kernels):
+    @contextmanager
+    def errors():
+        torch.cuda.set_sync_debug_mode("error")
+        yield
+        torch.cuda.set_sync_debug_mode("default")
+
+    options = dict(sample_rate=rate, kernels=kernels, device="cuda")
+    step(create_margin(name), guard=nullcontext, **options)  # libraries wait when they are first used
+    step(create_margin(name), guard=errors, **options)
+
+
+@pytest.mark.usefixtures("large_gpu")
 def test_tiles_of_a_gpu():
     """Aligned, a small part of the memory, and few: at a million centres the launches of a tile are nothing."""
     head = PartialFC(create_margin("arcface"), 512, 1_000_001, device="meta")
