@@ -1,4 +1,4 @@
-"""The arithmetic of one tile of class centres in Triton: the functions of ``losses.tile``, and updates of its rows.
+"""The arithmetic of one tile of class centres in Triton: functions of ``losses.tile`` as fused kernels.
 
 A product of embeddings and centres leaves the tensor cores as what becomes of it: sums of exponentials in the forward
 pass, the gradient of the cosines (in half precision) in the backward pass. The (B, n) float32 logits do not exist. What

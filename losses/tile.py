@@ -1,6 +1,7 @@
 """The arithmetic of one tile of class centres in plain torch: the readable reference, and what runs on a CPU.
 
-``losses.kernels`` has the functions without an underscore in front, with the same arguments, in Triton.
+``losses.kernels`` has ``factors``, ``exp_sums``, ``d_product``, ``sgd_`` and ``adamw_``, with the same arguments, in
+Triton.
 """
 
 from collections.abc import Callable

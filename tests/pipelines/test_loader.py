@@ -1,80 +1,28 @@
-import json
+"""The loader's batches, on a CPU and on a GPU: the schedule's images, whatever the threads, the ranks and the start."""
+
 import threading
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
 from pipelines.augment import AUGMENTATIONS
-from pipelines.loader import Batch, Loader, sweep
+from pipelines.loader import Batch, sweep
 from pipelines.schedule import Schedule
-from pipelines.sources import MemorySource
-
-SIZE = 48
-COUNT = 50
-CLASSES = 7
-
-
-def face(index: int, size: int = SIZE) -> np.ndarray:
-    """uint8 (size, size, 3) RGB, smooth, so that JPEG keeps it."""
-    noise = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8)
-    return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
-
-
-def jpeg(image: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-
-
-ENCODED = [jpeg(face(index)) for index in range(COUNT)]
-LABELS = np.arange(COUNT) % CLASSES
-
-
-class FaceSource(MemorySource):
-    """``COUNT`` images in memory; those in ``unreadable`` cannot be read. Remembers what it was told to prefetch."""
-
-    def __init__(self, replace: dict[int, bytes] | None = None, labels=LABELS, unreadable: tuple[int, ...] = ()):
-        super().__init__([(replace or {}).get(index, image) for index, image in enumerate(ENCODED)], labels)
-        self.unreadable = unreadable
-        self.hinted: list[np.ndarray] = []
-        self.reads: list[np.ndarray] = []
-
-    def read(self, indices):
-        self.reads.append(indices)
-        for index in indices:
-            if index in self.unreadable:
-                raise OSError(f"image {index}: Input/output error")
-        return super().read(indices)
-
-    def prefetch(self, indices):
-        self.hinted.append(indices)
-
-
-def make(source=None, **options) -> Loader:
-    options = {"batch_size": 8, "seed": 3, "image_size": SIZE, **options}
-    return Loader(source or FaceSource(), **options)
-
-
-def take(loader: Loader, count: int) -> list[Batch]:
-    batches = [next(loader) for _ in range(count)]
-    loader.close()
-    return batches
-
-
-def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
-        assert torch.equal(one.indices, other.indices)
-        assert torch.equal(one.numbers, other.numbers)
-
-
-def decoded(index: int) -> torch.Tensor:
-    """What another decoder makes of an image, (3, h, w) in [-1, 1]."""
-    image = cv2.imdecode(np.frombuffer(ENCODED[index], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    return torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1).sub(127.5).div(127.5)
+from tests.pipelines.face_source import (
+    COUNT,
+    DAMAGED,
+    LABELS,
+    SIZE,
+    FaceSource,
+    assert_same,
+    decoded,
+    face,
+    jpeg,
+    make,
+    take,
+)
 
 
 def test_batches_are_the_scheduled_images_normalised_and_mirrored():
@@ -206,90 +154,6 @@ def test_no_augmentation_hides_another_size():
     assert torch.equal(alone[step].images[row], together[step].images[row])
 
 
-DAMAGED = {
-    "empty": b"",
-    "garbage": bytes(range(200)) * 3,
-    "half": ENCODED[0][: len(ENCODED[0]) // 2],
-}
-
-
-@pytest.mark.parametrize("kind", [*DAMAGED, "unreadable"])
-def test_bad_images_are_replaced_and_told_of(kind, tmp_path):
-    schedule = Schedule(COUNT, 8, seed=3)
-    bad = [int(index) for index in schedule.slice(0, 1)[0][[2, 6]]]
-    if kind == "unreadable":
-        source = FaceSource(unreadable=tuple(bad))
-    else:
-        source = FaceSource(dict.fromkeys(bad, DAMAGED[kind]))
-    loader = make(source, augment="arcface", max_bad_fraction=0.04, quarantine=tmp_path / "bad.jsonl")
-    batches = [next(loader) for _ in range(13)]  # the bad ones come up again in the second epoch and in the third
-    lines = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
-    assert sorted(line["index"] for line in lines) == sorted(bad)
-    for line in lines:
-        assert line["image"] == source.describe(line["index"])
-        assert len(line["reason"].splitlines()) == 1
-    sound = take(make(augment="arcface"), 13)
-    replaced = 0
-    for batch, other in zip(batches, sound):
-        bad_rows = np.isin(other.indices, bad)
-        replaced += bad_rows.sum()
-        assert not np.isin(batch.indices, bad).any()
-        assert torch.equal(batch.numbers, other.numbers)
-        assert torch.equal(batch.images[~bad_rows], other.images[~bad_rows])
-        assert torch.equal(batch.indices[~bad_rows], other.indices[~bad_rows])
-        assert np.array_equal(batch.labels, LABELS[batch.indices])
-    assert loader.replaced == replaced >= 4
-    row = int(np.flatnonzero(sound[1].indices == bad[0])[0])
-    candidates = (schedule.substitute(0, 8 + row, attempt) for attempt in range(9))
-    assert batches[1].indices[row] == next(index for index in candidates if index not in bad)
-    loader.seek(1)
-    assert_same(take(loader, 5), batches[1:6])
-    assert_same(take(make(source, augment="arcface", max_bad_fraction=0.04, prefetch=1), 8), batches[:8])
-
-
-def test_ranks_agree_on_substitutes():
-    bad = [3, 14, 30]
-    source = FaceSource({3: b"", 14: DAMAGED["garbage"]}, unreadable=(30,))
-    whole = take(make(source, max_bad_fraction=0.1), 12)
-    shares = [take(make(source, batch_size=4, rank=rank, world_size=2, max_bad_fraction=0.1), 12) for rank in (0, 1)]
-    for batch, first, second in zip(whole, *shares):
-        assert torch.equal(batch.indices, torch.cat([first.indices, second.indices]))
-        assert torch.equal(batch.images, torch.cat([first.images, second.images]))
-        assert not np.isin(batch.indices, bad).any()
-
-
-def test_too_many_bad_images_end_it():
-    source = FaceSource(dict.fromkeys(range(0, COUNT, 5), b"no image"))
-    with pytest.raises(ValueError, match=r"of 50 images are bad.*max_bad_fraction.*in memory, label") as error:
-        take(make(source, max_bad_fraction=0.05), 20)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="50 of 50 images are bad"):
-        take(make(FaceSource(dict.fromkeys(range(COUNT), b"none")), max_bad_fraction=1.0), 20)
-
-
-@pytest.mark.parametrize("label", [-1, CLASSES])
-def test_a_label_outside_the_classes(label):
-    labels = LABELS.copy()
-    labels[11] = label
-    source = FaceSource(labels=labels)
-    source.num_classes = CLASSES
-    with pytest.raises(ValueError, match=rf"image 11 in memory, label {label}.*\[0, 7\)"):
-        take(make(source), 7)
-
-
-def test_an_error_that_no_single_image_has_is_raised():
-    source = FaceSource()
-
-    def read(indices):
-        if len(indices) > 1:
-            raise OSError("the disk has gone")
-        return MemorySource.read(source, indices)
-
-    source.read = read
-    with pytest.raises(OSError, match="the disk has gone"):
-        next(make(source))
-
-
 @pytest.mark.parametrize("shuffle", ["global", "none"])
 def test_the_source_is_told_in_advance(shuffle):
     source = FaceSource()
@@ -358,35 +222,18 @@ def test_mistakes():
         make(batch_size=16, world_size=4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 50, 64])
-def test_sweep_shows_all_in_order(batch_size):
-    indices = np.arange(COUNT)[::-1]
-    batches = list(sweep(FaceSource(), indices, batch_size=batch_size, image_size=SIZE))
-    assert [len(batch.images) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert np.array_equal(torch.cat([batch.indices for batch in batches]), indices)
-    assert np.array_equal(torch.cat([batch.labels for batch in batches]), LABELS[indices])
-    for image, index in zip(torch.cat([batch.images for batch in batches]), indices):
-        assert (image - decoded(index)).abs().mean() < 0.02
-    assert batches[0].numbers.shape == (len(batches[0].images), 0)
-
-
-def test_sweep_of_nothing():
-    assert list(sweep(FaceSource(), np.arange(0), batch_size=4)) == []
-
-
-def test_sweep_of_images_without_classes_and_of_other_sizes():
-    source = MemorySource([ENCODED[0], jpeg(face(1, 100)), jpeg(face(2, 31))])
-    (batch,) = sweep(source, np.arange(3), batch_size=4, image_size=SIZE)
-    assert batch.labels.tolist() == [-1, -1, -1]
-    assert batch.images.shape == (3, 3, SIZE, SIZE)
-    assert (batch.images[1] - decoded(1)).abs().mean() < 0.1
-
-
-def test_sweep_names_a_bad_image():
-    with pytest.raises(ValueError, match="image 20 in memory"):
-        list(sweep(FaceSource({20: DAMAGED["half"]}), np.arange(COUNT), batch_size=8, image_size=SIZE))
-    with pytest.raises(OSError, match="image 21"):
-        list(sweep(FaceSource(unreadable=(21,)), np.arange(COUNT), batch_size=8, image_size=SIZE))
+def test_clean_view_is_the_image_before_augmentation():
+    """Mirrored like the other; and asking for it or for more numbers changes nothing else."""
+    loader = make(augment="rsp", clean_view=True, numbers=30, dtype=torch.uint8)
+    flipped = make(augment="flip", dtype=torch.uint8)
+    alone = make(augment="rsp", dtype=torch.uint8)
+    changed = 0
+    for batch, plain, same in zip(take(loader, 6), take(flipped, 6), take(alone, 6)):
+        assert torch.equal(batch.clean, plain.images)
+        assert torch.equal(batch.images, same.images)
+        assert torch.equal(batch.numbers[:, :1], same.numbers) and batch.numbers.shape == (len(batch.images), 30)
+        changed += (batch.images != batch.clean).flatten(1).any(1).sum().item()
+    assert 0 < changed < 30
 
 
 @pytest.mark.gpu
@@ -422,17 +269,3 @@ def test_gpu_replaces_bad_images_and_resizes():
     ):
         assert torch.equal(batch.indices, other.indices)
         assert (batch.images.cpu() - other.images).abs().mean() < 0.03
-
-
-def test_clean_view_is_the_image_before_augmentation():
-    """Mirrored like the other; and asking for it or for more numbers changes nothing else."""
-    loader = make(augment="rsp", clean_view=True, numbers=30, dtype=torch.uint8)
-    flipped = make(augment="flip", dtype=torch.uint8)
-    alone = make(augment="rsp", dtype=torch.uint8)
-    changed = 0
-    for batch, plain, same in zip(take(loader, 6), take(flipped, 6), take(alone, 6)):
-        assert torch.equal(batch.clean, plain.images)
-        assert torch.equal(batch.images, same.images)
-        assert torch.equal(batch.numbers[:, :1], same.numbers) and batch.numbers.shape == (len(batch.images), 30)
-        changed += (batch.images != batch.clean).flatten(1).any(1).sum().item()
-    assert 0 < changed < 30
