@@ -46,7 +46,7 @@ def test_perturbs_the_heaviest_patches_of_the_chosen_images():
 
 
 def test_whole_numbers_survive_the_round_trip():
-    """Of an unmixed patch nothing changes, however many are transformed at a time; a cut of the bare result loses some."""
+    """Of an unmixed patch nothing changes, however many are transformed at a time; a bare cut loses some."""
     generator = torch.Generator().manual_seed(5)
     for count, side in ((1, 6), (7, 9), (64, 8), (200, 16)):
         patches = torch.randint(0, 256, (count, 3, side, side), generator=generator).float()
