@@ -66,7 +66,10 @@ def open_source(path: str | Path) -> Source:
             f"{path} announces {classes} classes for {images} images: wrong labels, or a wrong 'property'?"
         )
     if classes > 2 * images + _SPARE:
-        logger.warning("%s: %d classes for %d images: wrong labels, or a wrong 'property'?", path, classes, images)
+        logger.warning(
+            "%s: %d classes for %d images: wrong labels, or 'property'? 'prepare convert' keeps the classes in use",
+            *(path, classes, images),
+        )
     if classes == 1 < images:
         logger.warning("%s: all %d images are of one identity, '%s'", path, images, source.identity(0))
     return source
