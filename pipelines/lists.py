@@ -57,7 +57,7 @@ def open_list(path: Path) -> ListSource:
 
     Empty lines are left out, and, with a warning, a heading and lines that begin with ``#``.
     """
-    paths, texts, comments = [], [], 0
+    paths, texts, comments, folder = [], [], 0, str(path.parent)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:  # file names may be in any encoding
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -67,7 +67,7 @@ def open_list(path: Path) -> ListSource:
                 continue
             try:
                 image, text = _path_and_label(line)
-                image = os.path.join(path.parent, image)  # noqa: PTH118  a str: there may be millions
+                image = os.path.join(folder, image)  # noqa: PTH118  a str: there may be millions
                 if not paths and _is_heading(image, text):
                     logger.warning("%s, line %d is taken for a heading: '%s'", path, number, line.strip()[:80])
                     continue
@@ -92,10 +92,15 @@ def _path_and_label(line: str) -> tuple[str, str]:
     fields = [field.strip() for field in (line.split("\t") if "\t" in line else _split_at_blanks(line))]
     if len(fields) < 2 or not all(fields[:2]):
         raise ValueError("something is missing")
-    first, second, last = (field.lower().endswith(IMAGE_SUFFIXES) for field in (*fields[:2], fields[-1]))
-    if len(fields) == 2 or (first and not (second or last)):
+    if len(fields) == 2:
+        image, label = fields
+        if _is_image(label) and not _is_image(image):
+            raise ValueError("the last field should be the label")
+    elif _is_image(fields[-1]):
+        image, label = fields[-1], fields[1]
+    elif _is_image(fields[0]) and not _is_image(fields[1]):
         image, label = fields[:2]
-    elif last or (_NUMBER.fullmatch(fields[1]) and not second):
+    elif _NUMBER.fullmatch(fields[1]):
         image, label = fields[-1], fields[1]
     else:
         image, label = fields[1:3]
@@ -107,8 +112,10 @@ def _path_and_label(line: str) -> tuple[str, str]:
 def _split_at_blanks(line: str) -> list[str]:
     """A path, which may have blanks, and what follows it, or is around it."""
     fields = line.split()
+    if len(fields) == 2:
+        return fields
     numbers = [bool(_NUMBER.fullmatch(field)) for field in fields]
-    ends = [place for place, field in enumerate(fields, 1) if field.lower().endswith(IMAGE_SUFFIXES)]
+    ends = [place for place, field in enumerate(fields, 1) if _is_image(field)]
     if len(fields) > 2 and numbers[0] and ends:
         if ends[-1] == len(fields) and numbers[1]:  # im2rec's layout
             return [*fields[:2], " ".join(fields[2:])]
@@ -118,5 +125,9 @@ def _split_at_blanks(line: str) -> list[str]:
     return [" ".join(fields[:end]), *fields[end:]]
 
 
+def _is_image(field: str) -> bool:
+    return field.lower().endswith(IMAGE_SUFFIXES)
+
+
 def _is_heading(image: str, label: str) -> bool:
-    return not (image.lower().endswith(IMAGE_SUFFIXES) or _NUMBER.fullmatch(label) or os.path.lexists(image))
+    return not (_is_image(image) or _NUMBER.fullmatch(label) or os.path.lexists(image))

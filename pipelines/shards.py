@@ -25,6 +25,7 @@ from pipelines.left_out import LeftOut
 logger = logging.getLogger(__name__)
 
 _CACHE_VERSION = 2
+_LONGEST = 100  # bytes of a label
 _NEITHER = "neither a .cls with its label nor a folder in its name"
 _MAPPED = 256  # shards that are memory-mapped at a time: each takes a file descriptor
 
@@ -131,7 +132,9 @@ def _scan(path: Path) -> _Index:
                     again += name in images
                     images[name] = member.offset_data, member.size
                 elif suffix.lower() == ".cls":
-                    texts[stem] = archive.extractfile(member).read(1000).decode(errors="surrogateescape")
+                    if member.size > _LONGEST:
+                        raise ValueError(f"{path}: {member.name} is no label: it has {member.size} bytes")
+                    texts[stem] = archive.extractfile(member).read().decode(errors="surrogateescape")
                 else:
                     left_out.add(name)
     except tarfile.TarError as error:

@@ -60,6 +60,7 @@ def test_of_members_of_one_name_the_last_counts(tmp_path, caplog):
         ({"s/1.jpg": None, "s/1.cls": b" \n"}, "image 's/1': the label is missing"),
         ({"s/1.jpg": None, "s/1.cls": b"None"}, "image 's/1': the label is missing"),
         ({"s/1.jpg": None, "s/1.cls": b"-1"}, "image 's/1': label -1 is no class number"),
+        ({"1.jpg": None, "1.cls": b"text " * 99}, "1.cls is no label: it has 495 bytes"),
         ({"1.jpg": None}, r"image '1' has neither a \.cls"),
     ],
 )
