@@ -70,7 +70,7 @@ def open_source(path: str | Path) -> Source:
             "%s: %d classes for %d images: wrong labels, or 'property'? 'prepare convert' keeps the classes in use",
             *(path, classes, images),
         )
-    if classes == 1 < images:
+    if classes == 1 < images and not isinstance(source, FolderSource):  # of a folder it is plain to see
         logger.warning("%s: all %d images are of one identity, '%s'", path, images, source.identity(0))
     return source
 
