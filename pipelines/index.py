@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 _PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
 _CHUNK = 1 << 20  # words, records or lines at a time where all are gone through
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+_NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
 
 
 @dataclass(frozen=True)
@@ -97,23 +98,47 @@ def _build(rec: Path) -> RecordIndex:
         reader = RecordReader(rec, scan(rec))
     listed_classes = _read_property(rec.with_name("property"))
     offsets = reader.offsets
-    if _has_image(reader, 0):
-        return RecordIndex(offsets, reader.size, listed_classes or _count_labels(reader), 0)
+    if not _is_range(reader, 0):
+        if _has_image(reader, 0) or not _is_range(reader, len(reader) - 1):
+            return RecordIndex(offsets, reader.size, listed_classes or _count_labels(reader), 0)
+        raise ValueError(f"{rec}: {_NO_HEADER}")
 
-    # The images end where records without one begin. The header says so too, but in float32.
-    last = bisect.bisect_left(range(len(reader)), True, lo=1, key=lambda record: not _has_image(reader, record))
+    header = np.ravel(reader.unpack(0)[0].label).astype(np.float64)
+    last = _first_identity_record(reader, header[0])
     if last == 1:
         raise ValueError(f"{rec} holds no images")
-    header = np.ravel(reader.unpack(0)[0].label).astype(np.float64)
-    if len(header) != 2 or not 1 < header[0] <= header[1] < np.inf:
-        raise ValueError(f"{rec}: record 0 holds neither an image nor [first identity record, end]")
+    if not 1 < header[0] <= header[1] < np.inf:
+        raise ValueError(f"{rec}: {_NO_HEADER}")
     if abs(header[0] - last) > np.spacing(np.float32(header[0])) / 2:
         logger.warning("%s: record 0 announces %.0f images, there are %d", rec, header[0] - 1, last - 1)
     identities = int(header[1] - header[0]) if header[1] <= LABEL_LIMIT else len(reader) - last
+    if listed_classes and identities and listed_classes != identities:
+        logger.warning("%s: 'property' announces %d classes, record 0 %d", rec, listed_classes, identities)
     end = int(offsets[last]) if last < len(reader) else reader.size
     images = offsets[1:last]
     classes = listed_classes or identities or _count_labels(RecordReader(rec, images))
     return RecordIndex(images, end, classes, 1)
+
+
+def _first_identity_record(reader: RecordReader, announced: float) -> int:
+    """The number of the record behind the images. ``announced``: the one that record 0 names, as float32 holds it.
+
+    It is believed where a look at it agrees, else sought by bisection. Records that are damaged or hold no image may
+    lie anywhere, so only what is surely an image or an identity record decides.
+    """
+    count = len(reader)
+    if 1 < announced < min(count, LABEL_LIMIT) and _is_range(reader, int(announced)):
+        first_image = np.ravel(reader.unpack(int(announced))[0].label)[0]
+        if first_image == 1:  # as that of the first identity does
+            return int(announced)
+    if announced == count and not _is_range(reader, count - 1):
+        return count
+
+    def behind_images(record: int) -> bool:
+        sound = (at for at in range(record, count) if _is_sound(reader, at))
+        return (first := next(sound, None)) is not None and _is_range(reader, first)
+
+    return bisect.bisect_left(range(count), True, lo=1, key=behind_images)
 
 
 def _open_with(idx: Path, rec: Path) -> RecordReader:
@@ -138,11 +163,23 @@ def _open_with(idx: Path, rec: Path) -> RecordReader:
     return reader
 
 
-def _has_image(reader: RecordReader, record: int) -> bool:
+def _is_sound(reader: RecordReader, record: int) -> bool:
     try:
-        return len(reader.unpack(record)[1]) > 0
+        reader.unpack(record)
     except ValueError:
-        return True  # a damaged one: reading it says so
+        return False
+    return True
+
+
+def _has_image(reader: RecordReader, record: int) -> bool:
+    return not _is_sound(reader, record) or len(reader.unpack(record)[1]) > 0  # a damaged one: reading it says so
+
+
+def _is_range(reader: RecordReader, record: int) -> bool:
+    """Whether it is like insightface's header and identity records: no image and two labels, [first, end]."""
+    if _has_image(reader, record):
+        return False
+    return reader.unpack(record)[0].flag == 2
 
 
 def _read_property(path: Path) -> int | None:

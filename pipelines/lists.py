@@ -1,22 +1,34 @@
-"""Image files named in a list: lines ``path label``, or ``key<TAB>label<TAB>path`` as in im2rec's ``.lst``."""
+"""Image files named in a list, in one of the layouts that are usual, told apart line by line.
 
+- ``path label``, and any numbers behind it, separated by blanks or a tab; paths may have blanks
+- ``key<TAB>label<TAB>path``, and further labels before the path: im2rec's ``.lst``. The first label counts
+- ``aligned<TAB>path<TAB>label``, and a box and landmarks behind it: insightface's ``.lst``
+"""
+
+import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.files import read_file
-from pipelines.identities import number_identities
+from pipelines.formats import IMAGE_SUFFIXES
+from pipelines.identities import Identities, label_text, number_texts
+
+logger = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 class ListSource:
-    """The files ``paths``, whose identities are ``names``."""
+    """The files ``paths`` with ``labels`` int64 (n,), the classes of ``identities``."""
 
-    def __init__(self, paths: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], identities: Identities, labels: np.ndarray) -> None:
         self._paths = paths
-        self._identities, self._labels = number_identities(names)
-        self.num_classes = self._identities.count
+        self._identities, self._labels = identities, labels
+        self.num_classes = identities.count
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -42,30 +54,81 @@ class ListSource:
 
 
 def open_list(path: Path) -> ListSource:
-    """The files that a list names; relative paths are taken from the list's folder. Empty lines are left out."""
-    paths, names = [], []
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:  # file names may be in any encoding
+    """The files that a list names; relative paths are taken from the list's folder.
+
+    Empty lines are left out, and, with a warning, a heading and lines that begin with ``#``.
+    """
+    paths, texts, comments, folder = [], [], 0, str(path.parent)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:  # file names may be in any encoding
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            fields = line.rstrip("\r\n").split("\t")
-            image, label = (fields[-1], fields[1]) if len(fields) > 2 else _path_and_label(line)
-            if not image or not label:
-                raise ValueError(f"{path}, line {number} is not 'path label': '{line.strip()[:80]}'")
-            paths.append(os.path.join(path.parent, image))  # noqa: PTH118  a str: there may be millions
-            names.append(_whole(label) if len(fields) > 2 else label)
+            if line[0] == "#":
+                comments += 1
+                continue
+            try:
+                image, text = _path_and_label(line)
+                image = os.path.join(folder, image)  # noqa: PTH118  a str: there may be millions
+                if not paths and _is_heading(image, text):
+                    logger.warning("%s, line %d is taken for a heading: '%s'", path, number, line.strip()[:80])
+                    continue
+                texts.append(label_text(text))
+                paths.append(image)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number} is not 'path label' ({error}): '{line.strip()[:80]}'"
+                ) from None
+    if comments:
+        logger.warning("%s: %d lines that begin with # are left out", path, comments)
     if not paths:
         raise ValueError(f"{path} names no images; its lines should read 'path label'")
-    return ListSource(paths, names)
+    return ListSource(paths, *number_texts(texts, (), path))
 
 
 def _path_and_label(line: str) -> tuple[str, str]:
-    """The label is what follows the last blank: paths may have blanks."""
-    path, *label = line.strip().rsplit(maxsplit=1)
-    return path, label[0] if label else ""
+    """Where no field looks like an image's path, its place is told from whether the second field is a number."""
+    line = line.strip()
+    if "\0" in line:
+        raise ValueError("it is no UTF-8 text")
+    fields = [field.strip() for field in (line.split("\t") if "\t" in line else _split_at_blanks(line))]
+    if len(fields) < 2 or not all(fields[:2]):
+        raise ValueError("something is missing")
+    if len(fields) == 2:
+        image, label = fields
+        if _is_image(label) and not _is_image(image):
+            raise ValueError("the last field should be the label")
+    elif _is_image(fields[-1]):
+        image, label = fields[-1], fields[1]
+    elif _is_image(fields[0]) and not _is_image(fields[1]):
+        image, label = fields[:2]
+    elif _NUMBER.fullmatch(fields[1]):
+        image, label = fields[-1], fields[1]
+    else:
+        image, label = fields[1:3]
+    if _NUMBER.fullmatch(image):
+        raise ValueError(f"'{image}' stands where the path should")
+    return image, label
 
 
-def _whole(label: str) -> str:
-    """im2rec writes labels as 3.000000."""
-    whole, _, fraction = label.partition(".")
-    return label if fraction.strip("0") else whole
+def _split_at_blanks(line: str) -> list[str]:
+    """A path, which may have blanks, and what follows it, or is around it."""
+    fields = line.split()
+    if len(fields) == 2:
+        return fields
+    numbers = [bool(_NUMBER.fullmatch(field)) for field in fields]
+    ends = [place for place, field in enumerate(fields, 1) if _is_image(field)]
+    if len(fields) > 2 and numbers[0] and ends:
+        if ends[-1] == len(fields) and numbers[1]:  # im2rec's layout
+            return [*fields[:2], " ".join(fields[2:])]
+        if ends[0] == 2 < len(fields) and "/" in fields[1]:  # insightface's, not a file '1 (2).jpg'
+            return fields
+    end = ends[-1] if ends and all(numbers[ends[-1] + 1 :]) else len(fields) - 1
+    return [" ".join(fields[:end]), *fields[end:]]
+
+
+def _is_image(field: str) -> bool:
+    return field.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _is_heading(image: str, label: str) -> bool:
+    return not (_is_image(image) or _NUMBER.fullmatch(label) or os.path.lexists(image))

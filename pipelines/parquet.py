@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.identities import number_identities
+from pipelines.identities import Identities, label_text, number_labels, number_texts
 
 logger = logging.getLogger(__name__)
 
-LABEL_COLUMNS = ("label", "labels", "identity", "id")
+LABEL_COLUMNS = ("label", "labels", "identity", "identity_id", "person", "person_id", "subject", "subject_id")
+_PERHAPS = ("class", "class_id", "name", "id")  # these may also tell images apart
 _GROUPS = 1024  # row groups that are kept: some 100 images each, as Hugging Face writes them
 
 
@@ -35,10 +36,10 @@ class ParquetSource:
         try:
             self._files = [pyarrow.parquet.ParquetFile(path, memory_map=True) for path in self._paths]
             self._image, label = _columns(self._files[0].schema_arrow, self._paths[0])
-            names = [str(name) for file in self._files for name in file.read([label]).column(0).to_pylist()]
+            columns = [file.read([label]).column(0) for file in self._files]
         except (pyarrow.ArrowException, KeyError) as error:
             raise ValueError(f"{self._paths[0].parent}: a Parquet file cannot be read ({error})") from None
-        if not names:
+        if not any(map(len, columns)):
             raise ValueError(f"{self._paths[0]} holds no images")
         groups = [
             (file, group, self._files[file].metadata.row_group(group).num_rows)
@@ -48,7 +49,7 @@ class ParquetSource:
         self._groups = [group[:2] for group in groups]
         self._ends = np.cumsum([rows for _, _, rows in groups])
         known = _class_names(self._files[0].schema_arrow, label)
-        self._identities, self._labels = number_identities(names, known)
+        self._identities, self._labels = _number(columns, label, known, self._paths)
         self.num_classes = self._identities.count
         self._lock = threading.Lock()  # a ParquetFile must not be read by two threads at a time
         self._load = lru_cache(_GROUPS)(self._read_group)
@@ -105,12 +106,52 @@ def _columns(schema: Any, path: Path) -> tuple[str, str]:
         or (pyarrow.types.is_struct(field.type) and any(f.name == "bytes" and f.type in binary for f in field.type))
     ]
     labels = [name for name in LABEL_COLUMNS if name in schema.names]
-    if not images or not labels:
+    perhaps = [name for name in _PERHAPS if name in schema.names]
+    if not images or not labels and len(perhaps) != 1:
         raise ValueError(
             f"{path} has the columns {', '.join(schema.names)}; expected are images (bytes, or a struct with 'bytes')"
             f" and labels called {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}"
         )
-    return images[0], labels[0]
+    if not labels:
+        logger.warning("%s: identities are taken from the column '%s'", path, perhaps[0])
+    return images[0], (labels or perhaps)[0]
+
+
+def _number(columns: list[Any], label: str, known: list[str], paths: list[Path]) -> tuple[Identities, np.ndarray]:
+    """The identities and labels of the files' columns of labels, whose name is ``label``."""
+    folder = paths[0].parent
+    labels = [_labels(column, f"{path}, column '{label}'") for path, column in zip(paths, columns)]
+    if all(isinstance(part, np.ndarray) for part in labels):
+        return number_labels(np.concatenate(labels), known, folder)
+    return number_texts([str(text) for part in labels for text in part], known, folder)
+
+
+def _labels(column: Any, where: str) -> np.ndarray | list[str]:
+    """The class numbers, int64 (n,), of a file's column of labels, or the texts."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.null_count:
+        raise ValueError(f"{where}: the label of row {column.is_null().to_pylist().index(True)} is missing")
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return [_at(row, text, where) for row, text in enumerate(column.to_pylist())]
+    if not (types.is_integer(column.type) or types.is_floating(column.type) or types.is_boolean(column.type)):
+        raise ValueError(f"{where} has the type {column.type}; labels are whole numbers or texts")
+    values = column.to_numpy()
+    with np.errstate(invalid="ignore"):  # NaN and what int64 cannot hold
+        numbers = values.astype(np.int64)
+    if len(wrong := np.flatnonzero((numbers != values) | (numbers < 0))):
+        raise ValueError(f"{where}: label {values[wrong[0]]} of row {wrong[0]} is no class number")
+    return numbers
+
+
+def _at(row: int, text: str, where: str) -> str:
+    try:
+        return label_text(text)
+    except ValueError as error:
+        raise ValueError(f"{where}, row {row}: {error}") from None
 
 
 def _class_names(schema: Any, label: str) -> list[str]:

@@ -13,6 +13,7 @@ from pipelines.files import read_file
 from pipelines.formats import IMAGE_SUFFIXES
 from pipelines.identities import Identities, read_identities
 from pipelines.index import read_index
+from pipelines.left_out import LeftOut
 from pipelines.lists import open_list
 from pipelines.lmdbs import LmdbSource
 from pipelines.parquet import ParquetSource
@@ -49,12 +50,33 @@ class Source(Protocol):
         """Hint that these images will be read soon."""
 
 
+_EXAMPLES = 5  # identities that a message names
+_SPARE = 100  # classes without an image that are worth no word
 _KINDS = "train.rec, identity/*.jpg, *.tar, *.parquet or data.mdb"
 
 
 def open_source(path: str | Path) -> Source:
-    """The images at ``path``: a folder with one of _KINDS, a file of such a kind, a list (.lst, .txt), or a glob."""
-    path = Path(path)
+    """The images at ``path``: a folder with one of _KINDS, a file of such a kind, a list (.lst, .txt), or a glob.
+
+    Warns of class counts that can hardly be meant, and raises ``ValueError`` for one that no machine would hold.
+    """
+    source = _open(Path(path))
+    classes, images = source.num_classes, len(source)
+    if classes > LABEL_LIMIT + images:
+        raise ValueError(
+            f"{path} announces {classes} classes for {images} images: wrong labels, or a wrong 'property'?"
+        )
+    if classes > 2 * images + _SPARE:
+        logger.warning(
+            "%s: %d classes for %d images: wrong labels, or 'property'? 'prepare convert' keeps the classes in use",
+            *(path, classes, images),
+        )
+    if classes == 1 < images and not isinstance(source, FolderSource):  # of a folder it is plain to see
+        logger.warning("%s: all %d images are of one identity, '%s'", path, images, source.identity(0))
+    return source
+
+
+def _open(path: Path) -> Source:
     if path.is_file():
         return _open_files([path])
     if not path.is_dir():
@@ -99,7 +121,10 @@ class RecordSource:
         if index.num_classes > LABEL_LIMIT:
             logger.warning("%s: RecordIO's float32 labels tell only %d classes apart surely", rec, LABEL_LIMIT)
         self.num_classes = index.num_classes
-        self._identities = Identities(index.num_classes, read_identities(Path(rec).parent))
+        names = read_identities(Path(rec).parent)
+        if names and len(names) != index.num_classes:
+            logger.warning("%s: %d classes, but identities.json has %d names", rec, index.num_classes, len(names))
+        self._identities = Identities(index.num_classes, names)
         self._records = RecordReader(rec, index.offsets, index.first_record)
         self._end = index.end
 
@@ -146,26 +171,36 @@ class RecordSource:
 class FolderSource:
     """A folder ``root/identity/image``. Classes are the identities that have images, in sorted order of their names.
 
-    Only that one level is looked at. Names that begin with a dot are left out.
+    Only that one level is looked at. Names that begin with a dot are left out; a warning says what else is.
     """
 
     def __init__(self, root: str | Path) -> None:
         self._identities: list[str] = []
         self._names: list[str] = []
         counts: list[int] = []
+        left_out, touched, without = LeftOut(), 0, list[str]()
         with os.scandir(root) as entries:
             folders = sorted((entry.name, entry.path) for entry in entries if not entry.name.startswith("."))
-        for _, folder in folders:
+        for identity, folder in folders:
             if not os.path.isdir(folder):  # noqa: PTH112  unlike DirEntry.is_dir and Path.is_dir it bears symlink loops
+                if identity.lower().endswith(IMAGE_SUFFIXES):
+                    left_out.add(identity, "not in a folder")
                 continue
-            with os.scandir(folder) as entries:
-                names = sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.name[0] != ".")
+            names, lost = _look_into(folder, left_out)
+            touched += lost
             if names:
                 self._identities.append(folder)
                 self._names += names
                 counts.append(len(names))
+            else:
+                without.append(identity)
         if not counts:
-            raise ValueError(f"{root} holds neither train.rec nor identity/*.jpg (or {', '.join(IMAGE_SUFFIXES[1:])})")
+            found = f"; it has {left_out}" if left_out else ""
+            raise ValueError(
+                f"{root} holds neither train.rec nor identity/*.jpg (or {', '.join(IMAGE_SUFFIXES[1:])}){found}"
+            )
+        if left_out or without:
+            logger.warning("%s: left out: %s", root, _told(left_out, touched, without))
         self.num_classes = len(counts)
         self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
 
@@ -195,11 +230,39 @@ class FolderSource:
         return f"{self._identities[self._labels[index]]}/{self._names[index]}"
 
 
-class MemorySource:
-    """Images in memory, such as those of a ``.bin`` set. Without labels every image has -1, no class."""
+def _look_into(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
+    """The images of a folder, sorted; and whether anything else there was counted."""
+    names, lost = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                if name[0] != ".":
+                    names.append(name)
+            else:
+                lost |= left_out.add(name, "folder" if entry.is_dir(follow_symlinks=False) else "")
+    return sorted(names), lost
 
-    def __init__(self, encoded: Sequence[bytes | np.ndarray], labels: np.ndarray | None = None) -> None:
-        self._encoded = encoded
+
+def _told(left_out: LeftOut, touched: int, without: list[str]) -> str:
+    """What a folder's files that are no images come to, in words."""
+    text = f"{left_out} of {touched} identities" if left_out else ""
+    if without:
+        some = ", ".join(without[:_EXAMPLES]) + ", …" * (len(without) > _EXAMPLES)
+        text += f"{', and ' if text else ''}{len(without)} identities that have no images: {some}"
+    return text
+
+
+class MemorySource:
+    """Images in memory, such as those of a ``.bin`` set. Without labels every image has -1, no class.
+
+    Messages call the images by ``name``, which is best the file that they come from.
+    """
+
+    def __init__(
+        self, encoded: Sequence[bytes | np.ndarray], labels: np.ndarray | None = None, name: str = "memory"
+    ) -> None:
+        self._encoded, self._name, self._labelled = encoded, name, labels is not None
         self._labels = np.full(len(encoded), -1, np.int64) if labels is None else np.asarray(labels, np.int64)
         if len(self._labels) != len(encoded):
             raise ValueError(f"{len(encoded)} images with {len(self._labels)} labels")
@@ -218,7 +281,7 @@ class MemorySource:
         return str(label)
 
     def describe(self, index: int) -> str:
-        return f"image {index} in memory, label {self._labels[index]}"
+        return f"{self._name}, image {index}" + (f", label {self._labels[index]}" if self._labelled else "")
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Does nothing: the images are here."""

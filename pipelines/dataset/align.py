@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipelines.identities import number_names
 from pipelines.lists import ListSource
 from pipelines.pillow import QUALITY, decode, to_jpeg
 from pipelines.template import SIZE, similarity
@@ -62,7 +63,7 @@ def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:
             points.append(values[:, 0] + 1j * values[:, 1])
     if not paths:
         raise ValueError(f"{path} lists no landmarks")
-    return ListSource(paths, names), lambda index, photograph: points[index]
+    return ListSource(paths, *number_names(names)), lambda index, photograph: points[index]
 
 
 def detector(weights: Path) -> Landmarks:

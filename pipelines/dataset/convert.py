@@ -67,7 +67,7 @@ def convert(
         "transform": repr(transform),
         "shard_size": shard_size,
         "plan": hashlib.blake2b(plan.order.tobytes() + plan.classes.tobytes()).hexdigest(),
-        "names": hashlib.blake2b("\n".join(plan.names).encode(errors="surrogateescape")).hexdigest(),
+        "names": hashlib.blake2b("\n".join(plan.names).encode(errors="surrogatepass")).hexdigest(),
     }
     with complete(out, job) as folder:
         left_out = folder / LEFT_OUT

@@ -1,5 +1,7 @@
 """Verification pairs of a data set: drawn with a seed, or listed in LFW's format; and splits by identity."""
 
+import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,8 @@ import numpy as np
 from pipelines.dataset.convert import all_labels
 from pipelines.formats import IMAGE_SUFFIXES
 from pipelines.sources import Source
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 10
 _ATTEMPTS = 50  # draws for each pair that is still missing
@@ -72,27 +76,47 @@ def _draw(people: list[np.ndarray], count: int, genuine: bool, generator: np.ran
 def read_pairs(path: str | Path) -> tuple[list[tuple[tuple[str, int], tuple[str, int]]], np.ndarray]:
     """The pairs of an LFW pairs file: ((name, number), (name, number)) with numbers from 1, and the same? (p,) bool.
 
-    Lines ``name a b`` are genuine, ``name a other b`` impostors; the fields are separated by tabs (or blanks, where no
-    name has one). The first line says how many there are.
+    Lines ``name a b`` are genuine, ``name a other b`` impostors; the fields are separated by tabs or commas (or blanks,
+    where no name has one). The first line may be a heading, or say how many there are: of each kind, or folds and how
+    many of each kind in a fold. A warning names a heading, and a count that is wrong.
     """
     path = Path(path)
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    rows = [(number, fields) for number, line in enumerate(lines, 1) if (fields := _fields(line))]
+    heading = rows[0][1] if rows and _is_heading(rows[0][1]) else None
     pairs, same = [], []
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
-        fields = line.split("\t") if "\t" in line else line.split()
-        if len(fields) == 3:
-            fields.insert(2, fields[0])
-            same.append(True)
-        elif len(fields) == 4:
-            same.append(False)
-        if len(fields) != 4 or not fields[1].isdecimal() or not fields[3].strip().isdecimal():
-            raise ValueError(f"{path}, line {number} is neither 'name a b' nor 'name a other b': '{line[:80]}'")
-        pairs.append(((fields[0], int(fields[1])), (fields[2], int(fields[3]))))
+    for number, fields in rows[heading is not None :]:
+        genuine = len(fields) == 3
+        name, first, *other, second = fields if len(fields) in (3, 4) else ["", "", ""]
+        if not first.isdecimal() or not second.isdecimal():
+            line = lines[number - 1][:80]
+            raise ValueError(f"{path}, line {number} is neither 'name a b' nor 'name a other b': '{line}'")
+        pairs.append(((name, int(first)), (name if genuine else other[0], int(second))))
+        same.append(genuine)
     if not pairs:
         raise ValueError(f"{path} lists no pairs")
+    if heading and not heading[0].isdecimal():
+        logger.warning("%s: the first line is taken for a heading: '%s'", path, " ".join(heading)[:80])
+    elif heading and len(pairs) not in (count := math.prod(map(int, heading)), 2 * count):
+        logger.warning(
+            "%s: the first line announces %d pairs of each kind, there are %d in all", path, count, len(pairs)
+        )
     return pairs, np.array(same)
+
+
+def _fields(line: str) -> list[str]:
+    """The fields of a line; none where it is empty. Tables may have empty ones at the end."""
+    separator = next((separator for separator in "\t," if separator in line), None)
+    fields = [field.strip() for field in line.split(separator)]
+    while fields and not fields[-1]:
+        fields.pop()
+    return fields
+
+
+def _is_heading(fields: list[str]) -> bool:
+    """Whether the first line is not a pair but one or two counts, or names of columns."""
+    numbers = sum(field.isdecimal() for field in fields)
+    return numbers == 0 or numbers == len(fields) <= 2
 
 
 def find_images(source: Source, wanted: list[tuple[str, int]]) -> list[np.ndarray]:

@@ -15,7 +15,6 @@ from pipelines.dataset.reading import CHUNK, Read, read_all, with_progress
 from pipelines.decoder import Decoder, UndecodableError
 from pipelines.files import replacing
 from pipelines.header import Header, HeaderReader
-from pipelines.recordio import LABEL_LIMIT
 from pipelines.sources import Source
 
 ERRORS = ("unreadable", "label_out_of_range")  # what training stumbles over
@@ -79,10 +78,6 @@ def verify(
 class _Check:
     def __init__(self, source: Source, image_size: int | None, threads: int) -> None:
         size = len(source)
-        if source.num_classes > LABEL_LIMIT + size:
-            raise ValueError(
-                f"the data set announces {source.num_classes} classes for {size} images: wrong 'property'?"
-            )
         self.source = source
         self.size = (image_size, image_size) if image_size else None
         self.threads = threads

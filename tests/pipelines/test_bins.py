@@ -31,10 +31,35 @@ def check(found):
     "images",
     [IMAGES, [np.frombuffer(image, np.uint8) for image in IMAGES], [np.array(bytearray(image)) for image in IMAGES]],
 )
-@pytest.mark.parametrize("same", [SAME, list(np.array(SAME)), np.array(SAME), [1, 0]])
+@pytest.mark.parametrize("same", [SAME, list(np.array(SAME)), np.array(SAME), [1, 0], tuple(np.float32([1, 0]))])
 @pytest.mark.parametrize("container", [tuple, list])
 def test_python_3_pickles(tmp_path, protocol, images, same, container):
     check(read_pickle(tmp_path, pickle.dumps(container((images, same)), protocol)))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["i1", "u1", "<i4", ">i4", "i8", ">i8", "u2", "f2", "f4", "f8", ">f8", "O"])
+def test_flags_of_any_numbers(tmp_path, protocol, kind):
+    for flags in (np.array([1, 0], kind), list(np.array([1, 0], kind)), np.array([[True], [False]]).astype(kind)):
+        check(read_pickle(tmp_path, pickle.dumps((IMAGES, flags), protocol)))
+        with pytest.raises(ValueError, match="a flag is 2"):
+            read_pickle(tmp_path, pickle.dumps((IMAGES, np.array([1, 2], kind)), protocol))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "images",
+    [
+        list(map(bytearray, IMAGES)),
+        list(map(np.bytes_, IMAGES)),
+        np.array(IMAGES),
+        np.array(IMAGES, object),
+        np.array([np.frombuffer(image, np.uint8) for image in IMAGES], object),
+    ],
+    ids=["bytearray", "bytes_", "array of bytes_", "array of objects", "array of arrays"],
+)
+def test_images_of_other_types(tmp_path, protocol, images):
+    check(read_pickle(tmp_path, pickle.dumps((images, SAME), protocol)))
 
 
 def test_names_of_numpy_2(tmp_path):
@@ -93,9 +118,11 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
         with pytest.raises(ValueError, match="it asks for"):
             read_pickle(tmp_path, b"\x80\x02c" + name + b"\n.")
     # What numpy makes of an element type of one's own choosing is out of reach.
-    for content in (np.array([1.5]), np.array([object()]), np.zeros(2, "u1,O"), np.array(["a"])):
+    for content in (np.array([1.5]), np.array([b"image"], object), np.zeros(2, "u1,O"), np.array(["a"])):
         with pytest.raises(ValueError, match="elements of type"):
             read_pickle(tmp_path, pickle.dumps(([content] * 4, SAME)))
+    with pytest.raises(ValueError, match=r"asks for builtins\.object"):
+        read_pickle(tmp_path, pickle.dumps((np.array([object()] * 4), SAME)))
     with pytest.raises(ValueError, match="codec 'rot13'"):
         read_pickle(
             tmp_path, pickle.dumps(IMAGES, 2).replace(b"latin1", b"rot13").replace(b"\6\0\0\0rot", b"\5\0\0\0rot")
@@ -125,7 +152,8 @@ def test_what_is_no_set_is_refused(tmp_path):
 def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
     memo_index = b"\x80\x04]r" + struct.pack("<I", 1 << 22) + b"."
     length = b"\x80\x04\x8e" + struct.pack("<Q", 1 << 26) + b"."
-    for content in (memo_index, length):
+    bytearray_length = b"\x80\x05\x96" + struct.pack("<Q", 1 << 26) + b"abc"
+    for content in (memo_index, length, bytearray_length, b"\x80\x04cbuiltins\nbytearray\nJ\0\0\0\x04\x85R."):
         tracemalloc.start()
         with pytest.raises(ValueError, match=r"set\.bin"):
             read_pickle(tmp_path, content)

@@ -171,6 +171,12 @@ def test_the_images_end_where_identity_records_begin_though_the_header_is_rounde
     assert index.num_classes == 4
 
 
+def test_property_and_header_that_disagree_are_told(rec, caplog):
+    rec.with_name("property").write_text("77,112,112")
+    assert read_index(rec).num_classes == 77
+    assert "'property' announces 77 classes, record 0 4" in caplog.text
+
+
 def test_without_property_and_identity_records_the_labels_of_the_images_are_counted(tmp_path):
     with RecordWriter(tmp_path / "a.rec") as writer:
         writer.write(0, pack(IRHeader(2, [3, 3], 0), b""))

@@ -86,8 +86,32 @@ class TestListedPairs:
                 call(monkeypatch, *command)
         assert not (tmp_path / "b.bin").exists()
 
+    @pytest.mark.parametrize("first", ["", "2\t1", "2", "4", "name,image,other,", "\ufeff2 1"])
+    @pytest.mark.parametrize("separator", ["\t", ",", ", ", " ", " \t"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_layouts(self, tmp_path, first, separator, end, caplog):
+        rows = [("Ann", "1", "3"), ("Bo", "2", "1"), ("Ann", "2", "Bo", "01"), ("Bo", "2", "Ann", "3")]
+        lines = [first] * bool(first) + [separator.join(row) for row in rows] + ["", "  "]
+        (tmp_path / "pairs.txt").write_bytes(end.join(lines).encode())
+        pairs, same = read_pairs(tmp_path / "pairs.txt")
+        assert pairs[0] == (("Ann", 1), ("Ann", 3)) and pairs[2] == (("Ann", 2), ("Bo", 1)) and len(pairs) == 4
+        assert same.tolist() == [True, True, False, False]
+        assert len(caplog.records) == (first[:1] == "n")  # a heading
+
+    def test_a_count_that_is_wrong_is_told(self, tmp_path, caplog):
+        (tmp_path / "pairs.txt").write_text("10 300\nA 1 2\n")
+        assert len(read_pairs(tmp_path / "pairs.txt")[0]) == 1
+        assert "announces 3000 pairs of each kind, there are 1 in all" in caplog.text
+
     def test_what_is_no_list(self, tmp_path):
-        for text, reason in (("1\nA 1", "line 2 is neither"), ("1\nA x 2", "line 2"), ("1\n", "lists no pairs")):
+        for text, reason in (
+            ("1\nA 1", "line 2 is neither"),
+            ("1\nA x 2", "line 2"),
+            ("A x 2\nA 1 2", "line 1"),
+            ("1 2 3 4 5\nA 1 2", "line 1"),
+            ("1\n", "lists no pairs"),
+            ("", "lists no pairs"),
+        ):
             (tmp_path / "pairs.txt").write_text(text)
             with pytest.raises(ValueError, match=reason):
                 read_pairs(tmp_path / "pairs.txt")

@@ -49,7 +49,7 @@ def test_describe_names_the_place(tmp_path):
     records, _, folder, memory = sources(tmp_path)
     assert records.describe(4) == "train.rec record 5 at byte 216, label 2"
     assert folder.describe(1) == f"{tmp_path}/folder/a/1.PNG, label 0"
-    assert memory.describe(1) == "image 1 in memory, label 0"
+    assert memory.describe(1) == "memory, image 1, label 0"
 
 
 class TestOpenSource:
@@ -85,6 +85,38 @@ class TestFolders:
         source = FolderSource(tmp_path)
         assert (len(source), source.num_classes) == (6, 3)
         assert source.read(np.arange(6))[1].tolist() == LABELS
+
+    def test_what_is_left_out_is_counted_and_named(self, tmp_path, caplog):
+        write_folder(tmp_path)
+        FolderSource(tmp_path)
+        assert not caplog.records
+        for name in ("a/9.gif", "a/8.GIF", "b/frame.0001", "lost/1.heic", "bare/1", "notes/1.txt", "0.jpg", "list.csv"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"no image")
+        for name in ("deep/er", "a/.cache"):
+            (tmp_path / name).mkdir(parents=True)
+        source = FolderSource(tmp_path)
+        assert (len(source), source.num_classes) == (6, 3)
+        assert caplog.messages == [
+            f"{tmp_path}: left out: 7 files (.gif 2, no suffix 2, not in a folder 1, folder 1, .heic 1)"
+            " of 5 identities, and 4 identities that have no images: bare, deep, lost, notes"
+        ]
+
+    def test_where_everything_is_left_out_it_says_what(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "0.heic").write_bytes(b"an image of an unknown kind")
+        with pytest.raises(ValueError, match=r"holds neither train\.rec nor identity.*it has 1 files \(\.heic 1\)"):
+            open_source(tmp_path)
+
+    def test_names_that_are_not_utf_8(self, tmp_path, caplog):
+        for name in ("Jos\udce9/\udce9.jpg", "\udcff/1.gif", "b/1.jpg"):
+            (tmp_path / name).parent.mkdir()
+            (tmp_path / name).write_bytes(b"image")
+        source = open_source(tmp_path)
+        assert source.identity(0) == "Jos\udce9"
+        assert source.describe(0) == f"{tmp_path}/Jos\udce9/\udce9.jpg, label 0"
+        assert "no images: \udcff" in caplog.text
+        assert source.read(np.arange(2))[1].tolist() == [0, 1]
 
     def test_links(self, tmp_path):
         write_folder(tmp_path / "real")
@@ -179,6 +211,8 @@ def test_memory_without_labels():
     encoded, labels = source.read(np.array([1, 0]))
     assert [image.tobytes() for image in encoded] == [b"bc", b"a"]
     assert (labels.tolist(), labels.dtype, source.num_classes) == ([-1, -1], np.int64, 0)
+    assert source.describe(1) == "memory, image 1"
+    assert MemorySource([b"a"], name="sets/lfw.bin").describe(0) == "sets/lfw.bin, image 0"
     with pytest.raises(ValueError, match="2 images with 1 labels"):
         MemorySource([b"a", b"b"], [0])
 
