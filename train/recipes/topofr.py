@@ -9,7 +9,7 @@ from losses.hardness import hardness_weights
 from losses.topology import topological_loss
 from models.ir import IR
 from pipelines.loader import Batch
-from train.recipes.recipe import Recipe, StepResult
+from train.recipes.recipe import Factor, Recipe, StepResult
 
 
 class TopoFR(Recipe):
@@ -28,7 +28,7 @@ class TopoFR(Recipe):
     clean_view = True
     entropy = True
 
-    def __init__(self, topology: float = 0.1, gather: bool = False) -> None:
+    def __init__(self, topology: Factor = 0.1, gather: bool = False) -> None:
         super().__init__()
         self.topology, self.gather = topology, gather
 
