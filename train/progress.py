@@ -22,7 +22,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, total_steps: int, start_step: int, tensorboard: bool) -> None:
-        self.console = Console()
+        self.console = Console(markup=False, emoji=False, highlight=False)  # names print as they are
         self.total = total_steps
         path = folder / "log.jsonl"
         _keep_until(path, start_step)
@@ -34,7 +34,7 @@ class RunLog:
             self._board = SummaryWriter(folder / "tensorboard", purge_step=start_step if start_step else None)
         self._progress = None
         if self.console.is_terminal:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
             self._progress = Progress(*columns, console=self.console)
             self._task = self._progress.add_task("starting", total=total_steps, completed=start_step)
             self._progress.start()
@@ -46,7 +46,7 @@ class RunLog:
         if self._progress:
             self._progress.update(self._task, completed=record["step"], description=line)
         else:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
 
     def event(self, record: dict[str, Any], line: str) -> None:
         """Note something that is no training step, such as a verification."""
@@ -62,7 +62,7 @@ class RunLog:
 
     def say(self, line: str | Table) -> None:
         """Print a line or a table."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
         """Finish the progress line and the files."""

@@ -1,5 +1,6 @@
 """YAML as configs use it: no key may be given twice, and what cannot be read is told with the name of the file."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,10 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
+    def check_printable(self, data: str) -> None:
+        """Bytes that are not UTF-8, which Python gives as surrogates, may be in the name of a file."""
+        super().check_printable(re.sub("[\udc80-\udcff]", "x", data))
+
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         """YAML forbids a key given twice; PyYAML takes the last one, and a user wonders where the others are."""
         node = super().compose_mapping_node(anchor)

@@ -1,5 +1,6 @@
 """Configs: what a user may get wrong is named, and every shipped one is valid."""
 
+import os
 import re
 from pathlib import Path
 
@@ -122,6 +123,11 @@ def test_every_number_of_every_option_is_bounded(section):
 def test_empty_sections_mean_their_defaults(file):
     file.write_text(file.read_text() + "verify:\noptim:\n")
     assert load_config(file) == load_config(file, ["verify={}", "optim=null"])
+
+
+def test_a_path_may_be_no_utf8(file):
+    path = os.fsdecode(b"/data/caf\xe9")
+    assert load_config(file, [f"data.train={path}"]).data.train == path
 
 
 def test_paths_are_expanded(file, monkeypatch):
