@@ -74,13 +74,14 @@ class RunLog:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop lines of steps past ``step``, and a last line that a kill cut short."""
+    """Drop lines past ``step``, those of its verification, which comes again, and a last one that a kill cut short."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] < step or (record["step"] == step and "loss" in record):
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue

@@ -73,21 +73,24 @@ class Trainer:
         self.log = self._open_log()
         self.loader.seek(self.step * config.optim.accumulate)
         batches = iter(self.loader)
-        results = None
         self._since, self.waited, self._last = time.perf_counter(), 0.0, self.step
         self._began, self._first = time.perf_counter(), self.step
+        # A checkpoint is from before the verification of its step, so a run that goes on from it begins with that.
+        results = self._verify() if self.step and self._due(config.verify.every_steps) else {}
         while self.step < total:
             metrics = self.train_step(batches)
-            results = None
-            if self.step % config.log.every_steps == 0 or self.step == total:
+            if self._due(config.log.every_steps):
                 self._log_step(metrics)
-            if self.verifier.sets and (self.step % config.verify.every_steps == 0 or self.step == total):
-                results = self._verify()
-            if self.step % config.checkpoint.every_steps == 0 or self.step == total:
+            if self._due(config.checkpoint.every_steps):
                 self._save()
-        results = results or self._verify()
+            if self._due(config.verify.every_steps):
+                results = self._verify()
         self._finish(results)
         return results
+
+    def _due(self, every_steps: int) -> bool:
+        """Whether this step is one for what happens every so many steps and at the end."""
+        return self.step % every_steps == 0 or self.step >= self.learning_rate.total
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of backbone and centres from ``optim.accumulate`` batches."""
@@ -170,14 +173,14 @@ class Trainer:
             self.log.step(record, line + f"ETA {duration(left)}")
 
     def _verify(self) -> dict[str, VerificationResult]:
+        if not self.verifier.sets:
+            return {}
         began = time.perf_counter()
         average_batch_statistics(self.backbone)
         results = self.verifier(self.backbone)
         seconds = time.perf_counter() - began
         self.verify_seconds += seconds
         self._since += seconds  # the next log step's images/s are those of training
-        if not results:
-            return results
         mean = sum(result.accuracy for result in results.values()) / len(results)
         if self.log:
             record = {"step": self.step, "verify_seconds": seconds}
