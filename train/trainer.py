@@ -216,7 +216,7 @@ class Trainer:
             return
         if self.config.checkpoint.resume == "never":
             raise ValueError(f"{self.output} holds a run; set checkpoint.resume=auto to go on, or another output")
-        meta = self.checkpoints.meta(found[-1])
+        meta = self.checkpoints.meta(found[-1], "step", *self.meta)
         for name, value in self.meta.items():
             if meta[name] != value:
                 raise ValueError(
