@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,19 @@ class Trainer:
         self.head = build_head(config, world, num_classes, self.recipe, fresh)
         self.optimizer = create_optimizer(self.backbone, config.optim)
         self.centre_optimizer = build_centre_optimizer(config, self.head)
-        steps_per_epoch = self.loader.steps_per_epoch / config.optim.accumulate
-        self.steps_per_epoch = steps_per_epoch
-        self.learning_rate = LearningRate(config.schedule, config.optim.lr, steps_per_epoch)
+        self.steps_per_epoch = Fraction(self.loader.steps_per_epoch, config.optim.accumulate)
+        self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
         self.scaler = LossScaler(config.precision == "fp16")
         self.window = torch.zeros(2, device=world.device)  # sum and number of the losses since the last log step
         self.global_batch = config.data.batch_size * world.size * config.optim.accumulate
         self.meta = {"global_batch": self.global_batch, "num_classes": num_classes, "images": len(source)}
         self.meta |= {"seed": config.seed, "model": config.model.name}
         self._resume()
+
+    @property
+    def epoch(self) -> float:
+        """Epochs behind the step, a whole number to the last bit where one ends."""
+        return float(self.step / self.steps_per_epoch)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -115,7 +120,7 @@ class Trainer:
         quiet = nullcontext() if last or self.world.size == 1 else self.network.no_sync()
         with quiet:
             with torch.autocast(device, self.half, enabled=self.half is not None):
-                result = self.recipe.step(batch, self.network, self.head, self.step / self.steps_per_epoch)
+                result = self.recipe.step(batch, self.network, self.head, self.epoch)
             (result.loss * (self.scaler.scale / self.config.optim.accumulate)).backward()
         self.window += torch.stack([result.loss.detach(), torch.ones_like(result.loss)])
         return result.metrics
@@ -155,7 +160,7 @@ class Trainer:
         left = (now - self._began) / (self.step - self._first) * (self.learning_rate.total - self.step)
         record = {
             "step": self.step,
-            "epoch": self.step / self.steps_per_epoch,
+            "epoch": self.epoch,
             "loss": loss,
             "lr": self.learning_rate(self.step - 1),
             "images_per_second": rate,
