@@ -78,12 +78,12 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
             if record["step"] < step or (record["step"] == step and "loss" in record):
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))

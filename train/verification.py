@@ -19,7 +19,7 @@ from train.distributed import World
 
 def find_bin(name: str, train: Path) -> Path:
     """The file of a verification set: a path as it is, a bare name beside the training data."""
-    if name.endswith(".bin"):
+    if name.lower().endswith(".bin"):
         return Path(name)
     return (train if train.is_dir() else train.parent) / f"{name}.bin"
 
