@@ -23,7 +23,6 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.record import Row, save, show
 from benchmarks.synthetic_ijb import write_release
-from evaluate.align import aligned_images
 from evaluate.embed import embed_batches
 from evaluate.ijb import FARS, identification, load_features
 from evaluate.release import Release
@@ -31,6 +30,7 @@ from evaluate.roc import Roc
 from evaluate.scores import error_bound, exact, pair_scores
 from evaluate.templates import pool
 from models import create_model
+from pipelines.aligned import aligned_images
 from pipelines.entry import run
 from pipelines.processor import keep_freed_memory
 from pipelines.template import TEMPLATE

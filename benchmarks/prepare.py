@@ -22,7 +22,6 @@ import torch
 
 from benchmarks import record
 from benchmarks.record import Row
-from pipelines.augment import AUGMENTATIONS
 from pipelines.dataset.convert import convert
 from pipelines.dataset.encode import Reencode
 from pipelines.dataset.reading import CHUNK
@@ -121,18 +120,12 @@ def _ratio(theirs: list[float], ours: list[float]) -> float:
 
 def _decode(source: Source, threads: int) -> None:
     """What verify's decoder does, and nothing else."""
-    decoder = Decoder(
-        batch_size=CHUNK,
-        image_size=_SIDE,
-        augmentation=AUGMENTATIONS["none"],
-        device=torch.device("cpu"),
-        threads=threads,
-    )
+    decoder = Decoder(batch_size=CHUNK, image_size=_SIDE, device=torch.device("cpu"), threads=threads)
     for number, begin in enumerate(range(0, len(source), CHUNK)):
         indices = np.arange(begin, min(begin + CHUNK, len(source)))
         if number >= _AHEAD:
             decoder.result()
-        decoder.submit(source.read(indices)[0], np.empty((len(indices), 0), np.float32))
+        decoder.submit(source.read(indices)[0])
     for _ in range(min(_AHEAD, -(-len(source) // CHUNK))):
         decoder.result()
     decoder.clear()

@@ -13,11 +13,11 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from evaluate.align import aligned_images
 from evaluate.checkpoint import load_network
 from evaluate.devices import ranks
 from evaluate.embed import embed_batches
 from evaluate.release import Images, Release
+from pipelines.aligned import aligned_images
 from pipelines.files import replacing
 
 CHUNK = 4096  # images a piece; what an interruption costs each rank at most

@@ -6,7 +6,6 @@ every image stands for itself.
 """
 
 import argparse
-import io
 import json
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pipelines.bins import read_bin
 from pipelines.entry import run
 from pipelines.files import replacing
 from pipelines.loader import sweep
+from pipelines.pillow import decode
 from pipelines.sources import MemorySource, Source, open_source
 
 _BLOCK = 4096  # identities a block of the similarity matrix, each way
@@ -92,8 +92,7 @@ def picture(first: Source, second: Source, pairs: list[tuple[int, int]]) -> Imag
         for side, (source, of_all, label) in enumerate(zip((first, second), everyone, labels)):
             encoded, _ = source.read(np.flatnonzero(of_all == label)[:_COLUMNS])
             for column, image in enumerate(encoded):
-                with Image.open(io.BytesIO(image)) as opened:
-                    tile = opened.convert("RGB").resize((_TILE, _TILE))
+                tile = decode(image).resize((_TILE, _TILE))
                 sheet.paste(tile, ((column + side * (_COLUMNS + 1)) * _TILE, row * _TILE))
     return sheet
 

@@ -1,12 +1,13 @@
 """A sheet of image pairs, such as those a model gets most wrong."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+
+from pipelines.pillow import decode
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ def thumbnails(encoded: Sequence[bytes], places: int, side: int = 112) -> np.nda
     """Images beside each other, each fitted into one of the square ``places``: uint8 (side, side * places, 3)."""
     row = Image.new("RGB", (side * places, side), "white")
     for place, data in enumerate(encoded):
-        with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGB")
+        picture = decode(data)
         picture.thumbnail((side, side))
         row.paste(picture, (place * side + (side - picture.width) // 2, (side - picture.height) // 2))
     return np.asarray(row)

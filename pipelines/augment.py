@@ -43,8 +43,11 @@ def uniform(low: float, high: float) -> Draw:
 
 
 def log_uniform(low: float, high: float) -> Draw:
-    """float32 in [low, high), its logarithm uniform."""
-    return lambda numbers: np.float32(low) * np.float32(high / low) ** numbers
+    """float32 in [low, high), its logarithm uniform.
+
+    The power is taken in float64: in float32 its last bit depends on the processor, and pixels are counted from it.
+    """
+    return lambda numbers: (low * (high / low) ** numbers.astype(np.float64)).astype(np.float32)
 
 
 def one_of(count: int, probability: float) -> Draw:

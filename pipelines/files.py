@@ -1,4 +1,4 @@
-"""Files: the kinds of images, and writing so that no reader ever meets half of a file."""
+"""Files: reading small ones, and writing so that no reader ever meets half of one."""
 
 import os
 import uuid
@@ -8,20 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
-
-def image_suffix(encoded: bytes) -> str | None:
-    """The file suffix of an encoded image by its first bytes; None if it is none of IMAGE_SUFFIXES' kinds."""
-    start = bytes(encoded[:12])
-    if start[:3] == b"\xff\xd8\xff":
-        return ".jpg"
-    if start[:8] == b"\x89PNG\r\n\x1a\n":
-        return ".png"
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return ".webp"
-    return ".bmp" if start[:2] == b"BM" else None
 
 
 def distinct_names(paths: Sequence[str | Path]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.files import image_suffix
+from pipelines.formats import image_suffix
 from pipelines.identities import number_identities, read_identities
 from pipelines.recordio import unpack
 

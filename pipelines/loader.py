@@ -2,16 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.augment import AUGMENTATIONS, find_augmentation
+from pipelines.augment import find_augmentation
 from pipelines.decoder import Decoder, UndecodableError
 from pipelines.processor import one_thread
 from pipelines.quarantine import Quarantine
@@ -78,7 +78,7 @@ class Loader:
     ) -> None:
         augmentation = find_augmentation(augment)
         self._source = source
-        self._flip = augmentation.flip
+        self._augmentation = augmentation
         self._device = torch.device(device)
         self._dtype = dtype
         self._share = (rank, world_size)
@@ -95,9 +95,10 @@ class Loader:
         self._decoder = Decoder(
             batch_size=batch_size,
             image_size=image_size,
-            augmentation=augmentation,
             device=self._device,
             threads=threads,
+            transform=augmentation.transform,
+            parameters=tuple(augmentation.draws),
             clean_view=clean_view,
             decode_on=decode_on,
             hw_decoder_load=hw_decoder_load,
@@ -128,12 +129,13 @@ class Loader:
         while len(self._ahead) < self._prefetch:
             batch = self._gather(self.step + len(self._ahead))
             self._ahead.append(batch)
-            self._decoder.submit(batch.encoded, batch.numbers[:, _FLIP + 1 : self._own_numbers])
+            numbers = batch.numbers[:, _FLIP + 1 : self._own_numbers]
+            self._decoder.submit(batch.encoded, self._augmentation.parameters(numbers))
         pixels = self._decode()
         batch = self._ahead.popleft()
         self.step += 1
         self.replaced += batch.replaced
-        flips = _to_device(batch.numbers[:, _FLIP] < 0.5, self._device) if self._flip else None
+        flips = _to_device(batch.numbers[:, _FLIP] < 0.5, self._device) if self._augmentation.flip else None
         images, *clean = (_to_images(view, flips, self._dtype) for view in pixels)
         finished = Batch(
             images=images,
@@ -222,24 +224,31 @@ def sweep(
 
     Raises ``ValueError`` or ``OSError`` naming an image that cannot be read or decoded.
     """
-    device = torch.device(device)
-    decoder = Decoder(
-        batch_size=batch_size,
-        image_size=image_size,
-        augmentation=AUGMENTATIONS["none"],
-        device=device,
-        threads=threads,
-    )
     indices = np.array(indices, np.int64)
-    to_read = deque(indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size))
+    decoder = Decoder(batch_size=batch_size, image_size=image_size, device=torch.device(device), threads=threads)
+    batches = (indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size))
+    return sweep_batches(source, batches, decoder, dtype=dtype)
+
+
+def sweep_batches(
+    source: Source,
+    batches: Iterable[np.ndarray],
+    decoder: Decoder,
+    *,
+    dtype: torch.dtype = torch.float32,
+    parameters: Callable[[np.ndarray], Mapping[str, np.ndarray]] = lambda indices: {},
+) -> Iterator[Batch]:
+    """As ``sweep``, in given batches of indices and through a decoder, whose transform has ``parameters(indices)``."""
+    to_read = iter(batches)
     ahead: deque[tuple[np.ndarray, np.ndarray]] = deque()
     try:
-        while to_read or ahead:
-            while to_read and len(ahead) < _SWEEP_AHEAD:
-                chosen = to_read.popleft()
+        while True:
+            for chosen in islice(to_read, _SWEEP_AHEAD - len(ahead)):
                 encoded, labels = source.read(chosen)
-                decoder.submit(encoded, np.empty((len(chosen), 0), np.float32))
+                decoder.submit(encoded, parameters(chosen))
                 ahead.append((chosen, labels))
+            if not ahead:
+                return
             chosen, labels = ahead.popleft()
             try:
                 (pixels,) = decoder.result()
@@ -248,7 +257,7 @@ def sweep(
                 raise ValueError(f"{source.describe(int(chosen[row]))}: {reason}") from None
             yield Batch(
                 images=_to_images(pixels, None, dtype),
-                labels=_to_device(labels, device),
+                labels=_to_device(labels, decoder.device),
                 indices=torch.from_numpy(chosen),
                 numbers=torch.empty(len(chosen), 0),
             )

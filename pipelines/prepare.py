@@ -13,12 +13,13 @@ import numpy as np
 from pipelines.bins import write_bin
 from pipelines.dataset.align import Align, detector, read_landmarks
 from pipelines.dataset.convert import FORMS, LEFT_OUT, Written, all_labels, convert
-from pipelines.dataset.encode import QUALITY, Reencode
+from pipelines.dataset.encode import Reencode
 from pipelines.dataset.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
 from pipelines.dataset.summary import contact_sheet, save_page, summarise
 from pipelines.dataset.verify import ERRORS, KINDS, Report, verify
 from pipelines.entry import run
 from pipelines.files import replacing
+from pipelines.pillow import QUALITY
 from pipelines.sources import FolderSource, open_source
 
 _EXAMPLES = 3  # of each problem that are shown; the report has all

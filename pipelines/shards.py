@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.files import IMAGE_SUFFIXES, replacing
+from pipelines.files import replacing
+from pipelines.formats import IMAGE_SUFFIXES
 from pipelines.identities import number_identities, read_identities
 
 _CACHE_VERSION = 1

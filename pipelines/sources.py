@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from pipelines.files import IMAGE_SUFFIXES, read_file
+from pipelines.files import read_file
+from pipelines.formats import IMAGE_SUFFIXES
 from pipelines.identities import Identities, read_identities
 from pipelines.index import read_index
 from pipelines.lists import open_list

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.dataset.encode import QUALITY, decode, to_jpeg
 from pipelines.lists import ListSource
+from pipelines.pillow import QUALITY, decode, to_jpeg
 from pipelines.template import SIZE, similarity
 
 _SURE = 0.6  # least score of a detected face
@@ -27,7 +27,7 @@ class Align:
     quality: int = QUALITY
 
     def __call__(self, index: int, encoded: bytes) -> bytes:
-        photograph = decode(encoded).convert("RGB")
+        photograph = decode(encoded)
         scale, shift = similarity(self.landmarks(index, photograph))
         if not 0 < abs(scale) < np.inf:
             raise ValueError("the landmarks are not those of a face: they lie in one point, or are no numbers")

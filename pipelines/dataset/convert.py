@@ -19,7 +19,8 @@ from PIL import Image
 
 from pipelines.dataset.output import complete
 from pipelines.dataset.reading import Read, Transform, read_all, with_progress
-from pipelines.files import image_suffix, replacing
+from pipelines.files import replacing
+from pipelines.formats import image_suffix
 from pipelines.identities import write_identities
 from pipelines.permutation import ROUNDS, permute
 from pipelines.recordio import LABEL_LIMIT, IRHeader, RecordWriter, pack, write_dataset

@@ -1,11 +1,11 @@
 """JPEGs of another size or quality."""
 
-import io
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-QUALITY = 95  # where only a size is asked for
+from pipelines.header import HeaderReader
+from pipelines.pillow import QUALITY, decode, to_jpeg
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,10 @@ class Reencode:
     quality: int | None = None
 
     def __call__(self, index: int, encoded: bytes) -> bytes:
-        with Image.open(io.BytesIO(encoded)) as image:
-            right_size = self.size is None or image.size == (self.size, self.size)
-            if not right_size:  # a JPEG twice as large or larger is decoded at a half, a quarter, an eighth of its size
-                image.draft(None, (self.size, self.size))
-            image = ImageOps.exif_transpose(image)
+        right_size = self.size is None or HeaderReader().read(encoded).size == (self.size, self.size)
+        image = decode(encoded, None if right_size else self.size)  # also where nothing changes: it may be damaged
         if right_size and self.quality is None:
             return encoded
-        if image.mode != "RGB":
-            image = image.convert("RGB")
         if not right_size:
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return to_jpeg(image, self.quality or QUALITY)
-
-
-def decode(encoded: bytes) -> Image.Image:
-    """The image, turned upright where the camera noted how it was held. Pillow raises almost any class of error."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        return ImageOps.exif_transpose(image)
-
-
-def to_jpeg(image: Image.Image, quality: int = QUALITY) -> bytes:
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=quality)
-    return content.getvalue()

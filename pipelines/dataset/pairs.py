@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.dataset.convert import all_labels
-from pipelines.files import IMAGE_SUFFIXES
+from pipelines.formats import IMAGE_SUFFIXES
 from pipelines.sources import Source
 
 FOLDS = 10

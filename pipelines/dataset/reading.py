@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.files import IMAGE_SUFFIXES, image_suffix
+from pipelines.formats import IMAGE_SUFFIXES, image_suffix
 from pipelines.sources import Source
 
 CHUNK = 128  # images that are read at a time

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from pipelines.dataset.convert import all_labels
-from pipelines.dataset.header import Header, HeaderReader
 from pipelines.dataset.reading import read_leniently
 from pipelines.files import replacing
+from pipelines.header import Header, HeaderReader
+from pipelines.pillow import decode
 from pipelines.sources import Source
 
 _TILE = 112  # pixels
@@ -35,7 +36,7 @@ def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str,
     for begin in range(0, len(chosen), 64):
         for image in read_leniently(source, chosen[begin : begin + 64]):
             try:
-                header = reader.read(bytes(image.encoded))
+                header = reader.read(image.encoded)
                 pixels.append(_moments(image.encoded))
             except Exception:  # Pillow's decoders raise almost any class; which images are bad is for ``verify`` to say
                 continue
@@ -68,8 +69,7 @@ def contact_sheet(source: Source, *, rows: int = 12, columns: int = 12, seed: in
         chosen = np.sort(generator.permutation(np.flatnonzero(labels == person))[:columns])
         for column, image in enumerate(read_leniently(source, chosen)):
             try:
-                with Image.open(io.BytesIO(image.encoded)) as picture:
-                    sheet.paste(picture.convert("RGB").resize((_TILE, _TILE)), (column * _TILE, row * _TILE))
+                sheet.paste(decode(image.encoded).resize((_TILE, _TILE)), (column * _TILE, row * _TILE))
             except Exception:  # as above
                 continue
     return sheet
@@ -92,8 +92,7 @@ def save_page(path: Path, title: str, figures: dict[str, str], sheet: Image.Imag
 
 def _moments(encoded: np.ndarray | bytes) -> np.ndarray:
     """Means of the channels' values and of their squares, float64 (2, 3)."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        values = np.asarray(image.convert("RGB"), np.float64).reshape(-1, 3)
+    values = np.asarray(decode(encoded), np.float64).reshape(-1, 3)
     return np.stack([values.mean(axis=0), np.square(values).mean(axis=0)])
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from pipelines.augment import AUGMENTATIONS
+from pipelines.admission import STAND_IN
 from pipelines.dataset.duplicates import byte_hash, groups_of, near_pairs, picture_hashes
-from pipelines.dataset.encode import to_jpeg
-from pipelines.dataset.header import Header, HeaderReader
 from pipelines.dataset.reading import CHUNK, Read, read_all, with_progress
 from pipelines.decoder import Decoder, UndecodableError
 from pipelines.files import replacing
+from pipelines.header import Header, HeaderReader
 from pipelines.recordio import LABEL_LIMIT
 from pipelines.sources import Source
 
@@ -28,7 +26,6 @@ _AHEAD = 6  # batches that are decoded at a time
 _SIDE = 112  # pixels: what images are decoded to; those of this very size need no resizing
 _STRIDE = 4  # of the pixels that are compared: all of them would cost more than the decoding
 _GREY = 1.5  # greatest mean distance between an image's colour channels, in levels of 255, that looks grey
-_STAND_IN = np.frombuffer(to_jpeg(Image.new("RGB", (_SIDE, _SIDE))), np.uint8)  # decoded where a bad image was
 
 
 @dataclass
@@ -98,19 +95,13 @@ class _Check:
 
     def decode(self) -> None:
         """Look at each image, its header, its pixels and its label."""
-        decoder = Decoder(
-            batch_size=CHUNK,
-            image_size=_SIDE,
-            augmentation=AUGMENTATIONS["none"],
-            device=torch.device("cpu"),
-            threads=self.threads,
-        )
+        decoder = Decoder(batch_size=CHUNK, image_size=_SIDE, device=torch.device("cpu"), threads=self.threads)
         ahead: deque[list[tuple[Read, Header]]] = deque()
         chunks = read_all(self.source, np.arange(len(self.source)), threads=1)
         try:
             for chunk in with_progress(chunks, "verifying", len(self.source)):
                 if batch := self._with_headers(chunk):
-                    decoder.submit([image.encoded for image, _ in batch], np.empty((len(batch), 0), np.float32))
+                    decoder.submit([image.encoded for image, _ in batch])
                     ahead.append(batch)
                 if len(ahead) == _AHEAD:
                     self._judge(decoder, ahead.popleft())
@@ -157,12 +148,13 @@ class _Check:
     def _judge(self, decoder: Decoder, batch: list[tuple[Read, Header]]) -> None:
         """Take out the oldest batch that is being decoded, which is ``batch``."""
         bad: dict[int, str] = {}
-        try:
-            (pixels,) = decoder.result()
-        except UndecodableError as error:
-            bad = error.reasons
-            decoder.amend([_STAND_IN if row in bad else image.encoded for row, (image, _) in enumerate(batch)])
-            (pixels,) = decoder.result()
+        while True:
+            try:
+                (pixels,) = decoder.result()
+                break
+            except UndecodableError as error:
+                bad |= error.reasons
+                decoder.amend([STAND_IN if row in bad else image.encoded for row, (image, _) in enumerate(batch)])
         rows = np.ascontiguousarray(pixels.numpy()[:, ::_STRIDE])  # quicker than to pick single pixels from all of them
         red, green, blue = (np.ascontiguousarray(rows[:, :, ::_STRIDE, channel]) for channel in range(3))
         hashes = picture_hashes(green)

@@ -52,8 +52,8 @@ def whole(release, tmp_path_factory):
 
 
 def test_features_are_those_of_the_aligned_images(release, whole):
-    from evaluate.align import aligned_images
     from evaluate.checkpoint import load_network
+    from pipelines.aligned import aligned_images
 
     found = Release(release, "IJBC")
     images = found.images()

@@ -27,9 +27,14 @@ def png(image: np.ndarray) -> np.ndarray:
 
 def decode(images: list[np.ndarray], augmentation: augment.Augmentation, numbers: np.ndarray, size: int = SIZE):
     decoder = Decoder(
-        batch_size=len(images), image_size=size, augmentation=augmentation, device=torch.device("cpu"), threads=2
+        batch_size=len(images),
+        image_size=size,
+        device=torch.device("cpu"),
+        threads=2,
+        transform=augmentation.transform,
+        parameters=tuple(augmentation.draws),
     )
-    decoder.submit([png(image) for image in images], numbers)
+    decoder.submit([png(image) for image in images], augmentation.parameters(numbers))
     (pixels,) = decoder.result()
     return pixels.numpy()
 

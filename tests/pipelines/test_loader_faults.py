@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines import decoder
+from pipelines.loader import Loader
 from pipelines.schedule import Schedule
 from pipelines.sources import MemorySource
 from tests.pipelines.face_source import (
@@ -15,9 +17,14 @@ from tests.pipelines.face_source import (
     LABELS,
     FaceSource,
     assert_same,
+    face,
+    jpeg,
     make,
     take,
 )
+from tests.pipelines.kinds import foreign
+
+FOREIGN = foreign()
 
 
 @pytest.mark.parametrize("kind", [*DAMAGED, "unreadable"])
@@ -95,3 +102,24 @@ def test_an_error_that_no_single_image_has_is_raised():
     source.read = read
     with pytest.raises(OSError, match="the disk has gone"):
         next(make(source))
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_no_image_in_a_large_batch(kind):
+    """Large batches are what ended the process: images behind a bad one were still being decoded."""
+    encoded = [jpeg(face(index, 112)) for index in range(64)]
+    for _ in range(2):
+        source = MemorySource([FOREIGN[kind], *encoded[1:]], np.arange(64))
+        loader = Loader(source, batch_size=64, seed=1, shuffle="none", augment="none", max_bad_fraction=0.5)
+        batch = next(loader)
+        loader.close()
+        assert batch.indices[0] != 0 and torch.equal(batch.indices[1:], torch.arange(1, 64))
+        assert torch.equal(batch.images[0], batch.images[batch.indices[0]])
+
+
+def test_a_version_of_dali_that_ends_the_process_is_refused(monkeypatch):
+    monkeypatch.setattr(decoder, "__version__", "2.4.0")
+    with pytest.raises(
+        ValueError, match=r"DALI 2\.4\.0 may end the process.*pip install 'nvidia-dali-cuda120~=2\.1\.0'"
+    ):
+        make()

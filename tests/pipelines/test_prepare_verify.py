@@ -15,9 +15,9 @@ from pipelines import prepare
 from pipelines.dataset import reading
 from pipelines.dataset import verify as verify_module
 from pipelines.dataset.duplicates import groups_of, near_pairs, picture_hashes
-from pipelines.dataset.header import HeaderReader
 from pipelines.dataset.verify import KINDS, verify
 from pipelines.entry import run
+from pipelines.header import HeaderReader
 from pipelines.index import scan
 from pipelines.recordio import IRHeader, RecordWriter, pack
 from pipelines.sources import MemorySource, RecordSource, open_source

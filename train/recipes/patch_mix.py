@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# Far above the rounding of a transform in float64, far below what a published figure could notice.
+_WHOLE = 2.0**-20
+
 
 def mix_amplitudes(patches: Tensor, donors: Tensor, share: Tensor) -> Tensor:
     """Mix the Fourier amplitudes of patches with those of donors and keep the patches' phases.
@@ -12,12 +15,13 @@ def mix_amplitudes(patches: Tensor, donors: Tensor, share: Tensor) -> Tensor:
         share: (n,) of the donor's amplitude, in [0, 1).
 
     Returns:
-        (n, 3, p, p) float in [0, 255], cut to whole numbers as the published code does.
+        (n, 3, p, p) float in [0, 255], cut down to whole numbers as the published code does. The cut must not depend on
+        how a processor rounds: the transforms are in float64, and a number that was whole stays what it was.
     """
-    spectrum = torch.fft.fft2(patches)
-    amplitude = torch.lerp(spectrum.abs(), torch.fft.fft2(donors).abs(), share[:, None, None, None])
+    spectrum = torch.fft.fft2(patches.double())
+    amplitude = torch.lerp(spectrum.abs(), torch.fft.fft2(donors.double()).abs(), share.double()[:, None, None, None])
     mixed = torch.fft.ifft2(torch.polar(amplitude, spectrum.angle())).real
-    return mixed.clamp(0, 255).floor()
+    return (mixed + _WHOLE).floor().clamp(0, 255).to(patches.dtype)
 
 
 def perturb_patches(images: Tensor, chosen: Tensor, weights: Tensor, numbers: Tensor, top: int, patch: int) -> Tensor:
@@ -36,9 +40,11 @@ def perturb_patches(images: Tensor, chosen: Tensor, weights: Tensor, numbers: Te
         (b, 3, h, w): a new tensor.
     """
     rows, columns = images.shape[2] // patch, images.shape[3] // patch
-    pixels = ((images.float() * 0.5 + 0.5) * 255).unfold(2, patch, patch).unfold(3, patch, patch)
+    levels = (images.float() * 127.5 + 127.5).round()  # what was decoded, before it was normalised
+    pixels = levels.unfold(2, patch, patch).unfold(3, patch, patch)
     pixels = pixels.permute(0, 2, 3, 1, 4, 5)  # (b, rows, columns, 3, p, p)
-    place = weights.topk(top, dim=1).indices
+    # Gates in half precision are often equal; of equal ones the first are taken, on every device.
+    place = weights.argsort(dim=1, descending=True, stable=True)[:, :top]
     row, column = place // columns, place % columns
     image = chosen[:, None].expand_as(place)
     limits = len(images), rows, columns
@@ -48,5 +54,5 @@ def perturb_patches(images: Tensor, chosen: Tensor, weights: Tensor, numbers: Te
     )
     out = images.clone(memory_format=torch.contiguous_format)
     view = out.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5)
-    view[image.flatten(), row.flatten(), column.flatten()] = ((mixed / 255 - 0.5) / 0.5).to(out.dtype)
+    view[image.flatten(), row.flatten(), column.flatten()] = ((mixed - 127.5) / 127.5).to(out.dtype)
     return out.contiguous(memory_format=torch.channels_last)

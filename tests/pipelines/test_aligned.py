@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluate.align import aligned_images, transforms
+from pipelines.aligned import aligned_images, transforms
 from pipelines.template import TEMPLATE
 
 rng = np.random.default_rng(0)

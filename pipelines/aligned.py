@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 from torch import Tensor
 
+from pipelines.decoder import Decoder
+from pipelines.files import read_file
+from pipelines.loader import sweep_batches
 from pipelines.template import TEMPLATE, similarity
 
 
@@ -47,46 +50,36 @@ def aligned_images(
     """Yield float32 images (b, 3, image_size, image_size), RGB in [-1, 1], for each array of indices in ``batches``.
 
     ``paths`` are n image files, ``landmarks`` (n, 5, 2) in their pixels; a batch holds at most ``batch_size`` indices.
-    Raises ValueError for an image that cannot be decoded.
+    Raises ``ValueError`` or ``OSError`` for an image that cannot be read or decoded.
     """
-    device = torch.device(device)
-    on_gpu = device.type == "cuda"
     matrices = sampling_matrix(transforms(landmarks, image_size))
-    in_flight: list[np.ndarray] = []
-
-    def feed() -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-        for indices in batches:
-            in_flight.append(indices)
-            yield [np.fromfile(paths[i], np.uint8) for i in indices], matrices[indices]
-
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=device.index or 0 if on_gpu else None)
-    def graph() -> DataNode:
-        encoded, matrix = fn.external_source(feed, num_outputs=2, batch=True, dtype=[types.UINT8, types.FLOAT])
-        images = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
-        return fn.warp_affine(images, matrix=matrix, size=(image_size, image_size), fill_value=0)
-
-    pipeline = graph()
-    pipeline.build()
-    while True:
-        try:
-            (out,) = pipeline.run(torch.cuda.current_stream(device) if on_gpu else None)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise ValueError(_culprit(paths, in_flight[0])) from error
-        pixels = torch.from_dlpack(out.as_tensor()).to(device)
-        in_flight.pop(0)
-        yield pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    decoder = Decoder(
+        batch_size=batch_size,
+        image_size=image_size,
+        device=torch.device(device),
+        threads=threads,
+        transform=_warp,
+        parameters=("matrix",),
+        any_size=True,
+    )
+    aligned = sweep_batches(
+        _Photographs(paths), batches, decoder, parameters=lambda indices: {"matrix": matrices[indices]}
+    )
+    return (batch.images for batch in aligned)
 
 
-def _culprit(paths: Sequence[Path], indices: np.ndarray) -> str:
-    """Which image of a batch that failed is to blame."""
-    from PIL import Image
+def _warp(images: DataNode, image_size: int, *, matrix: DataNode) -> DataNode:
+    return fn.warp_affine(images, matrix=matrix, size=(image_size, image_size), fill_value=0)
 
-    for i in indices:
-        try:
-            with Image.open(paths[i]) as image:
-                image.convert("RGB")
-        except Exception as error:
-            return f"{paths[i]} cannot be decoded: {error}"
-    return f"one of the images from {paths[indices[0]]} to {paths[indices[-1]]} cannot be decoded"
+
+class _Photographs:
+    """The files ``paths`` as a source without labels."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        return [read_file(str(self._paths[index])) for index in indices], np.full(len(indices), -1)
+
+    def describe(self, index: int) -> str:
+        return str(self._paths[index])
