@@ -1,5 +1,7 @@
 """Embeddings and labels → loss: margins by name, and the sharded head that evaluates any of them."""
 
+import inspect
+
 from losses.angular import ArcFace, CombinedMargin, CosFace, SphereFace
 from losses.broadface import BroadFace
 from losses.centre_optimizer import CentreOptimizer
@@ -35,7 +37,8 @@ def create_margin(name: str, **options: float | str | None) -> Margin:
     try:
         return MARGINS[name](**options)
     except TypeError as error:
-        raise ValueError(f"margin {name!r}: {error}") from None
+        known = ", ".join(inspect.signature(MARGINS[name]).parameters)
+        raise ValueError(f"margin {name!r}: {error}; its options are {known}") from None
 
 
 __all__ = ["MARGINS", "CentreOptimizer", "HeadOutput", "Margin", "PartialFC", "create_margin"]

@@ -1,13 +1,18 @@
 """Fixed margins on the angle or the cosine of the own class: ArcFace, CosFace, their combination, SphereFace."""
 
 import math
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from losses.margin import Margin, Rows
+from losses.margin import AngleMargin, Cosine, CosineMargin, Margin, Rows, Scale
+
+AngleFactor = Annotated[float, Field(ge=1)]
+Gradient = Literal["exact", "straight_through"]
 
 # 1 - c² is kept away from zero: float32 cosines near one are 6e-8 apart, so nothing smaller is information.
 _LEAST_SIN2 = 1e-7
@@ -53,13 +58,13 @@ class CombinedMargin(Margin):
 
     def __init__(
         self,
-        s: float = 64.0,
-        m1: float = 1.0,
-        m2: float = 0.3,
-        m3: float = 0.2,
+        s: Scale = 64.0,
+        m1: AngleFactor = 1.0,
+        m2: AngleMargin = 0.3,
+        m3: CosineMargin = 0.2,
         *,
-        gradient: str = "exact",
-        interclass_filter: float | None = None,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
         if gradient not in ("exact", "straight_through"):
@@ -89,19 +94,26 @@ def multiply_angle(cos: Tensor, m1: float, m2: float = 0.0) -> Tensor:
 class ArcFace(CombinedMargin):
     """s·cos(θ + m) (Deng et al., CVPR 2019)."""
 
-    def __init__(self, s: float = 64.0, m: float = 0.5, **options: str | float | None) -> None:
-        super().__init__(s, 1.0, m, 0.0, **options)
+    def __init__(
+        self,
+        s: Scale = 64.0,
+        m: AngleMargin = 0.5,
+        *,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, 1.0, m, 0.0, gradient=gradient, interclass_filter=interclass_filter)
 
 
 class CosFace(CombinedMargin):
     """s·(cos θ - m) (Wang et al., CVPR 2018)."""
 
-    def __init__(self, s: float = 64.0, m: float = 0.4, interclass_filter: float | None = None) -> None:
+    def __init__(self, s: Scale = 64.0, m: CosineMargin = 0.4, interclass_filter: Cosine | None = None) -> None:
         super().__init__(s, 1.0, 0.0, m, interclass_filter=interclass_filter)
 
 
 class SphereFace(CombinedMargin):
     """s·((-1)^k cos(m·θ) - 2k) (Liu et al., CVPR 2017; normalised, with m = 1.7, as in SphereFace revived, 2022)."""
 
-    def __init__(self, s: float = 64.0, m: float = 1.7, interclass_filter: float | None = None) -> None:
+    def __init__(self, s: Scale = 64.0, m: AngleFactor = 1.7, interclass_filter: Cosine | None = None) -> None:
         super().__init__(s, m, 0.0, 0.0, interclass_filter=interclass_filter)

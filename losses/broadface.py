@@ -1,21 +1,30 @@
 """BroadFace: past embeddings, brought up to date, train the class centres beside the batch (Kim et al., ECCV 2020)."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from losses.angular import ArcFace
+from losses.angular import ArcFace, Gradient
+from losses.margin import AngleMargin, Cosine, Scale
 
 
 class BroadFace(ArcFace):
     """ArcFace over the batch and a queue of past embeddings; the queue trains the centres, not the encoder."""
 
     def __init__(
-        self, s: float = 64.0, m: float = 0.5, queue_size: int = 10_000, **options: str | float | None
+        self,
+        s: Scale = 64.0,
+        m: AngleMargin = 0.5,
+        queue_size: Annotated[int, Field(ge=1)] = 10_000,
+        *,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
     ) -> None:
-        super().__init__(s, m, **options)
+        super().__init__(s, m, gradient=gradient, interclass_filter=interclass_filter)
         if queue_size < 1:
             raise ValueError(f"queue_size is a number of embeddings, at least 1, not {queue_size}")
         self.queue_size = queue_size

@@ -1,10 +1,12 @@
 """ElasticFace: a margin drawn anew for every row (Boutros et al., CVPR Workshops 2022)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from losses.angular import add_angle
-from losses.margin import Margin, Rows
+from losses.margin import Cosine, CosineMargin, Factor, Margin, Rows, Scale
 
 # The published mean and standard deviation of the margin, by kind; the last is that of the plus variants.
 _PUBLISHED = {"arc": (0.5, 0.05, 0.0175), "cos": (0.35, 0.05, 0.02)}
@@ -24,12 +26,12 @@ class ElasticFace(Margin):
 
     def __init__(
         self,
-        s: float = 64.0,
-        m: float | None = None,
-        sigma: float | None = None,
-        kind: str = "arc",
+        s: Scale = 64.0,
+        m: CosineMargin | None = None,
+        sigma: Factor | None = None,
+        kind: Literal["arc", "cos"] = "arc",
         plus: bool = False,
-        interclass_filter: float | None = None,
+        interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
         if kind not in _PUBLISHED:

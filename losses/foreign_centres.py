@@ -66,6 +66,6 @@ def _read(path: Path, keys: tuple[str, ...]) -> Tensor:
             content = content[key]
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no checkpoint of arcface_torch: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, Tensor):
-        raise ValueError(f"{path} is no checkpoint of arcface_torch: {keys[-1]} is no tensor")
+    if not isinstance(content, Tensor) or content.ndim != 2:
+        raise ValueError(f"{path} is no checkpoint of arcface_torch: {keys[-1]} is no matrix of centres")
     return content

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.margin import Margin, Rows
-from losses.quality import Magnitude
+from losses.margin import Cosine, CosineMargin, Factor, Margin, Rows, Scale, Share
+from losses.quality import Magnitude, Norm
 
 
 class GBCosFace(Margin):
@@ -23,15 +23,17 @@ class GBCosFace(Margin):
 
     def __init__(
         self,
-        s: float = 32.0,
-        m: float = 0.16,
-        alpha: float = 0.15,
-        low: float = 0.5,
-        high: float = 0.7,
-        rate: float = 0.01,
-        interclass_filter: float | None = None,
+        s: Scale = 32.0,
+        m: CosineMargin = 0.16,
+        alpha: Share = 0.15,
+        low: Cosine = 0.5,
+        high: Cosine = 0.7,
+        rate: Share = 0.01,
+        interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
+        if low > high:
+            raise ValueError(f"the boundary's limits must rise from low to high, not from {low} to {high}")
         self.m, self.alpha, self.low, self.high, self.rate = m, alpha, low, high, rate
         self.register_buffer("boundary", torch.tensor(torch.nan))
 
@@ -65,15 +67,19 @@ class GBMagFace(GBCosFace):
 
     def __init__(
         self,
-        s: float = 32.0,
-        l_a: float = 10.0,
-        u_a: float = 110.0,
-        l_m: float = 0.144,
-        u_m: float = 0.256,
-        lambda_g: float = 35.0,
-        **options: float | None,
+        s: Scale = 32.0,
+        l_a: Norm = 10.0,
+        u_a: Norm = 110.0,
+        l_m: CosineMargin = 0.144,
+        u_m: CosineMargin = 0.256,
+        lambda_g: Factor = 35.0,
+        alpha: Share = 0.15,
+        low: Cosine = 0.5,
+        high: Cosine = 0.7,
+        rate: Share = 0.01,
+        interclass_filter: Cosine | None = None,
     ) -> None:
-        super().__init__(s, **options)
+        super().__init__(s, l_m, alpha, low, high, rate, interclass_filter)
         self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
 
     def margin(self, rows: Rows) -> Tensor:

@@ -3,10 +3,12 @@
 A negative is hard for a row when its cosine exceeds the row's own, margin included: c_j > T(c_y).
 """
 
+from typing import Literal
+
 import torch
 
-from losses.angular import ArcFace, CombinedMargin
-from losses.margin import Hard, Rows
+from losses.angular import ArcFace, CombinedMargin, Gradient
+from losses.margin import AngleMargin, Cosine, CosineMargin, Factor, Hard, Rows, Scale, Share
 
 
 class CurricularFace(ArcFace):
@@ -18,8 +20,16 @@ class CurricularFace(ArcFace):
         rate: share of a new batch in t ← rate·mean(c_y) + (1 - rate)·t, which comes before t is used.
     """
 
-    def __init__(self, s: float = 64.0, m: float = 0.5, rate: float = 0.01, **options: str | float | None) -> None:
-        super().__init__(s, m, **options)
+    def __init__(
+        self,
+        s: Scale = 64.0,
+        m: AngleMargin = 0.5,
+        rate: Share = 0.01,
+        *,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, m, gradient=gradient, interclass_filter=interclass_filter)
         self.rate = rate
         self.register_buffer("t", torch.zeros(()))
 
@@ -41,17 +51,20 @@ class MVSoftmax(CombinedMargin):
 
     def __init__(
         self,
-        s: float = 32.0,
-        m: float = 0.35,
-        t: float = 0.2,
-        kind: str = "am",
-        **options: str | float | None,
+        s: Scale = 32.0,
+        m: CosineMargin = 0.35,
+        t: Factor = 0.2,
+        kind: Literal["am", "arc"] = "am",
+        *,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
     ) -> None:
         if kind not in ("am", "arc"):
             raise ValueError(f"mv_softmax has the kinds 'am' and 'arc', not {kind!r}")
         if t < 0:
             raise ValueError(f"mv_softmax raises hard negatives by t >= 0, not {t}")
-        super().__init__(s, 1.0, *((0.0, m) if kind == "am" else (m, 0.0)), **options)
+        m2, m3 = (0.0, m) if kind == "am" else (m, 0.0)
+        super().__init__(s, 1.0, m2, m3, gradient=gradient, interclass_filter=interclass_filter)
         self.t = t
 
     def update(self, rows: Rows) -> Hard:

@@ -9,15 +9,25 @@ The head evaluates N tile by tile and never needs more of a margin than this. N 
 cosines exceed a limit: all that the literature makes of them is at most a square (``Hard``), or leaves them out.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 # exp() stays inside float32 up to e^88; logits up to 70 leave e^18 for the sum over classes and need no shift at all.
 _UNSHIFTED = 70.0
+
+# What the options of margins may be: a config is checked against the constructors' annotations.
+Scale = Annotated[float, Field(gt=0)]
+AngleMargin = Annotated[float, Field(ge=0, lt=math.pi)]
+CosineMargin = Annotated[float, Field(ge=0, le=2)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=0)]
 
 
 @dataclass
@@ -80,7 +90,7 @@ class Margin(nn.Module):
     competitive = True
     queue_size = 0
 
-    def __init__(self, s: float = 64.0, interclass_filter: float | None = None) -> None:
+    def __init__(self, s: Scale = 64.0, interclass_filter: Cosine | None = None) -> None:
         super().__init__()
         if s <= 0:
             raise ValueError(f"the scale s must be positive, not {s}")

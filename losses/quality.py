@@ -1,10 +1,15 @@
 """Margins that depend on the embedding's norm, which stands for the quality of the image: MagFace and AdaFace."""
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from losses.angular import add_angle
-from losses.margin import Margin, Rows
+from losses.margin import AngleMargin, Cosine, Factor, Margin, Rows, Scale, Share
+
+Norm = Annotated[float, Field(gt=0)]
 
 _NORM_RANGE = (1e-3, 100.0)
 _STD_FLOOR = 1e-3
@@ -39,13 +44,13 @@ class MagFace(Margin):
 
     def __init__(
         self,
-        s: float = 64.0,
-        l_a: float = 10.0,
-        u_a: float = 110.0,
-        l_m: float = 0.45,
-        u_m: float = 0.8,
-        lambda_g: float = 35.0,
-        interclass_filter: float | None = None,
+        s: Scale = 64.0,
+        l_a: Norm = 10.0,
+        u_a: Norm = 110.0,
+        l_m: AngleMargin = 0.45,
+        u_m: AngleMargin = 0.8,
+        lambda_g: Factor = 35.0,
+        interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
         self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
@@ -66,11 +71,11 @@ class AdaFace(Margin):
 
     def __init__(
         self,
-        s: float = 64.0,
-        m: float = 0.4,
-        h: float = 0.333,
-        t_alpha: float = 0.01,
-        interclass_filter: float | None = None,
+        s: Scale = 64.0,
+        m: AngleMargin = 0.4,
+        h: Factor = 0.333,
+        t_alpha: Share = 0.01,
+        interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
         self.m, self.h, self.t_alpha = m, h, t_alpha

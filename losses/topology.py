@@ -6,6 +6,7 @@ edge lengths of the batch's images and of its embeddings are pulled together.
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
@@ -38,14 +39,19 @@ def _lengths(points: Tensor, edges: Tensor) -> Tensor:
     return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
 
-def topological_loss(images: Tensor, embeddings: Tensor) -> Tensor:
+def topological_loss(images: Tensor, embeddings: Tensor, replicated: bool = False) -> Tensor:
     """Mean over the batch of the squared differences between sorted edge lengths; the gradient reaches the embeddings.
 
     Args:
         images: (n, …) in [-1, 1]; their distances are divided by the largest that such images can have.
         embeddings: (n, d), not normalised.
+        replicated: whether all ranks call with the same points. The first one's trees are everybody's then: where
+            edges are equally long, rounding decides, and other processors round otherwise.
     """
     flat, embeddings = images.detach().float().flatten(1), embeddings.float()
-    image_edges, edges = spanning_edges(flat, embeddings)
+    trees = torch.stack(spanning_edges(flat, embeddings))
+    if replicated:
+        dist.broadcast(trees, src=0)
+    image_edges, edges = trees
     image_lengths = _lengths(flat, image_edges) / (2 * flat.shape[1] ** 0.5)
     return (_lengths(embeddings, edges) - image_lengths).square().sum() / len(embeddings)

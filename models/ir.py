@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from models.iresnet import STAGE_CHANNELS, conv3x3, plan, projection, residual_branch
-from models.layers import PReLU, downsampled, run_blocks
+from models.layers import DropRate, PReLU, downsampled, run_blocks
 
 
 class Block(nn.Module):
@@ -47,7 +47,7 @@ class IR(nn.Module):
         *,
         se: bool = False,
         bgr: bool = False,
-        dropout: float = 0.4,
+        dropout: DropRate = 0.4,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()

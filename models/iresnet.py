@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from models.layers import PReLU, SqueezeExcite, downsampled, run_blocks
+from models.layers import DropRate, PReLU, SqueezeExcite, Width, downsampled, run_blocks
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 
@@ -77,8 +77,8 @@ class IResNet(nn.Module):
         embedding_size: int = 512,
         input_size: int = 112,
         *,
-        width: float = 1.0,
-        dropout: float = 0.0,
+        width: Width = 1.0,
+        dropout: DropRate = 0.0,
         se: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+# What the options of backbones may be: a config is checked against the constructors' annotations.
+Width = Annotated[float, Field(gt=0, le=16)]
+DropRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 def downsampled(size: int, times: int) -> int:

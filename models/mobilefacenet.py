@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.layers import PReLU, downsampled, run_blocks
+from models.layers import PReLU, Width, downsampled, run_blocks
 
 UNIT = 64  # channels of which all maps have a multiple, at width 1
 
@@ -98,7 +98,7 @@ class MobileFaceNet(nn.Module):
         embedding_size: int = 512,
         input_size: int = 112,
         *,
-        width: float = 1.0,
+        width: Width = 1.0,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import DropPath, run_blocks
+from models.layers import DropPath, DropRate, run_blocks
 
 PATCH_SIZE = 9
 HEADS = 8
@@ -89,8 +89,8 @@ class VisionTransformer(nn.Module):
         embedding_size: int = 512,
         input_size: int = 112,
         *,
-        drop_path: float = 0.1,
-        mask_ratio: float = 0.1,
+        drop_path: DropRate = 0.1,
+        mask_ratio: DropRate = 0.1,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
@@ -150,8 +150,8 @@ class TransFace(VisionTransformer):
         embedding_size: int = 512,
         input_size: int = 112,
         *,
-        drop_path: float = 0.1,
-        mask_ratio: float = 0.1,
+        drop_path: DropRate = 0.1,
+        mask_ratio: DropRate = 0.1,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__(

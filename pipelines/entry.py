@@ -1,6 +1,7 @@
 """How every command of Facemill ends: a user's mistake is one clear line and exit code 2, a bug is a traceback."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ def run(main: Callable[[], None]) -> None:
 
     Set ``FACEMILL_TRACEBACK=1`` to see where it came from.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files are any bytes, whatever the terminal prints
     try:
         main()
     except BrokenPipeError:  # the reader of our output (head, less) has gone

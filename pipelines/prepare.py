@@ -116,9 +116,8 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    report = _checked(arguments)
+    report = _checked(arguments, save=arguments.report)
     if arguments.report:
-        report.save(arguments.report)
         print(arguments.report)
     sys.exit(0 if report.sound else 1)
 
@@ -203,13 +202,15 @@ def _pairs(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {same.sum()} genuine and {(~same).sum()} impostor pairs")
 
 
-def _checked(arguments: argparse.Namespace) -> Report:
+def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
     report = verify(
         open_source(arguments.data),
         image_size=arguments.image_size,
         tiny=arguments.tiny,
         threads=arguments.threads,
     )
+    if save:
+        report.save(save)  # first: printing may end early, at the reader of a pipe for example
     print(f"{arguments.data}: {report.images} images of {report.identities} identities")
     for kind, found in report.problems.items():
         print(f"{len(found):>10} {kind.replace('_', ' ')}")

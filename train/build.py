@@ -53,6 +53,10 @@ def build_backbone(config: Config, world: World, fresh: bool) -> nn.Module:
         if world.device.type != "cuda":
             raise ValueError("model.sync_batchnorm works on GPUs only")
         backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    if config.data.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in backbone.modules()):
+        raise ValueError(
+            f"data.batch_size is 1, but {model.name} normalises by its batch's statistics; take 2 at least"
+        )
     return backbone.to(world.device, memory_format=torch.channels_last)
 
 

@@ -36,9 +36,20 @@ class Checkpoints:
         )
 
     @staticmethod
-    def meta(path: Path) -> dict[str, Any]:
-        """What the checkpoint says of itself."""
-        return json.loads((path / "meta.json").read_text())
+    def meta(path: Path, *fields: str) -> dict[str, Any]:
+        """What the checkpoint says of itself, ``fields`` at least. Raises ``ValueError`` where it does not."""
+        file = path / "meta.json"
+        try:
+            meta = json.loads(file.read_text())
+        except ValueError:  # no text, or no JSON
+            meta = None
+        missing = [name for name in fields if not isinstance(meta, dict) or name not in meta]
+        if missing:
+            raise ValueError(
+                f"{file} does not say the {missing[0]} of its run: it is damaged, or of another version; "
+                f"remove {path} to take the checkpoint before it"
+            )
+        return meta
 
     def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> Path:
         """Write a checkpoint; all ranks call. ``state`` holds tensors, DTensors and state dicts of them."""

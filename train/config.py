@@ -1,35 +1,34 @@
 """The configuration of a run: one YAML file, typed, with the defaults and what each key means."""
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-
-class Section(BaseModel):
-    """A section whose keys are all known."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class OpenSection(Section):
-    """A section that also takes the options of what it names (a network, a margin, a recipe); that one checks them."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that are not the section's own."""
-        return dict(self.model_extra or {})
+from losses import MARGINS
+from models.registry import BACKBONES
+from pipelines.augment import AUGMENTATIONS
+from train import yaml_file
+from train.mistakes import explain
+from train.recipes import RECIPES
+from train.section import LocalPath, OpenSection, Section, one_of
 
 
 class Data(Section):
-    train: str = Field(description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet")
+    train: LocalPath = Field(
+        description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet"
+    )
     batch_size: PositiveInt = Field(128, description="images a rank takes in a step")
-    augment: str = Field("flip", description="augmentation set (pipelines.augment)")
+    augment: Annotated[str, one_of(AUGMENTATIONS)] = Field("flip", description="augmentation set (pipelines.augment)")
     shuffle: Literal["global", "block", "none"] = Field("global", description="block reads runs of records: for disks")
     threads: PositiveInt = Field(4, description="decoding threads a rank")
     prefetch: PositiveInt = Field(3, description="batches decoded ahead")
@@ -37,10 +36,14 @@ class Data(Section):
 
 
 class Model(OpenSection):
-    name: str = Field(description="backbone (models.create_model); its options stand beside it")
+    table: ClassVar = BACKBONES
+
+    name: Annotated[str, one_of(BACKBONES)] = Field(
+        description="backbone (models.create_model); its options stand beside it"
+    )
     embedding_size: PositiveInt = 512
     input_size: PositiveInt = Field(112, description="images are decoded to this size")
-    init_from: str | None = Field(
+    init_from: LocalPath | None = Field(
         None, description="weights to start from: any file or folder models.load_weights reads"
     )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
@@ -48,20 +51,34 @@ class Model(OpenSection):
 
 
 class Head(OpenSection):
-    margin: str = Field("arcface", description="loss (losses.create_margin); its options stand beside it")
+    chooser: ClassVar = "margin"
+    table: ClassVar = MARGINS
+
+    margin: Annotated[str, one_of(MARGINS)] = Field(
+        "arcface", description="loss (losses.create_margin); its options stand beside it"
+    )
     sample_rate: float = Field(1.0, gt=0, le=1, description="share of the classes in a step (Partial FC)")
     mode: Literal["streamed", "dense"] = "streamed"
     kernels: Literal["torch", "triton"] = Field("torch", description="of a tile; triton needs a GPU")
     tile: PositiveInt | None = Field(None, description="class centres a tile; null chooses")
     fused: bool = Field(True, description="update centres in the backward pass; their gradient never exists")
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
-    init_from: str | None = Field(
+    init_from: LocalPath | None = Field(
         None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
     )
 
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> "Head":
+        MARGINS[self.margin](**self.options)
+        return self
+
 
 class Recipe(OpenSection):
-    name: str = Field("plain", description="what a step does beside the margin loss; its options stand beside it")
+    table: ClassVar = RECIPES
+
+    name: Annotated[str, one_of(RECIPES)] = Field(
+        "plain", description="what a step does beside the margin loss; its options stand beside it"
+    )
 
 
 class Optim(Section):
@@ -78,10 +95,10 @@ class Optim(Section):
 class Schedule(Section):
     name: Literal["polynomial", "cosine", "step", "constant"] = "polynomial"
     epochs: PositiveFloat = 20
-    warmup_epochs: float | None = Field(None, ge=0)
-    warmup_steps: int | None = Field(None, ge=0)
+    warmup_epochs: NonNegativeFloat | None = None
+    warmup_steps: NonNegativeInt | None = None
     power: PositiveFloat = Field(2.0, description="of the polynomial")
-    milestones: list[float] = Field([], description="epochs after which a step schedule multiplies by gamma")
+    milestones: list[PositiveFloat] = Field([], description="epochs after which a step schedule multiplies by gamma")
     gamma: PositiveFloat = 0.1
 
     @model_validator(mode="after")
@@ -94,7 +111,9 @@ class Schedule(Section):
 
 
 class Verify(Section):
-    bins: list[str] = Field([], description="verification sets: paths, or names of .bin files beside the training data")
+    bins: list[LocalPath] = Field(
+        [], description="verification sets: paths, or names of .bin files beside the training data"
+    )
     every_steps: PositiveInt = 2000
     batch_size: PositiveInt = 256
 
@@ -124,8 +143,16 @@ class Config(Section):
     log: Log = Log()
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    output: str = Field(description="folder of the run")
+    output: LocalPath = Field(description="folder of the run")
     seed: int = Field(2048, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, tree: Any) -> Any:
+        """``verify:`` with nothing behind it means the defaults."""
+        if not isinstance(tree, Mapping):
+            return tree
+        return {name: {} if value is None and name in cls.sections() else value for name, value in tree.items()}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -135,10 +162,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ValueError: naming the file and each wrong key or value; an unknown key comes with the nearest known one.
         OSError: the file cannot be read.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
+    tree = yaml_file.read(path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold sections such as data: and model:")
     for override in overrides:
@@ -146,12 +170,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {'; '.join(_explain(problem) for problem in error.errors())}") from None
+        raise ValueError(f"{path}: {explain(error, Config, tree)}") from None
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
-    if not equals:
+    if not equals or "" in name.split("."):
         raise ValueError(f"an override is section.key=value, not {text!r}")
     *sections, key = name.split(".")
     for section in sections:
@@ -160,24 +184,6 @@ def _override(tree: dict[str, Any], text: str) -> None:
         tree[section] = tree.get(section) or {}
         tree = tree[section]
     try:
-        tree[key] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ValueError(f"the value of {text!r} is not YAML") from None
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    *sections, key = [str(part) for part in problem["loc"]] or [""]
-    name = ".".join([*sections, key])
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [known.rpartition(".")[2] for known in _keys(sections)], 1, 0.0)
-        return f"unknown key {name}; did you mean {'.'.join([*sections, near[0]])}?"
-    if problem["type"] == "missing":
-        return f"{name} is missing"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _keys(sections: list[str]) -> Iterator[str]:
-    model: type[BaseModel] = Config
-    for section in sections:
-        model = model.model_fields[section].annotation
-    yield from model.model_fields
+        tree[key] = yaml_file.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

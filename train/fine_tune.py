@@ -19,18 +19,24 @@ def stored_classes(folder: str | Path) -> int:
         ValueError: a file is not what its name says.
     """
     checkpoint = _newest(folder)
-    return Checkpoints.meta(checkpoint)["num_classes"] if checkpoint else arcface_torch_classes(folder)
+    return Checkpoints.meta(checkpoint, "num_classes")["num_classes"] if checkpoint else arcface_torch_classes(folder)
 
 
 def load_centres(head: PartialFC, folder: str | Path) -> None:
     """Set the centres of ``head``, which has as many classes, to those in ``folder``; all ranks call.
 
-    Raises as `stored_classes` does, and ``ValueError`` where the embeddings are of another size.
+    Raises as `stored_classes` does, and ``ValueError`` where the embeddings are of another size or a centre is NaN.
     """
     checkpoint = _newest(folder)
-    if not checkpoint:
+    if checkpoint:
+        _load_sharded(head, checkpoint)
+    else:
         load_arcface_torch(head, folder)
-        return
+    if not head.weight.isfinite().all():
+        raise ValueError(f"{folder} has class centres that are not finite")
+
+
+def _load_sharded(head: PartialFC, checkpoint: Path) -> None:
     centres = {"head": {"weight": head.shard(head.weight.detach())}}
     try:
         with warnings.catch_warnings():

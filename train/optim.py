@@ -1,6 +1,7 @@
 """The backbone's optimiser, the learning rate of a step, and loss scaling for fp16."""
 
 import math
+from fractions import Fraction
 
 import torch
 import torch.distributed as dist
@@ -24,15 +25,17 @@ class LearningRate:
 
     It climbs linearly through the warm-up, from ``lr / (W + 1)`` at step 0 to ``lr · W / (W + 1)`` at the last of its W
     steps, is ``lr`` at step W, and falls from there by the schedule. It is never zero.
+
+    Args:
+        steps_per_epoch: exactly; with accumulated batches it need not be a whole number.
     """
 
-    def __init__(self, config: Schedule, lr: float, steps_per_epoch: float) -> None:
-        self.config, self.lr = config, lr
+    def __init__(self, config: Schedule, lr: float, steps_per_epoch: int | Fraction) -> None:
+        self.config, self.lr, self.steps_per_epoch = config, lr, steps_per_epoch
         self.total = max(1, round(config.epochs * steps_per_epoch))
         self.warmup = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
         if self.warmup >= self.total:
             raise ValueError(f"a warm-up of {self.warmup} steps does not fit into a run of {self.total} steps")
-        self.milestones = [epoch * steps_per_epoch for epoch in config.milestones]
 
     def __call__(self, step: int) -> float:
         """Learning rate of step 0, 1, … total - 1."""
@@ -43,7 +46,8 @@ class LearningRate:
             return self.lr * (1 - done) ** self.config.power
         if self.config.name == "cosine":
             return self.lr * (1 + math.cos(math.pi * done)) / 2
-        return self.lr * self.config.gamma ** sum(step >= milestone for milestone in self.milestones)
+        epoch = float(step / self.steps_per_epoch)  # rounded once: epoch 1.1 of 10 steps begins at step 11, not later
+        return self.lr * self.config.gamma ** sum(epoch >= milestone for milestone in self.config.milestones)
 
 
 class LossScaler:

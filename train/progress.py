@@ -22,7 +22,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, total_steps: int, start_step: int, tensorboard: bool) -> None:
-        self.console = Console()
+        self.console = Console(markup=False, emoji=False, highlight=False)  # names print as they are
         self.total = total_steps
         path = folder / "log.jsonl"
         _keep_until(path, start_step)
@@ -34,7 +34,7 @@ class RunLog:
             self._board = SummaryWriter(folder / "tensorboard", purge_step=start_step if start_step else None)
         self._progress = None
         if self.console.is_terminal:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
             self._progress = Progress(*columns, console=self.console)
             self._task = self._progress.add_task("starting", total=total_steps, completed=start_step)
             self._progress.start()
@@ -46,7 +46,7 @@ class RunLog:
         if self._progress:
             self._progress.update(self._task, completed=record["step"], description=line)
         else:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
 
     def event(self, record: dict[str, Any], line: str) -> None:
         """Note something that is no training step, such as a verification."""
@@ -62,7 +62,7 @@ class RunLog:
 
     def say(self, line: str | Table) -> None:
         """Print a line or a table."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
         """Finish the progress line and the files."""
@@ -74,15 +74,16 @@ class RunLog:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drop lines of steps past ``step``, and a last line that a kill cut short."""
+    """Drop lines past ``step``, those of its verification, which comes again, and a last one that a kill cut short."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] < step or (record["step"] == step and "loss" in record):
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))

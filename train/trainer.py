@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,19 @@ class Trainer:
         self.head = build_head(config, world, num_classes, self.recipe, fresh)
         self.optimizer = create_optimizer(self.backbone, config.optim)
         self.centre_optimizer = build_centre_optimizer(config, self.head)
-        steps_per_epoch = self.loader.steps_per_epoch / config.optim.accumulate
-        self.steps_per_epoch = steps_per_epoch
-        self.learning_rate = LearningRate(config.schedule, config.optim.lr, steps_per_epoch)
+        self.steps_per_epoch = Fraction(self.loader.steps_per_epoch, config.optim.accumulate)
+        self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
         self.scaler = LossScaler(config.precision == "fp16")
         self.window = torch.zeros(2, device=world.device)  # sum and number of the losses since the last log step
         self.global_batch = config.data.batch_size * world.size * config.optim.accumulate
         self.meta = {"global_batch": self.global_batch, "num_classes": num_classes, "images": len(source)}
         self.meta |= {"seed": config.seed, "model": config.model.name}
         self._resume()
+
+    @property
+    def epoch(self) -> float:
+        """Epochs behind the step, a whole number to the last bit where one ends."""
+        return float(self.step / self.steps_per_epoch)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -73,21 +78,24 @@ class Trainer:
         self.log = self._open_log()
         self.loader.seek(self.step * config.optim.accumulate)
         batches = iter(self.loader)
-        results = None
         self._since, self.waited, self._last = time.perf_counter(), 0.0, self.step
         self._began, self._first = time.perf_counter(), self.step
+        # A checkpoint is from before the verification of its step, so a run that goes on from it begins with that.
+        results = self._verify() if self.step and self._due(config.verify.every_steps) else {}
         while self.step < total:
             metrics = self.train_step(batches)
-            results = None
-            if self.step % config.log.every_steps == 0 or self.step == total:
+            if self._due(config.log.every_steps):
                 self._log_step(metrics)
-            if self.verifier.sets and (self.step % config.verify.every_steps == 0 or self.step == total):
-                results = self._verify()
-            if self.step % config.checkpoint.every_steps == 0 or self.step == total:
+            if self._due(config.checkpoint.every_steps):
                 self._save()
-        results = results or self._verify()
+            if self._due(config.verify.every_steps):
+                results = self._verify()
         self._finish(results)
         return results
+
+    def _due(self, every_steps: int) -> bool:
+        """Whether this step is one for what happens every so many steps and at the end."""
+        return self.step % every_steps == 0 or self.step >= self.learning_rate.total
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of backbone and centres from ``optim.accumulate`` batches."""
@@ -112,7 +120,7 @@ class Trainer:
         quiet = nullcontext() if last or self.world.size == 1 else self.network.no_sync()
         with quiet:
             with torch.autocast(device, self.half, enabled=self.half is not None):
-                result = self.recipe.step(batch, self.network, self.head, self.step / self.steps_per_epoch)
+                result = self.recipe.step(batch, self.network, self.head, self.epoch)
             (result.loss * (self.scaler.scale / self.config.optim.accumulate)).backward()
         self.window += torch.stack([result.loss.detach(), torch.ones_like(result.loss)])
         return result.metrics
@@ -152,7 +160,7 @@ class Trainer:
         left = (now - self._began) / (self.step - self._first) * (self.learning_rate.total - self.step)
         record = {
             "step": self.step,
-            "epoch": self.step / self.steps_per_epoch,
+            "epoch": self.epoch,
             "loss": loss,
             "lr": self.learning_rate(self.step - 1),
             "images_per_second": rate,
@@ -170,14 +178,14 @@ class Trainer:
             self.log.step(record, line + f"ETA {duration(left)}")
 
     def _verify(self) -> dict[str, VerificationResult]:
+        if not self.verifier.sets:
+            return {}
         began = time.perf_counter()
         average_batch_statistics(self.backbone)
         results = self.verifier(self.backbone)
         seconds = time.perf_counter() - began
         self.verify_seconds += seconds
         self._since += seconds  # the next log step's images/s are those of training
-        if not results:
-            return results
         mean = sum(result.accuracy for result in results.values()) / len(results)
         if self.log:
             record = {"step": self.step, "verify_seconds": seconds}
@@ -213,7 +221,7 @@ class Trainer:
             return
         if self.config.checkpoint.resume == "never":
             raise ValueError(f"{self.output} holds a run; set checkpoint.resume=auto to go on, or another output")
-        meta = self.checkpoints.meta(found[-1])
+        meta = self.checkpoints.meta(found[-1], "step", *self.meta)
         for name, value in self.meta.items():
             if meta[name] != value:
                 raise ValueError(

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import nn
 
 from evaluate.embed import embed
-from evaluate.verification import VerificationResult, verify
+from evaluate.verification import FOLDS, VerificationResult, verify
 from pipelines.bins import read_bin
+from pipelines.files import distinct_names
+from pipelines.loader import sweep
 from pipelines.sources import MemorySource
 from train.config import Config
 from train.distributed import World
@@ -16,26 +19,49 @@ from train.distributed import World
 
 def find_bin(name: str, train: Path) -> Path:
     """The file of a verification set: a path as it is, a bare name beside the training data."""
-    if name.endswith(".bin"):
+    if name.lower().endswith(".bin"):
         return Path(name)
     return (train if train.is_dir() else train.parent) / f"{name}.bin"
 
 
 class Verifier:
-    """The verification sets of a run, read once; call it with the backbone on all ranks."""
+    """The verification sets of a run; call it with the backbone on all ranks.
+
+    They are read and every image is decoded when the run starts, each rank a share: a set that cannot be used is known
+    then, not hours later.
+    """
 
     def __init__(self, config: Config, world: World, autocast: torch.dtype | None) -> None:
         self.config, self.world, self.autocast = config, world, autocast
-        paths = {name: find_bin(name, Path(config.data.train)) for name in config.verify.bins}
-        self.sets = {Path(name).stem: read_bin(path) for name, path in paths.items()}
+        paths = [find_bin(name, Path(config.data.train)) for name in config.verify.bins]
+        names = distinct_names([path.with_suffix("") for path in paths])
+        self.sets = {name: self._read(path) for name, path in zip(names, paths)}
+
+    def _read(self, path: Path) -> tuple[MemorySource, np.ndarray]:
+        """The images (2P) and whether each pair is one person (P,)."""
+        pairs = read_bin(path)
+        if len(pairs.same) < FOLDS:
+            raise ValueError(f"{path}: {len(pairs.same)} pairs are too few: the protocol needs {FOLDS} folds of them")
+        source = MemorySource(pairs.encoded, name=str(path))
+        for _ in sweep(
+            source,
+            np.arange(self.world.rank, len(source), self.world.size),
+            batch_size=self.config.verify.batch_size,
+            image_size=self.config.model.input_size,
+            device=self.world.device,
+            dtype=torch.uint8,
+            threads=self.config.data.threads,
+        ):
+            pass
+        return source, pairs.same
 
     def __call__(self, backbone: nn.Module) -> dict[str, VerificationResult]:
         """Results by set; the same on every rank."""
         results = {}
-        for name, pairs in self.sets.items():
+        for name, (source, same) in self.sets.items():
             features = embed(
                 backbone,
-                MemorySource(pairs.encoded),
+                source,
                 device=self.world.device,
                 batch_size=self.config.verify.batch_size,
                 image_size=self.config.model.input_size,
@@ -44,7 +70,7 @@ class Verifier:
                 threads=self.config.data.threads,
                 autocast=self.autocast,
             )
-            results[name] = verify(features, pairs.same)
+            results[name] = verify(features, same)
         return results
 
 

@@ -64,7 +64,8 @@ def test_what_does_not_fit_is_named(tmp_path):
     (folder / "checkpoint_gpu_2.pt").rename(folder / "other")
     with pytest.raises(FileNotFoundError, match="rank 2"):
         load(folder)
-    for content in ({"epoch": 3}, {"state_dict_softmax_fc": 5}, [1, 2], {"state_dict_softmax_fc": {"weight": 5}}):
+    others = ({"state_dict_softmax_fc": {"weight": weight}} for weight in (5, torch.tensor(5.0), torch.zeros(3)))
+    for content in ({"epoch": 3}, {"state_dict_softmax_fc": 5}, [1, 2], *others):
         torch.save(content, folder / "checkpoint_gpu_2.pt")
         with pytest.raises(ValueError, match=r"checkpoint_gpu_2.pt is no checkpoint of arcface_torch"):
             load(folder)

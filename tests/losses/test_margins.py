@@ -101,7 +101,7 @@ def test_errors_say_what_to_do():
         ("elasticface", {"kind": "am"}, "'arc' and 'cos'"),
         ("magface", {"l_a": 20, "u_a": 10}, "rise"),
         ("broadface", {"queue_size": 0}, "queue_size"),
-        ("adaface", {"t": 1}, "unexpected keyword"),
+        ("adaface", {"t": 1}, "unexpected keyword argument 't'; its options are s, m, h, t_alpha, interclass_filter"),
         ("qface", {}, "known: arcface"),
     ):
         with pytest.raises(ValueError, match=word):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist, squareform
 
+from losses.collective import rank
 from losses.contrastive import AdaptiveContrast
 from losses.hardness import gaussian_posterior, hardness_weights
 from losses.topology import spanning_edges, topological_loss
@@ -41,6 +42,21 @@ def test_topology_reference(shared):
     loss.backward()
     close(loss.detach(), torch.tensor(float(data["out_loss"])), 1e-5)
     close(embeddings.grad, torch.tensor(data["out_gemb"]), 1e-5)
+
+
+def middle_of_almost_equal_sides(replicated):
+    """The corner with two edges: which side of the triangle is longest, by very little, differs from rank to rank."""
+    corners = torch.tensor([[0, 0], [1, 0], [0.5, 0.75**0.5]])
+    corners[1 + rank()] *= 1.001
+    corners.requires_grad_()
+    images = torch.zeros(3, 3, 4, 4)
+    topological_loss(images, corners, replicated).backward()
+    return corners.grad.norm(dim=1).argmax().item()
+
+
+def test_all_ranks_have_one_tree(ranks):
+    assert ranks(2, middle_of_almost_equal_sides, False) == [2, 1]
+    assert ranks(2, middle_of_almost_equal_sides, True) == [2, 2]
 
 
 def test_topology_is_finite_on_equal_embeddings():

@@ -1,10 +1,14 @@
 """Configs: what a user may get wrong is named, and every shipped one is valid."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
-from train.config import load_config
+from losses import MARGINS
+from models.registry import BACKBONES
+from train.config import Head, Model, load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -33,12 +37,107 @@ def test_defaults_options_and_overrides(file):
         ("schedule.name=linear", "'polynomial', 'cosine', 'step' or 'constant'"),
         ("schedule.milestones=[1]", "milestones belong to the schedule 'step'"),
         ("optim.lr", "section.key=value"),
+        ("=1", "section.key=value"),
         ("output.folder=x", "output is a value"),
+        ("optim=5", "optim must be a section of keys and values, not 5"),
+        ("lr=1", "unknown key lr; did you mean optim.lr?"),
+        ("epochs=3", "unknown key epochs; did you mean schedule.epochs?"),
+        ("batch_size=3", "unknown key batch_size; did you mean data.batch_size?"),
+        ("optim.learning_rate=1", "unknown key optim.learning_rate; did you mean optim.lr?"),
+        ("optim.wd=1", "unknown key optim.wd; did you mean optim.weight_decay?"),
+        ("head.dropout=0", "unknown key head.dropout; did you mean model.dropout?"),
+        ("head.scale=3", "unknown key head.scale (options here: s, m, gradient, interclass_filter)"),
+        ("head.marginn=arcface", "unknown key head.marginn; did you mean head.margin?"),
+        ("recipe.topology=1", "unknown key recipe.topology"),
+        (
+            "head.margin=arcfase",
+            "head.margin: there is no 'arcfase'; did you mean arcface? There are: arcface, cosface",
+        ),
+        ("model.name=r51", "model.name: there is no 'r51'; did you mean r50? There are: r18, "),
+        ("recipe.name=plane", "recipe.name: there is no 'plane'; did you mean plain?"),
+        ("data.augment=flop", "data.augment: there is no 'flop'; did you mean flip?"),
+        ("optim.lr=.inf", "optim.lr: must be a finite number, not inf"),
+        ("optim.lr=1e400", "optim.lr: must be a finite number"),
+        ("schedule.epochs=.inf", "schedule.epochs: must be a finite number"),
+        ("schedule={name: step, milestones: [.nan]}", "schedule.milestones.0: must be"),
+        ("optim.weight_decay=.nan", "optim.weight_decay: must be a finite number, not nan"),
+        ("optim.lr=true", "optim.lr: must not be true"),
+        ("seed=", "seed: must be a valid integer, not null"),
+        ("head.m=.nan", "head.m: must be a finite number, not nan"),
+        ("head.m=-1", "head.m: must be greater than or equal to 0, not -1"),
+        ("head.m=null", "head.m: must be a valid number, not null"),
+        ("head.m=[1]", "head.m: must be a valid number, not [1]"),
+        ("head.m=half", "head.m: must be a valid number, unable to parse string as a number, not 'half'"),
+        ("head.m=true", "head.m: must not be true"),
+        ("head.s=0", "head.s: must be greater than 0, not 0"),
+        ("head.interclass_filter=2", "head.interclass_filter: must be less than or equal to 1, not 2"),
+        ("head={margin: broadface, queue_size: 1.5}", "head.queue_size: must be a valid integer"),
+        ("head={margin: magface, l_a: 20, u_a: 10}", "head: norms must rise"),
+        ("head={margin: gb_cosface, low: 0.9}", "head: the boundary's limits must rise"),
+        ("model.width=0", "model.width: must be greater than 0, not 0"),
+        ("model.se=2", "model.se: must be a valid boolean"),
+        ("recipe={name: topofr, topology: -1}", "recipe.topology: must be greater than or equal to 0, not -1"),
+        ("recipe={name: contraface, dropout: 1}", "recipe.dropout: must be less than 1"),
+        ("verify.bins=lfw.bin", "verify.bins: must be a valid list, not 'lfw.bin'"),
+        ("verify={bins: [a], bins: [b]}", "verify: line 1 gives the key bins a second time"),
+        ("output=''", "output: must not be empty"),
+        ("output=$FACEMILL_NOWHERE/a", "output: the variable FACEMILL_NOWHERE in $FACEMILL_NOWHERE/a is not set"),
+        ("output=~nobody_of_this_name/a", "output: there is no home folder ~nobody_of_this_name"),
     ],
 )
 def test_mistakes_are_named(file, override, words):
-    with pytest.raises(ValueError, match=words.replace("[", r"\[").replace("?", r"\?")):
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
         load_config(file, [override])
+    assert str(file) in str(raised.value) or override.partition("=")[0] in str(raised.value)
+
+
+@pytest.mark.parametrize("override", ["zzz=1", "head.zzz=1", "data.zzz=1"])
+def test_nothing_near_nothing_suggested(file, override):
+    with pytest.raises(ValueError, match="unknown key") as raised:
+        load_config(file, [override])
+    assert "did you mean" not in str(raised.value)
+
+
+def test_numbers_as_yaml_reads_them(file):
+    """YAML 1.1 takes 5e-1 for a string."""
+    config = load_config(
+        file, ["head={s: 64e0, m: 5e-1}", "model.width=1e-1", "recipe={name: topofr, topology: 1e-1}", "optim.lr=1e-3"]
+    )
+    assert config.head.options == {"s": 64, "m": 0.5} and config.optim.lr == 1e-3
+    assert config.model.options == {"dropout": 0.4, "width": 0.1} and config.recipe.options == {"topology": 0.1}
+
+
+@pytest.mark.parametrize(
+    "section", [*(Head(margin=name) for name in MARGINS), *(Model(name=name) for name in BACKBONES)]
+)
+def test_every_number_of_every_option_is_bounded(section):
+    """No option takes NaN, a list, or -1e9, and each takes its default."""
+    options = type(section).options_of(getattr(section, section.chooser))
+    for name, field in options.model_fields.items():
+        assert options.model_validate({name: field.default})
+        for wrong in (float("nan"), [1], -1e9):
+            with pytest.raises(ValueError):
+                options.model_validate({name: wrong})
+
+
+def test_empty_sections_mean_their_defaults(file):
+    file.write_text(file.read_text() + "verify:\noptim:\n")
+    assert load_config(file) == load_config(file, ["verify={}", "optim=null"])
+
+
+def test_a_path_may_be_no_utf8(file):
+    path = os.fsdecode(b"/data/caf\xe9")
+    assert load_config(file, [f"data.train={path}"]).data.train == path
+
+
+def test_paths_are_expanded(file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    keys = ["data.train", "output", "model.init_from", "head.init_from"]
+    config = load_config(file, [*(f"{key}=~/a/$SCRATCH" for key in keys), "verify.bins=[lfw, '${SCRATCH}/a$.bin']"])
+    found = [config.data.train, config.output, config.model.init_from, config.head.init_from]
+    assert found == ["/home/me/a//scratch"] * 4
+    assert config.verify.bins == ["lfw", "/scratch/a$.bin"]
 
 
 def test_two_warm_ups(file):
@@ -47,13 +146,46 @@ def test_two_warm_ups(file):
 
 
 @pytest.mark.parametrize(
-    "text, words", [("a: [", "not YAML"), ("- 1", "sections"), ("data: {}", "data.train is missing")]
+    "content, words",
+    [
+        (b"a: [", "not valid YAML"),
+        (b"a: \x00", "not valid YAML"),
+        (b"- 1", "sections"),
+        (b"", "sections"),
+        (b"data: {}", "data.train is missing"),
+        (b"1: 2", "1: Keys should be strings"),
+        (b"\xff\xfe\x00", "no text"),
+        (
+            b"data: {train: a}\noutput: b\nmodel: {name: r18}\ndata: {threads: 2}\n",
+            "line 4 gives the key data a second",
+        ),
+        (b"data: {train: a}\nmodel:\n  name: r18\n  name: r50\n", "line 4 gives the key name a second"),
+    ],
 )
-def test_broken_files(tmp_path, text, words):
+def test_broken_files(tmp_path, content, words):
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=words):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as raised:
         load_config(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [".", "missing.yaml"])
+def test_no_file(tmp_path, name):
+    with pytest.raises(OSError, match=str(tmp_path)):
+        load_config(tmp_path / name)
+
+
+def test_a_mark_and_carriage_returns_of_windows(file):
+    plain = load_config(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_config(file) == plain
+
+
+def test_merged_keys_may_be_replaced(file):
+    file.write_text("x: &x {lr: 1}\n" + file.read_text() + "optim: {<<: *x, lr: 2}\n")
+    with pytest.raises(ValueError, match="unknown key x$"):
+        load_config(file)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """Learning rates by their formulas, loss scaling by what it has to skip."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -30,6 +31,15 @@ def test_shapes():
     assert rates(name="cosine", epochs=2)[5] == pytest.approx(0.2 * (1 + math.cos(math.pi / 4)))
     step = rates(name="step", epochs=4, milestones=[1, 3], gamma=0.5)
     assert (step[9], step[10], step[29], step[30]) == (0.4, 0.2, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    "steps, milestone, expected", [(10, 1.1, 11), (Fraction(7, 3), 9, 21), (Fraction(10, 3), 3, 10)]
+)
+def test_a_milestone_is_at_its_step_to_the_last_bit(steps, milestone, expected):
+    """1.1 · 10 and 7 / 3 · 9 are a little more than 11 and 21 in floating point."""
+    values = rates(steps, name="step", epochs=12, milestones=[milestone])
+    assert values.index(min(values)) == expected
 
 
 def test_warm_up_longer_than_the_run():

@@ -7,7 +7,7 @@ from losses import PartialFC
 from losses.collective import RowGather, world_size
 from losses.contrastive import AdaptiveContrast
 from pipelines.loader import Batch
-from train.recipes.recipe import Recipe, StepResult
+from train.recipes.recipe import DropoutRate, Factor, Recipe, Share, StepResult
 
 
 class _TwoViews(nn.Module):
@@ -36,11 +36,11 @@ class ContraFace(Recipe):
 
     def __init__(
         self,
-        contrast: float = 0.05,
-        momentum: float = 0.99,
-        dropout: float = 0.4,
-        late_dropout: float = 0.6,
-        late_epoch: float | None = None,
+        contrast: Factor = 0.05,
+        momentum: Share = 0.99,
+        dropout: DropoutRate = 0.4,
+        late_dropout: DropoutRate = 0.6,
+        late_epoch: Factor | None = None,
         gather: bool = False,
     ) -> None:
         super().__init__()

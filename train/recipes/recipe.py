@@ -1,11 +1,18 @@
 """What one step does: a recipe takes a batch and gives the loss. The loop is the same for all of them."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from losses import PartialFC
 from pipelines.loader import Batch
+
+# What the options of recipes may be: a config is checked against the constructors' annotations.
+Factor = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass

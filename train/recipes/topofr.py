@@ -9,7 +9,7 @@ from losses.hardness import hardness_weights
 from losses.topology import topological_loss
 from models.ir import IR
 from pipelines.loader import Batch
-from train.recipes.recipe import Recipe, StepResult
+from train.recipes.recipe import Factor, Recipe, StepResult
 
 
 class TopoFR(Recipe):
@@ -28,7 +28,7 @@ class TopoFR(Recipe):
     clean_view = True
     entropy = True
 
-    def __init__(self, topology: float = 0.1, gather: bool = False) -> None:
+    def __init__(self, topology: Factor = 0.1, gather: bool = False) -> None:
         super().__init__()
         self.topology, self.gather = topology, gather
 
@@ -56,10 +56,10 @@ class TopoFR(Recipe):
         weights = hardness_weights(out.entropy, out.row_losses, out.rows.valid)
         loss = out.rows.mean(weights * out.row_losses)
         metrics = {"cosine": out.rows.mean(out.cosine), "row_weight": out.rows.mean(weights)}
-        images = batch.clean
-        if self.gather and world_size() > 1:
+        images, replicated = batch.clean, self.gather and world_size() > 1
+        if replicated:
             gather = RowGather(len(embeddings), embeddings.device)
             images, embeddings = gather(images.contiguous()), gather.replicated(embeddings)
-        topology = topological_loss(images, embeddings)
+        topology = topological_loss(images, embeddings, replicated)
         metrics["topology"] = topology.detach()
         return StepResult(loss + self.topology * topology, metrics)

@@ -7,7 +7,7 @@ from evaluate.embed import evaluating
 from losses import PartialFC
 from pipelines.loader import Batch
 from train.recipes.patch_mix import perturb_patches
-from train.recipes.recipe import Recipe, StepResult
+from train.recipes.recipe import Recipe, Share, StepResult
 
 _TOP = 7
 
@@ -37,7 +37,7 @@ class TransFace(Recipe):
 
     numbers = 1 + 4 * _TOP
 
-    def __init__(self, probability: float = 0.2, weight_gradient: bool = False) -> None:
+    def __init__(self, probability: Share = 0.2, weight_gradient: bool = False) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(f"recipe transface: probability must be in [0, 1], not {probability}")

@@ -1,0 +1,44 @@
+"""How commands end and print, in processes of their own: streams are what a terminal would be."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+STRICT = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, env=STRICT, timeout=120)
+
+
+def test_any_name_can_be_printed():
+    script = """
+import os
+from pipelines.entry import run
+name = os.fsdecode(b"caf\\xe9.jpg")
+def main():
+    print(name)
+    raise ValueError(f"{name} is bad")
+run(main)
+"""
+    result = python("-c", script)
+    assert (result.returncode, result.stdout) == (2, b"caf\\udce9.jpg\n")
+    assert result.stderr == b"error: caf\\udce9.jpg is bad\n"
+
+
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_names_that_are_not_utf8(tmp_path, command):
+    folder = tmp_path / "faces" / "a"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(np.full((32, 32, 3), 60 * number, np.uint8)).save(folder / f"{number}.jpg")
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes((folder / "0.jpg").read_bytes()[:200])
+    out = tmp_path / "out"
+    where = ["--report", str(out)] if command == "verify" else [str(out)]
+    result = python("-m", "pipelines.prepare", command, str(tmp_path / "faces"), *where)
+    assert (result.returncode, result.stderr.count(b"error")) == (1 if command == "verify" else 0, 0)
+    assert b"caf\\udce9.jpg" in result.stdout and out.exists()

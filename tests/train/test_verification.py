@@ -1,0 +1,106 @@
+"""Verification within a run: what cannot work is known at its start, and nothing is lost by it."""
+
+import io
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.bins import write_bin
+from tests.train.test_run import command, config, faces, finish  # noqa: F401  fixtures
+from train.config import load_config
+from train.distributed import World
+from train.trainer import Trainer
+from train.verification import Verifier
+
+SMALL = ["model={name: mbf, width: 0.0625, embedding_size: 16, input_size: 32}"]
+
+
+def jpeg(seed):
+    out = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(out, "JPEG")
+    return out.getvalue()
+
+
+def write_pairs(path, count=12, cut=None):
+    path.parent.mkdir(exist_ok=True)
+    images = [jpeg(number // 2 if number % 4 < 2 else number) for number in range(2 * count)]
+    if cut is not None:
+        images[cut] = images[cut][: len(images[cut]) // 2]
+    write_bin(path, images, np.arange(count) % 2 == 0)
+    return path
+
+
+def accuracies(output):
+    """(step, {set: accuracy}) of each verification in the log."""
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [
+        (line["step"], {name: value for name, value in line.items() if name.startswith("verify/")})
+        for line in lines
+        if "verify_seconds" in line
+    ]
+
+
+def test_sets_of_one_name_are_both_verified(config, tmp_path):  # noqa: F811
+    paths = [write_pairs(tmp_path / folder / "lfw.bin") for folder in ("a", "b")]
+    finish(config, f"verify.bins=[{paths[0]},{paths[1]}]", "schedule.epochs=1")
+    ((step, found),) = accuracies(tmp_path / "run")
+    assert step == 6 and found.keys() == {"verify/a/lfw", "verify/b/lfw"}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_bad_set_is_named_by_the_rank_that_has_the_image(config, tmp_path, world):  # noqa: F811
+    path = write_pairs(tmp_path / "sets" / "cut.bin", cut=17)
+    settings = load_config(config, [f"verify.bins=[{path}]", "verify.batch_size=5", *SMALL])
+    for rank in range(world):
+        place = World(torch.device("cpu"), rank, world)
+        if rank != 17 % world:
+            assert Verifier(settings, place, None).sets.keys() == {"cut"}
+            continue
+        with pytest.raises(ValueError, match=f"{path}, image 17: does not decode"):
+            Verifier(settings, place, None)
+
+
+@pytest.mark.parametrize("options, words", [({"count": 5}, "5 pairs are too few"), ({"cut": 3}, "image 3")])
+def test_a_set_that_cannot_be_used_ends_the_run_before_it_begins(config, tmp_path, options, words):  # noqa: F811
+    path = write_pairs(tmp_path / "sets" / "bad.bin", **options)
+    result = subprocess.run(command(config, f"verify.bins=[{path}]"), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert str(path) in result.stderr and words in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+class Broken:
+    """Verification that fails for a reason that nobody could know before."""
+
+    sets = {"lfw": ()}
+
+    def __call__(self, backbone):
+        raise MemoryError("while verifying")
+
+
+def train_until_it_breaks(path, overrides):
+    """Steps of the checkpoints that there are when the first verification fails."""
+    trainer = Trainer(load_config(path, overrides), World(torch.device("cpu"), 0, 1))
+    trainer.output.mkdir()
+    trainer.verifier = Broken()
+    with pytest.raises(MemoryError):
+        trainer.fit()
+    trainer.loader.close()
+    return [checkpoint.name for checkpoint in trainer.checkpoints.all()]
+
+
+def test_a_checkpoint_is_saved_before_its_step_is_verified(config, tmp_path, ranks):  # noqa: F811
+    """A run that ends while it verifies step 4 goes on from there, with the verification that it owes."""
+    path = write_pairs(tmp_path / "sets" / "lfw.bin")
+    settings = [f"verify.bins=[{path}]", "verify.every_steps=4", f"output={tmp_path}/run", *SMALL]
+    assert ranks(1, train_until_it_breaks, str(config), settings) == [["step_000000004"]]
+    finish(config, *settings)
+    assert [step for step, _ in accuracies(tmp_path / "run")] == [4, 8, 12, 16, 18]
+    assert (tmp_path / "run" / "best.pt").exists()
+    finish(config, *settings)
+    assert [step for step, _ in accuracies(tmp_path / "run")] == [4, 8, 12, 16, 18]

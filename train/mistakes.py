@@ -1,0 +1,67 @@
+"""What is wrong with a config, in a line: each key as the user wrote it, and the known key that was perhaps meant."""
+
+from collections.abc import Mapping
+from difflib import SequenceMatcher
+from reprlib import repr as brief
+from typing import Any
+
+from pydantic import ValidationError
+
+from train.section import OpenSection, Section
+
+_NEAR = 0.6  # of 1: keys less alike are no suggestion
+
+
+def explain(error: ValidationError, root: type[Section], tree: Mapping[str, Any]) -> str:
+    """The problems of a config ``tree`` that is no ``root``, on one line."""
+    options = {name: _options(section, tree.get(name)) for name, section in root.sections().items()}
+    return "; ".join(_explain(problem, root, options) for problem in error.errors())
+
+
+def _explain(problem: Mapping[str, Any], root: type[Section], options: Mapping[str, list[str]]) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        section, _, key = name.rpartition(".")
+        near, here = _nearest(section, key, root, options), options.get(section)
+        return (
+            f"unknown key {name}"
+            + (f"; did you mean {near}?" if near else "")
+            + (f" (options here: {', '.join(here)})" if here else "")
+        )
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    if problem["type"] == "value_error":
+        return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+    if problem["type"] == "model_type":
+        return f"{name} must be a section of keys and values, not {brief(problem['input'])}"
+    value = "null" if problem["input"] is None else brief(problem["input"])
+    return f"{name}: {problem['msg'].replace('Input should', 'must', 1)}, not {value}"
+
+
+def _options(section: type[Section], values: Any) -> list[str]:
+    """The names of the options that a section with these values takes."""
+    if not issubclass(section, OpenSection):
+        return []
+    chosen = section.model_fields[section.chooser].default
+    if isinstance(values, dict):
+        chosen = values.get(section.chooser, chosen)
+    return list(section.options_of(chosen).model_fields) if chosen in list(section.table) else []
+
+
+def _nearest(section: str, key: str, root: type[Section], options: Mapping[str, list[str]]) -> str | None:
+    """The known key that is most like this one, of equals the one in its own section; None where none is near."""
+    known = [("", name) for name in root.model_fields if not section or name not in options]
+    known += [(name, k) for name, kind in root.sections().items() for k in [*kind.model_fields, *options[name]]]
+    near = max(known, key=lambda other: (_likeness(key.lower(), other[1]), other[0] == section))
+    return ".".join(filter(None, near)) if _likeness(key.lower(), near[1]) >= _NEAR else None
+
+
+def _likeness(word: str, known: str) -> float:
+    if known in _initials(word) or word in _initials(known):  # learning_rate for lr, wd for weight_decay
+        return 1.0
+    return SequenceMatcher(None, word, known).ratio()
+
+
+def _initials(word: str) -> list[str]:
+    parts = word.split("_")
+    return ["".join(part[:1] for part in parts)] if len(parts) > 1 else []

@@ -1,0 +1,104 @@
+"""What every section of a config is: typed keys, and the options of what it names, checked as its own keys are."""
+
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
+
+
+class Section(BaseModel):
+    """A section whose keys are all known, and whose numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation not in (bool, Any):
+            raise ValueError(f"must not be {str(value).lower()}")
+        return value
+
+    @classmethod
+    def sections(cls) -> dict[str, type["Section"]]:
+        """The sections in this one, by their keys."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+
+class OpenSection(Section):
+    """A section that also takes the options of what it names: a network, a margin, a recipe.
+
+    The annotations of the constructor say what an option may be, ``Annotated[float, Field(gt=0)]`` for example.
+
+    Attributes:
+        chooser: the key that names it.
+        table: the constructors by name.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    chooser: ClassVar[str] = "name"
+    table: ClassVar[Mapping[str, Callable]]
+
+    @classmethod
+    def options_of(cls, name: str) -> type[Section]:
+        """The options of what is called ``name``: a parameter of its constructor each, but for the section's keys."""
+        parameters = inspect.signature(cls.table[name]).parameters.values()
+        fields = {
+            p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
+            for p in parameters
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in cls.model_fields
+        }
+        return create_model(name, __base__=Section, **fields)
+
+    @model_validator(mode="after")
+    def _check_options(self) -> "OpenSection":
+        options = self.options_of(getattr(self, self.chooser)).model_validate(self.options)
+        self.__pydantic_extra__ = options.model_dump(exclude_unset=True)
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are not the section's own."""
+        return dict(self.model_extra or {})
+
+
+def one_of(known: Mapping[str, Any]) -> AfterValidator:
+    """A name that must be a key of a table."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            question = f"; did you mean {near[0]}? There" if near else "; there"
+            raise ValueError(f"there is no {name!r}{question} are: {', '.join(known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _expanded(path: str) -> str:
+    if not path.strip():
+        raise ValueError("must not be empty")
+    for name in re.findall(r"\$(\w+|\{[^}]*\})", path, re.ASCII):
+        if not os.environ.get(name.strip("{}")):
+            raise ValueError(f"the variable {name.strip('{}')} in {path} is not set")
+    expanded = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  globs and names of sets are no paths
+    if expanded.startswith("~"):
+        raise ValueError(f"there is no home folder {path.partition('/')[0]}")
+    return expanded
+
+
+# A path with ~ and $VARIABLES in it, as a shell would take it.
+LocalPath = Annotated[str, AfterValidator(_expanded)]

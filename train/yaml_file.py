@@ -1,0 +1,42 @@
+"""YAML as configs use it: no key may be given twice, and what cannot be read is told with the name of the file."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    def check_printable(self, data: str) -> None:
+        """Bytes that are not UTF-8, which Python gives as surrogates, may be in the name of a file."""
+        super().check_printable(re.sub("[\udc80-\udcff]", "x", data))
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """YAML forbids a key given twice; PyYAML takes the last one, and a user wonders where the others are."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ValueError(f"line {key.start_mark.line + 1} gives the key {key.value} a second time")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return node
+
+
+def parse(text: str) -> Any:
+    """The value of a YAML text. Raises ``ValueError``."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {error}") from None
+
+
+def read(path: str | Path) -> Any:
+    """The value of a YAML file. Raises ``ValueError`` or ``OSError`` that name it."""
+    try:
+        return parse(Path(path).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text file") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
