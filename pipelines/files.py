@@ -1,7 +1,9 @@
 """Files: the kinds of images, and writing so that no reader ever meets half of a file."""
 
+import os
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +22,24 @@ def image_suffix(encoded: bytes) -> str | None:
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return ".webp"
     return ".bmp" if start[:2] == b"BM" else None
+
+
+def distinct_names(paths: Sequence[str | Path]) -> list[str]:
+    """Names to tell paths apart by: each one's last part, led by as many folders as it takes.
+
+    ``[a/lfw, b/lfw, b/agedb_30]`` are a/lfw, b/lfw and agedb_30. Raises ``ValueError`` for a path given twice.
+    """
+    parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100  links stay as they are
+    for place, path in enumerate(paths):
+        if parts[place] in parts[:place]:
+            raise ValueError(f"{path} is given twice")
+    depths = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-depth:]).lstrip("/") for part, depth in zip(parts, depths)]
+        counts = Counter(names)
+        if len(counts) == len(names):
+            return names
+        depths = [depth + (counts[name] > 1) for depth, name in zip(depths, names)]
 
 
 def read_file(path: str) -> np.ndarray:
