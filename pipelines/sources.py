@@ -195,10 +195,15 @@ class FolderSource:
 
 
 class MemorySource:
-    """Images in memory, such as those of a ``.bin`` set. Without labels every image has -1, no class."""
+    """Images in memory, such as those of a ``.bin`` set. Without labels every image has -1, no class.
 
-    def __init__(self, encoded: Sequence[bytes | np.ndarray], labels: np.ndarray | None = None) -> None:
-        self._encoded = encoded
+    Messages call the images by ``name``, which is best the file that they come from.
+    """
+
+    def __init__(
+        self, encoded: Sequence[bytes | np.ndarray], labels: np.ndarray | None = None, name: str = "memory"
+    ) -> None:
+        self._encoded, self._name, self._labelled = encoded, name, labels is not None
         self._labels = np.full(len(encoded), -1, np.int64) if labels is None else np.asarray(labels, np.int64)
         if len(self._labels) != len(encoded):
             raise ValueError(f"{len(encoded)} images with {len(self._labels)} labels")
@@ -217,7 +222,7 @@ class MemorySource:
         return str(label)
 
     def describe(self, index: int) -> str:
-        return f"image {index} in memory, label {self._labels[index]}"
+        return f"{self._name}, image {index}" + (f", label {self._labels[index]}" if self._labelled else "")
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Does nothing: the images are here."""

@@ -78,7 +78,7 @@ def test_every_kind_of_file_has_its_outcome():
         "near_duplicate": {"smaller file of good"},
     }
     assert not report.sound
-    assert "image 12 in memory, label 0: 40 x 40 pixels" in report.problems["wrong_size"].values()
+    assert "memory, image 12, label 0: 40 x 40 pixels" in report.problems["wrong_size"].values()
     assert set(report.bad_images("grey", "duplicate")) == {names.index(n) for n in named["grey"] | named["duplicate"]}
     with pytest.raises(ValueError, match="'gray' is no problem"):
         report.bad_images("gray")

@@ -49,7 +49,7 @@ def test_describe_names_the_place(tmp_path):
     records, _, folder, memory = sources(tmp_path)
     assert records.describe(4) == "train.rec record 5 at byte 216, label 2"
     assert folder.describe(1) == f"{tmp_path}/folder/a/1.PNG, label 0"
-    assert memory.describe(1) == "image 1 in memory, label 0"
+    assert memory.describe(1) == "memory, image 1, label 0"
 
 
 class TestOpenSource:
@@ -179,6 +179,8 @@ def test_memory_without_labels():
     encoded, labels = source.read(np.array([1, 0]))
     assert [image.tobytes() for image in encoded] == [b"bc", b"a"]
     assert (labels.tolist(), labels.dtype, source.num_classes) == ([-1, -1], np.int64, 0)
+    assert source.describe(1) == "memory, image 1"
+    assert MemorySource([b"a"], name="sets/lfw.bin").describe(0) == "sets/lfw.bin, image 0"
     with pytest.raises(ValueError, match="2 images with 1 labels"):
         MemorySource([b"a", b"b"], [0])
 

@@ -34,7 +34,7 @@ def test_sweep_of_images_without_classes_and_of_other_sizes():
 
 
 def test_sweep_names_a_bad_image():
-    with pytest.raises(ValueError, match="image 20 in memory"):
+    with pytest.raises(ValueError, match="memory, image 20"):
         list(sweep(FaceSource({20: DAMAGED["half"]}), np.arange(COUNT), batch_size=8, image_size=SIZE))
     with pytest.raises(OSError, match="image 21"):
         list(sweep(FaceSource(unreadable=(21,)), np.arange(COUNT), batch_size=8, image_size=SIZE))
