@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from evaluate.embed import embed
@@ -46,12 +45,3 @@ class Verifier:
             )
             results[name] = verify(features, pairs.same)
         return results
-
-
-def table(results: dict[str, VerificationResult]) -> Table:
-    """Accuracy and validation rate of each set, in percent."""
-    out = Table("set", "accuracy %", "TAR % at FAR 1e-3", "threshold")
-    for name, result in results.items():
-        accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f}"
-        out.add_row(name, accuracy, f"{100 * result.val:.2f} ± {100 * result.val_std:.2f}", f"{result.threshold:.2f}")
-    return out
