@@ -22,9 +22,14 @@ def write_results(folder: Path, results: dict) -> Path:
     return path
 
 
+def results_file(path: Path) -> Path:
+    """The file itself, or a folder's ``results.json``."""
+    return path / "results.json" if path.is_dir() else path
+
+
 def read_results(path: Path) -> dict:
     """The results in a file or in a folder's ``results.json``."""
-    path = path / "results.json" if path.is_dir() else path
+    path = results_file(path)
     try:
         results = json.loads(path.read_text())
     except json.JSONDecodeError as error:
