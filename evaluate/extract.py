@@ -106,7 +106,9 @@ def _check_landmarks(images: Images) -> None:
 
 def _key(checkpoint: Path, network: str | None, images: Images, autocast: torch.dtype | None) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in."""
-    files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt"))
+    files = (
+        [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
+    )
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
     return json.dumps({"checkpoint": stamps, "network": network, "images": digest.hexdigest(), "dtype": str(autocast)})

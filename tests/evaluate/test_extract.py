@@ -113,6 +113,31 @@ def test_another_checkpoint_is_not_mixed_in(release, whole, tmp_path):
     assert np.abs(np.load(run(copy, output)) - whole).max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_weights_in_folders_are_told_apart(release, tmp_path, monkeypatch, name):
+    """Features of one folder do not pass for those of another, whichever kind of file it holds."""
+    found = Release(release, "IJBC")
+    images, firsts = found.images(), []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        (folder / name).write_bytes(folder.name.encode())
+        monkeypatch.setattr(module, "load_network", lambda path, *_: Network(Means(path), 112))
+        features = extract(found, images, folder, None, tmp_path / "out", batch_size=16, threads=1)
+        firsts.append(np.load(features)[0, 0])
+    assert firsts[1] == pytest.approx(2 * firsts[0])
+
+
+class Means(torch.nn.Module):
+    """A stand-in for what the folder holds: twice as long embeddings in b."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.scale = {"a": 1, "b": 2}[path.name]
+
+    def forward(self, images):
+        return images.mean((2, 3)) * self.scale
+
+
 def write_lists(folder, change):
     """Apply ``change`` to each line, split at blanks, of the lists that name images."""
     for name in ("name_5pts_score.txt", "face_tid_mid.txt"):
