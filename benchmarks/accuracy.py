@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from benchmarks import record  # noqa: E402
 from evaluate.results import read_results  # noqa: E402
 from pipelines.entry import run  # noqa: E402
+from pipelines.files import distinct_names  # noqa: E402
 from train.config import load_config  # noqa: E402
 
 QUICKSTART = ROOT / "configs/quickstart.yaml"
@@ -94,7 +95,8 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
     if not (output / "model.pt").exists():
         command(output, "train/run.py", "--config", QUICKSTART, *values)
     bins = [path.resolve() for path in options.bins]
-    if not done.exists() or list(read_results(done)["sets"]) != [path.stem for path in bins]:
+    names = distinct_names([path.with_suffix("") for path in bins])
+    if not done.exists() or list(read_results(done)["sets"]) != names:
         where = ["--checkpoint", output, "--output", output]
         command(output, "-m", "evaluate.verification", *where, "--threads", 1, "--bins", *bins)
     log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]

@@ -24,7 +24,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.record import Row, save, show
 from benchmarks.synthetic_ijb import write_release
 from evaluate.embed import embed_batches
-from evaluate.ijb import FARS, identification, load_features
+from evaluate.features import load_features
+from evaluate.ijb import FARS, identification
 from evaluate.release import Release
 from evaluate.roc import Roc
 from evaluate.scores import error_bound, exact, pair_scores

@@ -42,13 +42,18 @@ def _axes(title: str, x: str, y: str, width: float = 5.4) -> tuple[Figure, Axes]
     with rc_context(STYLE):
         figure = Figure(figsize=(width, 3.5), layout="constrained")
         axes = figure.subplots()
-        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.set(title=_as_it_is(title), xlabel=x, ylabel=y)
     return figure, axes
+
+
+def _as_it_is(name: str) -> str:
+    """matplotlib reads $...$ as a formula, and leaves what begins with _ out of a legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _lines(axes: Axes, curves: Curves, colours: Mapping[str, str], marker: str | None = None) -> None:
     for name, (x, y) in curves.items():
-        axes.plot(x, y, color=colours[name], label=name, marker=marker, markersize=4.5, linewidth=2)
+        axes.plot(x, y, color=colours[name], label=_as_it_is(name), marker=marker, markersize=4.5, linewidth=2)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8.5)
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from evaluate.embeddings import finite, one_row_an_image
 from pipelines.loader import sweep
 from pipelines.sources import Source
 
@@ -29,13 +30,14 @@ def embed_batches(
 ) -> Iterator[Tensor]:
     """Yield float32 features (b, v, d) of batches of images (b, 3, h, w) in [-1, 1], on the images' device.
 
-    v is 2 (original, mirrored), or 1 without ``flip``.
+    v is 2 (original, mirrored), or 1 without ``flip``. Raises ``ValueError`` where the network does not give one row an
+    image; whether the rows are finite is left to who takes them from the device.
     """
     with evaluating(model):
         for images in batches:
             views = torch.cat([images, images.flip(3)]) if flip else images
             with torch.inference_mode(), torch.autocast(views.device.type, autocast, enabled=autocast is not None):
-                features = model(views).float()
+                features = one_row_an_image(model(views), len(views))
             yield features.unflatten(0, (-1, len(images))).transpose(0, 1)
 
 
@@ -56,6 +58,7 @@ def embed(
 
     Each rank embeds a contiguous share and receives all of it, so every rank must call. ``model`` is the bare module
     (a DDP wrapper would synchronise its buffers). ``autocast`` is the dtype to compute in, say ``torch.bfloat16``.
+    Raises ``ValueError`` for embeddings that are not finite.
     """
     count = len(source)
     if count == 0:
@@ -78,4 +81,4 @@ def embed(
         shares = [torch.empty_like(features) for _ in range(world_size)]
         dist.all_gather(shares, features)
         features = torch.cat(shares)
-    return features[:count].cpu().numpy()
+    return finite(features[:count].cpu().numpy(), "the network's embeddings", source.describe)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from evaluate.checkpoint import load_network
 from evaluate.devices import ranks
 from evaluate.embed import embed_batches
+from evaluate.embeddings import finite
 from evaluate.release import Images, Release
 from pipelines.aligned import aligned_images
 from pipelines.files import replacing
@@ -41,6 +42,7 @@ def extract(
     kept, whatever the number of ranks, and finished features are not computed again.
     """
     paths = _paths(release, images)
+    _check_landmarks(images)
     final, folder = output / "features.npy", output / "features.partial"
     pieces = [
         (folder / f"{number:06d}.npy", np.arange(start, min(start + chunk, len(paths))))
@@ -66,7 +68,9 @@ def extract(
                     device=world.device,
                     threads=threads,
                 )
-                _embed_pieces(loaded.model, missing[share], images_of, batch_size, autocast, show=world.rank == 0)
+                _embed_pieces(
+                    loaded.model, missing[share], images_of, images.names, batch_size, autocast, world.rank == 0
+                )
             world.barrier()
             if world.rank == 0:
                 _join(pieces, final, folder)
@@ -77,7 +81,10 @@ def _paths(release: Release, images: Images) -> list[Path]:
     folder = release.root / "loose_crop"
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of images {folder} is missing")
-    present = {entry.name for entry in os.scandir(folder)}
+    present = set()
+    for inner in {os.path.dirname(name) for name in images.names}:  # noqa: PTH120  NIST's names have one: img/1.jpg
+        if (folder / inner).is_dir():
+            present |= {os.path.join(inner, entry.name) for entry in os.scandir(folder / inner)}  # noqa: PTH118
     missing = [name for name in images.names if name not in present]
     if missing:
         raise FileNotFoundError(
@@ -86,11 +93,24 @@ def _paths(release: Release, images: Images) -> list[Path]:
     return [release.image_path(name) for name in images.names]
 
 
+def _check_landmarks(images: Images) -> None:
+    """Faces can be aligned by five finite points that do not all lie in one place."""
+    points = images.landmarks
+    finite(points, "the landmarks", images.names.__getitem__)
+    bad = np.flatnonzero((points == points[:, :1]).all(axis=(1, 2)))
+    if len(bad):
+        raise ValueError(
+            f"the landmarks of {len(bad)} of {len(points)} images lie in one point, the first is {images.names[bad[0]]}"
+        )
+
+
 def _key(checkpoint: Path, network: str | None, images: Images, autocast: torch.dtype | None) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in."""
-    files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt"))
+    files = (
+        [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
+    )
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = hashlib.sha256("\n".join(images.names).encode() + images.landmarks.tobytes())
+    digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
     return json.dumps({"checkpoint": stamps, "network": network, "images": digest.hexdigest(), "dtype": str(autocast)})
 
 
@@ -113,6 +133,7 @@ def _embed_pieces(
     model: nn.Module,
     pieces: list[tuple[Path, np.ndarray]],
     images_of: Callable[[Iterator[np.ndarray]], Iterator[Tensor]],
+    names: list[str],
     batch_size: int,
     autocast: torch.dtype | None,
     show: bool,
@@ -128,8 +149,10 @@ def _embed_pieces(
             while sum(map(len, rows)) < len(indices):
                 rows.append(next(features).flatten(1).cpu().numpy())
                 progress.advance(task, len(rows[-1]))
+            piece = np.concatenate(rows)
+            finite(piece, "the network's embeddings", [names[index] for index in indices].__getitem__)
             with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, np.concatenate(rows))
+                np.save(file, piece)
 
 
 def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> None:

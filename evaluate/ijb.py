@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluate.arguments import PRECISIONS, add_network_options
+from evaluate.embeddings import finite
+from evaluate.features import load_features
 from evaluate.identification import Search, joint, open_set, search
 from evaluate.release import TARGETS, Identities, Images, Release
 from evaluate.results import print_rates, write_results
@@ -99,24 +101,16 @@ def attach_images(hardest: dict[str, list[dict]], images: Images, release: Relea
             pair["images"] = [[str(path.resolve()) for path in side] for side in paths]
 
 
-def load_features(path: Path, images: int) -> np.ndarray:
-    """A float32 ``.npy`` (images, 2d), original then mirrored, as a view (images, 2, d) of the file."""
-    features = np.load(path, mmap_mode="r", allow_pickle=False)
-    if features.ndim != 2 or len(features) != images or features.shape[1] % 2 or features.dtype != np.float32:
-        raise ValueError(
-            f"{path} must be float32 ({images}, 2d), a row for each image of the five-point list; "
-            f"it is {features.dtype} {features.shape}"
-        )
-    return features.reshape(images, 2, -1)
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the release: a folder with meta/ and loose_crop/")
     parser.add_argument("--target", choices=TARGETS, default="IJBC")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
-    source.add_argument("--features", type=Path, help=".npy float32 (images, 2d): original, mirrored")
+    source.add_argument("--features", type=Path, help=".npy or .npz of (images, 2d), (images, 2, d) or (images, d)")
+    parser.add_argument(
+        "--views", type=int, choices=(1, 2), help="in a row of --features: original alone, or mirrored too"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and extracted features")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     parser.add_argument("--rule", choices=RULES, default="nearest", help="which ROC point stands for a FAR")
@@ -124,22 +118,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an image vector's length")
     parser.add_argument("--no-detector-score", action="store_true", help="do not weigh images by the detector")
     add_network_options(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.views and args.checkpoint:
+        parser.error("--views is for --features; a checkpoint's images have both")
+    return args
 
 
-def main() -> None:
-    args = arguments()
-    keep_freed_memory()
-    release = Release(args.data, args.target)
-    images = release.images()
-    # All lists are read before the long work, so that a fault in one is told at once.
-    pairs = release.pairs() if "verification" in args.protocol else None
-    people = (release.galleries(), release.probes()) if "identification" in args.protocol else None
-    if args.features:
-        features = load_features(args.features, len(images.names))
-    else:
+def image_features(args: argparse.Namespace, release: Release, images: Images) -> np.ndarray | None:
+    """Features (n, v, d) from a file or of a checkpoint; None on a rank that has no more to do."""
+    file, views = args.features, args.views
+    if file is None:
         from evaluate.extract import extract  # decoding and networks are needed here alone
 
+        views = 2
         file = extract(
             release,
             images,
@@ -151,22 +142,49 @@ def main() -> None:
             autocast=PRECISIONS[args.precision],
         )
         if file is None:  # another rank scores
-            return
-        features = load_features(file, len(images.names))
+            return None
+    features = load_features(file, len(images.names), views)
+    kind = "original and mirrored" if features.shape[1] == 2 else "one view alone"
+    print(f"features of an image: {kind}, {features.shape[2]} numbers each, from {file}")
+    return features
 
-    detector = None if args.no_detector_score else images.detector
-    templates = pool(features, images.template, images.media, detector, flip=args.flip, norm=args.norm)
+
+def main() -> None:
+    args = arguments()
+    keep_freed_memory()
+    release = Release(args.data, args.target)
+    images = release.images()
+    # All lists are read before the long work, so that a fault in one is told at once.
+    pairs = release.pairs() if "verification" in args.protocol else None
+    people = (release.galleries(), release.probes()) if "identification" in args.protocol else None
+    name_of = images.names.__getitem__
+    detector = None if args.no_detector_score else finite(images.detector, "the detector scores", name_of)
+    features = image_features(args, release, images)
+    if features is None:
+        return
+    try:
+        templates = pool(features, images.template, images.media, detector, flip=args.flip, norm=args.norm)
+    except ValueError:  # the templates tell at no cost that something is not finite; what it is, a second pass
+        finite(features, "the features", name_of)
+        raise
     results: dict = {}
     if pairs:
         results["verification"] = verification(templates, *pairs, args.rule)
         attach_images(results["verification"]["hardest"], images, release)
-        print_rates(f"{args.target} 1:1, TAR at FAR", results["verification"]["tar"])
+        print_rates(
+            f"{args.target} 1:1, TAR at FAR", results["verification"]["tar"], met=results["verification"]["far"]
+        )
     if people:
         results["identification"] = identification(templates, *people)
         for title, part in results["identification"].items():
             ranks = {name: part[name] for name in part if name.startswith("rank")}
             print_rates(f"{args.target} 1:N {title}", ranks | {f"TPIR@{x}": y for x, y in part["tpir"].items()})
-    settings = {"flip": args.flip, "norm": args.norm, "detector_score": not args.no_detector_score}
+    settings = {
+        "views": features.shape[1],
+        "flip": args.flip,
+        "norm": args.norm,
+        "detector_score": detector is not None,
+    }
     write_results(args.output, {"name": args.name, "target": args.target, "settings": settings, **results})
 
 

@@ -7,14 +7,13 @@ and a distractor.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from evaluate.arguments import PRECISIONS, add_network_options
 from evaluate.devices import Ranks, ranks
-from evaluate.megaface_files import feature_path, read_features, read_list, read_noises, write_feature
+from evaluate.megaface_files import feature_path, find_noises, read_features, read_list, read_noises, write_feature
 from evaluate.results import print_rates, write_results
 from evaluate.roc import tar_at
 from evaluate.scores import Largest, blocks
@@ -95,28 +94,19 @@ def without_noise(
     return features[keep], identity[keep]
 
 
-class FileBytes(Sequence[bytes]):
-    """The contents of files, read when asked for."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> bytes:
-        return self.paths[index].read_bytes()
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="MegaFace challenge 1 on FaceScrub: rank-1 and TAR at FAR 1e-6.")
-    parser.add_argument("--facescrub-list", type=Path, required=True, help="paths ending in identity/name")
-    parser.add_argument("--megaface-list", type=Path, required=True, help="distractors, paths ending in a/b/name")
+    parser.add_argument(
+        "--facescrub-list", type=Path, required=True, help="paths ending in identity/name, or the kit's JSON"
+    )
+    parser.add_argument(
+        "--megaface-list", type=Path, required=True, help="distractors, paths ending in a/b/name, or JSON"
+    )
     parser.add_argument("--facescrub-noises", type=Path, help="names of wrongly labelled images")
     parser.add_argument("--megaface-noises", type=Path, help="distractors that show FaceScrub identities")
     parser.add_argument("--noisy-probes", choices=NOISY_PROBES, default="centre", help="what becomes of them")
     parser.add_argument("--features", type=Path, required=True, help="folder with facescrub/ and megaface/ features")
-    parser.add_argument("--algorithm", default="facemill", help="what follows the underscore in feature file names")
+    parser.add_argument("--algorithm", default="facemill", help="ending of feature files: x, _x or _x.bin")
     parser.add_argument("--checkpoint", type=Path, help="compute the features first, from --images")
     parser.add_argument("--images", type=Path, help="folder with aligned facescrub/ and megaface/ images")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
@@ -133,14 +123,14 @@ def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ran
         return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}
     from evaluate.checkpoint import load_network
     from evaluate.embed import embed
-    from pipelines.sources import MemorySource
+    from pipelines.lists import ListSource
 
     network = load_network(args.checkpoint, args.network, world.device)
     features = {}
     for kind, names in sets.items():
         both = embed(
             network.model,
-            MemorySource(FileBytes([args.images / kind / name for name in names])),
+            ListSource([str(args.images / kind / name) for name in names]),
             device=world.device,
             batch_size=args.batch_size,
             image_size=network.input_size,
@@ -157,17 +147,27 @@ def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ran
 
 def main() -> None:
     args = arguments()
-    sets = {"facescrub": read_list(args.facescrub_list, 2), "megaface": read_list(args.megaface_list, 3)}
-    noises = {"facescrub": read_noises(args.facescrub_noises), "megaface": read_noises(args.megaface_noises)}
-    sets["megaface"] = [name for name in sets["megaface"] if name not in noises["megaface"]]
+    lists, noise_lists = (args.facescrub_list, args.megaface_list), (args.facescrub_noises, args.megaface_noises)
+    scrub, distractors = (read_list(path, parts) for path, parts in zip(lists, (2, 3)))
+    noises = [read_noises(path) for path in noise_lists]
+    rows = [find_noises(names, listed) for names, listed in zip((scrub, distractors), noises)]
+    distractors = np.delete(np.array(distractors, object), rows[1]).tolist()
+    if not distractors:
+        raise ValueError(f"{args.megaface_noises} leaves no distractor of {args.megaface_list}")
     with ranks() as world:
-        features = features_of(args, sets, world)
+        features = features_of(args, {"facescrub": scrub, "megaface": distractors}, world)
         if world.rank > 0:
             return
-    identity = np.array([name.split("/")[0] for name in sets["facescrub"]])
-    noisy = np.array([name.split("/")[1] in noises["facescrub"] for name in sets["facescrub"]])
+    identity = np.array([name.split("/")[0] for name in scrub])
+    noisy = np.isin(np.arange(len(scrub)), rows[0])
     probes, identity = without_noise(normalised(features["facescrub"]), identity, noisy, args.noisy_probes)
     results = megaface(probes, identity, normalised(features["megaface"]))
+    results["noises"] = {}
+    for kind, path, listed, found in zip(("facescrub", "megaface"), noise_lists, noises, rows):
+        if path:
+            results["noises"][kind] = {"listed": len(listed), "found": len(found)}
+            doubt = ": are they named as in the list, with suffix and folder?" if 2 * len(found) < len(listed) else ""
+            print(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
     print_rates("MegaFace rank-1 by distractors", results["rank1"])
     print_rates("MegaFace TAR at FAR", results["tar"])
     write_results(args.output, {"name": args.name, "megaface": results})

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evaluate.checkpoint import Network, load_network
 from evaluate.embed import embed_batches
+from evaluate.embeddings import finite
 from pipelines.bins import read_bin
 from pipelines.entry import run
 from pipelines.files import replacing
@@ -34,7 +35,7 @@ def open_identities(path: Path) -> Source:
     if path.suffix != ".bin":
         return open_source(path)
     encoded = read_bin(path).encoded
-    return MemorySource(encoded, np.arange(len(encoded)))
+    return MemorySource(encoded, np.arange(len(encoded)), name=str(path))
 
 
 def images_by_identity(source: Source, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +54,8 @@ def mean_embeddings(
 ) -> tuple[Tensor, np.ndarray]:
     """L2-normalised means float32 (c, d) of the identities' unit embeddings (original + mirrored), and labels (c,)."""
     indices, labels = images_by_identity(source, most)
+    if not len(indices):
+        raise ValueError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
     batches = sweep(
         source, indices, batch_size=batch_size, image_size=network.input_size, device=device, threads=threads
     )
@@ -60,7 +63,10 @@ def mean_embeddings(
     rows = torch.from_numpy(rows)
     sums, done = None, 0
     for features in embed_batches(network.model, (batch.images for batch in batches)):
-        embeddings = torch.nn.functional.normalize(features.sum(dim=1)).cpu()
+        features = features.cpu()
+        batch = indices[done : done + len(features)]
+        finite(features.numpy(), "the network's embeddings", lambda row: source.describe(int(batch[row])))  # noqa: B023
+        embeddings = torch.nn.functional.normalize(features.sum(dim=1))
         if sums is None:
             sums = torch.zeros(len(present), embeddings.shape[1])
         sums.index_add_(0, rows[done : done + len(embeddings)], embeddings)
@@ -109,6 +115,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=4, help="decoding threads")
     arguments = parser.parse_args()
+    for option in ("images", "batch_size", "threads"):
+        if getattr(arguments, option) < 1:
+            parser.error(f"--{option.replace('_', '-')} must be 1 at least")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(arguments.checkpoint, arguments.network, device)
     first, second = open_identities(arguments.first), open_identities(arguments.second)

@@ -25,20 +25,29 @@ class Page:
         self.parts: list[str] = []
         self.published = json.loads(PUBLISHED.read_text())["rows"]
         self.cited: dict[str, int] = {}
+        self.files: set[str] = set()
 
     def section(self, title: str, lead: str = "") -> None:
         self.parts.append(f"<h2>{escape(title)}</h2>" + (f'<p class="lead">{escape(lead)}</p>' if lead else ""))
 
     def figures(self, figures: Mapping[str, Figure]) -> None:
-        """Charts side by side, by the name of their PNG file."""
+        """Charts side by side, by names for their PNG files; what no file should be called becomes _."""
         drawn = []
         for name, figure in figures.items():
             with rc_context(charts.STYLE):
-                figure.savefig(self.folder / f"{name}.png", dpi=160)
+                figure.savefig(self.folder / f"{self._file(name)}.png", dpi=160)
                 svg = io.StringIO()
                 figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
             drawn.append(f"<figure>{svg.getvalue()[svg.getvalue().index('<svg') :]}</figure>")
         self.parts.append(f'<div class="charts">{"".join(drawn)}</div>')
+
+    def _file(self, name: str) -> str:
+        """Letters, digits and _, and no file's name that is taken."""
+        name = "".join(letter if letter.isalnum() else "_" for letter in name)
+        while name in self.files:
+            name += "_"
+        self.files.add(name)
+        return name
 
     def picture(self, png: bytes, caption: str) -> None:
         data = base64.b64encode(png).decode()
@@ -68,7 +77,7 @@ class Page:
             if value is None:
                 return "<td>–</td>"
             text = f"{100 * value:.2f}"
-            if spread and name:
+            if spread and name and spread[name][key] is not None:
                 text += f' <span class="pm">± {100 * spread[name][key]:.2f}</span>'
             mark = ' class="best"' if name and len(ours) > 1 and value == best[key] else ""
             return f"<td{mark}>{text}</td>"

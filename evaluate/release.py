@@ -8,6 +8,7 @@
 and ``loose_crop/`` the images.
 """
 
+import codecs
 import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,29 +95,42 @@ class Release:
 
 def _table(path: Path, columns: int, dtype: type) -> tuple[list[str], np.ndarray]:
     """A name and ``columns`` numbers a line: names (n) and numbers (n, columns)."""
-    with path.open() as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # file names may be in any encoding
         names = [line.split(maxsplit=1)[0] for line in file if line.strip()]
     if not names:
         raise ValueError(f"{path} lists no image")
     try:
-        numbers = np.loadtxt(path, dtype, comments=None, usecols=range(1, columns + 1), ndmin=2)
+        # Whole numbers too are read as float64, or numpy would cut 12.7 to 12 without a word.
+        numbers = np.loadtxt(path, np.float64, comments=None, usecols=range(1, columns + 1), ndmin=2, encoding="latin1")
     except ValueError as error:
         raise ValueError(f"{path} must hold a name and {columns} numbers a line: {error}") from None
+    if np.issubdtype(dtype, np.integer) and (bad := (numbers != np.rint(numbers)).any(axis=1)).any():
+        row = int(bad.argmax())
+        raise ValueError(f"{path} must hold whole numbers, {names[row]} has {' and '.join(map(str, numbers[row]))}")
+    numbers = numbers.astype(dtype)
     return names, numbers
 
 
 def _identities(path: Path) -> Identities:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         columns = {name.strip().upper(): name for name in reader.fieldnames or ()}
         if not {"TEMPLATE_ID", "SUBJECT_ID"} <= columns.keys():
-            raise ValueError(f"{path} needs a heading with TEMPLATE_ID and SUBJECT_ID")
+            found = ", ".join(reader.fieldnames or ())
+            raise ValueError(
+                f"{path} needs a heading with the columns TEMPLATE_ID and SUBJECT_ID, its first line is '{found[:80]}'"
+            )
         subject_of: dict[int, int] = {}
         for row in reader:
+            if not any(isinstance(cell, str) and cell.strip() for cell in row.values()):
+                continue  # an empty line, with blanks
             try:
                 template, subject = int(row[columns["TEMPLATE_ID"]]), int(row[columns["SUBJECT_ID"]])
             except (TypeError, ValueError):
-                raise ValueError(f"{path} line {reader.line_num}: template and subject must be integers") from None
+                found = ", ".join(str(row[columns[name]]) for name in ("TEMPLATE_ID", "SUBJECT_ID"))
+                raise ValueError(
+                    f"{path} line {reader.line_num}: template and subject must be integers, not '{found}'"
+                ) from None
             if subject_of.setdefault(template, subject) != subject:
                 raise ValueError(f"{path} line {reader.line_num}: template {template} belongs to two subjects")
     if not subject_of:
@@ -127,6 +141,7 @@ def _identities(path: Path) -> Identities:
 def integers(path: Path, chunk: int = 1 << 20) -> np.ndarray:
     """All whitespace-separated non-negative integers of a text file, int32 (n,); ten times ``np.fromfile``'s pace."""
     data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    data = data[3:] if data[:3].tobytes() == codecs.BOM_UTF8 else data
     ends = [0]
     while ends[-1] < len(data):
         end = min(ends[-1] + chunk, len(data))
@@ -145,7 +160,11 @@ def _parse(text: np.ndarray, path: Path) -> np.ndarray:
     ends, lengths = edges[1::2], edges[1::2] - edges[::2]
     digits = text - np.uint8(ord("0"))
     if (digits[in_number[1:-1]] > 9).any() or (lengths > 9).any():
-        raise ValueError(f"{path} must hold whole numbers of at most nine digits")
+        words = (text[end - length : end].tobytes().decode(errors="replace") for end, length in zip(ends, lengths))
+        wrong = next(word for word in words if not (word.isascii() and word.isdecimal()) or len(word) > 9)
+        raise ValueError(
+            f"{path} must hold whole numbers of at most nine digits, separated by blanks, not '{wrong[:40]}'"
+        )
     values = np.zeros(len(ends), np.int32)
     for place in range(lengths.max(initial=0)):
         # Where a number is shorter, the byte read is another's and counts zero times.

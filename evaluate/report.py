@@ -1,13 +1,14 @@
 """One self-contained HTML page from results of any evaluation, for one model or several side by side.
 
-``python -m evaluate.report --results RUN/ijb RUN/lfw OTHER/ijb --output report``: results that bear one name are one
-model's. The charts lie as PNG files beside the page, too.
+``python -m evaluate.report --results RUN/ijb RUN/lfw OTHER/ijb --output report``: results that bear one name, given by
+``--name`` or else the folder's, are one model's, unless they have a figure in common. The charts lie as PNG files
+beside the page, too.
 """
 
 import argparse
 import io
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from matplotlib.figure import Figure
 from evaluate import charts
 from evaluate.page import Page
 from evaluate.pictures import Pair, pair_sheet
-from evaluate.results import read_results
+from evaluate.results import read_results, results_file
+from evaluate.schema import check_results
 from pipelines.entry import run
+from pipelines.files import distinct_names
 
 Models = dict[str, dict]  # results of one kind by model name
 
@@ -41,6 +44,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
         cells = "".join(
             f"<div class='tile'><b>{100 * value:.2f}<small>%</small></b><span>{escape(title)}</span></div>"
             for title, value in figures.items()
+            if value is not None
         )
         label = f"<h3>{escape(name)}</h3>" if len(models) > 1 else ""
         rows.append(f"{label}<div class='tiles'>{cells}</div>")
@@ -68,7 +72,7 @@ def ijb(page: Page, target: str, models: Models) -> None:
         drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, [float(x) for x in first["tar"]])}
         for model, part in one.items():
             title = "Scores" if len(one) == 1 else f"Scores · {model}"
-            drawn[f"{target}_scores_{_file(model)}"] = charts.histogram(
+            drawn[f"{target}_scores_{model}"] = charts.histogram(
                 title + " (threshold at FAR 1e-4)", "cosine", part["histogram"], part["threshold"]["0.0001"]
             )
         page.figures(drawn)
@@ -82,12 +86,14 @@ def ijb(page: Page, target: str, models: Models) -> None:
             "Rates in percent; TPIR at fixed FPIRs. Joint gallery: every probe has a mate. "
             "Open set: probes of the other gallery's subjects have none.",
         )
-        joint = {model: (range(1, 51), part["joint"]["cmc"]) for model, part in many.items()}
-        open_set = {model: tuple(part["open_set"]["det"].values()) for model, part in many.items()}
+        joint = {model: (range(1, len(part["joint"]["cmc"]) + 1), part["joint"]["cmc"]) for model, part in many.items()}
+        det = {
+            model: (part["open_set"]["det"]["fpir"], part["open_set"]["det"]["fnir"]) for model, part in many.items()
+        }
         page.figures(
             {
                 f"{target}_cmc": charts.cmc("CMC, joint gallery", joint, page.colours),
-                f"{target}_det": charts.det("DET, open set", open_set, page.colours),
+                f"{target}_det": charts.det("DET, open set", det, page.colours),
             }
         )
         for kind, title in (("joint", "Joint gallery"), ("open_set", "Open set, mean of both galleries")):
@@ -144,7 +150,7 @@ def bins(page: Page, models: Models) -> None:
         curves = {model: (part["roc"]["far"], part["roc"]["tar"]) for model, part in having.items()}
         drawn = {f"{name}_roc": charts.roc(f"ROC · {columns[name]}", curves, page.colours)}
         for model, part in having.items():
-            drawn[f"{name}_distances_{_file(model)}"] = charts.histogram(
+            drawn[f"{name}_distances_{model}"] = charts.histogram(
                 f"Squared distances · {columns[name]}" + (f" · {model}" if len(having) > 1 else ""),
                 "squared L2 distance",
                 part["histogram"],
@@ -176,14 +182,43 @@ def megaface(page: Page, models: Models) -> None:
     page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"))
 
 
-def _file(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name)
-
-
 def _png(figure: Figure) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110)
     return data.getvalue()
+
+
+def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
+    """Figures by model, then by target, "sets" or "megaface", from ``results.json`` files or their folders.
+
+    Results that bear one name are one model's, unless they have a figure in common: then each is a model of its own,
+    called by its folder.
+    """
+    folders = [path.parent if path.name == "results.json" else path for path in paths]
+    found: dict[str, list[tuple[str, dict]]] = defaultdict(list)
+    for place, path in zip(distinct_names(folders), paths):
+        results = read_results(path)
+        check_results(results, results_file(path))
+        found[results["name"]].append((place, _by_kind(results)))
+    models: dict[str, dict[str, dict]] = defaultdict(dict)
+    for name, several in found.items():
+        figures = [(kind, part) for _, kinds in several for kind, parts in kinds.items() for part in parts]
+        apart = len(set(figures)) < len(figures)
+        for place, kinds in several:
+            label = name
+            if apart:
+                label = place if place.split("/")[-1] == name else f"{name} ({place})"
+            if apart and label in models:
+                raise ValueError(f"two models are called {label}: evaluate with --name")
+            for kind, parts in kinds.items():
+                models[label][kind] = models[label].get(kind, {}) | parts
+    return models
+
+
+def _by_kind(results: dict) -> dict[str, dict]:
+    protocols = {part: results[part] for part in ("verification", "identification") if results.get(part)}
+    kinds = {results.get("target"): protocols, "sets": results.get("sets"), "megaface": results.get("megaface")}
+    return {kind: parts for kind, parts in kinds.items() if parts}
 
 
 def main() -> None:
@@ -191,12 +226,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, nargs="+", required=True, help="results.json files or their folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for index.html and the charts")
     args = parser.parse_args()
-    models: dict[str, dict[str, dict]] = defaultdict(dict)
-    for path in args.results:
-        result = read_results(path)
-        for kind in (result.get("target"), "sets", "megaface"):
-            if kind is not None and (kind in result or kind == result.get("target")):
-                models[result["name"]][kind] = result if kind == result.get("target") else result[kind]
+    models = read_models(args.results)
     args.output.mkdir(parents=True, exist_ok=True)
     page = Page(args.output, {name: charts.colour(place) for place, name in enumerate(models)})
 

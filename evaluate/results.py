@@ -22,9 +22,14 @@ def write_results(folder: Path, results: dict) -> Path:
     return path
 
 
+def results_file(path: Path) -> Path:
+    """The file itself, or a folder's ``results.json``."""
+    return path / "results.json" if path.is_dir() else path
+
+
 def read_results(path: Path) -> dict:
     """The results in a file or in a folder's ``results.json``."""
-    path = path / "results.json" if path.is_dir() else path
+    path = results_file(path)
     try:
         results = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -34,12 +39,16 @@ def read_results(path: Path) -> dict:
     return results
 
 
-def print_rates(title: str, rates: dict[str, float]) -> None:
-    """One line of percentages under their names."""
+def print_rates(title: str, rates: dict[str, float], met: dict[str, float] | None = None) -> None:
+    """One line of percentages under their names; for TARs at wanted FARs, the FARs really ``met`` below them."""
     table = Table(title=title, title_justify="left")
+    if met:
+        table.add_column()
     for name in rates:
         table.add_column(name, justify="right")
-    table.add_row(*(f"{100 * rate:.2f}" for rate in rates.values()))
+    table.add_row(*["TAR %"] * bool(met), *(f"{100 * rate:.2f}" for rate in rates.values()))
+    if met:
+        table.add_row("FAR % met", *(f"{100 * met[name]:.2g}" for name in rates))
     Console().print(table)
 
 

@@ -51,9 +51,9 @@ def pool(
     norm: str = "keep",
     chunk: int = 4096,
 ) -> Templates:
-    """Templates of features (n, 2, d), original and mirrored, by template and media ids and detector scores (n,).
+    """Templates of features (n, v, d), original and mirrored, by template and media ids and detector scores (n,).
 
-    An image's vector is the sum of its two views (or both beside each other, or the original alone), of the length the
+    An image's vector is the sum of its views (or all beside each other, or the original alone), of the length the
     network gave it or of length 1, times its detector score. A template is the sum over
     its media of each media's mean image, normalised; a media id counts inside its template only.
     """
@@ -85,9 +85,9 @@ def pool(
 
 
 def _combine(views: np.ndarray, flip: str, norm: str) -> np.ndarray:
-    """Views (n, 2, d) to one new vector an image: (n, d), or (n, 2d) concatenated."""
+    """Views (n, v, d) to one new vector an image: (n, d), or (n, v * d) concatenated."""
     if flip == "sum":
-        images = views[:, 0] + views[:, 1]
+        images = views.sum(axis=1)
     elif flip == "concatenate":
         images = views.reshape(len(views), -1).copy()
     else:

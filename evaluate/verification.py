@@ -8,15 +8,21 @@ squared distance lies below a threshold, and the threshold is chosen on nine fol
 """
 
 import argparse
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evaluate.arguments import PRECISIONS, add_network_options
+from evaluate.embeddings import finite
+from pipelines.bins import BinSet, read_bin
 from pipelines.entry import run
+from pipelines.files import distinct_names
 
 FOLDS = 10
 FAR_TARGET = 1e-3
@@ -47,15 +53,15 @@ class VerificationResult:
 def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:
     """The 10-fold protocol on features (2P, v, d), v views of each image, and ``same`` (P,) bool.
 
-    Images 2i and 2i+1 are pair i. The views (original, mirrored) are summed; a pair with a zero vector or NaN counts as
-    it falls: a NaN distance is below no threshold.
+    Images 2i and 2i+1 are pair i. The views (original, mirrored) are summed; a zero vector stays one. Raises
+    ``ValueError`` for features that are not finite.
     """
     features, same = np.asarray(features), np.asarray(same, dtype=bool)
     if features.ndim != 3 or len(features) != 2 * len(same):
         raise ValueError(f"{len(same)} pairs need features (2 x {len(same)}, views, d), got {features.shape}")
     if len(same) < FOLDS:
         raise ValueError(f"{len(same)} pairs are too few: the protocol needs {FOLDS} folds of at least one pair")
-    embeddings = features.astype(np.float64).sum(axis=1)
+    embeddings = finite(features, "the features").astype(np.float64).sum(axis=1)
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     embeddings /= np.where(norms == 0, 1, norms)
     distances = np.square(embeddings[::2] - embeddings[1::2]).sum(axis=1)
@@ -152,22 +158,20 @@ def main() -> None:
     from evaluate.checkpoint import load_network
     from evaluate.devices import ranks
     from evaluate.embed import embed
-    from evaluate.pictures import Pair, pair_sheet
     from evaluate.results import write_results
-    from pipelines.bins import read_bin
     from pipelines.processor import keep_freed_memory
     from pipelines.sources import MemorySource
 
     keep_freed_memory()
-    sets = {path.stem: read_bin(path) for path in args.bins}
-    table = Table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "threshold")
-    reports = {}
+    names = distinct_names([path.with_suffix("") for path in args.bins])
+    sets = {name: read_set(path) for name, path in zip(names, args.bins)}
+    results, reports = {}, {}
     with ranks() as world:
         network = load_network(args.checkpoint, args.network, world.device)
-        for name, pairs in sets.items():
+        for (name, pairs), path in zip(sets.items(), args.bins):
             features = embed(
                 network.model,
-                MemorySource(pairs.encoded),
+                MemorySource(pairs.encoded, name=str(path)),
                 device=world.device,
                 batch_size=args.batch_size,
                 image_size=network.input_size,
@@ -177,30 +181,55 @@ def main() -> None:
                 threads=args.threads,
                 autocast=PRECISIONS[args.precision],
             )
-            result = verify(features, pairs.same)
-            table.add_row(
-                name,
-                str(len(pairs.same)),
-                f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f}",
-                f"{100 * result.val:.2f} ± {100 * result.val_std:.2f}",
-                f"{result.threshold:.2f}",
-            )
-            reports[name] = set_results(result, pairs.same)
+            results[name] = verify(features, pairs.same)
+            reports[name] = set_results(results[name], pairs.same)
             if args.output and world.rank == 0:
-                args.output.mkdir(parents=True, exist_ok=True)
-                groups = {
-                    f"{kind.capitalize()} pairs, worst first": [
-                        Pair([pairs.encoded[2 * i]], [pairs.encoded[2 * i + 1]], f"distance {result.distances[i]:.3f}")
-                        for i in chosen
-                    ]
-                    for kind, chosen in worst_pairs(result, pairs.same).items()
-                }
-                pair_sheet(groups).savefig(args.output / f"worst_{name}.png", dpi=130)
-                reports[name]["worst"] = str((args.output / f"worst_{name}.png").resolve())
+                reports[name]["worst"] = str(_draw_worst(results[name], pairs, args.output / f"worst_{name}.png"))
         if world.rank == 0:
-            Console().print(table)
+            Console().print(table(results))
             if args.output:
                 write_results(args.output, {"name": args.name, "flip": not args.no_flip, "sets": reports})
+
+
+def read_set(path: Path) -> BinSet:
+    """A ``.bin`` set that has pairs enough for the protocol; a ``ValueError`` names the file if not."""
+    pairs = read_bin(path)
+    if len(pairs.same) < FOLDS:
+        raise ValueError(
+            f"{path} has {len(pairs.same)} pairs, too few: the protocol needs {FOLDS} folds of at least one"
+        )
+    return pairs
+
+
+def table(results: Mapping[str, VerificationResult]) -> Table:
+    """The figures of each set in percent. The FAR met is that of the held-out folds, where it may be far off."""
+    out = Table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "FAR % met", "threshold")
+    for name, result in results.items():
+        out.add_row(
+            Text(name),  # as it is: a str would be read as markup
+            str(len(result.distances)),
+            f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f}",
+            "–" if math.isnan(result.val) else f"{100 * result.val:.2f} ± {100 * result.val_std:.2f}",
+            "–" if math.isnan(result.far) else f"{100 * result.far:.2f}",
+            f"{result.threshold:.2f}",
+        )
+    return out
+
+
+def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> Path:
+    """Write a picture of the pairs that are judged worst; its path from the root."""
+    from evaluate.pictures import Pair, pair_sheet
+
+    groups = {
+        f"{kind.capitalize()} pairs, worst first": [
+            Pair([pairs.encoded[2 * i]], [pairs.encoded[2 * i + 1]], f"distance {result.distances[i]:.3f}")
+            for i in chosen
+        ]
+        for kind, chosen in worst_pairs(result, pairs.same).items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)  # the name of a set may have a folder
+    pair_sheet(groups).savefig(path, dpi=130)
+    return path.resolve()
 
 
 def set_results(result: VerificationResult, same: np.ndarray) -> dict:

@@ -10,7 +10,7 @@ from nvidia.dali.data_node import DataNode
 from torch import Tensor
 
 from pipelines.decoder import Decoder
-from pipelines.files import read_file
+from pipelines.lists import ListSource
 from pipelines.loader import sweep_batches
 from pipelines.template import TEMPLATE, similarity
 
@@ -63,23 +63,13 @@ def aligned_images(
         any_size=True,
     )
     aligned = sweep_batches(
-        _Photographs(paths), batches, decoder, parameters=lambda indices: {"matrix": matrices[indices]}
+        ListSource([str(path) for path in paths]),
+        batches,
+        decoder,
+        parameters=lambda indices: {"matrix": matrices[indices]},
     )
     return (batch.images for batch in aligned)
 
 
 def _warp(images: DataNode, image_size: int, *, matrix: DataNode) -> DataNode:
     return fn.warp_affine(images, matrix=matrix, size=(image_size, image_size), fill_value=0)
-
-
-class _Photographs:
-    """The files ``paths`` as a source without labels."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        return [read_file(str(self._paths[index])) for index in indices], np.full(len(indices), -1)
-
-    def describe(self, index: int) -> str:
-        return str(self._paths[index])

@@ -23,12 +23,15 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 class ListSource:
-    """The files ``paths`` with ``labels`` int64 (n,), the classes of ``identities``."""
+    """The files ``paths`` with ``labels`` int64 (n,), the classes of ``identities``; without them, -1, no class."""
 
-    def __init__(self, paths: Sequence[str], identities: Identities, labels: np.ndarray) -> None:
+    def __init__(
+        self, paths: Sequence[str], identities: Identities | None = None, labels: np.ndarray | None = None
+    ) -> None:
         self._paths = paths
-        self._identities, self._labels = identities, labels
-        self.num_classes = identities.count
+        self._identities = identities or Identities(0)
+        self._labels = np.full(len(paths), -1, np.int64) if labels is None else labels
+        self.num_classes = self._identities.count
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -47,7 +50,7 @@ class ListSource:
         return self._identities.name(label)
 
     def describe(self, index: int) -> str:
-        return f"{self._paths[index]}, label {self._labels[index]}"
+        return self._paths[index] + (f", label {self._labels[index]}" if self.num_classes else "")
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Does nothing: to hint at a file one has to open it, which waits for the disk."""

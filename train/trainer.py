@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from evaluate.verification import VerificationResult
+from evaluate.verification import VerificationResult, table
 from pipelines.loader import Batch
 from pipelines.sources import open_source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
@@ -23,7 +23,7 @@ from train.distributed import World, average_batch_statistics
 from train.optim import LearningRate, LossScaler, create_optimizer
 from train.progress import RunLog, duration
 from train.recipes import create_recipe
-from train.verification import Verifier, table
+from train.verification import Verifier
 
 
 class Trainer:

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import nn
 
 from evaluate.embed import embed
-from evaluate.verification import FOLDS, VerificationResult, verify
-from pipelines.bins import read_bin
+from evaluate.verification import VerificationResult, read_set, verify
 from pipelines.files import distinct_names
 from pipelines.loader import sweep
 from pipelines.sources import MemorySource
@@ -39,9 +37,7 @@ class Verifier:
 
     def _read(self, path: Path) -> tuple[MemorySource, np.ndarray]:
         """The images (2P) and whether each pair is one person (P,)."""
-        pairs = read_bin(path)
-        if len(pairs.same) < FOLDS:
-            raise ValueError(f"{path}: {len(pairs.same)} pairs are too few: the protocol needs {FOLDS} folds of them")
+        pairs = read_set(path)
         source = MemorySource(pairs.encoded, name=str(path))
         for _ in sweep(
             source,
@@ -72,12 +68,3 @@ class Verifier:
             )
             results[name] = verify(features, same)
         return results
-
-
-def table(results: dict[str, VerificationResult]) -> Table:
-    """Accuracy and validation rate of each set, in percent."""
-    out = Table("set", "accuracy %", "TAR % at FAR 1e-3", "threshold")
-    for name, result in results.items():
-        accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.std:.2f}"
-        out.add_row(name, accuracy, f"{100 * result.val:.2f} ± {100 * result.val_std:.2f}", f"{result.threshold:.2f}")
-    return out

@@ -89,3 +89,54 @@ def test_autocast_computes_in_bfloat16_and_returns_float32():
 def test_an_empty_set_is_refused():
     with pytest.raises(ValueError, match="no images"):
         run(0)
+
+
+class Gives(nn.Module):
+    """Whatever a function makes of the images."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.zeros(147 * len(x), 1),  # a detector's rows
+        lambda x: torch.zeros(len(x), 1),  # one score an image
+        lambda x: torch.zeros(len(x), 0),
+        lambda x: torch.zeros(len(x), 4, 7, 7),  # a feature map
+        lambda x: torch.zeros(2 * len(x), 4),
+        lambda x: torch.zeros(4, len(x) + 1),
+        lambda x: torch.zeros(len(x)),
+        lambda x: (torch.zeros(len(x), 4), torch.zeros(len(x), 1)),
+    ],
+)
+def test_a_network_that_does_not_embed_is_told(function):
+    with pytest.raises(ValueError, match="none that embeds faces: for 6 images it gives"):
+        list(embed_batches(Gives(function), [torch.zeros(3, 3, 8, 8)]))
+
+
+def test_one_by_one_maps_are_embeddings():
+    images = torch.randn(3, 3, 8, 8)
+    (flat,) = embed_batches(Gives(lambda x: x.mean((2, 3))), [images])
+    (maps,) = embed_batches(Gives(lambda x: x.mean((2, 3), keepdim=True)), [images])
+    assert maps.shape == (3, 2, 3) and torch.equal(maps, flat)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_embeddings_that_are_not_finite_are_counted_and_named(value):
+    """The 9th to 11th of 11 images, of which one has it in its mirrored view alone."""
+    calls = []
+
+    def network(x):
+        calls.append(len(x))
+        features = torch.randn(len(x), 4)
+        if len(calls) == 3:
+            features[[0, 1, 5], 2] = value
+        return features
+
+    source = MemorySource(encoded(11), name="lfw.bin")
+    with pytest.raises(ValueError, match=r"not finite for 3 of 11 images, the first is lfw\.bin, image 8$"):
+        embed(Gives(network), source, device="cpu", batch_size=4, image_size=32, threads=1)
+    assert calls == [8, 8, 6]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import extract as module
+from evaluate.checkpoint import Network
 from evaluate.extract import extract
 from evaluate.release import Release
 from tests.evaluate.networks import write_onnx
@@ -110,6 +111,89 @@ def test_another_checkpoint_is_not_mixed_in(release, whole, tmp_path):
     run(copy, output)
     write_onnx(copy / "model.onnx", seed=1)
     assert np.abs(np.load(run(copy, output)) - whole).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_weights_in_folders_are_told_apart(release, tmp_path, monkeypatch, name):
+    """Features of one folder do not pass for those of another, whichever kind of file it holds."""
+    found = Release(release, "IJBC")
+    images, firsts = found.images(), []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        (folder / name).write_bytes(folder.name.encode())
+        monkeypatch.setattr(module, "load_network", lambda path, *_: Network(Means(path), 112))
+        features = extract(found, images, folder, None, tmp_path / "out", batch_size=16, threads=1)
+        firsts.append(np.load(features)[0, 0])
+    assert firsts[1] == pytest.approx(2 * firsts[0])
+
+
+class Means(torch.nn.Module):
+    """A stand-in for what the folder holds: twice as long embeddings in b."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.scale = {"a": 1, "b": 2}[path.name]
+
+    def forward(self, images):
+        return images.mean((2, 3)) * self.scale
+
+
+def write_lists(folder, change):
+    """Apply ``change`` to each line, split at blanks, of the lists that name images."""
+    for name in ("name_5pts_score.txt", "face_tid_mid.txt"):
+        path = folder / f"IJBC/meta/ijbc_{name}"
+        lines = [change(number, line.split()) for number, line in enumerate(path.read_text().splitlines(), 1)]
+        path.write_text("\n".join(" ".join(line) for line in lines))
+
+
+def test_images_may_lie_in_folders(release, whole, tmp_path):
+    """As NIST names them: img/1.jpg and frames/2.png."""
+    copy = tmp_path / "copy"
+    shutil.copytree(release, copy)
+    crops = copy / "IJBC/loose_crop"
+
+    def renamed(number, line):
+        name = f"{'img' if number % 2 else 'frames'}/{line[0]}"
+        (crops / name).parent.mkdir(exist_ok=True)
+        if (crops / line[0]).exists():
+            (crops / line[0]).rename(crops / name)
+        return [name, *line[1:]]
+
+    write_lists(copy, renamed)
+    np.testing.assert_allclose(np.load(run(copy, tmp_path / "out")), whole, rtol=1e-4, atol=1e-4)
+    (crops / "frames/2.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="^1 of .* the first is frames/2.jpg"):
+        run(copy, tmp_path / "out")
+    shutil.rmtree(crops / "frames")
+    with pytest.raises(FileNotFoundError, match="the first is frames/2.jpg"):
+        run(copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "value, message", [("nan", "not finite for 2 of"), ("0", "2 of .* lie in one point"), ("-1", "2 of .* lie in one")]
+)
+def test_landmarks_that_align_nothing_are_named(release, tmp_path, value, message):
+    copy = tmp_path / "copy"
+    shutil.copytree(release, copy)
+
+    def spoilt(number, line):
+        return [line[0], *[value] * 10, line[11]] if number in (4, 9) and len(line) > 10 else line
+
+    write_lists(copy, spoilt)
+    with pytest.raises(ValueError, match=message + r".*the first is 4\.jpg"):
+        run(copy, tmp_path / "out")
+
+
+def test_a_network_without_numbers_writes_no_features(release, tmp_path, monkeypatch):
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            features = images.mean((2, 3))
+            return torch.where(torch.arange(len(features))[:, None] == 1, torch.nan, features)
+
+    monkeypatch.setattr(module, "load_network", lambda *_: Network(Broken(), 112))
+    with pytest.raises(ValueError, match=r"not finite for 2 of 8 images, the first is 2\.jpg"):
+        run(release, tmp_path)
+    assert not (tmp_path / "features.npy").exists() and not list((tmp_path / "features.partial").glob("*.npy"))
 
 
 def test_missing_images_are_counted_and_named(release, tmp_path):

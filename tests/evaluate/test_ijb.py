@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
 from evaluate.ijb import FARS, identification, verification
 from evaluate.release import Release
-from evaluate.templates import pool
+from evaluate.templates import FLIPS, pool
 
 
 def run_ijb(monkeypatch, data, features, output, *options):
@@ -67,13 +68,6 @@ def test_every_probe_needs_a_mate_and_every_subject_one_template(small):
         identification(templates, {"g1": galleries["g1"], "g2": galleries["g1"]}, probes)
 
 
-@pytest.mark.parametrize("shape, dtype", [((7, 16), np.float32), ((94, 15), np.float32), ((94, 16), np.float64)])
-def test_features_that_do_not_fit(tmp_path, shape, dtype):
-    np.save(tmp_path / "f.npy", np.zeros(shape, dtype))
-    with pytest.raises(ValueError, match=r"must be float32 \(94, 2d\)"):
-        ijb.load_features(tmp_path / "f.npy", 94)
-
-
 def test_command_and_settings(tmp_path, monkeypatch):
     features = write_release(tmp_path, 0.005, dimension=32)
     result = run_ijb(monkeypatch, tmp_path, features, tmp_path / "a", "--rule", "at_most", "--name", "r50")
@@ -82,6 +76,57 @@ def test_command_and_settings(tmp_path, monkeypatch):
     other = run_ijb(monkeypatch, tmp_path, features, tmp_path / "b", "--protocol", "identification", "--flip", "none")
     assert "verification" not in other and other["name"] == "b"
     assert other["identification"]["joint"]["threshold"] != result["identification"]["joint"]["threshold"]
+
+
+@pytest.fixture(scope="module")
+def one_view(tmp_path_factory):
+    """A release and features of one view alone (n, 16), and its figures."""
+    folder = tmp_path_factory.mktemp("views")
+    both = np.load(write_release(folder, 0.005, dimension=16))
+    single = both[:, :16].copy()
+    np.save(folder / "twice.npy", np.concatenate([single, single], 1))
+    patch = pytest.MonkeyPatch()
+    result = run_ijb(patch, folder, folder / "twice.npy", folder / "twice")
+    patch.undo()
+    return folder, single, result["verification"], result["identification"]
+
+
+@pytest.mark.parametrize("flip", FLIPS)
+def test_one_view_has_the_figures_of_the_same_view_twice(one_view, tmp_path, monkeypatch, flip):
+    data, single, verified, identified = one_view
+    np.save(tmp_path / "f.npy", single)
+    result = run_ijb(monkeypatch, data, tmp_path / "f.npy", tmp_path / "o", "--views", "1", "--flip", flip)
+    assert result["verification"]["tar"] == verified["tar"] and result["settings"]["views"] == 1
+    assert result["identification"]["joint"]["rank1"] == identified["joint"]["rank1"]
+
+
+def test_one_view_is_never_halved_unasked(one_view, tmp_path, monkeypatch, capsys):
+    data, single, verified, _ = one_view
+    np.save(tmp_path / "f.npy", single)
+    with pytest.raises(ValueError, match="say --views 1; .* --views 2"):
+        run_ijb(monkeypatch, data, tmp_path / "f.npy", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    halved = run_ijb(monkeypatch, data, tmp_path / "f.npy", tmp_path / "o", "--views", "2")
+    assert halved["verification"]["tar"]["0.0001"] < verified["tar"]["0.0001"] and halved["settings"]["views"] == 2
+    assert "original and mirrored, 8 numbers each" in capsys.readouterr().out
+
+
+def test_what_is_not_finite_is_named(one_view, tmp_path, monkeypatch):
+    data, single, *_ = one_view
+    features = np.concatenate([single, single], 1)
+    features[[40, 90], 3] = np.nan, np.inf
+    np.save(tmp_path / "f.npy", features)
+    with pytest.raises(ValueError, match=r"the features are not finite for 2 of \d+ images, the first is 41\.jpg"):
+        run_ijb(monkeypatch, data, tmp_path / "f.npy", tmp_path / "o")
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    path = copy / "IJBC/meta/ijbc_name_5pts_score.txt"
+    lines = path.read_text().splitlines()
+    lines[7] = lines[7].rsplit(maxsplit=1)[0] + " nan"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"the detector scores are not finite for 1 of .* the first is 8\.jpg"):
+        run_ijb(monkeypatch, copy, data / "twice.npy", tmp_path / "o")
+    run_ijb(monkeypatch, copy, data / "twice.npy", tmp_path / "o", "--no-detector-score")
 
 
 def test_a_users_mistake_is_one_line(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 
 from evaluate import megaface as command
 from evaluate.megaface import megaface, normalised, without_noise
-from evaluate.megaface_files import feature_path, read_feature, read_list, read_noises, write_feature
+from evaluate.megaface_files import feature_path, find_noises, read_feature, read_list, read_noises, write_feature
+from tests.evaluate.networks import write_onnx
+from tests.pipelines.photos import jpeg
 
 
 def make(seed=0, people=8, images=5, distractors=2300, d=16):
@@ -68,8 +70,31 @@ def test_feature_files_are_the_development_kits(tmp_path):
     np.testing.assert_array_equal(read_feature(path), feature)
 
 
+def test_row_vectors_are_features_too(tmp_path):
+    """The kit writes the bytes of a row in the third place: 4 for a column, 4d for a row."""
+    for row_bytes in (20, 4):
+        (tmp_path / "f.bin").write_bytes(struct.pack("<4i5f", 1, 5, row_bytes, 5, *range(5)))
+        np.testing.assert_array_equal(read_feature(tmp_path / "f.bin"), np.arange(5))
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"short", struct.pack("<4i", 5, 1, 4, 5), struct.pack("<4id", 1, 1, 8, 6, 1.0)]
+    "algorithm, name", [("x", "a.png_x.bin"), ("_x", "a.png_x.bin"), ("_x.bin", "a.png_x.bin"), (".bin", "a.png.bin")]
+)
+def test_the_algorithm_may_be_the_kits_suffix(tmp_path, algorithm, name):
+    assert feature_path(tmp_path, "A/a.png", algorithm) == tmp_path / "A" / name
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        struct.pack("<4i", 5, 1, 4, 5),
+        struct.pack("<4id", 1, 1, 8, 6, 1.0),
+        struct.pack("<4i6f", 2, 3, 12, 5, *range(6)),  # a matrix
+        struct.pack("<4i5f", 5, 1, 20, 5, *range(5)),
+        struct.pack("<4i4f", -4, -1, 4, 5, *range(4)),
+    ],
 )
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "f.bin").write_bytes(content)
@@ -87,24 +112,98 @@ def test_lists_and_noises(tmp_path):
     assert read_noises(path) == {"Adam_1.png", "a/b/c.jpg"}
 
 
-def test_command(tmp_path, monkeypatch):
-    probes, identity, distractors = make(1, distractors=150)
-    scrub = [f"{name}/{name}_{row}.png" for row, name in enumerate(identity)]
-    far = [f"{k % 3}/x/{k}.jpg" for k in range(150)]
+def test_the_kits_json_lists(tmp_path):
+    path = tmp_path / "features_list.json_1000000_1"  # so the kit names them
+    path.write_text(json.dumps({"id": ["Adam", "Eve"], "path": ["Adam/Adam_1.png", "x/Eve/Eve_2.png"]}))
+    assert read_list(path, 2) == ["Adam/Adam_1.png", "Eve/Eve_2.png"]
+    for wrong in ('{"id": ["Adam"]}', '{"path": [1]}', '{"path": 5}', '{"path": ["a/b"]'):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match="features_list.json_1000000_1 is JSON, but not"):
+            read_list(path, 2)
+
+
+def test_lists_as_windows_writes_them(tmp_path):
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfAdam/1.png\r\nEve/caf\xe9.png\r\n  \r\n")
+    assert read_list(tmp_path / "list", 2) == ["Adam/1.png", "Eve/caf\udce9.png"]
+    (tmp_path / "list").write_bytes(b"Adam/1.png\nx/Adam/1.png\n")
+    with pytest.raises(ValueError, match="twice: Adam/1.png"):
+        read_list(tmp_path / "list", 2)
+
+
+def test_noises_are_found_with_or_without_their_folders():
+    names = ["Adam/1.png", "Adam/2.png", "Eve/1.png"]
+    assert find_noises(names, {"2.png", "x/Eve/1.png", "3.png", "Seth/1.png"}).tolist() == [1, 2]
+    assert find_noises(names, set()).tolist() == []
+    with pytest.raises(ValueError, match="1.png fits 2 images, Adam/1.png and others"):
+        find_noises(names, {"1.png"})
+
+
+def write_all(folder, scrub, probes, far, distractors):
+    """Lists and features of both sets; the options that name them."""
     for kind, names, features in (("facescrub", scrub, probes), ("megaface", far, distractors)):
-        (tmp_path / f"{kind}_lst").write_text("\n".join(f"/images/{name}" for name in names))
+        (folder / f"{kind}_lst").write_text("\n".join(f"/images/{name}" for name in names))
         for name, feature in zip(names, features):
-            write_feature(feature_path(tmp_path / "f" / kind, name, "facemill"), 3 * feature)
-    (tmp_path / "noise").write_text("\n".join(f"{k}\t{name}" for k, name in enumerate(far[:50])))
-    options = {
-        "--facescrub-list": "facescrub_lst",
-        "--megaface-list": "megaface_lst",
-        "--megaface-noises": "noise",
-        "--features": "f",
-        "--output": "out",
-    }
-    monkeypatch.setattr(sys, "argv", ["", *(x for k, v in options.items() for x in (k, str(tmp_path / v)))])
+            write_feature(feature_path(folder / "f" / kind, name, "facemill"), 3 * feature)
+    lists = {"--facescrub-list": "facescrub_lst", "--megaface-list": "megaface_lst"}
+    return lists | {"--features": "f", "--output": "out"}
+
+
+def run_command(monkeypatch, folder, options):
+    monkeypatch.setattr(sys, "argv", ["", *(x for k, v in options.items() for x in (k, str(folder / v)))])
     command.main()
-    result = json.loads((tmp_path / "out/results.json").read_text())["megaface"]
+    return json.loads((folder / "out/results.json").read_text())["megaface"]
+
+
+def names_of(identity, distractors):
+    return [f"{name}/{name}_{row}.png" for row, name in enumerate(identity)], [
+        f"{k % 3}/x/{k}.jpg" for k in range(len(distractors))
+    ]
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    probes, identity, distractors = make(1, distractors=150)
+    scrub, far = names_of(identity, distractors)
+    options = write_all(tmp_path, scrub, probes, far, distractors)
+    (tmp_path / "noise").write_text("\n".join(f"{k}\t{name}" for k, name in enumerate(far[:50])))
+    (tmp_path / "other").write_text("\n".join(name.replace(".png", ".jpg") for name in scrub[:3]))
+    options |= {"--megaface-noises": "noise", "--facescrub-noises": "other"}
+    result = run_command(monkeypatch, tmp_path, options)
     assert result["distractors"] == 100
     assert result["rank1"] == pytest.approx(naive(probes, identity, distractors[50:])[0])
+    assert result["noises"] == {"facescrub": {"listed": 3, "found": 0}, "megaface": {"listed": 50, "found": 50}}
+    told = [line for line in capsys.readouterr().out.splitlines() if "noises" in line]
+    assert told[0].startswith("0 of 3 noises in") and "are they named as in the list" in told[0]
+    assert told[1].startswith("50 of 50 noises in") and told[1].endswith("are images of the megaface list")
+
+
+@pytest.mark.parametrize("kind, row, name", [("megaface", 7, "1/x/7.jpg"), ("facescrub", 3, "_3.png")])
+def test_one_feature_that_is_not_finite_is_named(tmp_path, monkeypatch, kind, row, name):
+    probes, identity, distractors = make(1, distractors=20)
+    {"megaface": distractors, "facescrub": probes}[kind][row, 4] = np.nan
+    scrub, far = names_of(identity, distractors)
+    with pytest.raises(ValueError, match=rf"{kind} are not finite for 1 of \d+ images, the first is .*{name}$"):
+        run_command(monkeypatch, tmp_path, write_all(tmp_path, scrub, probes, far, distractors))
+    assert not (tmp_path / "out").exists()
+
+
+def test_noises_that_leave_nothing(tmp_path, monkeypatch):
+    probes, identity, distractors = make(1, distractors=5)
+    scrub, far = names_of(identity, distractors)
+    options = write_all(tmp_path, scrub, probes, far, distractors) | {"--megaface-noises": "megaface_lst"}
+    with pytest.raises(ValueError, match="leaves no distractor"):
+        run_command(monkeypatch, tmp_path, options)
+
+
+def test_features_of_a_checkpoint_are_written_and_read_again(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    scrub, far = ["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["0/x/1.jpg", "0/x/2.jpg"]
+    for number, name in enumerate([f"facescrub/{name}" for name in scrub] + [f"megaface/{name}" for name in far]):
+        (tmp_path / "i" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "i" / name).write_bytes(jpeg(number))
+    options = write_all(tmp_path, scrub, [], far, [])
+    write_onnx(tmp_path / "n.onnx")
+    computed = run_command(monkeypatch, tmp_path, options | {"--checkpoint": "n.onnx", "--images": "i"})
+    assert run_command(monkeypatch, tmp_path, options) == computed and computed["probes"] == 3
+    (tmp_path / "i/megaface/0/x/2.jpg").write_bytes(jpeg(0)[:200])
+    with pytest.raises(ValueError, match="megaface/0/x/2.jpg"):
+        run_command(monkeypatch, tmp_path, options | {"--checkpoint": "n.onnx", "--images": "i"})

@@ -54,6 +54,32 @@ def test_means_are_those_of_unit_embeddings():
     torch.testing.assert_close(means[[0, 2]], units[[1, 4]])
 
 
+def test_images_without_an_identity_are_told():
+    source = MemorySource([jpeg(0), jpeg(1)], np.array([-1, -1]), name="train.rec")
+    with pytest.raises(ValueError, match=r"no image has an identity, as train\.rec, image 0"):
+        mean_embeddings(Network(Pixels(), 56), source, most=9, batch_size=2, device=torch.device("cpu"), threads=1)
+
+
+@pytest.mark.parametrize("option", ["--images", "--batch-size", "--threads"])
+def test_counts_below_one_are_refused(option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["overlap", "a", "b", "--checkpoint", "c", option, "0"])
+    with pytest.raises(SystemExit, match="2"):
+        overlap.main()
+    assert f"{option} must be 1 at least" in capsys.readouterr().err
+
+
+def test_a_network_without_numbers_finds_no_set_clean():
+    """A leak check must not pass because NaN is near to nothing."""
+
+    class Broken(Pixels):
+        def forward(self, images):
+            return super().forward(images) * torch.nan
+
+    source = MemorySource([jpeg(seed) for seed in range(5)], np.array([1, 0, 1, 1, 3]), name="test.bin")
+    with pytest.raises(ValueError, match=r"not finite for 2 of 2 images, the first is test\.bin, image 1"):
+        mean_embeddings(Network(Broken(), 56), source, most=9, batch_size=2, device=torch.device("cpu"), threads=1)
+
+
 @pytest.mark.parametrize("kind", ["folder", "bin"])
 def test_command(tmp_path, monkeypatch, capsys, kind):
     people = write_folder(tmp_path / "faces", {"a": 2, "b": 2, "c": 2, "d": 2})

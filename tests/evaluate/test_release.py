@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -77,9 +79,16 @@ def test_ijbb_names(folder):
         ("face_tid_mid.txt", lambda text: text.split("\n", 1)[1], "must name the same"),
         ("template_pair_label.txt", lambda text: text + "5", "three integers"),
         ("template_pair_label.txt", lambda text: text + "5 6 2", "label must be 0 or 1"),
+        ("template_pair_label.txt", lambda text: text + "5 6 -1", "not '-1'"),
+        ("template_pair_label.txt", lambda text: text + "5,6,1", "not '5,6,1'"),
+        ("template_pair_label.txt", lambda text: text + "5.0 6 1", "not '5.0'"),
+        ("template_pair_label.txt", lambda text: text + "1234567890 6 1", "at most nine digits.* not '1234567890'"),
+        ("face_tid_mid.txt", lambda text: text.replace(" ", " 1.7 ", 1), r"whole numbers, 1\.jpg has 1\.7 and"),
         ("1N_gallery_G1.csv", lambda text: text.replace("SUBJECT_ID", "PERSON"), "TEMPLATE_ID and SUBJECT_ID"),
         ("1N_gallery_G1.csv", lambda text: text.split("\n", 1)[0], "lists no template"),
-        ("1N_gallery_G1.csv", lambda text: text + "x,1,a,0\n", "must be integers"),
+        ("1N_gallery_G1.csv", lambda text: text.replace(",", ";"), "its first line is 'TEMPLATE_ID;SUBJECT_ID"),
+        ("1N_gallery_G1.csv", lambda text: text + "x,1,a,0\n", "must be integers, not 'x, 1'"),
+        ("1N_gallery_G1.csv", lambda text: text + "2.5,1,a,0\n", "must be integers, not '2.5, 1'"),
         ("1N_gallery_G1.csv", lambda text: text + "1,1,a,0\n1,2,a,0\n", "two subjects"),
     ],
 )
@@ -90,6 +99,50 @@ def test_damaged_lists_are_named(folder, name, damage, message):
     with pytest.raises(ValueError, match=message) as error:
         release.images(), release.pairs(), release.galleries()
     assert name in str(error.value)
+
+
+def everything(release):
+    images, people = release.images(), [*release.galleries().values(), release.probes()]
+    arrays = [images.landmarks, images.detector, images.template, images.media, *release.pairs()]
+    return images.names, arrays + [array for part in people for array in (part.template, part.subject)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,  # as Windows' programs begin a file
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: text + b"\n  \n \t \n",
+    ],
+)
+def test_how_other_programs_write_lists(folder, change):
+    names, arrays = everything(Release(folder, "IJBC"))
+    for path in (folder / "IJBC/meta").iterdir():
+        path.write_bytes(change(path.read_bytes()))
+    names_now, arrays_now = everything(Release(folder, "IJBC"))
+    assert names_now == names
+    for before, now in zip(arrays, arrays_now):
+        np.testing.assert_array_equal(before, now)
+
+
+def test_whole_ids_may_be_written_with_a_point(folder):
+    before = Release(folder, "IJBC").images()
+    path = meta(folder, "face_tid_mid.txt")
+    lines = (line.split() for line in path.read_text().splitlines())
+    path.write_text("\n".join(f"{name} {template}.0 {media}.0" for name, template, media in lines))
+    after = Release(folder, "IJBC").images()
+    assert (after.template == before.template).all() and (after.media == before.media).all()
+    assert after.template.dtype == np.int64
+
+
+def test_names_in_any_encoding(folder):
+    """The same bytes are a name in a list and in a folder."""
+    for name in ("name_5pts_score.txt", "face_tid_mid.txt"):
+        path = meta(folder, name)
+        path.write_bytes(b"caf\xe9/" + path.read_bytes())
+    release = Release(folder, "IJBC")
+    name = release.images().names[0]
+    assert os.fsencode(release.image_path(name)).endswith(b"loose_crop/caf\xe9/1.jpg")
 
 
 def test_missing_lists_are_named(folder):

@@ -1,15 +1,17 @@
+import io
 import json
 import re
 import sys
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from benchmarks.synthetic_ijb import write_release
-from evaluate import ijb, report
+from evaluate import charts, ijb, report
 from evaluate.megaface import megaface, normalised
-from evaluate.page import PUBLISHED
+from evaluate.page import PUBLISHED, Page
 from evaluate.results import read_results, write_results
 from evaluate.verification import set_results, verify
 
@@ -94,6 +96,128 @@ def test_the_better_of_two_models_is_marked(results, tmp_path):
     ours = [re.findall(r"<td( class=\"best\")?>([\d.]+)", row) for row in rows]
     for (mark, value), (other_mark, other) in zip(*ours):
         assert bool(mark) == (float(value) >= float(other)) and bool(other_mark) == (float(other) >= float(value))
+
+
+def write_set(folder, name=None, accuracy=0.9, **sets):
+    """Results on small sets, lfw or others; the accuracy tells them apart."""
+    rng = np.random.default_rng(0)
+    same = np.arange(40) % 2 == 0
+    part = set_results(verify(rng.standard_normal((80, 1, 8)), same), same) | {"accuracy": accuracy}
+    write_results(folder, {"name": name, "sets": dict.fromkeys(sets or ("lfw",), part)})
+    return folder
+
+
+def test_two_runs_with_folders_of_one_name_are_two_models(tmp_path):
+    for run, accuracy in (("a", 0.81), ("b", 0.82)):
+        write_set(tmp_path / run / "lfw", accuracy=accuracy)
+    page = make(tmp_path, tmp_path / "page", "a/lfw", "b/lfw")
+    row = re.findall(r'<tr class="ours"><th><i[^>]*></i>(.*?)</th><td[^>]*>([\d.]+)', page)
+    assert row == [("a/lfw", "81.00"), ("b/lfw", "82.00")]
+    assert len(list((tmp_path / "page").glob("*.png"))) == 3  # one ROC, two histograms
+
+
+def test_results_of_one_name_are_joined_where_they_do_not_meet(tmp_path):
+    places = [
+        write_set(tmp_path / "1", "r50", 0.81),
+        write_set(tmp_path / "2", "r50", 0.82, cfp_fp=1, agedb_30=1),
+        write_set(tmp_path / "x" / "r18", None, 0.83),
+    ]
+    models = report.read_models(places)
+    figures = {name: {key: part["accuracy"] for key, part in found["sets"].items()} for name, found in models.items()}
+    assert figures == {"r50": {"lfw": 0.81, "cfp_fp": 0.82, "agedb_30": 0.82}, "r18": {"lfw": 0.83}}
+    models = report.read_models([*places, write_set(tmp_path / "3", "r50")])
+    assert list(models) == ["r50 (1)", "r50 (2)", "r50 (3)", "r18"]
+    with pytest.raises(ValueError, match="is given twice"):
+        report.read_models([places[0], places[0] / "results.json"])
+
+
+def test_verification_and_identification_of_one_target_are_joined(results, tmp_path):
+    whole = json.loads((results / "first/results.json").read_text())
+    for part in ("verification", "identification"):
+        write_results(tmp_path / part, {key: whole[key] for key in ("name", "target", part)})
+    (model,) = report.read_models([tmp_path / "verification", tmp_path / "identification"]).values()
+    assert model == {"IJBC": {part: whole[part] for part in ("verification", "identification")}}
+
+
+@pytest.mark.parametrize("name", ["a/b", "$x$ $", "_hidden", "中文"])
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_odd_names(tmp_path, name):
+    write_set(tmp_path / "1", name)
+    write_set(tmp_path / "2", name.replace("/", "_"))
+    write_set(tmp_path / "3", "plain", **{"a/lfw": 1, "a_lfw": 1})
+    page = (
+        make(tmp_path, tmp_path / "page", "1", "2", "3") if "/" in name else make(tmp_path, tmp_path / "page", "1", "3")
+    )
+    assert page.count("<svg") == len(list((tmp_path / "page").glob("*.png")))
+    assert escape(name) in page
+
+
+def test_every_model_is_in_the_legend():
+    curves = {name: ([0.1, 1], [0.5, 1]) for name in ("_a", "$b", "c")}
+    figure = charts.roc("ROC $1", curves, dict.fromkeys(curves, "black"))
+    texts = [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["_a", r"\$b", "c"]
+    figure.savefig(io.BytesIO(), format="svg")
+
+
+BY_HAND = {
+    "sets {}": (lambda r: r.update(sets={}), "sets: "),
+    "no std": (lambda r: r["sets"]["lfw"].pop("std"), r"sets\.lfw\.std: "),
+    "percent": (lambda r: r["sets"]["lfw"].update(accuracy=99.5), r"sets\.lfw\.accuracy: "),
+    "text": (lambda r: r["sets"]["lfw"].update(accuracy="0.99"), r"sets\.lfw\.accuracy: "),
+    "NaN": (lambda r: r["sets"]["lfw"].update(accuracy=float("nan")), r"sets\.lfw\.accuracy: "),
+    "a list": (lambda r: r.update(sets=[1]), "sets: "),
+    "name 5": (lambda r: r.update(name=5), "name: "),
+    "no name": (lambda r: r.update(name=""), "name: "),
+    "no figures": (lambda r: r.pop("sets"), "neither verification"),
+    "no threshold": (lambda r: r["sets"]["lfw"].pop("threshold"), r"sets\.lfw\.threshold: "),
+    "empty curve": (lambda r: r["sets"]["lfw"].update(roc={"far": [], "tar": []}), r"sets\.lfw\.roc\.far: "),
+    "uneven curve": (lambda r: r["sets"]["lfw"]["roc"]["far"].pop(), r"sets\.lfw\.roc: .*do not fit"),
+    "uneven bars": (lambda r: r["sets"]["lfw"]["histogram"]["edges"].pop(), r"sets\.lfw\.histogram: .*do not fit"),
+}
+
+
+@pytest.mark.parametrize("change, message", BY_HAND.values(), ids=BY_HAND)
+def test_results_made_by_hand_are_told_what_they_lack(tmp_path, change, message):
+    path = write_set(tmp_path / "r") / "results.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"results.json is no result that can be shown: .*{message}"):
+        make(tmp_path, tmp_path / "page", "r")
+    assert not (tmp_path / "page").exists()
+
+
+def every_key(value, path=()):
+    """Paths to the keys of nested dicts, lists of dicts by their first."""
+    value = value[0] if isinstance(value, list) and value else value
+    for key in value if isinstance(value, dict) else ():
+        yield (*path, key)
+        yield from every_key(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("kind", ["first", "bins", "mega"])
+def test_whatever_is_missing_or_null_is_no_traceback(results, tmp_path, monkeypatch, kind):
+    """Each key in turn is left out, and made null: one line, or a page without it."""
+    monkeypatch.setattr(Page, "figures", lambda *_: None)  # what is drawn was checked before
+    monkeypatch.setattr(report, "_png", lambda *_: b"")
+    content = (results / kind / "results.json").read_text()
+    refused = 0
+    kinds = {re.sub(r"[\d.e-]+$", "#", ".".join(path)): path for path in every_key(json.loads(content))}
+    for path in kinds.values():  # one of many rates is enough
+        for change in (dict.pop, lambda where, key: where.update({key: None})):
+            changed = json.loads(content)
+            where = changed
+            for key in path[:-1]:
+                where = where[key][0] if isinstance(where[key], list) else where[key]
+            change(where, path[-1])
+            (tmp_path / "results.json").write_text(json.dumps(changed))
+            try:
+                make(tmp_path, tmp_path / "page", "results.json")
+            except ValueError as error:
+                assert "results.json is no result" in str(error)
+                refused += 1
+    assert refused > 10
 
 
 def test_published_figures_have_a_source_and_are_rates():

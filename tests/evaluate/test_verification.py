@@ -1,13 +1,17 @@
+import io
 import json
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from evaluate import verification
-from evaluate.verification import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, verify, worst_pairs
+from evaluate.verification import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, table, verify, worst_pairs
 from pipelines.bins import read_bin, write_bin
+from tests.evaluate.networks import write_onnx
+from tests.pipelines.photos import jpeg
 
 
 def naive(features, same):
@@ -70,12 +74,41 @@ def test_a_set_without_impostors_has_an_accuracy_and_no_val():
     assert np.isnan([result.val, result.val_std, result.far]).all()
 
 
-def test_zero_and_nan_features_fail_no_one_else():
+def test_zero_features_fail_no_one_else():
     features, same = make(1, 300)
     clean = verify(features, same)
-    features[0], features[10] = 0, np.nan
+    features[0] = 0
     result = verify(features, same)
     assert abs(result.accuracy - clean.accuracy) < 0.02 and np.isfinite(result.val)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_no_result(value):
+    features, same = make(1, 300)
+    features[7, 1, 3] = features[500, 0, 0] = value
+    with pytest.raises(ValueError, match="not finite for 2 of 600 images, the first is image 7"):
+        verify(features, same)
+
+
+def test_a_collapsed_network_shows_the_far_it_met():
+    """All embeddings equal: every pair is accepted, which a TAR alone would praise."""
+    _, same = make(2, 100)
+    result = verify(np.ones((200, 2, 8), np.float32), same)
+    assert result.far == 1 and printed(table({"lfw": result}))["FAR % met"] == "100.00"
+
+
+def printed(rows):
+    """The cells of a table's only row by their columns' headers, as a terminal shows them."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rows)
+    head, row = (line for line in console.export_text().splitlines() if line[0] in "┃│")
+    return dict(zip(map(str.strip, head.strip("┃").split("┃")), map(str.strip, row.strip("│").split("│"))))
+
+
+@pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]"])
+def test_names_are_printed_as_they_are(name):
+    features, same = make(3, 50)
+    assert printed(table({name: verify(features, same)}))["set"] == name
 
 
 @pytest.mark.parametrize("shape, message", [((19, 2, 4), "need features"), ((18, 2, 4), "too few")])
@@ -90,6 +123,48 @@ def test_worst_pairs():
     worst = worst_pairs(result, same, 3)
     assert result.distances[worst["genuine"][0]] == result.distances[same].max() and same[worst["genuine"]].all()
     assert result.distances[worst["impostor"][0]] == result.distances[~same].min() and not same[worst["impostor"]].any()
+
+
+def run_command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["", *map(str, arguments), "--threads", "1", "--batch-size", "16"])
+    verification.main()
+
+
+def make_bins(*paths, pairs=10):
+    """Sets of noise pictures, genuine pairs being one picture twice; the n-th set has n impostor pairs more."""
+    for number, path in enumerate(paths):
+        count = pairs + number
+        same = np.arange(count) % 2 == 0
+        images = [jpeg(50 * count + 2 * i + (k and not same[i])) for i in range(count) for k in (0, 1)]
+        path.parent.mkdir(exist_ok=True)
+        write_bin(path, images, same)
+    return paths
+
+
+def test_two_sets_of_one_name_are_two_rows(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    bins = make_bins(tmp_path / "a" / "lfw.bin", tmp_path / "b" / "lfw.bin")
+    network, output = write_onnx(tmp_path / "n.onnx"), tmp_path / "out"
+    run_command(monkeypatch, "--checkpoint", network, "--output", output, "--bins", *bins)
+    sets = json.loads((output / "results.json").read_text())["sets"]
+    assert {name: part["pairs"] for name, part in sets.items()} == {"a/lfw": 10, "b/lfw": 11}
+    assert all(Image.open(part["worst"]).width > 500 for part in sets.values())
+    assert len({part["worst"] for part in sets.values()}) == 2
+    out = capsys.readouterr().out
+    assert "a/lfw" in out and "b/lfw" in out
+
+
+def test_a_set_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    network = write_onnx(tmp_path / "n.onnx")
+    good, small = make_bins(tmp_path / "good.bin", tmp_path / "small.bin", pairs=8)
+    write_bin(good, [jpeg(i) for i in range(20)], np.arange(10) % 2 == 0)
+    with pytest.raises(ValueError, match="small.bin has 9 pairs, too few"):
+        run_command(monkeypatch, "--checkpoint", network, "--bins", good, small)
+    cut = tmp_path / "cut.bin"
+    write_bin(cut, [jpeg(i)[: 300 if i == 5 else None] for i in range(20)], np.arange(10) % 2 == 0)
+    with pytest.raises(ValueError, match=r"cut\.bin, image 5:"):
+        run_command(monkeypatch, "--checkpoint", network, "--bins", good, cut)
 
 
 def test_command(shared, tmp_path, monkeypatch, capsys):

@@ -65,7 +65,7 @@ def test_a_bad_set_is_named_by_the_rank_that_has_the_image(config, tmp_path, wor
             Verifier(settings, place, None)
 
 
-@pytest.mark.parametrize("options, words", [({"count": 5}, "5 pairs are too few"), ({"cut": 3}, "image 3")])
+@pytest.mark.parametrize("options, words", [({"count": 5}, "bad.bin has 5 pairs, too few"), ({"cut": 3}, "image 3")])
 def test_a_set_that_cannot_be_used_ends_the_run_before_it_begins(config, tmp_path, options, words):  # noqa: F811
     path = write_pairs(tmp_path / "sets" / "bad.bin", **options)
     result = subprocess.run(command(config, f"verify.bins=[{path}]"), capture_output=True, text=True, timeout=120)

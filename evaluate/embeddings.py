@@ -1,0 +1,36 @@
+"""What every protocol asks of embeddings before it measures anything: one row an image, and numbers that are finite."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+
+def one_row_an_image(output: object, images: int) -> Tensor:
+    """A network's output for a batch as embeddings float32 (images, d), d > 1; (images, d, 1, 1) becomes (images, d).
+
+    Raises ``ValueError`` for anything else, such as a detector's boxes.
+    """
+    if isinstance(output, Tensor) and output.ndim > 2 and output.shape[2:].numel() == 1:
+        output = output.flatten(1)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != images or output.shape[1] < 2:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"the network is none that embeds faces: for {images} images it gives {found}, not one row of numbers each"
+        )
+    return output.float()
+
+
+def finite(values: np.ndarray, what: str, name: Callable[[int], str] = "image {}".format) -> np.ndarray:
+    """``values`` (n, ...) themselves if all are finite, else a ``ValueError`` that counts and names the bad rows.
+
+    ``what`` says whose the values are, ``name`` what a row is called.
+    """
+    sound = np.ones(len(values), bool)
+    for start in range(0, len(values), 4096):  # values may be the map of a large file
+        part = slice(start, start + 4096)
+        sound[part] = np.isfinite(values[part]).reshape(len(sound[part]), -1).all(axis=1)
+    if not sound.all():
+        bad = np.flatnonzero(~sound)
+        raise ValueError(f"{what} are not finite for {len(bad)} of {len(values)} images, the first is {name(bad[0])}")
+    return values
