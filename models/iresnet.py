@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from models.layers import PReLU, SqueezeExcite, downsampled, run_blocks
+from models.layers import PReLU, SqueezeExcite, converted, downsampled, run_blocks
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 
@@ -68,6 +68,8 @@ class IResNet(nn.Module):
         width: factor on their channels, 64 to 512, which are rounded to multiples of 8.
         dropout: probability of dropping a value before the last linear layer; ``model.dropout.p`` may be changed later.
         se: squeeze-excite at the end of each branch.
+        bgr: turn the RGB images into BGR first; MagFace's published checkpoints were trained on BGR,
+        unit_range: and in [0, 1].
         checkpoint_activations: recompute each block for the gradient instead of storing its activations.
     """
 
@@ -80,9 +82,12 @@ class IResNet(nn.Module):
         width: float = 1.0,
         dropout: float = 0.0,
         se: bool = False,
+        bgr: bool = False,
+        unit_range: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.bgr, self.unit_range = bgr, unit_range
         self.checkpoint_activations = checkpoint_activations
         widths = [max(8, round(channels * width / 8) * 8) for channels in STAGE_CHANNELS]
         first, last = widths[0], widths[-1]
@@ -104,7 +109,7 @@ class IResNet(nn.Module):
 
     def trunk(self, images_bchw: Tensor) -> Tensor:
         """The map before the dropout, (b, c, h/16, w/16); `head` may be applied to it more than once."""
-        x_bchw = self.prelu(self.bn1(self.conv1(images_bchw)))
+        x_bchw = self.prelu(self.bn1(self.conv1(converted(images_bchw, self.bgr, self.unit_range))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x_bchw = run_blocks(stage, x_bchw, self.checkpoint_activations)
         return self.bn2(x_bchw)
