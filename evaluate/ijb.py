@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluate.arguments import PRECISIONS, add_network_options
 from evaluate.identification import Search, joint, open_set, search
+from evaluate.preprocessing import input_options
 from evaluate.release import TARGETS, Identities, Images, Release
 from evaluate.results import print_rates, write_results
 from evaluate.roc import RULES, Roc
@@ -129,6 +130,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    given = input_options(args)
     keep_freed_memory()
     release = Release(args.data, args.target)
     images = release.images()
@@ -136,9 +138,10 @@ def main() -> None:
     pairs = release.pairs() if "verification" in args.protocol else None
     people = (release.galleries(), release.probes()) if "identification" in args.protocol else None
     if args.features:
+        taken = {}
         features = load_features(args.features, len(images.names))
     else:
-        from evaluate.extract import extract  # decoding and networks are needed here alone
+        from evaluate.extract import extract, input_of  # decoding and networks are needed here alone
 
         file = extract(
             release,
@@ -146,6 +149,7 @@ def main() -> None:
             args.checkpoint,
             args.network,
             args.output,
+            given=given,
             batch_size=args.batch_size,
             threads=args.threads,
             autocast=PRECISIONS[args.precision],
@@ -153,6 +157,7 @@ def main() -> None:
         if file is None:  # another rank scores
             return
         features = load_features(file, len(images.names))
+        taken = {"input": input_of(file)}
 
     detector = None if args.no_detector_score else images.detector
     templates = pool(features, images.template, images.media, detector, flip=args.flip, norm=args.norm)
@@ -167,7 +172,7 @@ def main() -> None:
             ranks = {name: part[name] for name in part if name.startswith("rank")}
             print_rates(f"{args.target} 1:N {title}", ranks | {f"TPIR@{x}": y for x, y in part["tpir"].items()})
     settings = {"flip": args.flip, "norm": args.norm, "detector_score": not args.no_detector_score}
-    write_results(args.output, {"name": args.name, "target": args.target, "settings": settings, **results})
+    write_results(args.output, {"name": args.name, "target": args.target, **taken, "settings": settings, **results})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluate.arguments import PRECISIONS, add_network_options
+from evaluate.preprocessing import input_options
 from pipelines.entry import run
 
 FOLDS = 10
@@ -148,6 +149,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    given = input_options(args)
     # What only a command needs stays out of the way of training, which imports `verify`.
     from evaluate.checkpoint import load_network
     from evaluate.devices import ranks
@@ -163,7 +165,9 @@ def main() -> None:
     table = Table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "threshold")
     reports = {}
     with ranks() as world:
-        network = load_network(args.checkpoint, args.network, world.device)
+        network = load_network(args.checkpoint, args.network, world.device, given)
+        if world.rank == 0:
+            print(f"the network takes {network.input}")
         for name, pairs in sets.items():
             features = embed(
                 network.model,
@@ -200,7 +204,9 @@ def main() -> None:
         if world.rank == 0:
             Console().print(table)
             if args.output:
-                write_results(args.output, {"name": args.name, "flip": not args.no_flip, "sets": reports})
+                write_results(
+                    args.output, {"name": args.name, "input": network.input, "flip": not args.no_flip, "sets": reports}
+                )
 
 
 def set_results(result: VerificationResult, same: np.ndarray) -> dict:
