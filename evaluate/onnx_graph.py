@@ -76,7 +76,7 @@ def _start(model: onnx.ModelProto, path: Path) -> onnx.ModelProto | None:
         last = of_image[0]
         if node.domain not in ("", "ai.onnx") or node.op_type not in _CARRY | _LIMIT | _AFFINE | {_STATISTICS}:
             break
-        if node.op_type in _AFFINE and len(of_image) > 1:
+        if node.op_type in _AFFINE and len(of_image) > 1 or node.op_type == "Div" and of_image != [node.input[0]]:
             break
         arithmetic |= node.op_type in _AFFINE | {_STATISTICS}
         nodes += _shown(node)

@@ -85,7 +85,7 @@ def overruled(found: Preprocessing, why: str, given: dict[str, Any]) -> tuple[Pr
     names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
     if "input_range" in given:
         why = ""
-    return preprocessing, ", ".join(part for part in (str(preprocessing), why, names and f"by {names}") if part)
+    return preprocessing, ", ".join(part for part in (str(preprocessing), why, names and f"set by {names}") if part)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

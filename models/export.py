@@ -41,7 +41,6 @@ def main() -> None:
     model, options = load_backbone(args.checkpoint, **{name: value for name, value in given.items() if value})
     require_finite(model)
     if to_onnx:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         size = options["input_size"]
         error = export_onnx(model, args.output, size, fp16=args.fp16, dynamic_batch=args.dynamic_batch)
         print(f"written: {args.output} ({options['name']}; onnxruntime and PyTorch agree to {error:.1e} of the norm)")

@@ -46,6 +46,7 @@ def export_onnx(
     fold_batch_norms(network, images)
     if fp16:
         network = _HalfInside(network.half())
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     axes = {"data": {0: "batch"}, "embedding": {0: "batch"}} if dynamic_batch else None
     try:
