@@ -1,11 +1,14 @@
 """A trained network from whatever holds it: a run folder, its ``model.pt``, any state dict, or an ONNX file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from evaluate.preprocessing import Preprocessed, Preprocessing, overruled
 from models.weights import load_backbone
 
 
@@ -15,54 +18,43 @@ class Network:
 
     model: nn.Module
     input_size: int
+    input: str = "RGB in [-1, 1]"  # what the network inside takes, and what told so
 
 
-def load_network(path: Path, name: str | None = None, device: torch.device | str = "cpu") -> Network:
-    """The network at ``path``; ``name`` is the backbone where neither a config beside it nor its tensors tell."""
-    if path.suffix == ".onnx":
-        model = OnnxModel(path, device)
-        return Network(model.eval(), model.input_size)
-    backbone, options = load_backbone(path, **({"name": name} if name else {}))
-    return Network(backbone.to(device, memory_format=torch.channels_last), options.get("input_size", 112))
+def load_network(
+    path: Path,
+    name: str | None = None,
+    device: torch.device | str = "cpu",
+    given: Mapping[str, Any] | None = None,
+) -> Network:
+    """The network at ``path``.
 
-
-class OnnxModel(nn.Module):
-    """An ONNX network run by onnxruntime; images and embeddings pass through the CPU.
-
-    Graphs that begin with a subtraction and a multiplication normalise pixels of 0...255 themselves, as insightface's
-    exports do; all others get [-1, 1].
+    Args:
+        path: a run folder, a state dict or an ``.onnx`` file.
+        name: the backbone, where neither a config beside the weights nor its tensors tell.
+        given: fields of `Preprocessing` that overrule what the file shows of the images that the network takes.
     """
+    given = dict(given or {})
+    if path.suffix.lower() == ".onnx":
+        return _onnx_network(path, device, given)
+    backbone, options = load_backbone(path, **({"name": name} if name else {}))
+    backbone = backbone.to(device, memory_format=torch.channels_last)
+    size = options["input_size"]
+    bgr, unit_range = options.get("bgr", False), options.get("unit_range", False)
+    found = Preprocessing((0, 1) if unit_range else (-1, 1), bgr=bgr)
+    preprocessing, text = overruled(found, "as the checkpoint tells" if bgr or unit_range else "", given)
+    if preprocessing == found:  # which the backbone does by itself
+        return Network(backbone, size, text)
+    backbone.bgr = backbone.unit_range = False
+    return Network(Preprocessed(preprocessing, backbone).eval(), size, text)
 
-    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
-        super().__init__()
-        if not path.exists():
-            raise FileNotFoundError(f"there is no checkpoint {path}")
-        try:
-            import onnx
-            import onnxruntime
-        except ImportError:
-            raise ValueError("ONNX files need two packages: pip install 'facemill[onnx]'") from None
-        try:
-            nodes = onnx.load(str(path), load_external_data=False).graph.node
-            providers = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
-            available = set(onnxruntime.get_available_providers())
-            self.session = onnxruntime.InferenceSession(
-                str(path), providers=[*(available & set(providers)), "CPUExecutionProvider"]
-            )
-        except Exception as error:  # both libraries raise classes of their own
-            raise ValueError(f"{path} is no usable ONNX file: {error}") from None
-        self.takes_pixels = [node.op_type for node in nodes[:2]] == ["Sub", "Mul"]
-        self.input = self.session.get_inputs()[0]
-        batch, _, height, width = self.input.shape
-        self.batch = batch if isinstance(batch, int) else None
-        self.input_size = height if isinstance(height, int) else 112
-        if isinstance(width, int) and width != self.input_size:
-            raise ValueError(f"{path} takes images of {height} x {width}; only square ones are supported")
 
-    def forward(self, images: Tensor) -> Tensor:
-        pixels = (images.float() + 1) * 127.5 if self.takes_pixels else images.float()
-        pixels = pixels.contiguous().cpu()
-        parts = pixels.split(self.batch or len(pixels))
-        return torch.cat(
-            [torch.from_numpy(self.session.run(None, {self.input.name: part.numpy()})[0]) for part in parts]
-        ).to(images.device)
+def _onnx_network(path: Path, device: torch.device | str, given: dict[str, Any]) -> Network:
+    try:
+        from evaluate.onnx_network import OnnxNetwork
+    except ModuleNotFoundError:
+        raise ValueError("ONNX files need two packages: pip install 'facemill[onnx]'") from None
+    network = OnnxNetwork(path, device)
+    input_range, why = ((-1, 1), "") if "input_range" in given else network.input_range()
+    preprocessing, text = overruled(Preprocessing(input_range), why, given)
+    return Network(Preprocessed(preprocessing, network).eval(), network.input_size, text)

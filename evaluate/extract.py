@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ def extract(
     network: str | None,
     output: Path,
     *,
+    given: Mapping[str, Any] | None = None,
     batch_size: int = 128,
     threads: int = 4,
     autocast: torch.dtype | None = None,
@@ -39,7 +41,7 @@ def extract(
     """Write ``features.npy`` float32 (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
 
     Under torchrun the ranks share the work. Pieces done by an interrupted call with the same checkpoint and images are
-    kept, whatever the number of ranks, and finished features are not computed again.
+    kept, whatever the number of ranks, and finished features are not computed again. ``given`` is `load_network`'s.
     """
     paths = _paths(release, images)
     _check_landmarks(images)
@@ -49,8 +51,10 @@ def extract(
         for number, start in enumerate(range(0, len(paths), chunk))
     ]
     with ranks() as world:
+        loaded = load_network(checkpoint, network, world.device, given)
         if world.rank == 0:
-            _discard_others(final, folder, _key(checkpoint, network, images, autocast), chunk)
+            print(f"the network takes {loaded.input}")
+            _discard_others(final, folder, _key(checkpoint, network, loaded.input, images, autocast), chunk)
         world.barrier()
         done = final.exists()
         missing = [piece for piece in pieces if not piece[0].exists()]
@@ -58,7 +62,6 @@ def extract(
         if not done:
             share = slice(*(len(missing) * k // world.world_size for k in (world.rank, world.rank + 1)))
             if missing[share]:
-                loaded = load_network(checkpoint, network, world.device)
                 images_of = partial(
                     aligned_images,
                     paths,
@@ -104,14 +107,20 @@ def _check_landmarks(images: Images) -> None:
         )
 
 
-def _key(checkpoint: Path, network: str | None, images: Images, autocast: torch.dtype | None) -> str:
+def input_of(features: Path) -> str:
+    """What the network took from which `extract` wrote these ``features``."""
+    return json.loads(features.with_suffix(".json").read_text())["input"]
+
+
+def _key(checkpoint: Path, network: str | None, taken: str, images: Images, autocast: torch.dtype | None) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in."""
     files = (
         [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
     )
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
-    return json.dumps({"checkpoint": stamps, "network": network, "images": digest.hexdigest(), "dtype": str(autocast)})
+    model = {"checkpoint": stamps, "network": network, "input": taken}
+    return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast)})
 
 
 def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:

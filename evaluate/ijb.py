@@ -12,6 +12,7 @@ from evaluate.arguments import PRECISIONS, add_network_options
 from evaluate.embeddings import finite
 from evaluate.features import load_features
 from evaluate.identification import Search, joint, open_set, search
+from evaluate.preprocessing import input_options
 from evaluate.release import TARGETS, Identities, Images, Release
 from evaluate.results import print_rates, write_results
 from evaluate.roc import RULES, Roc
@@ -124,11 +125,13 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def image_features(args: argparse.Namespace, release: Release, images: Images) -> np.ndarray | None:
-    """Features (n, v, d) from a file or of a checkpoint; None on a rank that has no more to do."""
-    file, views = args.features, args.views
+def image_features(
+    args: argparse.Namespace, release: Release, images: Images
+) -> tuple[np.ndarray | None, dict[str, str]]:
+    """Features (n, v, d) from a file or of a checkpoint, and what its network took; None on a rank that is done."""
+    file, views, taken = args.features, args.views, {}
     if file is None:
-        from evaluate.extract import extract  # decoding and networks are needed here alone
+        from evaluate.extract import extract, input_of  # decoding and networks are needed here alone
 
         views = 2
         file = extract(
@@ -137,20 +140,23 @@ def image_features(args: argparse.Namespace, release: Release, images: Images) -
             args.checkpoint,
             args.network,
             args.output,
+            given=input_options(args),
             batch_size=args.batch_size,
             threads=args.threads,
             autocast=PRECISIONS[args.precision],
         )
         if file is None:  # another rank scores
-            return None
+            return None, taken
+        taken = {"input": input_of(file)}
     features = load_features(file, len(images.names), views)
     kind = "original and mirrored" if features.shape[1] == 2 else "one view alone"
     print(f"features of an image: {kind}, {features.shape[2]} numbers each, from {file}")
-    return features
+    return features, taken
 
 
 def main() -> None:
     args = arguments()
+    input_options(args)  # told of a mistake in them before the long work
     keep_freed_memory()
     release = Release(args.data, args.target)
     images = release.images()
@@ -159,7 +165,7 @@ def main() -> None:
     people = (release.galleries(), release.probes()) if "identification" in args.protocol else None
     name_of = images.names.__getitem__
     detector = None if args.no_detector_score else finite(images.detector, "the detector scores", name_of)
-    features = image_features(args, release, images)
+    features, taken = image_features(args, release, images)
     if features is None:
         return
     try:
@@ -185,7 +191,7 @@ def main() -> None:
         "norm": args.norm,
         "detector_score": detector is not None,
     }
-    write_results(args.output, {"name": args.name, "target": args.target, "settings": settings, **results})
+    write_results(args.output, {"name": args.name, "target": args.target, **taken, "settings": settings, **results})
 
 
 if __name__ == "__main__":

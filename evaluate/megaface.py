@@ -14,6 +14,7 @@ import numpy as np
 from evaluate.arguments import PRECISIONS, add_network_options
 from evaluate.devices import Ranks, ranks
 from evaluate.megaface_files import feature_path, find_noises, read_features, read_list, read_noises, write_feature
+from evaluate.preprocessing import input_options
 from evaluate.results import print_rates, write_results
 from evaluate.roc import tar_at
 from evaluate.scores import Largest, blocks
@@ -125,7 +126,9 @@ def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ran
     from evaluate.embed import embed
     from pipelines.lists import ListSource
 
-    network = load_network(args.checkpoint, args.network, world.device)
+    network = load_network(args.checkpoint, args.network, world.device, input_options(args))
+    if world.rank == 0:
+        print(f"the network takes {network.input}")
     features = {}
     for kind, names in sets.items():
         both = embed(

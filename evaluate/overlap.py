@@ -17,6 +17,7 @@ from torch import Tensor
 from evaluate.checkpoint import Network, load_network
 from evaluate.embed import embed_batches
 from evaluate.embeddings import finite
+from evaluate.preprocessing import add_input_options, input_options
 from pipelines.bins import read_bin
 from pipelines.entry import run
 from pipelines.files import replacing
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("first", type=Path, help="the training set")
     parser.add_argument("second", type=Path, help="the test set; may be a .bin")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
-    parser.add_argument("--network", help="backbone, where the checkpoint does not tell: r50, vit_b, ...")
+    add_input_options(parser)
     parser.add_argument("--threshold", type=float, default=0.6, help="least cosine of the means of a shared identity")
     parser.add_argument("--images", type=int, default=8, help="images of each identity that are embedded")
     parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for overlap.json and overlap.png")
@@ -119,7 +120,8 @@ def main() -> None:
         if getattr(arguments, option) < 1:
             parser.error(f"--{option.replace('_', '-')} must be 1 at least")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_network(arguments.checkpoint, arguments.network, device)
+    network = load_network(arguments.checkpoint, arguments.network, device, input_options(arguments))
+    print(f"the network takes {network.input}")
     first, second = open_identities(arguments.first), open_identities(arguments.second)
     (first_means, first_labels), (second_means, second_labels) = (
         mean_embeddings(

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from evaluate.arguments import PRECISIONS, add_network_options
 from evaluate.embeddings import finite
+from evaluate.preprocessing import input_options
 from pipelines.bins import BinSet, read_bin
 from pipelines.entry import run
 from pipelines.files import distinct_names
@@ -154,6 +155,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    given = input_options(args)
     # What only a command needs stays out of the way of training, which imports `verify`.
     from evaluate.checkpoint import load_network
     from evaluate.devices import ranks
@@ -167,7 +169,9 @@ def main() -> None:
     sets = {name: read_set(path) for name, path in zip(names, args.bins)}
     results, reports = {}, {}
     with ranks() as world:
-        network = load_network(args.checkpoint, args.network, world.device)
+        network = load_network(args.checkpoint, args.network, world.device, given)
+        if world.rank == 0:
+            print(f"the network takes {network.input}")
         for (name, pairs), path in zip(sets.items(), args.bins):
             features = embed(
                 network.model,
@@ -188,7 +192,9 @@ def main() -> None:
         if world.rank == 0:
             Console().print(table(results))
             if args.output:
-                write_results(args.output, {"name": args.name, "flip": not args.no_flip, "sets": reports})
+                write_results(
+                    args.output, {"name": args.name, "input": network.input, "flip": not args.no_flip, "sets": reports}
+                )
 
 
 def read_set(path: Path) -> BinSet:

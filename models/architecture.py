@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +31,16 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     except (KeyError, IndexError):
         pass
     raise ValueError("these tensors belong to no backbone that is known here")
+
+
+def backbone_prefixes(names: Collection[str]) -> list[str]:
+    """What stands before the tensors' names of each known backbone among ``names``, that of the most tensors first.
+
+    Where no backbone is whole, the prefix of the most tensors that could be of one; none where there are no such.
+    """
+    found = Counter(name[: match.start(1)] for name in names if (match := _OF_A_BACKBONE.search(name)))
+    prefixes = [prefix for prefix, _ in found.most_common()]
+    return [prefix for prefix in prefixes if any(prefix + mark in names for mark in _GUESSES)] or prefixes[:1]
 
 
 def _iresnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -82,6 +93,12 @@ _GUESSES: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "conv_sep.layers.0.weight": _mobilefacenet,
     "patch_embed.proj.weight": _vit,
 }
+
+
+# How most names of those families' tensors begin, behind any prefix that ends in a dot or, of a section, in a slash.
+_OF_A_BACKBONE = re.compile(
+    r"(?:^|[./])((?:layer[1-4]|blocks)\.\d+\.|body\.\d+\.(?:res|shortcut)_layer\.|layers\.\d+\.layers\.|patch_embed\.)"
+)
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from models.onnx_file import export_onnx
 from models.pretrained import model_card, save_pretrained
-from models.weights import load_backbone, run_config
+from models.weights import load_backbone, require_finite, run_config
 from pipelines.entry import run
 
 
@@ -30,17 +30,17 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    to_onnx = args.output.suffix == ".onnx"
+    to_onnx = args.output.suffix.lower() == ".onnx"
     if to_onnx and args.results:
         raise ValueError("--results is for the model card: give --output the name of a folder")
     if not to_onnx and (args.fp16 or args.dynamic_batch):
         raise ValueError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
-    if args.output.suffix == ".safetensors":
+    if args.output.suffix.lower() == ".safetensors":
         raise ValueError("give --output the name of a folder: model.safetensors, its config and its card go there")
     given: dict[str, Any] = {"name": args.network, "input_size": args.input_size}
     model, options = load_backbone(args.checkpoint, **{name: value for name, value in given.items() if value})
+    require_finite(model)
     if to_onnx:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         size = options["input_size"]
         error = export_onnx(model, args.output, size, fp16=args.fp16, dynamic_batch=args.dynamic_batch)
         print(f"written: {args.output} ({options['name']}; onnxruntime and PyTorch agree to {error:.1e} of the norm)")

@@ -1,6 +1,7 @@
 """What a backbone costs: ``python -m models.inspect NAME|FILE``, or without arguments a table of all of them."""
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Speed:
     """Images per second in float32, channels-last."""
 
     forward: float
-    training: float  # forward and backward
+    training: float  # forward and backward; NaN for one image, of which batch norms have no statistics
 
 
 def speed(model: nn.Module, input_size: int, device: torch.device, batch_size: int, seconds: float = 2.0) -> Speed:
@@ -86,6 +87,8 @@ def speed(model: nn.Module, input_size: int, device: torch.device, batch_size: i
 
     model.eval()
     forward_seconds = _best(forward, device, seconds)
+    if batch_size == 1:
+        return Speed(1 / forward_seconds, math.nan)
     model.train()
     return Speed(batch_size / forward_seconds, batch_size / _best(training, device, seconds))
 
@@ -108,7 +111,10 @@ def arguments() -> argparse.Namespace:
         "model", nargs="?", help="a backbone's name or a file of weights; default: a table of all names"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time when measuring the speed")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.batch_size < 1:
+        parser.error("--batch-size must be 1 at least")
+    return args
 
 
 def main() -> None:
@@ -131,7 +137,8 @@ def main() -> None:
     kind = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     table.add_column(f"images/s on {kind}: forward")
     table.add_column("with backward")
-    table.add_row(options["name"], *_cells(cost(**options)), f"{measured.forward:.1f}", f"{measured.training:.1f}")
+    training = "–" if math.isnan(measured.training) else f"{measured.training:.1f}"
+    table.add_row(options["name"], *_cells(cost(**options)), f"{measured.forward:.1f}", training)
     console.print(table)
 
 

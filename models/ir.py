@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from models.iresnet import STAGE_CHANNELS, conv3x3, plan, projection, residual_branch
-from models.layers import DropRate, PReLU, downsampled, run_blocks
+from models.layers import DropRate, PReLU, converted, downsampled, run_blocks
 
 
 class Block(nn.Module):
@@ -70,7 +70,6 @@ class IR(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images_bchw: Tensor) -> Tensor:
-        if self.bgr:
-            images_bchw = images_bchw.flip(1)
-        x_bchw = run_blocks(self.body, self.input_layer(images_bchw), self.checkpoint_activations)
+        x_bchw = self.input_layer(converted(images_bchw, self.bgr, unit_range=False))
+        x_bchw = run_blocks(self.body, x_bchw, self.checkpoint_activations)
         return self.output_layer(x_bchw)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from models.layers import DropRate, PReLU, SqueezeExcite, Width, downsampled, run_blocks
+from models.layers import DropRate, PReLU, SqueezeExcite, Width, converted, downsampled, run_blocks
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 
@@ -29,10 +29,27 @@ def residual_branch(in_channels: int, out_channels: int, stride: int, se: bool) 
     }
 
 
+class _Skipping(nn.Conv2d):
+    """A 1×1 convolution of the pixels that a stride leaves.
+
+    For the gradient of few channels, channels-last, oneDNN's own of stride 2 (PyTorch 2.13, with AVX-512) writes past
+    the end of its memory, which ends the process.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=False)
+        self.skip = stride
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return super().forward(x_bchw[:, :, :: self.skip, :: self.skip])
+
+
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """The shortcut of a block that changes the shape."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        _Skipping(in_channels, out_channels, stride)
+        if in_channels < 16
+        else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
         nn.BatchNorm2d(out_channels),
     )
 
@@ -68,6 +85,8 @@ class IResNet(nn.Module):
         width: factor on their channels, 64 to 512, which are rounded to multiples of 8.
         dropout: probability of dropping a value before the last linear layer; ``model.dropout.p`` may be changed later.
         se: squeeze-excite at the end of each branch.
+        bgr: turn the RGB images into BGR first; MagFace's published checkpoints were trained on BGR,
+        unit_range: and in [0, 1].
         checkpoint_activations: recompute each block for the gradient instead of storing its activations.
     """
 
@@ -80,9 +99,12 @@ class IResNet(nn.Module):
         width: Width = 1.0,
         dropout: DropRate = 0.0,
         se: bool = False,
+        bgr: bool = False,
+        unit_range: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.bgr, self.unit_range = bgr, unit_range
         self.checkpoint_activations = checkpoint_activations
         widths = [max(8, round(channels * width / 8) * 8) for channels in STAGE_CHANNELS]
         first, last = widths[0], widths[-1]
@@ -104,7 +126,7 @@ class IResNet(nn.Module):
 
     def trunk(self, images_bchw: Tensor) -> Tensor:
         """The map before the dropout, (b, c, h/16, w/16); `head` may be applied to it more than once."""
-        x_bchw = self.prelu(self.bn1(self.conv1(images_bchw)))
+        x_bchw = self.prelu(self.bn1(self.conv1(converted(images_bchw, self.bgr, self.unit_range))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x_bchw = run_blocks(stage, x_bchw, self.checkpoint_activations)
         return self.bn2(x_bchw)

@@ -1,4 +1,4 @@
-"""What several backbones share: PReLU, squeeze-excite, drop path, and blocks whose activations are recomputed."""
+"""What several backbones share: other inputs, PReLU, squeeze-excite, drop path, and blocks that are recomputed."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +19,13 @@ def downsampled(size: int, times: int) -> int:
     for _ in range(times):
         size = (size + 1) // 2
     return size
+
+
+def converted(images_bchw: Tensor, bgr: bool, unit_range: bool) -> Tensor:
+    """RGB images in [-1, 1] as weights of another origin take them: with BGR channels, in [0, 1], or both."""
+    if bgr:  # not `flip`: in ONNX that is a Slice with step -1, which OpenCV refuses
+        images_bchw = torch.cat(images_bchw.split(1, dim=1)[::-1], dim=1)
+    return images_bchw * 0.5 + 0.5 if unit_range else images_bchw
 
 
 class _LeanPReLU(torch.autograd.Function):

@@ -1,12 +1,20 @@
 """ONNX files as InsightFace's tools expect them: ``data`` (n, 3, h, w), RGB in [-1, 1], to ``embedding`` (n, d)."""
 
 import copy
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from models.weights import require_finite
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 # The first opset in which layer normalisation is one node.
 OPSET = 17
@@ -29,13 +37,16 @@ def export_onnx(
         The largest distance between the two, relative to the embedding's norm.
 
     Raises:
-        RuntimeError: when they differ by more than rounding.
+        ValueError: when weights or embeddings are not finite.
+        RuntimeError: when the embeddings differ by more than rounding.
     """
+    require_finite(model)
     network = copy.deepcopy(model).eval()
     images = torch.rand(3 if dynamic_batch else 1, 3, input_size, input_size) * 2 - 1
     fold_batch_norms(network, images)
     if fp16:
         network = _HalfInside(network.half())
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     axes = {"data": {0: "batch"}, "embedding": {0: "batch"}} if dynamic_batch else None
     try:
@@ -52,6 +63,9 @@ def export_onnx(
                 dynamo=False,
             )
         error = onnx_error(model, partial, torch.cat([images, images.flip(0, 3)]) if dynamic_batch else images)
+        if math.isnan(error):
+            half = "; do without --fp16" if fp16 else ""
+            raise ValueError(f"the embeddings of random images are zero or not finite{half}")
         if not error <= TOLERANCE[torch.float16 if fp16 else torch.float32]:
             raise RuntimeError(f"onnxruntime's embeddings differ from PyTorch's by {error:.1e} of their norm")
         partial.replace(path)
@@ -63,14 +77,21 @@ def export_onnx(
 @torch.no_grad()
 def onnx_error(model: nn.Module, path: Path, images: Tensor) -> float:
     """The largest distance between the embeddings of onnxruntime and of ``model``, relative to the latter's norm."""
+    session = quiet_session(str(path))
+    ours = model(images).double().numpy()
+    theirs = session.run(["embedding"], {"data": images.numpy()})[0]
+    return float((np.linalg.norm(theirs - ours, axis=1) / np.linalg.norm(ours, axis=1)).max())
+
+
+def quiet_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> "InferenceSession":
+    """onnxruntime's session of a file or a serialised model; what fails raises, and nothing is written beside that."""
     try:
         import onnxruntime
     except ImportError:
         raise ValueError("ONNX needs two packages more: pip install 'facemill[onnx]'") from None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    ours = model(images).double().numpy()
-    theirs = session.run(["embedding"], {"data": images.numpy()})[0]
-    return float((np.linalg.norm(theirs - ours, axis=1) / np.linalg.norm(ours, axis=1)).max())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=list(providers))
 
 
 @torch.no_grad()

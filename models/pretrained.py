@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from models.weights import load_backbone
+from models.weights import load_backbone, require_finite
 
 
 def from_pretrained(path: str | Path) -> nn.Module:
@@ -18,7 +18,12 @@ def from_pretrained(path: str | Path) -> nn.Module:
 
 
 def save_pretrained(model: nn.Module, options: Mapping[str, Any], folder: Path, card: str) -> None:
-    """Write ``model``, the arguments of `create_model` that make it, and the text of its card."""
+    """Write ``model``, the arguments of `create_model` that make it, and the text of its card.
+
+    Raises:
+        ValueError: when a weight is not finite.
+    """
+    require_finite(model)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     config = {"model_type": "facemill", "architectures": [type(model).__name__], **options}

@@ -14,21 +14,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.architecture import guess_architecture
-from models.ir import IR
+from models.architecture import backbone_prefixes, guess_architecture
 from models.registry import create_model, model_arguments
 from models.sharded import read_sharded
 
-# Where training scripts keep the backbone's state dict among other things, and what they put before its names.
-_SECTIONS = ("state_dict", "state_dict_backbone", "backbone", "model")
-_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.")
+# The images that published networks were trained on where they are not RGB in [-1, 1], as arguments of `create_model`.
+_TRAINED_ON = {"AdaFace": {"bgr": True}, "MagFace": {"bgr": True, "unit_range": True}}
 
 
 class Weights(NamedTuple):
     """The tensors of a backbone under their published names."""
 
     tensors: dict[str, Tensor]
-    bgr: bool  # they expect BGR images, as AdaFace's published (Lightning) checkpoints do
+    origin: str | None = None  # AdaFace or MagFace, where the file has the layout of their published checkpoints
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """Arguments of `create_model` that the origin tells."""
+        return _TRAINED_ON.get(self.origin, {})
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -39,9 +42,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     weights = read_weights(path)
     _fit(model, weights.tensors, path)
-    if weights.bgr and isinstance(model, IR) and not model.bgr:
+    lacking = [f"{name}={value}" for name, value in weights.options.items() if getattr(model, name, value) != value]
+    if lacking:
         warnings.warn(
-            f"{path} comes from AdaFace, which trains on BGR images: create the model with bgr=True", stacklevel=2
+            f"{path} comes from {weights.origin}, which trains on other images: create the model with "
+            f"{', '.join(lacking)}",
+            stacklevel=2,
         )
 
 
@@ -51,14 +57,17 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
     Args:
         path: a file or folder that `read_weights` takes.
         options: arguments of `create_model`. What is not given comes from the ``config.json`` or ``config.yaml`` near
-            the weights, or, when there is none, from the names and shapes of the tensors.
+            the weights, or, when there is none, from the names and shapes of the tensors; ``bgr`` and ``unit_range``
+            of networks that were trained on such images from the layout of AdaFace's and MagFace's files.
     """
     path = Path(path)
     weights = read_weights(path)
-    found = _described(path) or _guessed(weights, path)
+    found = _described(path) or _guessed(weights.tensors, path)
     if options.get("name", found["name"]) != found["name"]:
         found = {size: found[size] for size in ("embedding_size", "input_size") if size in found}
     options = {"embedding_size": 512, "input_size": 112} | found | options
+    known = model_arguments(options["name"])
+    options = {name: value for name, value in weights.options.items() if name in known} | options
     model = create_model(**options)
     _fit(model, weights.tensors, path)
     return model.eval(), options
@@ -67,9 +76,10 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
 def read_weights(path: str | Path) -> Weights:
     """The backbone's tensors in a file or folder.
 
-    Understood are state dicts, bare or within the checkpoints of arcface_torch, TopoFR, TransFace, GB-CosFace,
-    ContraFace and AdaFace (Lightning), with the prefixes that wrappers leave, as ``.safetensors`` or as written by
-    `torch.save`; run folders and sharded checkpoints of Facemill; folders in Hugging Face's layout.
+    Understood are state dicts, bare or in any section of a checkpoint, with the prefixes that wrappers leave, as
+    ``.safetensors`` or as written by `torch.save`; run folders and sharded checkpoints of Facemill; folders in Hugging
+    Face's layout. Of several networks in a file the one of the most tensors is taken, the first of equals, with a
+    warning.
 
     Raises:
         FileNotFoundError: when there is nothing at ``path``.
@@ -78,15 +88,24 @@ def read_weights(path: str | Path) -> Weights:
     path = _file(Path(path))
     if path.is_dir():
         content: Any = read_sharded(path)
-    elif path.suffix == ".safetensors":
+    elif path.suffix.lower() == ".onnx":
+        raise ValueError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")
+    elif path.suffix.lower() == ".safetensors":
         try:
             content = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is no safetensors file: {error}") from None
     else:
         content = _unpickle(path)
-    bgr = isinstance(content, dict) and "pytorch-lightning_version" in content
-    return Weights(_backbone_tensors(content, path), bgr)
+    tensors, prefix = _backbone_tensors(content, path)
+    if prefix.endswith("features.module."):
+        return Weights(tensors, "MagFace")
+    return Weights(tensors, "AdaFace" if "pytorch-lightning_version" in content else None)
+
+
+# What a folder's weights are called, and how files of weights end under any name.
+_FILES = ("model.safetensors", "model.pt", "best.pt", "pytorch_model.bin")
+_SUFFIXES = {".bin", ".ckpt", ".onnx", ".pt", ".pth", ".safetensors", ".tar"}
 
 
 def _file(path: Path) -> Path:
@@ -95,10 +114,16 @@ def _file(path: Path) -> Path:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     if not path.is_dir() or (path / ".metadata").exists():
         return path
-    for name in ("model.safetensors", "model.pt", "best.pt"):
+    for name in _FILES:
         if (path / name).exists():
             return path / name
-    raise FileNotFoundError(f"{path} holds no model.safetensors, model.pt or best.pt: has its training finished?")
+    text = f"{path} holds no {', '.join(_FILES[:-1])} or {_FILES[-1]}"
+    if steps := sorted((path / "checkpoints").glob("step_*")):
+        raise FileNotFoundError(f"{text}: has its training finished? Its newest checkpoint is {steps[-1]}")
+    files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.suffix.lower() in _SUFFIXES)
+    if files:
+        text += f"; name the file that you mean: {_brief([str(file) for file in files])}"
+    raise FileNotFoundError(text)
 
 
 # What training scripts keep beside the weights: Lightning's callbacks and settings, scores, command lines.
@@ -116,6 +141,11 @@ class _Bystander:
         pass
 
 
+_REMEDY = (
+    "Where you trust it, let the program that wrote it save the plain state dict: torch.save(model.state_dict(), ...)"
+)
+
+
 def _unpickle(path: Path) -> Any:
     bystanders: list[str] = []
     try:
@@ -130,27 +160,37 @@ def _unpickle(path: Path) -> Any:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if not named:
             raise ValueError(f"{path} is no file of weights that PyTorch or safetensors wrote") from None
-        raise ValueError(
-            f"{path} is refused: reading it would run code ({named[1]}). Where you trust it, let the program that "
-            "wrote it save the plain state dict: torch.save(model.state_dict(), ...)"
-        ) from None
+        raise ValueError(f"{path} is refused: reading it would run code ({named[1]}). {_REMEDY}") from None
     except Exception as error:  # damaged files raise many kinds
+        if "weights_only" in str(error):  # PyTorch advises to run what is in the file
+            raise ValueError(f"{path} is TorchScript or of PyTorch's oldest format, no state dict. {_REMEDY}") from None
         raise ValueError(f"{path} is no file of weights: {error}") from None
 
 
-def _backbone_tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    content = content if isinstance(content, dict) else {}
-    for section in _SECTIONS:
-        if isinstance(content.get(section), dict):
-            content = content[section]
-            break
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    while inner := next((p for p in _PREFIXES if any(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(inner): value for name, value in tensors.items() if name.startswith(inner)}
-    tensors.pop("weight", None)  # TopoFR keeps the class centres in its backbone
-    if not tensors:
+def _backbone_tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The backbone's tensors under their published names, and what stood before these."""
+    named = dict(_named_tensors(content))
+    if not named:
         raise ValueError(f"{path} holds no tensors of a backbone")
-    return tensors
+    prefixes = backbone_prefixes(named)
+    if not prefixes:
+        raise ValueError(f"{path} holds tensors of no backbone that is known here: {_brief(list(named))}")
+    if len(prefixes) > 1:
+        networks = ", ".join(prefix or "the outermost" for prefix in prefixes)
+        warnings.warn(f"{path} holds several networks ({networks}); {networks.split(', ')[0]} is read", stacklevel=2)
+    prefix = prefixes[0]
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
+    tensors.pop("weight", None)  # TopoFR keeps the class centres in its backbone
+    return {name: tensor for name, tensor in tensors.items() if "/" not in name}, prefix
+
+
+def _named_tensors(content: Any, section: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in dictionaries within dictionaries, each as ``section/section/name``."""
+    for name, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            yield section + name, value
+        elif isinstance(name, str):
+            yield from _named_tensors(value, f"{section}{name}/")
 
 
 def run_config(path: Path) -> dict[str, Any] | None:
@@ -184,12 +224,18 @@ def _configs(path: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def _guessed(weights: Weights, path: Path) -> dict[str, Any]:
+def _guessed(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
     try:
-        options = guess_architecture(weights.tensors)
+        return guess_architecture(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return options | ({"bgr": True} if weights.bgr and "bgr" in model_arguments(options["name"]) else {})
+
+
+def require_finite(model: nn.Module) -> None:
+    """Raise a ValueError that names the first tensor of ``model`` with NaN or infinity in it."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"the weights are not finite: {name} holds NaN or infinity. Has the training diverged?")
 
 
 def _fit(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:

@@ -1,9 +1,12 @@
-import numpy as np
+import argparse
+
 import pytest
 import torch
 from torch import nn
 
+from evaluate.arguments import add_network_options
 from evaluate.checkpoint import load_network
+from evaluate.preprocessing import input_options
 from models import create_model
 
 IMAGES = torch.rand(3, 3, 112, 112) * 2 - 1
@@ -12,6 +15,10 @@ IMAGES = torch.rand(3, 3, 112, 112) * 2 - 1
 def outputs(model):
     with torch.inference_mode():
         return model(IMAGES)
+
+
+def close(found, expected):
+    assert (found - expected).norm() < 1e-3 * expected.norm() and expected.norm() > 0.1
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +42,73 @@ def test_a_state_dict_and_a_run_folder(backbone, tmp_path):
         assert (outputs(network.model) - expected).norm() < 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize("normalises, batch", [(True, "n"), (False, "n"), (False, 1)])
-def test_onnx(tmp_path, normalises, batch):
-    """With and without its own normalisation, which the first two nodes tell, and with a fixed batch of one."""
-    onnx = pytest.importorskip("onnx")
-    weights = np.random.default_rng(0).standard_normal((48, 5)).astype(np.float32)
-    helper, data = onnx.helper, onnx.numpy_helper.from_array
-    steps = [("Sub", ["x", "mean"]), ("Mul", ["Sub", "scale"])] if normalises else []
-    steps += [("Flatten", [steps[-1][0] if steps else "x"]), ("MatMul", ["Flatten", "w"])]
-    graph = helper.make_graph(
-        [helper.make_node(kind, inputs, [kind]) for kind, inputs in steps],
-        "network",
-        [helper.make_tensor_value_info("x", 1, [batch, 3, 4, 4])],
-        [helper.make_tensor_value_info("MatMul", 1, None)],
-        [data(weights, "w"), data(np.float32(127.5), "mean"), data(np.float32(1 / 127.5), "scale")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "net.onnx")
-    network = load_network(tmp_path / "net.onnx")
-    images = IMAGES[:, :, :4, :4]
-    assert network.input_size == 4
-    torch.testing.assert_close(
-        network.model(images), images.flatten(1) @ torch.from_numpy(weights), atol=1e-4, rtol=1e-4
-    )
+def test_what_a_state_dict_takes_can_be_told(backbone, tmp_path):
+    torch.save(backbone.state_dict(), tmp_path / "model.pt")
+    assert load_network(tmp_path / "model.pt").input == "RGB in [-1, 1]"
+    network = load_network(tmp_path / "model.pt", None, "cpu", {"input_range": (0.0, 1.0), "bgr": True})
+    assert network.input == "BGR in [0, 1], set by --input-range, --bgr"
+    close(outputs(network.model), backbone((IMAGES[:, [2, 1, 0]] + 1) / 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "taken"),
+    [
+        ({}, "BGR in [0, 1], as the checkpoint tells", lambda images: (images[:, [2, 1, 0]] + 1) / 2),
+        ({"bgr": True}, "BGR in [0, 1], as the checkpoint tells, set", lambda images: (images[:, [2, 1, 0]] + 1) / 2),
+        ({"bgr": False}, "RGB in [0, 1], as the checkpoint tells, set", lambda images: (images + 1) / 2),
+        ({"input_range": (-1.0, 1.0)}, "BGR in [-1, 1], set by --input-range", lambda images: images[:, [2, 1, 0]]),
+    ],
+)
+def test_what_magfaces_layout_tells_and_who_overrules_it(tmp_path, given, text, taken):
+    """Nothing is turned or scaled twice, in the backbone and in front of it."""
+    torch.manual_seed(0)
+    backbone = create_model("r18", embedding_size=8, width=0.25).eval()
+    tensors = {f"features.module.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    torch.save({"state_dict": tensors}, tmp_path / "magface.pth")
+    network = load_network(tmp_path / "magface.pth", None, "cpu", given)
+    assert network.input.startswith(text)
+    close(outputs(network.model), backbone(taken(IMAGES)))
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    add_network_options(parser)
+    return input_options(parser.parse_args([*words, "data"]))
+
+
+def test_options():
+    assert parse() == {}
+    assert parse("--bgr", "--input-range", "-1,1") == {"bgr": True, "input_range": (-1, 1)}
+    assert parse("--no-bgr", "--input-range=0,255") == {"bgr": False, "input_range": (0, 255)}
+    told = parse("--input-range", "0,1", "--mean", "-.5,0,.5", "--std", "0.5")
+    assert told == {"input_range": (0, 1), "mean": (-0.5, 0, 0.5), "std": (0.5,)}
+    with pytest.raises(ValueError, match="give it too"):
+        parse("--mean", "127.5")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--input-range", "1,0"),
+        ("--input-range", "255"),
+        ("--input-range", "0,inf"),
+        ("--mean", "1,2"),
+        ("--mean", "nan"),
+        ("--std", "0"),
+        ("--std", "1,1,-1"),
+        ("--batch-size", "0"),
+        ("--threads", "-1"),
+    ],
+)
+def test_options_that_cannot_be(words, capsys):
+    with pytest.raises(SystemExit):
+        parse(*words)
+    assert f"argument {words[0]}" in capsys.readouterr().err
 
 
 def test_what_is_not_there_or_not_a_network_is_named(tmp_path):
-    for name in ("run", "a.onnx"):
+    for name in ("run", "a.onnx", "a.ONNX"):
         with pytest.raises(FileNotFoundError, match="no checkpoint"):
             load_network(tmp_path / name)
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")

@@ -1,4 +1,6 @@
+import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ from PIL import Image
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import extract as module
+from evaluate import ijb
 from evaluate.checkpoint import Network
-from evaluate.extract import extract
+from evaluate.extract import extract, input_of
 from evaluate.release import Release
 from tests.evaluate.networks import write_onnx
 
@@ -194,6 +197,31 @@ def test_a_network_without_numbers_writes_no_features(release, tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"not finite for 2 of 8 images, the first is 2\.jpg"):
         run(release, tmp_path)
     assert not (tmp_path / "features.npy").exists() and not list((tmp_path / "features.partial").glob("*.npy"))
+
+
+def test_features_of_another_input_are_not_mixed_in(release, whole, tmp_path):
+    path = run(release, tmp_path)
+    assert input_of(path) == "RGB in [-1, 1], as the graph normalises nothing"
+    again = np.load(run(release, tmp_path, given={"bgr": True}))
+    assert input_of(path).startswith("BGR in [-1, 1]")
+    assert np.abs(again - whole).max() > 0.1
+
+
+def test_ijbs_results_say_what_the_network_took(release, tmp_path, monkeypatch):
+    words = ["--data", release, "--checkpoint", release / "model.onnx", "--output", tmp_path, "--input-range", "0,1"]
+    monkeypatch.setattr(sys, "argv", ["ijb", *map(str, words), "--threads", "1"])
+    ijb.main()
+    assert json.loads((tmp_path / "results.json").read_text())["input"] == "RGB in [0, 1], set by --input-range"
+
+
+def test_a_checkpoint_that_is_missing_costs_no_features(release, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(release, copy)
+    path = run(copy, tmp_path / "out")
+    (copy / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        run(copy, tmp_path / "out")
+    assert path.exists()
 
 
 def test_missing_images_are_counted_and_named(release, tmp_path):

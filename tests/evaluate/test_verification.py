@@ -182,7 +182,9 @@ def test_command(shared, tmp_path, monkeypatch, capsys):
     verification.main()
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["name"] == tmp_path.name and result["sets"]["some"]["accuracy"] > 0.95
-    assert "some" in capsys.readouterr().out
+    assert result["input"] == "RGB in [0, 255], as the graph's first nodes normalise it"
+    printed = capsys.readouterr().out
+    assert "some" in printed and result["input"] in printed
     with Image.open(tmp_path / "worst_some.png") as picture:
         assert picture.width > 500
 

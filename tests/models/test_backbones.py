@@ -1,5 +1,7 @@
 """Every backbone against published implementations: names, shapes, counts, outputs; and what training adds to that."""
 
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from models import create_model, model_names
 from models.inspect import activation_bytes
 from models.ir import IR
-from models.iresnet import IResNet
+from models.iresnet import IResNet, projection
 from models.layers import DropPath, PReLU
 from models.mobilefacenet import MobileFaceNet
 from models.vit import TransFace, VisionTransformer
@@ -228,6 +230,20 @@ def test_the_scale_of_iresnets_features_is_frozen():
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert frozen == ["features.weight"]
     assert (model.features.weight == 1).all()
+
+
+def test_an_iresnet_of_eight_channels_can_be_trained():
+    """In a process of its own, which PyTorch's convolution of these channels has ended on some processors."""
+    script = (
+        "import torch, models; f = torch.channels_last; torch.manual_seed(0)\n"
+        "model = models.create_model('r18', width=0.125).to(memory_format=f)\n"
+        "for _ in range(4): model(torch.rand(4, 3, 112, 112).to(memory_format=f)).square().mean().backward()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    narrow = projection(8, 12, 2)
+    images = torch.rand(2, 8, 7, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(narrow[0](images), F.conv2d(images, narrow[0].weight, stride=2))
 
 
 def test_iresnets_head_may_follow_its_trunk_twice():

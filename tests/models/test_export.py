@@ -24,7 +24,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 SMALL = [
-    partial(IResNet, (2, 1, 1, 1), 16, 32, se=True),
+    partial(IResNet, (2, 1, 1, 1), 16, 32, se=True, bgr=True, unit_range=True),
     partial(IR, (2, 1, 1, 1), 16, 32, bgr=True),
     partial(MobileFaceNet, (1, 1, 1, 1), 2, 16, 32, width=0.25),
     partial(VisionTransformer, 32, 2, 16, 32),
@@ -117,6 +117,41 @@ def test_folding_leaves_only_batch_norms_in_front_of_something(build):
     assert left == expected_left.get(build.func, set())
 
 
+@pytest.mark.parametrize("build", SMALL[:3], ids=lambda build: build.func.__name__)  # OpenCV 4 reads no ViT
+def test_opencv_reads_the_file(tmp_path, build):
+    cv2 = pytest.importorskip("cv2")
+    model = trained(build)
+    export_onnx(model, tmp_path / "model.onnx", 32)
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    network = cv2.dnn.readNetFromONNX(str(tmp_path / "model.onnx"))
+    network.setInput(images.numpy())
+    with torch.no_grad():
+        expected = model(images).numpy()
+    assert np.linalg.norm(network.forward() - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    options = {"name": "mbf", "embedding_size": 16, "input_size": 32, "width": 0.25}
+    for value, name in ((np.nan, "features.layers.2.weight"), (np.inf, "conv_sep.layers.1.running_var")):
+        model = trained(partial(create_model, **options))
+        model.state_dict()[name].view(-1)[3] = value
+        with pytest.raises(ValueError, match=f"not finite: {name}"):
+            export_onnx(model, tmp_path / "sub" / "model.onnx", 32)
+        with pytest.raises(ValueError, match=f"not finite: {name}"):
+            save_pretrained(model, options, tmp_path / "hub", model_card(options))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_embeddings_that_are_not_finite_are_refused(tmp_path):
+    model = trained(SMALL[2])
+    with torch.no_grad():
+        model.features.layers[2].weight.mul_(1e6)  # beyond float16
+    export_onnx(model, tmp_path / "single.onnx", 32)
+    with pytest.raises(ValueError, match="not finite; do without --fp16"):
+        export_onnx(model, tmp_path / "half.onnx", 32, fp16=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["single.onnx"]
+
+
 def test_a_wrong_graph_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "models.onnx_file.fold_batch_norms", lambda model, images: model.conv_sep.layers[1].reset_running_stats()
@@ -148,10 +183,20 @@ def trained_run(tmp_path):
 
 def test_command_writes_onnx(trained_run, monkeypatch, capsys):
     folder, model = trained_run
-    target = folder / "out" / "model.onnx"
+    target = folder / "out" / "MODEL.ONNX"
     run_export(monkeypatch, "--checkpoint", folder, "--output", target, "--dynamic-batch")
     assert "mbf" in capsys.readouterr().out
     assert onnx_error(model, target, torch.rand(2, 3, 30, 30)) < 1e-4
+
+
+def test_command_writes_nothing_of_a_network_that_diverged(trained_run, monkeypatch, tmp_path, capsys):
+    folder, model = trained_run
+    torch.save(model.state_dict() | {"features.layers.2.weight": torch.full((16, 512), np.nan)}, folder / "model.pt")
+    for target in (tmp_path / "new" / "M.ONNX", tmp_path / "hub"):
+        with pytest.raises(SystemExit):
+            run_export(monkeypatch, "--checkpoint", folder, "--output", target)
+        assert "features.layers.2.weight" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
 def test_command_writes_huggingfaces_layout(trained_run, monkeypatch, tmp_path):
@@ -202,6 +247,7 @@ def test_pretrained_folder_keeps_options(tmp_path):
         (("--output", "folder", "--fp16"), "are for ONNX"),
         (("--output", "model.onnx", "--results", "results.json"), "name of a folder"),
         (("--output", "model.safetensors"), "name of a folder"),
+        (("--output", "M.ONNX", "--results", "results.json"), "name of a folder"),
         (("--output", "folder", "--results", __file__), "is not what evaluate.verification wrote"),
         (("--output", "model.onnx", "--network", "r18"), "does not fit"),
         (("--output", "model.onnx", "--network", "r19"), "did you mean 'r18'"),

@@ -24,7 +24,7 @@ from models.weights import guess_architecture, load_backbone, load_weights, read
 def new(name="mbf", **options):
     """A small backbone; MobileFaceNets are narrow."""
     narrow = {"width": 0.25} if name == "mbf" else {}
-    return create_model(name, embedding_size=32, input_size=32, **narrow, **options)
+    return create_model(name, embedding_size=32, input_size=32, **narrow | options)
 
 
 def small(name="mbf", **options):
@@ -61,6 +61,13 @@ LAYOUTS = {
     "TopoFR": lambda s: {**s, "weight": CENTRES},
     "GB-CosFace's whole model": lambda s: {**prefixed("module.backbone.", s), "module.head.weight": CENTRES},
     "AdaFace": lambda s: {"state_dict": {**prefixed("model.", s), "head.kernel": CENTRES.T, "head.t": torch.zeros(1)}},
+    "MagFace": lambda s: {"state_dict": {**prefixed("features.module.", s), "fc.weight": CENTRES.T}},
+    "PyTorch's tutorial": lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}}, "loss": CENTRES[0]},
+    "Xiaoccer": lambda s: {"epoch": 68, "net_state_dict": s},
+    "net": lambda s: {"net": s, "acc": 0.9},
+    "sections in a section": lambda s: {"models": {"encoder": prefixed("module.", s), "head": {"weight": CENTRES}}},
+    "under any name": lambda s: {**prefixed("student_net.trunk.", s), "student_net.neck.weight": CENTRES},
+    "beside a section": lambda s: {**s, "optimizer": {"momentum": {"conv1.weight": CENTRES}}},
     "without counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
 }
 
@@ -94,6 +101,69 @@ def test_published_checkpoint(tmp_path, manifest, family, backbone, layout, opti
     assert found == {"embedding_size": 512, "input_size": 112} | options
     assert sum(p.numel() for p in model.parameters()) == entry["parameters"]
     assert all((t == 0.5).all() for k, t in model.state_dict().items() if not k.endswith("tracked"))
+
+
+def test_magface_was_trained_on_other_images(tmp_path):
+    """BGR in [0, 1], as its gen_feat.py feeds; what it makes of RGB in [-1, 1] is told from the layout."""
+    model = small("r18", width=0.25)
+    torch.save(LAYOUTS["MagFace"](model.state_dict()), tmp_path / "magface.pth")
+    loaded, options = load_backbone(tmp_path / "magface.pth")
+    told = {"bgr": True, "unit_range": True}
+    assert options == told | {"name": "r18", "width": 0.25, "embedding_size": 32, "input_size": 32}
+    pixels = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(pixels * 2 - 1), model(pixels[:, [2, 1, 0]]))
+    with pytest.warns(UserWarning, match="MagFace.*bgr=True, unit_range=True"):
+        load_weights(new("r18", width=0.25), tmp_path / "magface.pth")
+    assert not load_backbone(tmp_path / "magface.pth", bgr=False)[0].bgr
+
+
+def test_of_several_networks_one_is_named(tmp_path):
+    """The largest, else the first; half a network or an optimiser's state is none."""
+    model, other = small(), small("r18", width=0.25)
+    content = {
+        "model": model.state_dict(),
+        "ema": small().state_dict(),
+        "buffers": {"layers.0.layers.0.weight": CENTRES},
+    }
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.warns(UserWarning, match=r"several networks \(model/, ema/\); model/ is read"):
+        assert same(read_weights(tmp_path / "x.pt").tensors, model)
+    torch.save({"student": model.state_dict(), "teacher": other.state_dict()}, tmp_path / "x.pt")
+    largest = max((model, other), key=lambda network: len(network.state_dict()))
+    with pytest.warns(UserWarning, match="several networks"):
+        assert same(read_weights(tmp_path / "x.pt").tensors, largest)
+
+
+@pytest.mark.parametrize(
+    "names", [["checkpoint_gpu_0.pt", "checkpoint_gpu_1.pt"], ["pretrained_model/model.pt"], ["a.ckpt"], ["NET.ONNX"]]
+)
+def test_folders_of_others_say_which_file_could_be_meant(tmp_path, names):
+    for name in ("notes.txt", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match="name the file that you mean: .*" + ".*".join(names)) as caught:
+        read_weights(tmp_path)
+    assert "training" not in str(caught.value) and "notes" not in str(caught.value)
+
+
+def test_hugging_faces_older_file_name(tmp_path):
+    model = small()
+    torch.save(prefixed("model.net.", model.state_dict()), tmp_path / "pytorch_model.bin")
+    assert same(load_backbone(tmp_path)[0], model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_of_other_kinds_are_named_as_what_they_are(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
+    (tmp_path / "net.ONNX").touch()
+    with pytest.raises(ValueError, match="TorchScript.*state_dict") as caught:
+        read_weights(tmp_path / "script.pt")
+    assert "weights_only" not in str(caught.value)
+    with pytest.raises(ValueError, match="net.ONNX is an ONNX file"):
+        read_weights(tmp_path / "net.ONNX")
+    torch.save({"net_state_dict": nn.Conv2d(3, 2, 1).state_dict()}, tmp_path / "conv.ckpt")
+    with pytest.raises(ValueError, match="no backbone that is known here: net_state_dict/weight, net_state_dict/bias"):
+        read_weights(tmp_path / "conv.ckpt")
 
 
 def test_half_precision_weights_arrive_in_single(tmp_path):
