@@ -21,7 +21,7 @@ lint: $(VENV)/test.done
 install: $(VENV)/train.done
 
 data: install
-	$(BIN)/python -m pipelines.embedded $(DATA)
+	$(BIN)/python -m pipelines.synthetic $(DATA)
 
 # torch comes first and by its exact version: what depends on it then finds it there.
 $(VENV)/train.done: pyproject.toml constraints.txt

@@ -25,9 +25,9 @@ sys.path[0] = str(ROOT)
 import numpy as np  # noqa: E402
 
 from benchmarks import record  # noqa: E402
-from evaluate.results import read_results  # noqa: E402
-from pipelines.entry import run  # noqa: E402
-from pipelines.files import distinct_names  # noqa: E402
+from evaluate.reporting.results import read_results  # noqa: E402
+from pipelines.common.command import run  # noqa: E402
+from pipelines.common.files import distinct_names  # noqa: E402
 from train.config import load_config  # noqa: E402
 
 QUICKSTART = ROOT / "configs/quickstart.yaml"

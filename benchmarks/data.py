@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.record import Row
-from pipelines.loader import Loader
-from pipelines.mxnet_compat import import_mxnet
-from pipelines.schedule import Schedule
-from pipelines.sources import Source, open_source
+from pipelines.common.mxnet_compat import import_mxnet
+from pipelines.loading.loader import Loader
+from pipelines.loading.schedule import Schedule
+from pipelines.sources import open_source
+from pipelines.sources.source import Source
 
 _PAUSE = 0.3  # seconds for the batches that a way goes on to prepare when it is not asked any more
 _QUEUED = 4  # batches that may lie ready when a round begins; they are not counted

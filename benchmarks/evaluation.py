@@ -23,18 +23,18 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.record import Row, save, show
 from benchmarks.synthetic_ijb import write_release
-from evaluate.embed import embed_batches
-from evaluate.features import load_features
+from evaluate.features.embed import embed_batches
+from evaluate.features.files import load_features
 from evaluate.ijb import FARS, identification
-from evaluate.release import Release
-from evaluate.roc import Roc
-from evaluate.scores import error_bound, exact, pair_scores
-from evaluate.templates import pool
+from evaluate.protocols.ijb_lists import Release
+from evaluate.protocols.roc import Roc
+from evaluate.protocols.scores import error_bound, exact, pair_scores
+from evaluate.protocols.templates import pool
 from models import create_model
-from pipelines.aligned import aligned_images
-from pipelines.entry import run
-from pipelines.processor import keep_freed_memory
-from pipelines.template import TEMPLATE
+from pipelines.common.alignment import TEMPLATE
+from pipelines.common.command import run
+from pipelines.common.cpu import keep_freed_memory
+from pipelines.loading.aligned import aligned_images
 
 
 class Clock:

@@ -31,8 +31,9 @@ import torch
 
 from benchmarks.materialised import MaterialisedHead
 from benchmarks.record import RESULTS, Row, save, show, slug
-from losses import CentreOptimizer, PartialFC, create_margin, tile
-from pipelines.entry import run
+from losses import CentreOptimizer, PartialFC, create_margin
+from losses.head import tile_torch as tile
+from pipelines.common.command import run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

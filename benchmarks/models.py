@@ -24,7 +24,7 @@ from torch import nn  # noqa: E402
 from benchmarks.record import RESULTS, Row, bar_chart, save, show, slug  # noqa: E402
 from models import create_model, model_names  # noqa: E402
 from models.inspect import forward_gmac  # noqa: E402
-from pipelines.entry import run  # noqa: E402
+from pipelines.common.command import run  # noqa: E402
 
 ON_GPU = ["r18", "r50", "r100", "mbf", "vit_t", "vit_s", "vit_b", "vit_l", "transface_b"]
 ON_CPU = ["mbf", "r18", "vit_t"]

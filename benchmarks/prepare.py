@@ -22,15 +22,18 @@ import torch
 
 from benchmarks import record
 from benchmarks.record import Row
-from pipelines.dataset.convert import convert
-from pipelines.dataset.encode import Reencode
-from pipelines.dataset.reading import CHUNK
-from pipelines.dataset.verify import verify
-from pipelines.decoder import Decoder
-from pipelines.embedded import prepare
-from pipelines.entry import run
-from pipelines.mxnet_compat import import_mxnet
-from pipelines.sources import FolderSource, RecordSource, Source, open_source
+from pipelines.common.command import run
+from pipelines.common.mxnet_compat import import_mxnet
+from pipelines.loading.decoder import Decoder
+from pipelines.prepare.check import verify
+from pipelines.prepare.convert import convert
+from pipelines.prepare.encode import Reencode
+from pipelines.prepare.reading import CHUNK
+from pipelines.sources import open_source
+from pipelines.sources.folder import FolderSource
+from pipelines.sources.rec import RecordSource
+from pipelines.sources.source import Source
+from pipelines.synthetic.__main__ import prepare
 
 _SIDE = 112  # pixels of the images that are verified
 _PHOTOGRAPH = 250  # pixels of what is resized to that, as in LFW

@@ -17,12 +17,12 @@ import torch  # noqa: E402
 
 from benchmarks import record  # noqa: E402
 from losses import PartialFC, create_margin  # noqa: E402
-from losses.contrastive import AdaptiveContrast  # noqa: E402
-from losses.hardness import hardness_weights  # noqa: E402
-from losses.topology import topological_loss  # noqa: E402
+from losses.auxiliary.contrastive import AdaptiveContrast  # noqa: E402
+from losses.auxiliary.hardness import hardness_weights  # noqa: E402
+from losses.auxiliary.topology import topological_loss  # noqa: E402
 from models import create_model  # noqa: E402
-from pipelines.entry import run  # noqa: E402
-from pipelines.loader import Batch  # noqa: E402
+from pipelines.common.command import run  # noqa: E402
+from pipelines.loading.loader import Batch  # noqa: E402
 from train.recipes import Recipe, create_recipe  # noqa: E402
 
 NETWORKS = {"transface": "transface_t", "topofr": "r18", "contraface": "r18"}

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.record import Row
-from pipelines.loader import Batch
+from pipelines.loading.loader import Batch
 from train import distributed
 from train.config import load_config
 from train.trainer import Trainer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.entry import run
+from pipelines.common.command import run
 
 # IJB-C: images, subjects of gallery 1 and 2, probes, genuine and impostor pairs.
 IMAGES, GALLERIES, PROBES, GENUINE, IMPOSTOR = 469_375, (1_772, 1_759), 19_593, 19_557, 15_638_932

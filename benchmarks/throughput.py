@@ -13,8 +13,8 @@ sys.path[0] = str(ROOT)
 from benchmarks import record  # noqa: E402
 from benchmarks.data import measure_data  # noqa: E402
 from benchmarks.step import measure_step  # noqa: E402
-from pipelines.embedded import prepare  # noqa: E402
-from pipelines.entry import run  # noqa: E402
+from pipelines.common.command import run  # noqa: E402
+from pipelines.synthetic.__main__ import prepare  # noqa: E402
 
 
 def main() -> None:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.arguments import PRECISIONS, add_network_options
-from evaluate.embeddings import finite
-from evaluate.features import load_features
-from evaluate.identification import Search, joint, open_set, search
-from evaluate.preprocessing import input_options
-from evaluate.release import TARGETS, Identities, Images, Release
-from evaluate.results import print_rates, write_results
-from evaluate.roc import RULES, Roc
-from evaluate.scores import error_bound, exact, pair_scores
-from evaluate.templates import FLIPS, NORMS, Templates, pool
-from pipelines.entry import run
-from pipelines.processor import keep_freed_memory
+from evaluate.features.files import load_features
+from evaluate.features.options import PRECISIONS, add_network_options
+from evaluate.features.preprocessing import input_options
+from evaluate.protocols.embeddings import finite
+from evaluate.protocols.identification import Search, joint, open_set, search
+from evaluate.protocols.ijb_lists import TARGETS, Identities, Images, Release
+from evaluate.protocols.roc import RULES, Roc
+from evaluate.protocols.scores import error_bound, exact, pair_scores
+from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
+from evaluate.reporting.results import print_rates, write_results
+from pipelines.common.command import run
+from pipelines.common.cpu import keep_freed_memory
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("verification", "identification")
@@ -131,7 +131,7 @@ def image_features(
     """Features (n, v, d) from a file or of a checkpoint, and what its network took; None on a rank that is done."""
     file, views, taken = args.features, args.views, {}
     if file is None:
-        from evaluate.extract import extract, input_of  # decoding and networks are needed here alone
+        from evaluate.features.extract import extract, input_of  # decoding and networks are needed here alone
 
         views = 2
         file = extract(

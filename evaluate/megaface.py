@@ -11,14 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.arguments import PRECISIONS, add_network_options
-from evaluate.devices import Ranks, ranks
-from evaluate.megaface_files import feature_path, find_noises, read_features, read_list, read_noises, write_feature
-from evaluate.preprocessing import input_options
-from evaluate.results import print_rates, write_results
-from evaluate.roc import tar_at
-from evaluate.scores import Largest, blocks
-from pipelines.entry import run
+from evaluate.features.options import PRECISIONS, add_network_options
+from evaluate.features.preprocessing import input_options
+from evaluate.features.ranks import Ranks, ranks
+from evaluate.protocols.megaface_files import (
+    feature_path,
+    find_noises,
+    read_features,
+    read_list,
+    read_noises,
+    write_feature,
+)
+from evaluate.protocols.roc import tar_at
+from evaluate.protocols.scores import Largest, blocks
+from evaluate.reporting.results import print_rates, write_results
+from pipelines.common.command import run
 
 FAR = 1e-6
 CURVE_FAR = 1e-4  # how far the ROC is drawn
@@ -122,9 +129,9 @@ def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ran
     """Features (n, d) of the images of each set: of a checkpoint, which are also written, or read from files."""
     if not args.checkpoint:
         return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}
-    from evaluate.checkpoint import load_network
-    from evaluate.embed import embed
-    from pipelines.lists import ListSource
+    from evaluate.features.embed import embed
+    from evaluate.features.network import load_network
+    from pipelines.sources.lists import ListSource
 
     network = load_network(args.checkpoint, args.network, world.device, input_options(args))
     if world.rank == 0:

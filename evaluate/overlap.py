@@ -14,16 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evaluate.checkpoint import Network, load_network
-from evaluate.embed import embed_batches
-from evaluate.embeddings import finite
-from evaluate.preprocessing import add_input_options, input_options
-from pipelines.bins import read_bin
-from pipelines.entry import run
-from pipelines.files import replacing
-from pipelines.loader import sweep
-from pipelines.pillow import decode
-from pipelines.sources import MemorySource, Source, open_source
+from evaluate.features.embed import embed_batches
+from evaluate.features.network import Network, load_network
+from evaluate.features.preprocessing import add_input_options, input_options
+from evaluate.protocols.embeddings import finite
+from pipelines.common.command import run
+from pipelines.common.files import replacing
+from pipelines.common.pillow import decode
+from pipelines.loading.loader import sweep
+from pipelines.sources import open_source
+from pipelines.sources.bins import read_bin
+from pipelines.sources.memory import MemorySource
+from pipelines.sources.source import Source
 
 _BLOCK = 4096  # identities a block of the similarity matrix, each way
 _TILE = 112  # pixels

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from evaluate import charts
-from evaluate.page import Page
-from evaluate.pictures import Pair, pair_sheet
-from evaluate.results import read_results, results_file
-from evaluate.schema import check_results
-from pipelines.entry import run
-from pipelines.files import distinct_names
+from evaluate.reporting import charts
+from evaluate.reporting.page import Page
+from evaluate.reporting.pictures import Pair, pair_sheet
+from evaluate.reporting.results import read_results, results_file
+from evaluate.reporting.schema import check_results
+from pipelines.common.command import run
+from pipelines.common.files import distinct_names
 
 Models = dict[str, dict]  # results of one kind by model name
 

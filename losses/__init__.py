@@ -2,16 +2,21 @@
 
 import inspect
 
-from losses.angular import ArcFace, CombinedMargin, CosFace, SphereFace
-from losses.broadface import BroadFace
-from losses.centre_optimizer import CentreOptimizer
-from losses.elastic import ElasticFace
-from losses.gb_cosface import GBCosFace, GBMagFace
-from losses.hard_negative import CurricularFace, MVSoftmax
-from losses.margin import Margin
-from losses.partial_fc import HeadOutput, PartialFC
-from losses.quality import AdaFace, MagFace
-from losses.scf import SCF
+from losses.head.centre_optimizer import CentreOptimizer
+from losses.head.partial_fc import HeadOutput, PartialFC
+from losses.margins.adaface import AdaFace
+from losses.margins.arcface import ArcFace
+from losses.margins.broadface import BroadFace
+from losses.margins.combined import CombinedMargin
+from losses.margins.cosface import CosFace
+from losses.margins.curricularface import CurricularFace
+from losses.margins.elasticface import ElasticFace
+from losses.margins.gb_cosface import GBCosFace, GBMagFace
+from losses.margins.magface import MagFace
+from losses.margins.margin import Margin
+from losses.margins.mv_softmax import MVSoftmax
+from losses.margins.scf import SCF
+from losses.margins.sphereface import SphereFace
 
 MARGINS: dict[str, type[Margin]] = {
     "arcface": ArcFace,

@@ -11,7 +11,7 @@ from typing import Any
 from models.onnx_file import export_onnx
 from models.pretrained import model_card, save_pretrained
 from models.weights import load_backbone, require_finite, run_config
-from pipelines.entry import run
+from pipelines.common.command import run
 
 
 def arguments() -> argparse.Namespace:

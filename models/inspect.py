@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.registry import create_model, model_names
 from models.weights import load_backbone
-from pipelines.entry import run
+from pipelines.common.command import run
 
 
 @dataclass(frozen=True)

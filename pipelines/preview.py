@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from matplotlib.image import imsave
 
-from pipelines.augment import AUGMENTATIONS
-from pipelines.entry import run
-from pipelines.files import replacing
-from pipelines.loader import Loader, sweep
-from pipelines.sources import MemorySource, Source, open_source
+from pipelines.common.command import run
+from pipelines.common.files import replacing
+from pipelines.loading.augment import AUGMENTATIONS
+from pipelines.loading.loader import Loader, sweep
+from pipelines.sources import open_source
+from pipelines.sources.memory import MemorySource
+from pipelines.sources.source import Source
 
 
 def contact_sheet(

@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from losses import CentreOptimizer, PartialFC, create_margin
 from models import create_model
 from models.weights import load_weights
-from pipelines.loader import Loader
-from pipelines.sources import Source
+from pipelines.loading.loader import Loader
+from pipelines.sources.source import Source
 from train.config import Config
 from train.distributed import World
 from train.fine_tune import load_centres, stored_classes

@@ -16,7 +16,7 @@ from pydantic import (
 
 from losses import MARGINS
 from models.registry import BACKBONES
-from pipelines.augment import AUGMENTATIONS
+from pipelines.loading.augment import AUGMENTATIONS
 from train import yaml_file
 from train.mistakes import explain
 from train.recipes import RECIPES
@@ -28,7 +28,7 @@ class Data(Section):
         description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet"
     )
     batch_size: PositiveInt = Field(128, description="images a rank takes in a step")
-    augment: Annotated[str, one_of(AUGMENTATIONS)] = Field("flip", description="augmentation set (pipelines.augment)")
+    augment: Annotated[str, one_of(AUGMENTATIONS)] = Field("flip", description="augmentation set")
     shuffle: Literal["global", "block", "none"] = Field("global", description="block reads runs of records: for disks")
     threads: PositiveInt = Field(4, description="decoding threads a rank")
     prefetch: PositiveInt = Field(3, description="batches decoded ahead")

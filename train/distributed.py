@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipelines.processor import keep_freed_memory
+from pipelines.common.cpu import keep_freed_memory
 
 
 @dataclass(frozen=True)

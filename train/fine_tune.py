@@ -6,7 +6,7 @@ from pathlib import Path
 import torch.distributed.checkpoint as dcp
 
 from losses import PartialFC
-from losses.foreign_centres import arcface_torch_classes, load_arcface_torch
+from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
 from models.sharded import SafeReader
 from train.checkpoint import Checkpoints
 

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # As a script, Python looks for modules in train/ first; the rooms are beside it.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.entry import run  # noqa: E402
+from pipelines.common.command import run  # noqa: E402
 from train import distributed  # noqa: E402
 from train.config import load_config  # noqa: E402
 from train.trainer import train  # noqa: E402

@@ -13,8 +13,9 @@ import yaml
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from evaluate.verification import VerificationResult, table
-from pipelines.loader import Batch
+from evaluate.protocols.folds import VerificationResult
+from evaluate.verification import table
+from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
 from train.checkpoint import Checkpoints, save_weights

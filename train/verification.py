@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluate.embed import embed
-from evaluate.verification import VerificationResult, read_set, verify
-from pipelines.files import distinct_names
-from pipelines.loader import sweep
-from pipelines.sources import MemorySource
+from evaluate.features.embed import embed
+from evaluate.protocols.folds import VerificationResult, verify
+from evaluate.verification import read_set
+from pipelines.common.files import distinct_names
+from pipelines.loading.loader import sweep
+from pipelines.sources.memory import MemorySource
 from train.config import Config
 from train.distributed import World
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.embedded import prepare
+from pipelines.synthetic.__main__ import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 

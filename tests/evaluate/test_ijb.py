@@ -10,8 +10,8 @@ from sklearn.metrics import roc_curve
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
 from evaluate.ijb import FARS, identification, verification
-from evaluate.release import Release
-from evaluate.templates import FLIPS, pool
+from evaluate.protocols.ijb_lists import Release
+from evaluate.protocols.templates import FLIPS, pool
 
 
 def run_ijb(monkeypatch, data, features, output, *options):

@@ -7,7 +7,14 @@ import pytest
 
 from evaluate import megaface as command
 from evaluate.megaface import megaface, normalised, without_noise
-from evaluate.megaface_files import feature_path, find_noises, read_feature, read_list, read_noises, write_feature
+from evaluate.protocols.megaface_files import (
+    feature_path,
+    find_noises,
+    read_feature,
+    read_list,
+    read_noises,
+    write_feature,
+)
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
 

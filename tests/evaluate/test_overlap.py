@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from evaluate import overlap
-from evaluate.checkpoint import Network
+from evaluate.features.network import Network
 from evaluate.overlap import images_by_identity, mean_embeddings, nearest
-from pipelines.bins import write_bin
-from pipelines.dataset.convert import convert
-from pipelines.sources import MemorySource, open_source
+from pipelines.prepare.convert import convert
+from pipelines.sources import open_source
+from pipelines.sources.bins import write_bin
+from pipelines.sources.memory import MemorySource
 from tests.pipelines.photos import jpeg, write_folder
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.synthetic_ijb import write_release
-from evaluate import charts, ijb, report
+from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
-from evaluate.page import PUBLISHED, Page
-from evaluate.results import read_results, write_results
-from evaluate.verification import set_results, verify
+from evaluate.protocols.folds import verify
+from evaluate.reporting import charts
+from evaluate.reporting.page import PUBLISHED, Page
+from evaluate.reporting.results import read_results, write_results
+from evaluate.verification import set_results
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from PIL import Image
 from rich.console import Console
 
 from evaluate import verification
-from evaluate.verification import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, table, verify, worst_pairs
-from pipelines.bins import read_bin, write_bin
+from evaluate.protocols.folds import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, verify, worst_pairs
+from evaluate.verification import table
+from pipelines.sources.bins import read_bin, write_bin
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
 

@@ -18,7 +18,7 @@ from models.mobilefacenet import MobileFaceNet
 from models.onnx_file import export_onnx, fold_batch_norms, onnx_error
 from models.pretrained import from_pretrained, model_card, save_pretrained
 from models.vit import TransFace, VisionTransformer
-from pipelines import entry
+from pipelines.common import command as entry
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -52,7 +52,7 @@ def trained(build):
 def faces(shared, size, count=8):
     """The first faces of LFW, (count, 3, size, size) in [-1, 1]."""
     cv2 = pytest.importorskip("cv2")
-    from pipelines.bins import read_bin
+    from pipelines.sources.bins import read_bin
 
     encoded = read_bin(shared / "faces" / "lfw.bin").encoded[:count]
     pixels = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1] for data in encoded]

@@ -8,7 +8,7 @@ from torch import nn
 
 from models import create_model, inspect
 from models.inspect import activation_bytes, cost, speed
-from pipelines import entry
+from pipelines.common import command as entry
 from tests.models.test_backbones import PUBLISHED
 
 LARGE = {"r200", "r2060", "vit_h", "r100", "ir_101", "vit_b", "transface_b", "vit_l", "transface_l"}

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import torch
 
-from pipelines.loader import Batch, Loader
-from pipelines.sources import MemorySource
+from pipelines.loading.loader import Batch, Loader
+from pipelines.sources.memory import MemorySource
 
 SIZE = 48
 COUNT = 50

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from models.registry import BACKBONES  # noqa: E402
-from pipelines.entry import run  # noqa: E402
+from pipelines.common.command import run  # noqa: E402
 from train.run import main  # noqa: E402
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 
 from losses import PartialFC, create_margin
-from losses.collective import rank, world_size
+from losses.head.collective import rank, world_size
 from models import create_model
-from pipelines.loader import Batch
+from pipelines.loading.loader import Batch
 from tests.train.test_run import close, command, config, curve, faces, finish  # noqa: F401  fixtures
 from train.config import Optim
 from train.optim import create_optimizer

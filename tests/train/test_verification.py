@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.bins import write_bin
+from pipelines.sources.bins import write_bin
 from tests.train.test_run import command, config, faces, finish  # noqa: F401  fixtures
 from train.config import load_config
 from train.distributed import World

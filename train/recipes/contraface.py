@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from losses import PartialFC
-from losses.collective import RowGather, world_size
-from losses.contrastive import AdaptiveContrast
-from pipelines.loader import Batch
+from losses.auxiliary.contrastive import AdaptiveContrast
+from losses.head.collective import RowGather, world_size
+from pipelines.loading.loader import Batch
 from train.recipes.recipe import DropoutRate, Factor, Recipe, Share, StepResult
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from losses import PartialFC
-from pipelines.loader import Batch
+from pipelines.loading.loader import Batch
 
 # What the options of recipes may be: a config is checked against the constructors' annotations.
 Factor = Annotated[float, Field(ge=0)]

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from losses import PartialFC
-from losses.collective import RowGather, world_size
-from losses.hardness import hardness_weights
-from losses.topology import topological_loss
+from losses.auxiliary.hardness import hardness_weights
+from losses.auxiliary.topology import topological_loss
+from losses.head.collective import RowGather, world_size
 from models.ir import IR
-from pipelines.loader import Batch
+from pipelines.loading.loader import Batch
 from train.recipes.recipe import Factor, Recipe, StepResult
 
 

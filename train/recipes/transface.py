@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from evaluate.embed import evaluating
+from evaluate.features.embed import evaluating
 from losses import PartialFC
-from pipelines.loader import Batch
+from pipelines.loading.loader import Batch
 from train.recipes.patch_mix import perturb_patches
 from train.recipes.recipe import Recipe, Share, StepResult
 

@@ -1,0 +1,177 @@
+"""Features of all images of an IJB release, on all ranks, in pieces that survive an interruption."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from evaluate.features.embed import embed_batches
+from evaluate.features.network import load_network
+from evaluate.features.ranks import ranks
+from evaluate.protocols.embeddings import finite
+from evaluate.protocols.ijb_lists import Images, Release
+from pipelines.common.files import replacing
+from pipelines.loading.aligned import aligned_images
+
+CHUNK = 4096  # images a piece; what an interruption costs each rank at most
+
+
+def extract(
+    release: Release,
+    images: Images,
+    checkpoint: Path,
+    network: str | None,
+    output: Path,
+    *,
+    given: Mapping[str, Any] | None = None,
+    batch_size: int = 128,
+    threads: int = 4,
+    autocast: torch.dtype | None = None,
+    chunk: int = CHUNK,
+) -> Path | None:
+    """Write ``features.npy`` float32 (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
+
+    Under torchrun the ranks share the work. Pieces done by an interrupted call with the same checkpoint and images are
+    kept, whatever the number of ranks, and finished features are not computed again. ``given`` is `load_network`'s.
+    """
+    paths = _paths(release, images)
+    _check_landmarks(images)
+    final, folder = output / "features.npy", output / "features.partial"
+    pieces = [
+        (folder / f"{number:06d}.npy", np.arange(start, min(start + chunk, len(paths))))
+        for number, start in enumerate(range(0, len(paths), chunk))
+    ]
+    with ranks() as world:
+        loaded = load_network(checkpoint, network, world.device, given)
+        if world.rank == 0:
+            print(f"the network takes {loaded.input}")
+            _discard_others(final, folder, _key(checkpoint, network, loaded.input, images, autocast), chunk)
+        world.barrier()
+        done = final.exists()
+        missing = [piece for piece in pieces if not piece[0].exists()]
+        world.barrier()  # all have looked before the first writes
+        if not done:
+            share = slice(*(len(missing) * k // world.world_size for k in (world.rank, world.rank + 1)))
+            if missing[share]:
+                images_of = partial(
+                    aligned_images,
+                    paths,
+                    images.landmarks,
+                    batch_size=batch_size,
+                    image_size=loaded.input_size,
+                    device=world.device,
+                    threads=threads,
+                )
+                _embed_pieces(
+                    loaded.model, missing[share], images_of, images.names, batch_size, autocast, world.rank == 0
+                )
+            world.barrier()
+            if world.rank == 0:
+                _join(pieces, final, folder)
+        return final if world.rank == 0 else None
+
+
+def _paths(release: Release, images: Images) -> list[Path]:
+    folder = release.root / "loose_crop"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder of images {folder} is missing")
+    present = set()
+    for inner in {os.path.dirname(name) for name in images.names}:  # noqa: PTH120  NIST's names have one: img/1.jpg
+        if (folder / inner).is_dir():
+            present |= {os.path.join(inner, entry.name) for entry in os.scandir(folder / inner)}  # noqa: PTH118
+    missing = [name for name in images.names if name not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(images.names)} images are missing in {folder}, the first is {missing[0]}"
+        )
+    return [release.image_path(name) for name in images.names]
+
+
+def _check_landmarks(images: Images) -> None:
+    """Faces can be aligned by five finite points that do not all lie in one place."""
+    points = images.landmarks
+    finite(points, "the landmarks", images.names.__getitem__)
+    bad = np.flatnonzero((points == points[:, :1]).all(axis=(1, 2)))
+    if len(bad):
+        raise ValueError(
+            f"the landmarks of {len(bad)} of {len(points)} images lie in one point, the first is {images.names[bad[0]]}"
+        )
+
+
+def input_of(features: Path) -> str:
+    """What the network took from which `extract` wrote these ``features``."""
+    return json.loads(features.with_suffix(".json").read_text())["input"]
+
+
+def _key(checkpoint: Path, network: str | None, taken: str, images: Images, autocast: torch.dtype | None) -> str:
+    """What the features depend on, so that pieces of another model or list are not mixed in."""
+    files = (
+        [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
+    )
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
+    model = {"checkpoint": stamps, "network": network, "input": taken}
+    return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast)})
+
+
+def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
+    """Drop what an earlier call left for another key."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    stamp = final.with_suffix(".json")
+    if final.exists() and not (stamp.exists() and stamp.read_text() == key):
+        final.unlink()
+    if not final.exists():
+        mark = folder / "key.json"
+        if not (mark.exists() and mark.read_text() == f"{chunk} {key}"):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            mark.write_text(f"{chunk} {key}")
+            stamp.write_text(key)
+
+
+def _embed_pieces(
+    model: nn.Module,
+    pieces: list[tuple[Path, np.ndarray]],
+    images_of: Callable[[Iterator[np.ndarray]], Iterator[Tensor]],
+    names: list[str],
+    batch_size: int,
+    autocast: torch.dtype | None,
+    show: bool,
+) -> None:
+    """Write each piece, a path and its image indices; the images of all of them pass through one pipeline."""
+    batches = (part for _, indices in pieces for part in np.split(indices, range(batch_size, len(indices), batch_size)))
+    features = embed_batches(model, images_of(batches), autocast=autocast)
+    columns = TextColumn("images of this rank"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, disable=not show) as progress:
+        task = progress.add_task("", total=sum(len(indices) for _, indices in pieces))
+        for path, indices in pieces:
+            rows: list[np.ndarray] = []
+            while sum(map(len, rows)) < len(indices):
+                rows.append(next(features).flatten(1).cpu().numpy())
+                progress.advance(task, len(rows[-1]))
+            piece = np.concatenate(rows)
+            finite(piece, "the network's embeddings", [names[index] for index in indices].__getitem__)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, piece)
+
+
+def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> None:
+    """Gather the pieces in one file, then drop them."""
+    width = np.load(pieces[0][0], mmap_mode="r").shape[1]
+    with replacing(final) as temporary:
+        whole = np.lib.format.open_memmap(
+            temporary, "w+", np.float32, (sum(len(indices) for _, indices in pieces), width)
+        )
+        for path, indices in pieces:
+            whole[indices[0] : indices[-1] + 1] = np.load(path)
+        whole.flush()
+    shutil.rmtree(folder)

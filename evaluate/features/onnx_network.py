@@ -1,0 +1,127 @@
+"""ONNX networks run by onnxruntime, whatever type, layout, batch and further outputs their files have."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from onnxruntime import get_available_providers
+from torch import Tensor, nn
+
+from evaluate.features.onnx_graph import range_of_start
+from models.onnx_file import quiet_session
+
+# What onnxruntime calls the types of images that can be given; integers take pixels of 0...255.
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+MIN_DIMENSION = 4  # of an embedding; fewer numbers an image are scores, an age, a place
+
+
+class OnnxNetwork(nn.Module):
+    """Images (b, 3, input_size, input_size) of the values that the file takes to float32 embeddings (b, d).
+
+    Images and embeddings pass through the CPU.
+
+    Raises:
+        ValueError: when the file cannot be read, or is no network from square images of three channels to one
+            embedding each. What an output holds shows in the first call only.
+    """
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        if not path.exists():
+            raise FileNotFoundError(f"there is no checkpoint {path}")
+        self.path = path
+        providers = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
+        try:
+            self.session = quiet_session(
+                str(path), [*(set(get_available_providers()) & set(providers)), "CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises classes of its own
+            raise ValueError(f"{path} is no usable ONNX file: {error}") from None
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            raise ValueError(f"{path} has {len(inputs)} inputs ({_list(inputs)}); one of images is expected")
+        self.input = inputs[0]
+        if self.input.type not in _TYPES or len(self.input.shape) != 4:
+            raise ValueError(f"{path} takes {_list(inputs)}; images (batch, 3, height, width) are expected")
+        self.dtype = _TYPES[self.input.type]
+        batch, *image = (size if isinstance(size, int) and size > 0 else None for size in self.input.shape)
+        self.channels_last = image[2] == 3 and image[0] != 3
+        height, width, channels = image if self.channels_last else (image[1], image[2], image[0])
+        if channels not in (3, None):
+            raise ValueError(f"{path} takes images of {channels} channels, {_list(inputs)}; colour images have 3")
+        if height and width and height != width:
+            raise ValueError(f"{path} takes images of {height} x {width}; only square ones are supported")
+        self.batch = batch
+        self.input_size = height or width or 112
+        self.output: str | None = None
+
+    def input_range(self) -> tuple[tuple[float, float], str]:
+        """The values of black and white that the network takes, and what tells them."""
+        if issubclass(self.dtype, np.integer):
+            return (0, 255), "as its input has integers"
+        shape = (self.batch or 1, 3, self.input_size, self.input_size)
+        try:
+            found = range_of_start(self.path, self._arranged(np.empty(shape)).shape, self.dtype)
+        except Exception as error:
+            raise ValueError(f"{self.path} does not show which images it takes ({error}): give --input-range") from None
+        if found is None:
+            return (-1, 1), "as the graph normalises nothing"
+        return found, "as the graph's first nodes normalise it"
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.float().cpu().numpy()
+        pixels = np.rint(pixels).clip(0, 255) if issubclass(self.dtype, np.integer) else pixels
+        pixels = np.ascontiguousarray(self._arranged(pixels), self.dtype)
+        try:
+            embeddings = self._run(pixels)
+        except ValueError:
+            if self.batch or len(pixels) == 1:
+                raise
+            self.batch = 1  # some files have a batch of 1 in their graph, whatever they declare
+            embeddings = self._run(pixels)
+        return torch.from_numpy(embeddings).to(images.device)
+
+    def _arranged(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels.transpose(0, 2, 3, 1) if self.channels_last else pixels
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        """Embeddings float32 (n, d), in batches of the size that the file fixes, the last one filled up."""
+        size = self.batch or len(pixels)
+        parts = []
+        for start in range(0, len(pixels), size):
+            part = pixels[start : start + size]
+            filled = np.concatenate([part, part[-1:].repeat(size - len(part), axis=0)])
+            parts.append(self._embeddings(filled)[: len(part)])
+        return np.concatenate(parts)
+
+    def _embeddings(self, pixels: np.ndarray) -> np.ndarray:
+        names = [output.name for output in self.session.get_outputs()]
+        try:
+            outputs = self.session.run([self.output] if self.output else names, {self.input.name: pixels})
+        except Exception as error:
+            raise ValueError(f"{self.path} does not run on images {pixels.shape}: {error}") from None
+        found = dict(zip([self.output] if self.output else names, map(np.asarray, outputs)))
+        fitting = {
+            name: array.reshape(len(pixels), -1)
+            for name, array in found.items()
+            if array.ndim > 1 and len(array) == len(pixels) and max(array.shape[1:]) == array[0].size >= MIN_DIMENSION
+        }
+        if len(fitting) != 1:
+            text = ", ".join(f"{name} {array.shape}" for name, array in found.items())
+            raise ValueError(
+                f"{self.path} gives {text} for a batch of {len(pixels)}: {len(fitting)} of these could be embeddings, "
+                "a row an image, and one is expected. Is it a detector, or another network than for recognition?"
+            )
+        ((self.output, embeddings),) = fitting.items()
+        return embeddings.astype(np.float32)
+
+
+def _list(inputs: list) -> str:
+    return ", ".join(f"{entry.name}: {entry.type} {entry.shape}" for entry in inputs)

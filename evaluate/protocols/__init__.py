@@ -1,0 +1,1 @@
+"""Protocols as functions of arrays, and the lists that they read."""

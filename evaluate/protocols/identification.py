@@ -1,0 +1,128 @@
+"""1:N identification: rank-k in a closed set, and true positive identification rate (TPIR) at fixed FPIRs.
+
+Two definitions are in use. ``joint`` is that of the published IJB tables: both galleries as one, and a threshold that
+as many non-mated scores reach as the false positive rate allows among the probes. ``open_set`` is that of the IJB-C
+protocol (Maze et al. 2018) and of NIST's FRVT: in each gallery the best scores of the probes without a mate set the
+threshold.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluate.protocols.scores import Largest, blocks, error_bound, exact
+
+JOINT_FPIRS = (0.01, 0.1)
+OPEN_SET_FPIRS = (0.0001, 0.001, 0.01, 0.1, 1.0)
+RANKS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What Q probes found in a gallery. ``rank`` counts from 0; probes without a mate have rank -1 and score NaN."""
+
+    rank: np.ndarray  # int64 (Q,) gallery entries before the mate, ties in gallery order
+    mate_score: np.ndarray  # float64 (Q,)
+    best_other: np.ndarray  # float64 (Q,) the best score of an entry that is no mate
+    top_others: np.ndarray  # float64, falling: the largest non-mated scores of all probes
+
+    @property
+    def mated(self) -> np.ndarray:
+        return self.rank >= 0
+
+
+def search(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray, top: int = 1) -> Search:
+    """Compare unit vectors (Q, d) with a gallery (G, d); ``mate`` (Q,) is the row of each probe's mate or -1.
+
+    All figures are those of exact scores. ``top`` non-mated scores are returned in ``top_others``.
+    """
+    if len(gallery) < 2:
+        raise ValueError("a gallery needs at least two templates")
+    error = error_bound(probes.shape[1])
+    mated = np.flatnonzero(mate >= 0)
+    mate_score = np.full(len(probes), np.nan)
+    mate_score[mated] = exact(probes, gallery, mated, mate[mated])
+    rank = np.where(mate >= 0, 0, -1).astype(np.int64)
+    best_other = np.empty(len(probes))
+    largest = Largest(top, slack=2 * error)
+    for part, scores in blocks(probes, gallery):
+        first = part.start
+        own = mate[part]
+        with_mate = np.flatnonzero(own >= 0)
+        scores[with_mate, own[with_mate]] = -np.inf
+        largest.add(scores, first * len(gallery))
+
+        # A row's best: all within the error of the float32 maximum, exactly. Without a mate in reach that is one entry.
+        row, column = np.nonzero(scores >= scores.max(axis=1, keepdims=True) - 2 * error)
+        best = np.full(len(scores), -np.inf)
+        np.maximum.at(best, row, exact(probes, gallery, row + first, column))
+        best_other[part] = best
+
+        reference = mate_score[part][with_mate, None]
+        surely = scores[with_mate] > (reference + error).astype(np.float32)
+        maybe = (scores[with_mate] >= (reference - error).astype(np.float32)) & ~surely
+        rank[with_mate + first] += surely.sum(axis=1)
+        row, column = np.nonzero(maybe)
+        row = with_mate[row]
+        near, target = exact(probes, gallery, row + first, column), mate_score[row + first]
+        before = (near > target) | ((near == target) & (column < own[row]))
+        np.add.at(rank, row[before] + first, 1)
+    probe, column = np.divmod(largest.keys, len(gallery))
+    top_others = np.sort(exact(probes, gallery, probe, column))[::-1][:top]
+    return Search(rank, mate_score, best_other, top_others)
+
+
+def joint(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray) -> dict:
+    """Closed-set figures on the union of the galleries: every probe has its mate there."""
+    wanted = {fpir: math.ceil(len(probes) * fpir) for fpir in JOINT_FPIRS}
+    found = search(probes, gallery, mate, top=max(wanted.values()))
+    thresholds = {fpir: found.top_others[min(count, len(found.top_others)) - 1] for fpir, count in wanted.items()}
+    return {
+        **{f"rank{k}": float((found.rank < k).mean()) for k in RANKS},
+        "tpir": {f"{fpir:g}": float((found.mate_score > limit).mean()) for fpir, limit in thresholds.items()},
+        "threshold": {f"{fpir:g}": float(limit) for fpir, limit in thresholds.items()},
+        "cmc": cmc(found.rank),
+    }
+
+
+def open_set(searches: Sequence[Search], names: Sequence[str]) -> dict:
+    """Open-set figures of one search a gallery: ranks over all mated probes, TPIR per gallery and their mean."""
+    rank = np.concatenate([found.rank[found.mated] for found in searches])
+    tpir = {name: {f"{x:g}": tpir_at(found, x) for x in OPEN_SET_FPIRS} for name, found in zip(names, searches)}
+    fpirs = np.geomspace(1e-4, 1, 81)
+    return {
+        **{f"rank{k}": float((rank < k).mean()) for k in RANKS},
+        "tpir": {x: float(np.mean([tpir[name][x] for name in names])) for x in tpir[names[0]]},
+        "galleries": {
+            name: {
+                **{f"rank{k}": float((found.rank[found.mated] < k).mean()) for k in RANKS},
+                "tpir": tpir[name],
+            }
+            for name, found in zip(names, searches)
+        },
+        "cmc": cmc(rank),
+        "det": {
+            "fpir": fpirs.tolist(),
+            "fnir": [1 - float(np.mean([tpir_at(found, x) for found in searches])) for x in fpirs],
+        },
+    }
+
+
+def tpir_at(found: Search, fpir: float) -> float:
+    """Share of mated probes whose mate comes first and above the threshold that ``fpir`` of the others' bests exceed.
+
+    The threshold is the n * fpir-th largest best score of the n probes without a mate, at least the largest.
+    """
+    others = np.sort(found.best_other[~found.mated])[::-1]
+    if not len(others) or not found.mated.any():
+        raise ValueError("the open-set figures need probes with and without a mate in each gallery")
+    limit = others[max(int(len(others) * fpir) - 1, 0)]
+    mated = found.mated
+    return float(((found.rank[mated] == 0) & (found.mate_score[mated] > limit)).mean())
+
+
+def cmc(rank: np.ndarray, length: int = 50) -> list[float]:
+    """Cumulative match characteristic: the share of mates among the first 1, 2, ... ``length`` entries."""
+    return [float((rank < k).mean()) for k in range(1, length + 1)]

@@ -1,0 +1,1 @@
+"""Results, and what people look at: tables, charts, pictures, pages."""

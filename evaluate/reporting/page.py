@@ -1,0 +1,123 @@
+"""An HTML page in the making: headings, charts, tables of rates beside published ones, pictures; all inline."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from evaluate.reporting import charts
+from pipelines.common.files import replacing
+
+PUBLISHED = Path(__file__).with_name("published.json")
+STYLE = Path(__file__).with_name("report.css")
+
+
+class Page:
+    """HTML in the making; charts are drawn into it and, as PNG, beside it."""
+
+    def __init__(self, folder: Path, colours: Mapping[str, str]) -> None:
+        self.folder, self.colours = folder, colours
+        self.parts: list[str] = []
+        self.published = json.loads(PUBLISHED.read_text())["rows"]
+        self.cited: dict[str, int] = {}
+        self.files: set[str] = set()
+
+    def section(self, title: str, lead: str = "") -> None:
+        self.parts.append(f"<h2>{escape(title)}</h2>" + (f'<p class="lead">{escape(lead)}</p>' if lead else ""))
+
+    def figures(self, figures: Mapping[str, Figure]) -> None:
+        """Charts side by side, by names for their PNG files; what no file should be called becomes _."""
+        drawn = []
+        for name, figure in figures.items():
+            with rc_context(charts.STYLE):
+                figure.savefig(self.folder / f"{self._file(name)}.png", dpi=160)
+                svg = io.StringIO()
+                figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
+            drawn.append(f"<figure>{svg.getvalue()[svg.getvalue().index('<svg') :]}</figure>")
+        self.parts.append(f'<div class="charts">{"".join(drawn)}</div>')
+
+    def _file(self, name: str) -> str:
+        """Letters, digits and _, and no file's name that is taken."""
+        name = "".join(letter if letter.isalnum() else "_" for letter in name)
+        while name in self.files:
+            name += "_"
+        self.files.add(name)
+        return name
+
+    def picture(self, png: bytes, caption: str) -> None:
+        data = base64.b64encode(png).decode()
+        self.parts.append(
+            f'<figure class="sheet"><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+
+    def table(
+        self,
+        heading: str,
+        columns: Mapping[str, str],
+        ours: Mapping[str, Mapping[str, float]],
+        published: Sequence[tuple[dict, Mapping[str, float]]] = (),
+        spread: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Rates in percent: our models first, their best in bold, then published rows; ``columns`` maps keys to titles.
+
+        ``spread`` holds standard deviations in the shape of ``ours``.
+        """
+        best = {
+            key: max((row[key] for row in ours.values() if row.get(key) is not None), default=None) for key in columns
+        }
+
+        def cell(row: Mapping[str, float], key: str, name: str | None = None) -> str:
+            value = row.get(key)
+            if value is None:
+                return "<td>–</td>"
+            text = f"{100 * value:.2f}"
+            if spread and name and spread[name][key] is not None:
+                text += f' <span class="pm">± {100 * spread[name][key]:.2f}</span>'
+            mark = ' class="best"' if name and len(ours) > 1 and value == best[key] else ""
+            return f"<td{mark}>{text}</td>"
+
+        rows = [
+            f'<tr class="ours"><th><i style="background:{self.colours[name]}"></i>{escape(name)}</th>'
+            + "".join(cell(row, key, name) for key in columns)
+            + "</tr>"
+            for name, row in ours.items()
+        ]
+        for source, row in published:
+            number = self.cited.setdefault(source["source"], len(self.cited) + 1)
+            label = f"{source['method']} · {source['network']} · {source['data']}"
+            rows.append(
+                f'<tr><th>{escape(label)} <a href="#source{number}">[{number}]</a></th>'
+                + "".join(cell(row, key) for key in columns)
+                + "</tr>"
+            )
+        titles = "".join(f"<th>{escape(title)}</th>" for title in columns.values())
+        self.parts.append(
+            f'<div class="table"><table><thead><tr><th>{escape(heading)}</th>{titles}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
+
+    def write(self, path: Path, tiles: str) -> None:
+        sources = "".join(
+            f'<li id="source{number}"><a href="{escape(url)}">{escape(url)}</a></li>'
+            for url, number in self.cited.items()
+        )
+        models = "".join(
+            f'<span class="model"><i style="background:{tint}"></i>{escape(name)}</span>'
+            for name, tint in self.colours.items()
+        )
+        html = (
+            "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Facemill evaluation</title>"
+            "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+            f"<style>{STYLE.read_text()}</style></head><body><header><h1>Evaluation</h1><div>{models}</div></header>"
+            f"<main>{tiles}{''.join(self.parts)}"
+            + (f"<h2>Sources of the published figures</h2><ol>{sources}</ol>" if sources else "")
+            + "</main></body></html>"
+        )
+        with replacing(path) as temporary:
+            temporary.write_text(html)

@@ -1,0 +1,55 @@
+"""A sheet of image pairs, such as those a model gets most wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipelines.common.pillow import decode
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What stands left and right, one or more encoded images each, and a caption below."""
+
+    left: Sequence[bytes]
+    right: Sequence[bytes]
+    caption: str
+
+
+def thumbnails(encoded: Sequence[bytes], places: int, side: int = 112) -> np.ndarray:
+    """Images beside each other, each fitted into one of the square ``places``: uint8 (side, side * places, 3)."""
+    row = Image.new("RGB", (side * places, side), "white")
+    for place, data in enumerate(encoded):
+        picture = decode(data)
+        picture.thumbnail((side, side))
+        row.paste(picture, (place * side + (side - picture.width) // 2, (side - picture.height) // 2))
+    return np.asarray(row)
+
+
+def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
+    """One block of pairs under each title."""
+    rows = [
+        (title, pairs[at : at + columns]) for title, pairs in groups.items() for at in range(0, len(pairs), columns)
+    ]
+    places = max((len(side) for _, pairs in rows for pair in pairs for side in (pair.left, pair.right)), default=1)
+    inch = min(1.0, 6.5 / (columns * places))  # side of an image
+    size = columns * (2 * places * inch + 0.15), max(len(rows), 1) * (inch + 0.32) + 0.3 * len(groups)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(max(len(rows), 1), columns, squeeze=False)
+    titled: set[str] = set()
+    for axes_row, (title, pairs) in zip(grid, rows or [("", [])]):
+        if title not in titled:
+            axes_row[0].set_title(title, loc="left", fontsize=11, fontweight="bold")
+            titled.add(title)
+        for place, axes in enumerate(axes_row):
+            axes.set_axis_off()
+            if place < len(pairs):
+                pair = pairs[place]
+                left, right = thumbnails(pair.left, places), thumbnails(pair.right, places)
+                gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
+                axes.imshow(np.concatenate([left, gap, right], axis=1))
+                axes.text(0.5, -0.03, pair.caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+    return figure

@@ -1,0 +1,1 @@
+"""Losses that recipes add to the margin's."""

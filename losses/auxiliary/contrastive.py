@@ -1,0 +1,39 @@
+"""Sample-guided contrastive loss of ContraFace: two views of a batch, an adaptive margin on the matching pairs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.head.collective import sum_ranks, world_size
+
+
+class AdaptiveContrast(nn.Module):
+    """Cross-entropy of view 1's samples over view 2's, with the margin m on the own pair.
+
+    The margin, one for all ranks, follows the mean gap between a sample's own pair and its hardest negative,
+    m ← momentum·m + (1 - momentum)·gap. The published code has the two factors reversed, so that its margin has no
+    memory; this is the paper's direction, and ``momentum=0.01`` is the code's.
+
+    Args:
+        s: scale of the cosines.
+        momentum: weight of the past.
+        margin: where m starts.
+    """
+
+    def __init__(self, s: float = 64.0, momentum: float = 0.99, margin: float = 0.0) -> None:
+        super().__init__()
+        self.s, self.momentum = s, momentum
+        self.register_buffer("margin", torch.tensor(margin))
+
+    def forward(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        """(n, d) embeddings of the two views and (n,) labels → mean loss; pairs of one class are no negatives."""
+        with torch.autocast(first.device.type, enabled=False):  # s times the error of a cosine is that of a logit
+            cos = F.normalize(first.float()) @ F.normalize(second.float()).T
+        own = torch.eye(len(cos), dtype=torch.bool, device=cos.device)
+        excluded = (labels[:, None] == labels) & ~own
+        with torch.no_grad():
+            hardest = cos.masked_fill(excluded | own, -1.0).amax(1)
+            gap = sum_ranks((cos.diagonal() - hardest).mean()) / world_size()
+            self.margin.mul_(self.momentum).add_(gap, alpha=1 - self.momentum)
+        logits = self.s * (cos - self.margin * own)
+        return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), torch.arange(len(cos), device=cos.device))

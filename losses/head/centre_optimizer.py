@@ -1,0 +1,138 @@
+"""SGD and AdamW for class centres, row by row: all rows, the rows drawn, or a tile within the backward pass."""
+
+import torch
+from torch import Tensor
+
+from losses.head.partial_fc import PartialFC
+from losses.head.sampling import Sample
+from losses.head.stream import Pullback
+from losses.head.tile_torch import Tile
+
+
+class CentreOptimizer:
+    """Optimiser of the centres of a ``PartialFC``; create it before the first backward pass.
+
+    The rules are ``torch.optim.SGD``'s (momentum, weight decay) and ``torch.optim.AdamW``'s. With sampling only the
+    rows drawn are read and written: their weight decay, momentum and, for AdamW, step counts (bias correction) are
+    their own.
+
+    Three ways lead from a backward pass to an update:
+
+    - plain: the gradient is kept and ``step`` applies it;
+    - ``fused``: each tile of centres is updated in the backward pass as soon as its gradient is known, so that the
+      gradient of all centres never exists; ``step`` then only counts;
+    - ``fused`` and ``deferred``: the backward pass computes the gradient of the embeddings and remembers the batch;
+      ``step`` walks the centres once more and updates each tile. A fourth more products than fused, the same
+      memory, and the update may still be skipped (fp16) or fed by several batches (gradient accumulation).
+
+    Args:
+        lr: learning rate; set the attribute before a backward pass to change it.
+        algorithm: ``sgd`` or ``adamw``.
+
+    Attributes:
+        grad_scale: the factor the loss was multiplied with (fp16); gradients are divided by it.
+    """
+
+    def __init__(
+        self,
+        head: PartialFC,
+        *,
+        lr: float,
+        algorithm: str = "sgd",
+        momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 5e-4,
+        fused: bool = False,
+        deferred: bool = False,
+    ) -> None:
+        if algorithm not in ("sgd", "adamw"):
+            raise ValueError(f"centres are optimised by 'sgd' or 'adamw', not {algorithm!r}")
+        if deferred and not fused:
+            raise ValueError("a deferred update is a fused one: set fused too, or neither")
+        if fused and head.mode == "dense":
+            raise ValueError("the dense head computes all gradients at once; a fused update needs the streamed one")
+        self.head, self.lr, self.weight_decay, self.grad_scale = head, lr, weight_decay, 1.0
+        self.momentum, self.betas, self.eps = momentum, betas, eps
+        self.algorithm, self.fused, self.deferred = algorithm, fused, deferred
+        weight = head.weight
+        self.state: dict[str, Tensor] = {}
+        if algorithm == "adamw":
+            self.state["exp_avg"] = torch.zeros_like(weight, requires_grad=False)
+            self.state["exp_avg_sq"] = torch.zeros_like(weight, requires_grad=False)
+            self.state["steps"] = torch.zeros(len(weight), 1, device=weight.device)
+        elif momentum:
+            self.state["momentum"] = torch.zeros_like(weight, requires_grad=False)
+        self._batches: list[Pullback] = []
+        self._drawn: list[tuple[Sample, Tensor]] = []  # with the gradients of its rows
+        if head.mode == "streamed" and (fused or head.sample_rate < 1):
+            head.consume = self._consume
+
+    # -- from backward passes to rows and gradients --------------------------------------------------------------------
+
+    def _consume(self, pullback: Pullback, embeddings: bool) -> Tensor | None:
+        if self.deferred:
+            self._batches.append(pullback)
+            return pullback.run(embeddings, None)
+        if self.fused:
+            return pullback.run(embeddings, self._update_tile)
+        d_x, gradient = pullback.gradients(embeddings)
+        self._drawn.append((pullback.walk.sample, gradient))
+        return d_x
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Apply what the backward passes since the last call left to be applied."""
+        if self._batches:
+            self._walk_batches()
+        if self._drawn:
+            (sample, gradient), *more = self._drawn
+            self._update(*(_merged(self._drawn) if more else (sample.index, sample.live, gradient)))
+        if self.head.weight.grad is not None:
+            self._update(slice(None), None, self.head.weight.grad)
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Forget what the backward passes since the last ``step`` left (updates already made by ``fused`` stay)."""
+        self._batches.clear()
+        self._drawn.clear()
+        self.head.weight.grad = None
+
+    def _walk_batches(self) -> None:
+        first, *more = self._batches
+        if more and first.walk.sample is not None:
+            raise ValueError("a fused update over several sampled batches is not possible: unset fused")
+        for tile in first.walk.tiles():
+            gradient = first.tile(tile, None)
+            for batch in more:
+                gradient += batch.tile(tile, None)
+            self._update_tile(tile, gradient)
+
+    def _update_tile(self, tile: Tile, gradient: Tensor) -> None:
+        self._update(tile.rows, tile.live, gradient, tile.inverse)
+
+    @torch.no_grad()
+    def _update(
+        self, rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None = None
+    ) -> None:
+        """Move some rows (n) and their state; see ``tile.sgd_``."""
+        arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
+        shared = dict(lr=self.lr, weight_decay=self.weight_decay, scale=self.grad_scale)
+        if self.algorithm == "sgd":
+            arithmetic.sgd_(state, rows, live, gradient, inverse, momentum=self.momentum, **shared)
+        else:
+            arithmetic.adamw_(state, rows, live, gradient, inverse, betas=self.betas, eps=self.eps, **shared)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State tensors as DTensors sharded like the centres: loaded in place by ``torch.distributed.checkpoint``."""
+        return {name: self.head.shard(tensor) for name, tensor in self.state.items()}
+
+
+def _merged(drawn: list[tuple[Sample, Tensor]]) -> tuple[Tensor, None, Tensor]:
+    """Rows and the sums of their gradients over several samples (gradient accumulation; waits for the device)."""
+    rows = torch.cat([sample.rows for sample, _ in drawn])
+    values = torch.cat([gradient if sample.live is None else gradient[sample.live] for sample, gradient in drawn])
+    unique, place = rows.unique(return_inverse=True)
+    return unique, None, values.new_zeros(len(unique), values.shape[1]).index_add_(0, place, values)

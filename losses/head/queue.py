@@ -1,0 +1,55 @@
+"""BroadFace's queue of past embeddings (Kim et al., ECCV 2020)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class EmbeddingQueue(nn.Module):
+    """The last Q embeddings of the global batches, the same on every rank.
+
+    When the centre w of an embedding's class has become w', the embedding is taken to have moved along with it,
+    x + (‖x‖/‖w‖)·(w' - w) (BroadFace, eq. 5 and 6). Only its direction matters, x/‖x‖ + (w' - w)/‖w‖, of which
+    x/‖x‖ - w/‖w‖ and 1/‖w‖ are kept.
+    """
+
+    def __init__(self, size: int, embedding_size: int, device: torch.device | str) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(size, embedding_size, device=device))
+        self.register_buffer("inverse", torch.zeros(size, 1, device=device))
+        self.register_buffer("labels", torch.full((size,), -1, device=device))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64, device=device))
+
+    def __len__(self) -> int:
+        """Places in the queue; those not filled yet have the label -1."""
+        return len(self.labels)
+
+    @torch.no_grad()
+    def exchange(self, x: Tensor, labels: Tensor, centres: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Take out all past embeddings as they would be now, and put the batch in the place of the oldest.
+
+        Args:
+            x: (B, d) unit embeddings.
+            labels: (B,) int64.
+            centres: (n,) labels → (n, d) their centres, not normalised.
+
+        Returns:
+            (Q, d) unit embeddings, (Q,) labels.
+        """
+        size = len(self)
+        x, labels = x[-size:], labels[-size:]
+        past_labels = self.labels.clone()
+        of_past, of_batch = centres(torch.cat([past_labels, labels])).split([size, len(x)])
+        past = F.normalize(self.offset + self.inverse * of_past)
+
+        # An embedding that is not finite (a step of fp16 that will be skipped) would stay for many steps.
+        finite = x.isfinite().all(1)
+        inverse = torch.linalg.vector_norm(of_batch, dim=1, keepdim=True).clamp(min=1e-12).reciprocal()
+        place = (self.oldest + torch.arange(len(x), device=x.device)) % size
+        self.offset[place] = torch.where(finite[:, None], x, 0.0) - of_batch * inverse
+        self.inverse[place] = inverse
+        self.labels[place] = torch.where(finite, labels, -1)
+        self.oldest.copy_((self.oldest + len(x)) % size)
+        return past, past_labels

@@ -1,0 +1,1 @@
+"""Margins, a file a paper."""

@@ -1,0 +1,53 @@
+"""AdaFace: a margin that follows the quality of the image."""
+
+import torch
+from torch import Tensor
+
+from losses.margins.combined import add_angle
+from losses.margins.margin import (
+    AngleMargin,
+    Cosine,
+    Factor,
+    Margin,
+    Rows,
+    Scale,
+    Share,
+)
+
+_NORM_RANGE = (1e-3, 100.0)
+
+_STD_FLOOR = 1e-3
+
+
+class AdaFace(Margin):
+    """s·(cos(θ - m·z) - (m + m·z)) with z in [-1, 1] the image's quality among recent ones (Kim et al., CVPR 2022).
+
+    z = h·(a - mean)/std of the norms a, cut to its range; mean and standard deviation follow the batches', a share
+    ``t_alpha`` of each new one, before they are used. No gradient flows through the norms.
+    """
+
+    def __init__(
+        self,
+        s: Scale = 64.0,
+        m: AngleMargin = 0.4,
+        h: Factor = 0.333,
+        t_alpha: Share = 0.01,
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, interclass_filter)
+        self.m, self.h, self.t_alpha = m, h, t_alpha
+        self.register_buffer("mean", torch.tensor(20.0))
+        self.register_buffer("std", torch.tensor(100.0))
+
+    def update(self, rows: Rows) -> Tensor:
+        """(B,) z."""
+        norm = rows.norm.detach().clamp(*_NORM_RANGE)
+        mean, count = rows.mean(norm), rows.valid.sum()
+        variance = ((norm - mean).square() * rows.valid).sum() / (count - 1)
+        self._follow(self.mean, mean, self.t_alpha, rows)
+        self._follow(self.std, torch.where(count > 1, variance.sqrt(), self.std), self.t_alpha, rows)
+        return (self.h * (norm - self.mean) / (self.std + _STD_FLOOR)).clamp(-1, 1)
+
+    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+        z = rows.state
+        return self.s * (add_angle(cos_y.clamp(-1, 1), -self.m * z) - (self.m + self.m * z))

@@ -1,0 +1,98 @@
+"""Fixed margins on the angle or the cosine of the own class: ArcFace, CosFace, their combination, SphereFace."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from losses.margins.margin import (
+    AngleMargin,
+    Cosine,
+    CosineMargin,
+    Margin,
+    Rows,
+    Scale,
+)
+
+AngleFactor = Annotated[float, Field(ge=1)]
+Gradient = Literal["exact", "straight_through"]
+
+# 1 - c² is kept away from zero: float32 cosines near one are 6e-8 apart, so nothing smaller is information.
+_LEAST_SIN2 = 1e-7
+
+
+def sine(cos: Tensor) -> Tensor:
+    """sin of the angle in [0, π] whose cosine is given; finite gradient also at ±1."""
+    return (1 - cos * cos).clamp(min=_LEAST_SIN2).sqrt()
+
+
+def add_angle(cos: Tensor, margin: float | Tensor) -> Tensor:
+    """cos(θ + m) for θ in [0, π], continued monotonically as cos θ - m·sin m once θ + m passes π.
+
+    ArcFace (Deng et al., CVPR 2019), eq. 3, with the continuation of its reference implementation. A negative margin
+    takes away from the angle and stops at θ = 0.
+    """
+    if not isinstance(margin, Tensor):
+        margin = cos.new_full((), margin)  # made on the device, which need not be waited for
+    moved = cos * torch.cos(margin) - sine(cos) * torch.sin(margin)
+    past_pi = cos <= -torch.cos(margin)
+    at_zero = cos >= torch.cos(margin)
+    beyond = torch.where(margin >= 0, cos - margin * torch.sin(margin), cos.clamp(min=1.0))
+    return torch.where(torch.where(margin >= 0, past_pi, at_zero), beyond, moved)
+
+
+class _StraightThrough(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, cos: Tensor, bent: Tensor) -> Tensor:
+        return bent
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class CombinedMargin(Margin):
+    """s·(cos(m1·θ + m2) - m3): SphereFace's, ArcFace's and CosFace's margins in one (ArcFace, eq. 4).
+
+    Args:
+        gradient: ``exact``, or ``straight_through`` for d target / d cos = s, with which arcface_torch's published
+            checkpoints were trained.
+    """
+
+    def __init__(
+        self,
+        s: Scale = 64.0,
+        m1: AngleFactor = 1.0,
+        m2: AngleMargin = 0.3,
+        m3: CosineMargin = 0.2,
+        *,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, interclass_filter)
+        if gradient not in ("exact", "straight_through"):
+            raise ValueError(f"gradient is 'exact' or 'straight_through', not {gradient!r}")
+        if m1 < 1:
+            raise ValueError(f"m1 multiplies the angle and must be at least 1, not {m1}")
+        self.m1, self.m2, self.m3 = m1, m2, m3
+        self.straight_through = gradient == "straight_through"
+
+    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+        bent = cos_y.clamp(-1, 1)
+        if self.m1 != 1:
+            bent = multiply_angle(bent, self.m1, self.m2)
+        elif self.m2:
+            bent = add_angle(bent, self.m2)
+        bent = self.s * (bent - self.m3)
+        return self.s * _StraightThrough.apply(cos_y, bent.detach() / self.s) if self.straight_through else bent
+
+
+def multiply_angle(cos: Tensor, m1: float, m2: float = 0.0) -> Tensor:
+    """(-1)^k cos(φ) - 2k with φ = m1·θ + m2 and k = ⌊φ/π⌋: falls all the way (SphereFace, Liu et al. 2017, eq. 7)."""
+    phi = m1 * torch.atan2(sine(cos), cos) + m2
+    k = (phi.detach() / math.pi).floor()
+    return (1 - 2 * (k % 2)) * torch.cos(phi) - 2 * k

@@ -1,0 +1,48 @@
+"""Margins that also raise the logits of hard negatives: CurricularFace and MV-Softmax.
+
+A negative is hard for a row when its cosine exceeds the row's own, margin included: c_j > T(c_y).
+"""
+
+import torch
+
+from losses.margins.arcface import ArcFace
+from losses.margins.combined import Gradient
+from losses.margins.margin import (
+    AngleMargin,
+    Cosine,
+    Hard,
+    Rows,
+    Scale,
+    Share,
+)
+
+
+class CurricularFace(ArcFace):
+    """ArcFace whose hard negatives become c·(t + c), with t following the mean cosine (Huang et al., CVPR 2020).
+
+    Early in training t is near 0 and hard negatives count less than they would; as t grows they come to count more.
+
+    Args:
+        rate: share of a new batch in t ← rate·mean(c_y) + (1 - rate)·t, which comes before t is used.
+    """
+
+    def __init__(
+        self,
+        s: Scale = 64.0,
+        m: AngleMargin = 0.5,
+        rate: Share = 0.01,
+        *,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, m, gradient=gradient, interclass_filter=interclass_filter)
+        self.rate = rate
+        self.register_buffer("t", torch.zeros(()))
+
+    def update(self, rows: Rows) -> Hard:
+        self._follow(self.t, rows.mean(rows.cos_y), self.rate, rows)
+        zero = torch.zeros_like(self.t)
+        return Hard(self.target(rows.cos_y, rows) / self.s, torch.stack([zero + 1, self.t, zero]))
+
+    def hard(self, rows: Rows) -> Hard:
+        return rows.state

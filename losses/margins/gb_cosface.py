@@ -1,0 +1,97 @@
+"""GB-CosFace and GB-MagFace: own and other cosines on their sides of a global boundary (Chen et al., ACCV 2022)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.margins.magface import Magnitude, Norm
+from losses.margins.margin import (
+    Cosine,
+    CosineMargin,
+    Factor,
+    Margin,
+    Rows,
+    Scale,
+    Share,
+)
+
+
+class GBCosFace(Margin):
+    """½·softplus(2s(v - c_y + m)) + ½·softplus(2s(c_n - v + m)).
+
+    c_n = lse/s stands for all negatives, and v is a row's boundary: the middle of its c_y and c_n, drawn by ``alpha``
+    towards the global boundary, which follows the mean of the middles. No gradient flows through v. With alpha = 0 this
+    is CosFace of margin 2m.
+
+    Args:
+        m: margin on either side of the boundary.
+        low, high: limits of the global boundary.
+        rate: share of a new batch in the global boundary, after the batch has used it; the first batch starts it.
+    """
+
+    def __init__(
+        self,
+        s: Scale = 32.0,
+        m: CosineMargin = 0.16,
+        alpha: Share = 0.15,
+        low: Cosine = 0.5,
+        high: Cosine = 0.7,
+        rate: Share = 0.01,
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, interclass_filter)
+        if low > high:
+            raise ValueError(f"the boundary's limits must rise from low to high, not from {low} to {high}")
+        self.m, self.alpha, self.low, self.high, self.rate = m, alpha, low, high, rate
+        self.register_buffer("boundary", torch.tensor(torch.nan))
+
+    def margin(self, rows: Rows) -> float | Tensor:
+        """The margin, one or (B,)."""
+        return self.m
+
+    @torch.no_grad()
+    def _towards_boundary(self, middle: Tensor, rows: Rows) -> Tensor:
+        """(B,) middles, drawn to the global boundary, which is brought up to date behind them."""
+        mean = rows.mean(middle)
+        boundary = torch.where(self.boundary.isnan(), mean, self.boundary).clamp(self.low, self.high)
+        if self.training:
+            self.boundary.copy_(boundary)
+            self._follow(self.boundary, mean, self.rate, rows)
+        return middle.lerp(boundary, self.alpha)
+
+    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+        own = target / self.s
+        other = lse.clamp(min=-self.s) / self.s  # where there is no other class, as if one were opposite
+        v = self._towards_boundary((own + other) / 2, rows)
+        m, twice = self.margin(rows), 2 * self.s
+        return (F.softplus(twice * (v - own + m)) + F.softplus(twice * (other - v + m))) / 2
+
+
+class GBMagFace(GBCosFace):
+    """GB-CosFace with MagFace's margin m(a), which grows with the embedding's norm, and its regulariser.
+
+    The default margins are to GB-CosFace's .16 as MagFace's .45 and .8 are to ArcFace's .5.
+    """
+
+    def __init__(
+        self,
+        s: Scale = 32.0,
+        l_a: Norm = 10.0,
+        u_a: Norm = 110.0,
+        l_m: CosineMargin = 0.144,
+        u_m: CosineMargin = 0.256,
+        lambda_g: Factor = 35.0,
+        alpha: Share = 0.15,
+        low: Cosine = 0.5,
+        high: Cosine = 0.7,
+        rate: Share = 0.01,
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, l_m, alpha, low, high, rate, interclass_filter)
+        self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
+
+    def margin(self, rows: Rows) -> Tensor:
+        return self.magnitude.margin(rows.norm)
+
+    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+        return super().loss(target, lse, rows) + self.magnitude.penalty(rows.norm)

@@ -1,0 +1,65 @@
+"""Margins that depend on the embedding's norm, which stands for the quality of the image: MagFace and AdaFace."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from losses.margins.combined import add_angle
+from losses.margins.margin import (
+    AngleMargin,
+    Cosine,
+    Factor,
+    Margin,
+    Rows,
+    Scale,
+)
+
+Norm = Annotated[float, Field(gt=0)]
+
+
+class Magnitude:
+    """MagFace's margin m(a) and regulariser g(a) of an embedding's norm a (Meng et al., CVPR 2021, eq. 4 and 6).
+
+    m grows linearly from ``l_m`` to ``u_m`` as a goes from ``l_a`` to ``u_a``; norms outside
+    that range count as its ends.
+    """
+
+    def __init__(self, l_a: float, u_a: float, l_m: float, u_m: float, lambda_g: float) -> None:
+        if not 0 < l_a < u_a:
+            raise ValueError(f"norms must rise from l_a > 0 to u_a, not from {l_a} to {u_a}")
+        self.l_a, self.u_a = l_a, u_a
+        self.l_m, self.slope = l_m, (u_m - l_m) / (u_a - l_a)
+        self.lambda_g = lambda_g
+
+    def margin(self, norm: Tensor) -> Tensor:
+        """(B,) norms → (B,) margins, differentiable."""
+        return self.l_m + self.slope * (norm.clamp(self.l_a, self.u_a) - self.l_a)
+
+    def penalty(self, norm: Tensor) -> Tensor:
+        """(B,) norms → (B,) λ·g(a), which falls towards ``u_a``; differentiable."""
+        norm = norm.clamp(self.l_a, self.u_a)
+        return self.lambda_g * (norm / self.u_a**2 + 1 / norm)
+
+
+class MagFace(Margin):
+    """s·cos(θ + m(a)) and λ·g(a) (Meng et al., CVPR 2021). The gradient also flows through the norm a."""
+
+    def __init__(
+        self,
+        s: Scale = 64.0,
+        l_a: Norm = 10.0,
+        u_a: Norm = 110.0,
+        l_m: AngleMargin = 0.45,
+        u_m: AngleMargin = 0.8,
+        lambda_g: Factor = 35.0,
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        super().__init__(s, interclass_filter)
+        self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
+
+    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+        return self.s * add_angle(cos_y.clamp(-1, 1), self.magnitude.margin(rows.norm))
+
+    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+        return super().loss(target, lse, rows) + self.magnitude.penalty(rows.norm)

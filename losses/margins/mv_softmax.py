@@ -1,0 +1,48 @@
+"""MV-Softmax: hard negatives are raised."""
+
+from typing import Literal
+
+import torch
+
+from losses.margins.combined import CombinedMargin, Gradient
+from losses.margins.margin import (
+    Cosine,
+    CosineMargin,
+    Factor,
+    Hard,
+    Rows,
+    Scale,
+)
+
+
+class MVSoftmax(CombinedMargin):
+    """Hard negatives become (1 + t)·c + t (Wang et al., "Mis-classified vector guided softmax", AAAI 2020; adaptive).
+
+    Args:
+        kind: ``am`` for a margin on the cosine (CosFace), ``arc`` for one on the angle (ArcFace).
+    """
+
+    def __init__(
+        self,
+        s: Scale = 32.0,
+        m: CosineMargin = 0.35,
+        t: Factor = 0.2,
+        kind: Literal["am", "arc"] = "am",
+        *,
+        gradient: Gradient = "exact",
+        interclass_filter: Cosine | None = None,
+    ) -> None:
+        if kind not in ("am", "arc"):
+            raise ValueError(f"mv_softmax has the kinds 'am' and 'arc', not {kind!r}")
+        if t < 0:
+            raise ValueError(f"mv_softmax raises hard negatives by t >= 0, not {t}")
+        m2, m3 = (0.0, m) if kind == "am" else (m, 0.0)
+        super().__init__(s, 1.0, m2, m3, gradient=gradient, interclass_filter=interclass_filter)
+        self.t = t
+
+    def update(self, rows: Rows) -> Hard:
+        curve = torch.stack([rows.cos_y.new_full((), value) for value in (0, 1 + self.t, self.t)])
+        return Hard(self.target(rows.cos_y, rows) / self.s, curve)
+
+    def hard(self, rows: Rows) -> Hard:
+        return rows.state

@@ -1,0 +1,14 @@
+"""SphereFace: a margin that multiplies the angle."""
+
+from losses.margins.combined import AngleFactor, CombinedMargin
+from losses.margins.margin import (
+    Cosine,
+    Scale,
+)
+
+
+class SphereFace(CombinedMargin):
+    """s·((-1)^k cos(m·θ) - 2k) (Liu et al., CVPR 2017; normalised, with m = 1.7, as in SphereFace revived, 2022)."""
+
+    def __init__(self, s: Scale = 64.0, m: AngleFactor = 1.7, interclass_filter: Cosine | None = None) -> None:
+        super().__init__(s, m, 0.0, 0.0, interclass_filter=interclass_filter)

@@ -1,0 +1,1 @@
+"""What every room needs: commands, files, the processor, kinds of images, alignment."""

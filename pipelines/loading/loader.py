@@ -1,0 +1,290 @@
+"""Batches for training, endless and from any step, and for evaluation, once and in order."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import compress, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.common.cpu import one_thread
+from pipelines.loading.augment import find_augmentation
+from pipelines.loading.decoder import Decoder, UndecodableError
+from pipelines.loading.quarantine import Quarantine
+from pipelines.loading.schedule import Schedule
+from pipelines.sources.source import Source
+
+_FLIP = 0  # the column of the schedule's numbers that decides on the mirror image; those of the augmentation follow
+_HINT_STEPS = 8  # of which the source is told at a time
+_SWEEP_AHEAD = 3  # batches that are decoded ahead in a sweep
+
+
+@dataclass
+class Batch:
+    images: Tensor  # (b, 3, h, w), RGB in [-1, 1], channels-last, on the device
+    labels: Tensor  # int64 (b,), on the device
+    indices: Tensor  # int64 (b,), the samples' indices in the source, on the CPU
+    numbers: Tensor  # float32 (b, numbers), uniform in [0, 1), on the CPU: left to margins and recipes
+    clean: Tensor | None = None  # with ``clean_view``: the images before augmentation, mirrored like them
+
+
+@dataclass
+class _Gathered:
+    """A batch before its images are decoded."""
+
+    encoded: list[np.ndarray]  # uint8 (bytes,)
+    labels: np.ndarray  # int64 (b,)
+    indices: np.ndarray  # int64 (b,)
+    numbers: np.ndarray  # float32 (b, 1 + the augmentation's + those left over)
+    replaced: int  # how many samples stand in for bad ones
+
+
+class Loader:
+    """An endless iterator over the batches of one rank, a pure function of (seed, step).
+
+    ``step`` is the global step that comes next; ``seek`` sets it. ``wait`` is how many seconds the last batch was
+    waited for. ``dtype`` uint8 leaves pixels in 0 … 255. ``decode_on`` and ``hw_decoder_load``: see ``Decoder``.
+
+    A sample that cannot be read or decoded is bad: it is logged, written to the file ``quarantine`` (a JSON object a
+    line) and replaced by the schedule's substitute; ``replaced`` counts how often. ``ValueError`` ends the iteration
+    when more than ``max_bad_fraction`` of all samples are bad, and at a label outside the source's classes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: str = "flip",
+        shuffle: str = "global",
+        image_size: int = 112,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 2,
+        prefetch: int = 3,
+        numbers: int = 1,
+        clean_view: bool = False,
+        max_bad_fraction: float = 0.001,
+        quarantine: str | Path | None = None,
+        decode_on: str = "gpu",
+        hw_decoder_load: float = 0.65,
+    ) -> None:
+        augmentation = find_augmentation(augment)
+        self._source = source
+        self._augmentation = augmentation
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._share = (rank, world_size)
+        self._prefetch = prefetch
+        self._quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=quarantine)
+        self._own_numbers = 1 + len(augmentation.draws)
+        self._schedule = Schedule(
+            len(source),
+            batch_size * world_size,
+            seed=seed,
+            shuffle=shuffle,
+            numbers=self._own_numbers + numbers,
+        )
+        self._decoder = Decoder(
+            batch_size=batch_size,
+            image_size=image_size,
+            device=self._device,
+            threads=threads,
+            transform=augmentation.transform,
+            parameters=tuple(augmentation.draws),
+            clean_view=clean_view,
+            decode_on=decode_on,
+            hw_decoder_load=hw_decoder_load,
+        )
+        self._ahead: deque[_Gathered] = deque()  # the batches from ``step`` on that are being decoded
+        self._hinted = 0  # the step up to which the source knows what will be read
+        self.steps_per_epoch = self._schedule.steps_per_epoch
+        self.step = 0
+        self.wait = 0.0
+        self.replaced = 0
+
+    def seek(self, step: int) -> None:
+        """Go on with global step ``step``, counted from the start of training."""
+        self.close()
+        self.step = step
+
+    def close(self) -> None:
+        """End the decoding and its threads; going on with the iteration starts them again."""
+        self._decoder.clear()
+        self._ahead.clear()
+        self._hinted = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        while len(self._ahead) < self._prefetch:
+            batch = self._gather(self.step + len(self._ahead))
+            self._ahead.append(batch)
+            numbers = batch.numbers[:, _FLIP + 1 : self._own_numbers]
+            self._decoder.submit(batch.encoded, self._augmentation.parameters(numbers))
+        pixels = self._decode()
+        batch = self._ahead.popleft()
+        self.step += 1
+        self.replaced += batch.replaced
+        flips = _to_device(batch.numbers[:, _FLIP] < 0.5, self._device) if self._augmentation.flip else None
+        images, *clean = (_to_images(view, flips, self._dtype) for view in pixels)
+        finished = Batch(
+            images=images,
+            labels=_to_device(batch.labels, self._device),
+            indices=torch.tensor(batch.indices),
+            numbers=torch.from_numpy(batch.numbers[:, self._own_numbers :]),
+            clean=clean[0] if clean else None,
+        )
+        self.wait = time.perf_counter() - start
+        return finished
+
+    def _decode(self) -> tuple[Tensor, ...]:
+        """The pixels of the first batch ahead, whose bad samples are replaced."""
+        while True:
+            try:
+                return self._decoder.result()
+            except UndecodableError as error:
+                for row, reason in error.reasons.items():
+                    self._quarantine.add(int(self._ahead[0].indices[row]), reason)
+                self._ahead[0] = self._gather(self.step)
+                self._decoder.amend(self._ahead[0].encoded)
+
+    def _gather(self, step: int) -> _Gathered:
+        self._hint(step)
+        epoch, step = divmod(step, self.steps_per_epoch)
+        scheduled, numbers = self._schedule.slice(epoch, step, *self._share)
+        while True:
+            indices = self._substitute(epoch, step, scheduled)
+            try:
+                encoded, labels = self._source.read(indices)
+                break
+            except (ValueError, OSError):
+                if not self._quarantine_unreadable(indices):
+                    raise
+        num_classes = self._source.num_classes
+        for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
+            where = self._source.describe(int(indices[row]))
+            raise ValueError(f"{where}: the label is not in [0, {num_classes}); is the class count right?")
+        return _Gathered(encoded, labels, indices, numbers, replaced=int((indices != scheduled).sum()))
+
+    def _hint(self, step: int) -> None:
+        """Let the source know, some steps at a time, what will be read after the schedule's lead."""
+        if step + self._schedule.lead < self._hinted:
+            return
+        first, self._hinted = max(self._hinted, step), step + self._schedule.lead + _HINT_STEPS
+        positions = (divmod(ahead, self.steps_per_epoch) for ahead in range(first, self._hinted))
+        self._source.prefetch(np.concatenate([self._schedule.upcoming(*at, *self._share) for at in positions]))
+
+    def _substitute(self, epoch: int, step: int, scheduled: np.ndarray) -> np.ndarray:
+        """The indices with substitutes for the samples known as bad, by a rule that any number of ranks shares."""
+        if not self._quarantine:
+            return scheduled
+        indices = scheduled.copy()
+        positions = self._schedule.positions(step, *self._share)
+        for row, index in enumerate(scheduled.tolist()):
+            attempt = 0
+            while index in self._quarantine:
+                index = self._schedule.substitute(epoch, int(positions[row]), attempt)
+                attempt += 1
+            indices[row] = index
+        return indices
+
+    def _quarantine_unreadable(self, indices: np.ndarray) -> bool:
+        """Try the samples one by one; whether a bad one was found."""
+        found = False
+        for row, index in enumerate(indices.tolist()):
+            try:
+                self._source.read(indices[row : row + 1])
+            except (ValueError, OSError) as error:
+                self._quarantine.add(index, str(error))
+                found = True
+        return found
+
+
+def sweep(
+    source: Source,
+    indices: np.ndarray,
+    *,
+    batch_size: int,
+    image_size: int = 112,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """The samples ``indices`` in order and as they are; the last batch may be short. Labels are not looked at.
+
+    Raises ``ValueError`` or ``OSError`` naming an image that cannot be read or decoded.
+    """
+    indices = np.array(indices, np.int64)
+    decoder = Decoder(batch_size=batch_size, image_size=image_size, device=torch.device(device), threads=threads)
+    batches = (indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size))
+    return sweep_batches(source, batches, decoder, dtype=dtype)
+
+
+def sweep_batches(
+    source: Source,
+    batches: Iterable[np.ndarray],
+    decoder: Decoder,
+    *,
+    dtype: torch.dtype = torch.float32,
+    parameters: Callable[[np.ndarray], Mapping[str, np.ndarray]] = lambda indices: {},
+) -> Iterator[Batch]:
+    """As ``sweep``, in given batches of indices and through a decoder, whose transform has ``parameters(indices)``."""
+    to_read = iter(batches)
+    ahead: deque[tuple[np.ndarray, np.ndarray]] = deque()
+    try:
+        while True:
+            for chosen in islice(to_read, _SWEEP_AHEAD - len(ahead)):
+                encoded, labels = source.read(chosen)
+                decoder.submit(encoded, parameters(chosen))
+                ahead.append((chosen, labels))
+            if not ahead:
+                return
+            chosen, labels = ahead.popleft()
+            try:
+                (pixels,) = decoder.result()
+            except UndecodableError as error:
+                row, reason = next(iter(error.reasons.items()))
+                raise ValueError(f"{source.describe(int(chosen[row]))}: {reason}") from None
+            yield Batch(
+                images=_to_images(pixels, None, dtype),
+                labels=_to_device(labels, decoder.device),
+                indices=torch.from_numpy(chosen),
+                numbers=torch.empty(len(chosen), 0),
+            )
+    finally:
+        decoder.clear()
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _to_images(pixels: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """uint8 (b, h, w, 3), which may be overwritten → images as in ``Batch``, mirrored where ``flips`` (b,) says so."""
+    images = pixels.permute(0, 3, 1, 2)
+    if images.is_cuda:
+        if flips is not None:
+            images = torch.where(flips[:, None, None, None], images.flip(3), images)
+        return _normalise(images, dtype)
+    with one_thread():  # the decoding has all the cores busy
+        if flips is not None:
+            for image in compress(images.unbind(), flips.tolist()):  # stays in the cache: faster than for all at once
+                image.copy_(image.flip(2))
+        return _normalise(images, dtype)
+
+
+def _normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.uint8:
+        return images
+    return images.to(torch.float32).sub_(127.5).div_(127.5).to(dtype)

@@ -1,0 +1,1 @@
+"""Tools for data sets of one's own: ``python -m pipelines.prepare``."""

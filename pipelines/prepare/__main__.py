@@ -1,0 +1,230 @@
+"""Data sets of one's own: build, check and look at them. ``python -m pipelines.prepare COMMAND --help``.
+
+DATA is what training takes: a folder with train.rec, identity/*.jpg, *.tar, *.parquet or data.mdb, a .rec file, a list
+(.lst, .txt), or a quoted glob of shards.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.common.command import run
+from pipelines.common.files import replacing
+from pipelines.common.pillow import QUALITY
+from pipelines.prepare.align import Align, detector, read_landmarks
+from pipelines.prepare.check import ERRORS, KINDS, Report, verify
+from pipelines.prepare.convert import FORMS, LEFT_OUT, Written, all_labels, convert
+from pipelines.prepare.encode import Reencode
+from pipelines.prepare.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
+from pipelines.prepare.summary import contact_sheet, save_page, summarise
+from pipelines.sources import open_source
+from pipelines.sources.bins import write_bin
+from pipelines.sources.folder import FolderSource
+
+_EXAMPLES = 3  # of each problem that are shown; the report has all
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.prepare", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1]
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_convert(commands)
+    _add_align(commands)
+    _add_verify(commands)
+    _add_repair(commands)
+    _add_inspect(commands)
+    _add_split(commands)
+    _add_pairs(commands)
+    arguments = parser.parse_args()
+    arguments.command(arguments)
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("convert", help="write a data set as RecordIO or as WebDataset shards")
+    parser.set_defaults(command=_convert)
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument("--to", choices=FORMS, default="recordio")
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="in a random order (RecordIO: im2rec's layout)")
+    parser.add_argument("--size", type=int, help="resize images that are not SIZE x SIZE pixels")
+    parser.add_argument("--quality", type=int, help="encode all images anew, as JPEGs of this quality")
+    parser.add_argument("--shard-size", type=int, default=10_000, help="images a shard")
+    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    changes = arguments.size or arguments.quality
+    written = convert(
+        open_source(arguments.data),
+        arguments.out,
+        form=arguments.to,
+        shuffle=arguments.shuffle,
+        transform=Reencode(arguments.size, arguments.quality) if changes else None,
+        shard_size=arguments.shard_size,
+        threads=arguments.threads,
+    )
+    _tell(arguments.out, written)
+
+
+def _add_align(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("align", help="crop photographs to 112 x 112 by five landmarks")
+    parser.set_defaults(command=_align)
+    parser.add_argument("data", help="photographs; with --landmarks, the file of landmarks itself")
+    parser.add_argument("out", type=Path, help="the folder to write, as RecordIO")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--landmarks", action="store_true", help="DATA has lines 'identity/image.jpg x1 y1 … x5 y5'")
+    how.add_argument("--detector", type=Path, help="find them by OpenCV's YuNet, whose weights are this .onnx file")
+    parser.add_argument("--quality", type=int, default=QUALITY, help="of the JPEGs written")
+    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+
+
+def _align(arguments: argparse.Namespace) -> None:
+    if arguments.detector:
+        source, landmarks = open_source(arguments.data), detector(arguments.detector)
+    else:
+        source, landmarks = read_landmarks(Path(arguments.data))
+    transform = Align(landmarks, arguments.quality)
+    _tell(arguments.out, convert(source, arguments.out, transform=transform, threads=arguments.threads))
+
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "verify", help="decode every image; the exit status is 1 if training would stumble over something"
+    )
+    parser.set_defaults(command=_verify)
+    _add_checks(parser)
+    parser.add_argument("--report", type=Path, help="a JSON file to write, with every problem found")
+
+
+def _add_repair(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("repair", help="write a data set anew without its bad images, with a new .idx")
+    parser.set_defaults(command=_repair)
+    _add_checks(parser)
+    parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument(
+        "--drop", nargs="*", default=[], metavar="KIND", help=f"also leave out: {', '.join(KINDS[len(ERRORS) : -2])}"
+    )
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data")
+    parser.add_argument("--image-size", type=int, help="what images should measure; default: what the first one does")
+    parser.add_argument("--tiny", type=int, default=2, help="name identities with fewer images")
+    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    report = _checked(arguments, save=arguments.report)
+    if arguments.report:
+        print(arguments.report)
+    sys.exit(0 if report.sound else 1)
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    kinds = *ERRORS, *arguments.drop
+    Report(0, 0).bad_images(*kinds)  # a kind that does not exist should not cost an hour
+    bad = _checked(arguments).bad_images(*kinds)
+    source = open_source(arguments.data)
+    kept = np.setdiff1d(np.arange(len(source)), bad)
+    _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads))
+    print(f"{len(bad)} bad images were dropped")
+
+
+def _add_inspect(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("inspect", help="figures of a data set, and pictures of random identities")
+    parser.set_defaults(command=_inspect)
+    parser.add_argument("data")
+    parser.add_argument("--sheet", type=Path, help="a PNG to write: a row an identity")
+    parser.add_argument("--html", type=Path, help="a page to write with figures and pictures")
+    parser.add_argument("--rows", type=int, default=12, help="identities on the sheet")
+    parser.add_argument("--columns", type=int, default=12, help="images of each")
+    parser.add_argument("--sample", type=int, default=1000, help="images that are looked into")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    source = open_source(arguments.data)
+    figures = summarise(source, sample=arguments.sample, seed=arguments.seed)
+    for name, value in figures.items():
+        print(f"{name:<22}{value}")
+    if arguments.sheet or arguments.html:
+        sheet = contact_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
+    if arguments.sheet:
+        with replacing(arguments.sheet) as temporary:
+            sheet.save(temporary, "PNG")
+        print(arguments.sheet)
+    if arguments.html:
+        save_page(arguments.html, arguments.data, figures, sheet)
+        print(arguments.html)
+
+
+def _add_split(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("split", help="write two data sets, OUT/train and OUT/heldout, of different people")
+    parser.set_defaults(command=_split)
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--held-out", type=int, required=True, help="identities of OUT/heldout")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+
+
+def _split(arguments: argparse.Namespace) -> None:
+    source = open_source(arguments.data)
+    parts = split_identities(source, arguments.held_out, seed=arguments.seed)
+    for name, indices in zip(("train", "heldout"), parts):
+        written = convert(source, arguments.out / name, indices=indices, threads=arguments.threads)
+        _tell(arguments.out / name, written)
+
+
+def _add_pairs(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("pairs", help="make a .bin verification set")
+    parser.set_defaults(command=_pairs)
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path, help="the .bin file to write")
+    parser.add_argument("--pairs-file", type=Path, help="in LFW's format; of a folder it takes name/name_0001.jpg")
+    parser.add_argument("--count", type=int, default=6000, help="pairs to draw, half of them genuine, in ten folds")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _pairs(arguments: argparse.Namespace) -> None:
+    source = open_source(arguments.data)
+    if arguments.pairs_file:
+        pairs, same = read_pairs(arguments.pairs_file)
+        wanted = [image for pair in pairs for image in pair]
+        folder = isinstance(source, FolderSource)
+        images = find_files(Path(arguments.data), wanted) if folder else find_images(source, wanted)
+    else:
+        pairs, same = draw_pairs(all_labels(source, np.arange(len(source))), arguments.count, seed=arguments.seed)
+        images, _ = source.read(pairs.ravel())
+    write_bin(arguments.out, images, same)
+    print(f"{arguments.out}: {same.sum()} genuine and {(~same).sum()} impostor pairs")
+
+
+def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
+    report = verify(
+        open_source(arguments.data),
+        image_size=arguments.image_size,
+        tiny=arguments.tiny,
+        threads=arguments.threads,
+    )
+    if save:
+        report.save(save)  # first: printing may end early, at the reader of a pipe for example
+    print(f"{arguments.data}: {report.images} images of {report.identities} identities")
+    for kind, found in report.problems.items():
+        print(f"{len(found):>10} {kind.replace('_', ' ')}")
+        for text in list(found.values())[:_EXAMPLES]:
+            print(f"{'':>12}{text}")
+    return report
+
+
+def _tell(out: Path, written: Written) -> None:
+    print(f"{out}: {written.images} images of {written.identities} identities")
+    if written.left_out:
+        print(f"{written.left_out} images were left out: {out / LEFT_OUT} says which and why")
+
+
+if __name__ == "__main__":
+    run(main)

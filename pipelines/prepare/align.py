@@ -1,0 +1,90 @@
+"""Photographs cropped to the template of face recognition, 112 x 112, by five landmarks: listed, or detected."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.common.alignment import SIZE, similarity
+from pipelines.common.pillow import QUALITY, decode, to_jpeg
+from pipelines.sources.identities import number_names
+from pipelines.sources.lists import ListSource
+
+_SURE = 0.6  # least score of a detected face
+
+Landmarks = Callable[[int, Image.Image], np.ndarray]  # (index, photograph) -> complex (5,), x + iy in pixels
+
+
+@dataclass(frozen=True)
+class Align:
+    """The crop of an image in which ``landmarks`` are at the template's places, as JPEG of ``quality``.
+
+    Landmarks are in the order of the template. What lies outside of the photograph is black.
+    """
+
+    landmarks: Landmarks = field(repr=False)
+    quality: int = QUALITY
+
+    def __call__(self, index: int, encoded: bytes) -> bytes:
+        photograph = decode(encoded)
+        scale, shift = similarity(self.landmarks(index, photograph))
+        if not 0 < abs(scale) < np.inf:
+            raise ValueError("the landmarks are not those of a face: they lie in one point, or are no numbers")
+        # Pillow wants the way back, from places in the crop to the photograph, where the first pixel's centre is .5.
+        back = 1 / scale
+        offset = (0.5 + 0.5j) - back * (0.5 + 0.5j) - shift * back
+        coefficients = back.real, -back.imag, offset.real, back.imag, back.real, offset.imag
+        crop = photograph.transform(
+            (SIZE, SIZE), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
+        )
+        return to_jpeg(crop, self.quality)
+
+
+def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:
+    """The photographs and landmarks of a file with lines ``path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5``.
+
+    Relative paths are taken from the file's folder. A photograph's folder is its identity.
+    """
+    paths, names, points = [], [], []
+    with path.open(encoding="utf-8", errors="surrogateescape") as lines:  # file names may be in any encoding
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                image, *numbers = line.strip().rsplit(maxsplit=10)
+                values = np.array(numbers, np.float64).reshape(5, 2)
+            except ValueError:
+                raise ValueError(f"{path}, line {number} is not 'path x1 y1 … x5 y5': '{line.strip()[:80]}'") from None
+            place = path.parent / image
+            paths.append(str(place))
+            names.append(place.parent.name)
+            points.append(values[:, 0] + 1j * values[:, 1])
+    if not paths:
+        raise ValueError(f"{path} lists no landmarks")
+    return ListSource(paths, *number_names(names)), lambda index, photograph: points[index]
+
+
+def detector(weights: Path) -> Landmarks:
+    """Finds the landmarks of the largest face by YuNet: OpenCV's detector, whose weights are an ONNX file.
+
+    Wu, Peng and Yu, "YuNet: A Tiny Millisecond-level Face Detector" (2023).
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise ValueError("detecting faces needs a package: pip install opencv-python-headless") from None
+    if not weights.is_file():
+        raise FileNotFoundError(f"there are no weights at {weights}: give the .onnx file of OpenCV's YuNet")
+
+    def find(index: int, photograph: Image.Image) -> np.ndarray:
+        network = cv2.FaceDetectorYN.create(str(weights), "", photograph.size, _SURE)  # not to be shared by threads
+        _, faces = network.detect(np.ascontiguousarray(np.asarray(photograph)[:, :, ::-1]))  # OpenCV has BGR
+        if faces is None:
+            raise ValueError("no face is found in it")
+        largest = max(faces, key=lambda face: face[2] * face[3])  # x, y, width, height, five landmarks, score
+        points = largest[4:14].reshape(5, 2)
+        return points[:, 0] + 1j * points[:, 1]
+
+    return find

@@ -1,0 +1,203 @@
+"""Any source written as RecordIO or as WebDataset shards, its identities as the classes 0, 1, …
+
+Beside the images come ``identities.json``, the names of the classes, and ``left_out.jsonl``, the images that could not
+be taken over, if there are any. Images are copied as they are unless a transform changes them.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from PIL import Image
+
+from pipelines.common.files import replacing
+from pipelines.common.formats import image_suffix
+from pipelines.loading.permutation import ROUNDS, permute
+from pipelines.prepare.output import complete
+from pipelines.prepare.reading import Read, Transform, read_all, with_progress
+from pipelines.sources.identities import write_identities
+from pipelines.sources.recordio import LABEL_LIMIT, IRHeader, RecordWriter, pack, write_dataset
+from pipelines.sources.source import Source
+
+FORMS = ("recordio", "webdataset")
+LEFT_OUT = "left_out.jsonl"
+_DEFAULT_SIDE = 112  # of the images, in pixels, where it cannot be read off the first one
+_LABELS_AT_A_TIME = 1 << 20
+
+
+@dataclass(frozen=True)
+class Written:
+    identities: int
+    images: int
+    left_out: int
+
+
+def convert(
+    source: Source,
+    out: str | Path,
+    *,
+    form: str = "recordio",
+    indices: np.ndarray | None = None,
+    shuffle: int | None = None,
+    transform: Transform | None = None,
+    shard_size: int = 10_000,
+    threads: int | None = None,
+) -> Written:
+    """Write the images ``indices`` of ``source`` (default: all) as the folder ``out``.
+
+    RecordIO is in insightface's layout, sorted by class; but with ``shuffle``, the key of a permutation of the images,
+    and where there are more records than that layout can number (2^24), it is in im2rec's. Shards hold ``shard_size``
+    images. Identities without an image are no class, unless none of their images could be read in a layout that is
+    not sorted. An interrupted run can be started again; the shards that it finished are kept.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form '{form}' is unknown; use one of {', '.join(FORMS)}")
+    if shard_size < 1:
+        raise ValueError(f"shards cannot hold {shard_size} images")
+    plan = _plan(source, indices, shuffle)
+    job = {
+        "form": form,
+        "transform": repr(transform),
+        "shard_size": shard_size,
+        "plan": hashlib.blake2b(plan.order.tobytes() + plan.classes.tobytes()).hexdigest(),
+        "names": hashlib.blake2b("\n".join(plan.names).encode(errors="surrogatepass")).hexdigest(),
+    }
+    with complete(out, job) as folder:
+        left_out = folder / LEFT_OUT
+        if form == "recordio":
+            left_out.unlink(missing_ok=True)
+        with left_out.open("a") as log:
+            writing = _Writing(source, plan, folder, log, transform, threads)
+            if form == "webdataset":
+                names = writing.write_shards(shard_size)
+            elif shuffle is None and len(plan.order) + len(plan.names) + 1 <= LABEL_LIMIT:
+                names = writing.write_sorted()
+            else:
+                names = writing.write_records()
+        lines = dict.fromkeys(left_out.read_text().splitlines(keepends=True))  # a shard begun twice says it twice
+        for index in np.flatnonzero(plan.damaged).tolist():
+            lines[_line(source, plan.considered[index], "the label is damaged or negative")] = None
+        left_out.write_text("".join(lines)) if lines else left_out.unlink()
+        write_identities(folder, names)
+        written = len(plan.considered) - len(lines)
+        if not written:
+            raise ValueError(f"no image could be read; the first: {next(iter(lines)).strip()}")
+    return Written(len(names), written, len(lines))
+
+
+def all_labels(source: Source, indices: np.ndarray) -> np.ndarray:
+    """Labels int64 (n,) of many images."""
+    pieces = np.split(indices, range(_LABELS_AT_A_TIME, len(indices), _LABELS_AT_A_TIME))
+    return np.concatenate([source.labels(piece) for piece in pieces])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    considered: np.ndarray  # int64, the images asked for
+    damaged: np.ndarray  # bool, which of them have no label
+    order: np.ndarray  # int64 (n,), indices of the others in the order in which they are written
+    classes: np.ndarray  # int64 (n,), their classes
+    names: list[str]
+
+
+def _plan(source: Source, indices: np.ndarray | None, shuffle: int | None) -> _Plan:
+    considered = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+    labels = all_labels(source, considered)
+    damaged = labels < 0
+    order = considered[~damaged]
+    if not len(order):
+        raise ValueError("there are no images to write")
+    present, classes = np.unique(labels[~damaged], return_inverse=True)
+    if shuffle is None:
+        positions = np.argsort(classes, kind="stable")
+    else:
+        keys = np.random.Philox(key=shuffle).random_raw(ROUNDS)
+        positions = permute(np.arange(len(order)), len(order), keys)
+    names = [source.identity(label) for label in present.tolist()]
+    return _Plan(considered, damaged, order[positions], classes[positions], names)
+
+
+@dataclass(frozen=True)
+class _Writing:
+    source: Source
+    plan: _Plan
+    folder: Path
+    log: TextIO
+    transform: Transform | None
+    threads: int | None
+
+    def write_sorted(self) -> list[str]:
+        """Insightface's layout. Returns the names of the classes."""
+        names = []
+
+        def people() -> Iterator[Iterable[np.ndarray | bytes]]:
+            for label, images in itertools.groupby(good, key=lambda image: image[0]):
+                names.append(self.plan.names[label])
+                yield (image.encoded for _, image in images)
+
+        side, good = _side(self._good(0, len(self.plan.order)))
+        write_dataset(self.folder, people(), image_size=side)
+        return names
+
+    def write_records(self) -> list[str]:
+        """im2rec's layout."""
+        side, good = _side(self._good(0, len(self.plan.order)))
+        with replacing(self.folder / "property") as property_, RecordWriter(self.folder / "train.rec") as writer:
+            for key, (label, image) in enumerate(good):
+                writer.write(key, pack(IRHeader(0, label, key), image.encoded))
+            property_.write_text(f"{len(self.plan.names)},{side},{side}")
+        return self.plan.names
+
+    def write_shards(self, size: int) -> list[str]:
+        for number, begin in enumerate(range(0, len(self.plan.order), size)):
+            shard = self.folder / f"train-{number:06d}.tar"
+            if shard.exists():
+                continue
+            with replacing(shard) as temporary, tarfile.open(temporary, "w") as archive:
+                for position, (label, image) in enumerate(self._good(begin, begin + size), begin):
+                    _add(archive, f"{position:09d}{image_suffix(image.encoded)}", bytes(image.encoded))
+                    _add(archive, f"{position:09d}.cls", b"%d" % label)
+                self.log.flush()
+        return self.plan.names
+
+    def _good(self, begin: int, end: int) -> Iterator[tuple[int, Read]]:
+        """Class and image at these positions of the order; the bad ones go to the log."""
+        order = self.plan.order[begin:end]
+        chunks = read_all(self.source, order, transform=self.transform, threads=self.threads)
+        text = f"writing {self.folder.name.removeprefix('.').removesuffix('.partial')}"
+        images = itertools.chain.from_iterable(with_progress(chunks, text, len(order)))
+        for image, label in zip(images, self.plan.classes[begin:end].tolist()):
+            if image.reason:
+                self.log.write(_line(self.source, image.index, image.reason))
+            else:
+                yield label, image
+
+
+def _line(source: Source, index: int, reason: str) -> str:
+    return json.dumps({"image": source.describe(int(index)), "reason": reason}) + "\n"
+
+
+def _side(good: Iterator[tuple[int, Read]]) -> tuple[int, Iterator[tuple[int, Read]]]:
+    """The height of the first image, for ``property``, and all images."""
+    first = next(good, None)
+    if first is None:
+        return _DEFAULT_SIDE, iter(())
+    try:
+        with Image.open(io.BytesIO(first[1].encoded)) as image:
+            side = image.height
+    except Exception:  # Pillow's decoders raise almost any class; that the image is damaged is for ``verify`` to say
+        side = _DEFAULT_SIDE
+    return side, itertools.chain([first], good)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))

@@ -1,0 +1,79 @@
+"""All images of a source, read and changed ahead by threads, and what is wrong with those that are bad."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.common.formats import IMAGE_SUFFIXES, image_suffix
+from pipelines.sources.source import Source
+
+CHUNK = 128  # images that are read at a time
+_CHUNKS_AHEAD = 4  # for each thread
+
+Transform = Callable[[int, bytes], bytes]  # (index in the source, encoded image) -> encoded image
+
+
+class Read(NamedTuple):
+    index: int
+    encoded: np.ndarray | bytes  # empty where the image is bad
+    reason: str  # why; empty where the image is good
+
+
+def read_all(
+    source: Source, indices: np.ndarray, *, transform: Transform | None = None, threads: int | None = None
+) -> Iterator[list[Read]]:
+    """The images ``indices`` in that order, CHUNK at a time. A few chunks for each thread are in memory at a time."""
+    threads = threads or len(os.sched_getaffinity(0))
+    chunks = (indices[begin : begin + CHUNK] for begin in range(0, len(indices), CHUNK))
+    ahead: deque[Future[list[Read]]] = deque()
+    executor = ThreadPoolExecutor(threads)
+    try:
+        for chunk in chunks:
+            source.prefetch(chunk)
+            ahead.append(executor.submit(_read, source, chunk, transform))
+            if len(ahead) == _CHUNKS_AHEAD * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def with_progress(chunks: Iterator[list[Read]], text: str, total: int) -> Iterator[list[Read]]:
+    """Pass the images on and show how many there were."""
+    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=total)
+        for images in chunks:
+            yield images
+            progress.advance(task, len(images))
+
+
+def read_leniently(source: Source, indices: np.ndarray) -> list[Read]:
+    """Images of which some may be unreadable."""
+    try:
+        encoded, _ = source.read(indices)
+        return [Read(index, image, "") for index, image in zip(indices.tolist(), encoded)]
+    except (ValueError, OSError) as error:
+        if len(indices) == 1:
+            return [Read(int(indices[0]), b"", str(error))]
+    return [read for at in range(len(indices)) for read in read_leniently(source, indices[at : at + 1])]
+
+
+def _read(source: Source, indices: np.ndarray, transform: Transform | None) -> list[Read]:
+    images = []
+    for image in read_leniently(source, indices):
+        if not image.reason and not image_suffix(image.encoded):
+            image = Read(image.index, b"", f"begins like none of {', '.join(IMAGE_SUFFIXES)}")
+        if transform and not image.reason:
+            try:
+                image = image._replace(encoded=transform(image.index, bytes(image.encoded)))
+            except Exception as error:  # Pillow's decoders raise almost any class
+                image = Read(image.index, b"", f"does not decode ({error})")
+        images.append(image)
+    return images

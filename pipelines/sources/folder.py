@@ -1,0 +1,100 @@
+"""Image folders: ``root/identity/image``."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.common.files import read_file
+from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.sources.left_out import LeftOut
+
+logger = logging.getLogger(__name__)
+
+_EXAMPLES = 5  # identities that a message names
+
+
+class FolderSource:
+    """A folder ``root/identity/image``. Classes are the identities that have images, in sorted order of their names.
+
+    Only that one level is looked at. Names that begin with a dot are left out; a warning says what else is.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._identities: list[str] = []
+        self._names: list[str] = []
+        counts: list[int] = []
+        left_out, touched, without = LeftOut(), 0, list[str]()
+        with os.scandir(root) as entries:
+            folders = sorted((entry.name, entry.path) for entry in entries if not entry.name.startswith("."))
+        for identity, folder in folders:
+            if not os.path.isdir(folder):  # noqa: PTH112  unlike DirEntry.is_dir and Path.is_dir it bears symlink loops
+                if identity.lower().endswith(IMAGE_SUFFIXES):
+                    left_out.add(identity, "not in a folder")
+                continue
+            names, lost = _look_into(folder, left_out)
+            touched += lost
+            if names:
+                self._identities.append(folder)
+                self._names += names
+                counts.append(len(names))
+            else:
+                without.append(identity)
+        if not counts:
+            found = f"; it has {left_out}" if left_out else ""
+            raise ValueError(
+                f"{root} holds neither train.rec nor identity/*.jpg (or {', '.join(IMAGE_SUFFIXES[1:])}){found}"
+            )
+        if left_out or without:
+            logger.warning("%s: left out: %s", root, _told(left_out, touched, without))
+        self.num_classes = len(counts)
+        self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        encoded = [read_file(self._path(index)) for index in indices]
+        for index, image in zip(indices, encoded):
+            if not len(image):
+                raise ValueError(f"{self._path(index)} is empty")
+        return encoded, self._labels[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+    def identity(self, label: int) -> str:
+        return os.path.basename(self._identities[label])  # noqa: PTH119  a str: there may be millions
+
+    def describe(self, index: int) -> str:
+        return f"{self._path(index)}, label {self._labels[index]}"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Does nothing: to hint at a file one has to open it, which waits for the disk."""
+
+    def _path(self, index: int) -> str:
+        return f"{self._identities[self._labels[index]]}/{self._names[index]}"
+
+
+def _look_into(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
+    """The images of a folder, sorted; and whether anything else there was counted."""
+    names, lost = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                if name[0] != ".":
+                    names.append(name)
+            else:
+                lost |= left_out.add(name, "folder" if entry.is_dir(follow_symlinks=False) else "")
+    return sorted(names), lost
+
+
+def _told(left_out: LeftOut, touched: int, without: list[str]) -> str:
+    """What a folder's files that are no images come to, in words."""
+    text = f"{left_out} of {touched} identities" if left_out else ""
+    if without:
+        some = ", ".join(without[:_EXAMPLES]) + ", …" * (len(without) > _EXAMPLES)
+        text += f"{', and ' if text else ''}{len(without)} identities that have no images: {some}"
+    return text

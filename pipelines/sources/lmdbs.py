@@ -1,0 +1,109 @@
+"""Images in an LMDB environment, of the two kinds that are common.
+
+Either the values are image records (``IRHeader``, then the image), the label in the header; or they are images, and the
+folder in the key is the identity: ``identity/name``. Insightface's records of no image, which have two labels, are left
+out, and other values under a key that begins with ``__`` (``__len__``, ``__keys__``); elsewhere those are an error.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.common.formats import image_suffix
+from pipelines.sources.identities import number_labels, number_names, read_identities
+from pipelines.sources.recordio import unpack
+
+logger = logging.getLogger(__name__)
+
+
+class LmdbSource:
+    """The images of the LMDB at ``path``, a folder with ``data.mdb`` or the file itself, in the order of the keys."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import lmdb
+        except ImportError as error:
+            raise ValueError(f"LMDB needs a package ({error}): pip install 'facemill[convert]'") from None
+        self.path = path
+        try:
+            self._environment = lmdb.open(
+                str(path), subdir=path.is_dir(), readonly=True, lock=False, create=False, readahead=False
+            )
+            with self._environment.begin(buffers=True) as transaction:
+                self._keys, people = self._list(transaction.cursor())
+        except lmdb.Error as error:
+            raise ValueError(f"{path} is no readable LMDB ({error})") from None
+        if not self._keys:
+            raise ValueError(f"{path} holds no images")
+        folder = path if path.is_dir() else path.parent
+        if len({type(person) for person in people}) > 1:
+            raise ValueError(f"{path} holds both image records with labels and images called 'identity/name'")
+        self._identities, self._labels = (
+            number_names(people)
+            if isinstance(people[0], str)
+            else number_labels(np.array(people, np.int64), read_identities(folder), path)
+        )
+        self.num_classes = self._identities.count
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        with self._environment.begin() as transaction:
+            values = [transaction.get(self._keys[index]) for index in indices]
+        images = [value if image_suffix(value) else unpack(value)[1] for value in values]
+        return [np.frombuffer(image, np.uint8) for image in images], self._labels[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+    def identity(self, label: int) -> str:
+        return self._identities.name(label)
+
+    def describe(self, index: int) -> str:
+        return f"{self.path} key {self._keys[index]!r}, label {self._labels[index]}"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Does nothing: where the values lie is known only to LMDB."""
+
+    def _list(self, cursor: "lmdb.Cursor") -> tuple[list[bytes], list[str | int]]:  # noqa: F821  see __init__
+        """The keys of the images, and the names or class numbers of their identities."""
+        keys, people, empty = [], [], 0
+        for key, value in cursor:
+            key = bytes(key)
+            if key.startswith(b"__"):
+                continue
+            try:
+                person = _identity(key, value)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: key {key[:80]!r} {error}") from None
+            if person is None:
+                empty += unpack(value)[0].flag != 2
+                continue
+            keys.append(key)
+            people.append(person)
+        if empty:
+            logger.warning("%s: %d records without an image are left out", self.path, empty)
+        return keys, people
+
+
+def _identity(key: bytes, value: memoryview) -> str | int | None:
+    """The name of an entry's identity, or its class number in a record; None for a record without an image."""
+    if image_suffix(value):
+        folder = key.decode(errors="surrogateescape").rpartition("/")[0]
+        if not folder:
+            raise ValueError("has no identity: an image's key should read 'identity/name'")
+        return folder
+    try:
+        header, image = unpack(value)
+    except ValueError:
+        header, image = None, b"none"
+    if not len(image):
+        return None
+    if header is None or not image_suffix(image):
+        raise ValueError("holds neither an image record nor, as 'identity/name', an image")
+    label = float(np.ravel(header.label)[0])
+    if not label.is_integer() or label < 0:
+        raise ValueError(f"has label {label:.10g}, which is no class number")
+    return int(label)

@@ -1,0 +1,67 @@
+"""The images of a RecordIO file."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.sources.identities import Identities, read_identities
+from pipelines.sources.recordio import LABEL_LIMIT, RecordReader
+from pipelines.sources.recordio_index import read_index
+
+logger = logging.getLogger(__name__)
+
+
+class RecordSource:
+    """The images of a RecordIO file. Nothing is kept of an image but its offset; labels are read with the images."""
+
+    def __init__(self, rec: str | Path) -> None:
+        index = read_index(rec)
+        if index.num_classes > LABEL_LIMIT:
+            logger.warning("%s: RecordIO's float32 labels tell only %d classes apart surely", rec, LABEL_LIMIT)
+        self.num_classes = index.num_classes
+        names = read_identities(Path(rec).parent)
+        if names and len(names) != index.num_classes:
+            logger.warning("%s: %d classes, but identities.json has %d names", rec, index.num_classes, len(names))
+        self._identities = Identities(index.num_classes, names)
+        self._records = RecordReader(rec, index.offsets, index.first_record)
+        self._end = index.end
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        encoded, stored = self._records.read(indices)
+        with np.errstate(invalid="ignore"):  # NaN and what int64 cannot hold
+            labels = stored.astype(np.int64)
+        for wrong in np.flatnonzero(labels != stored):
+            raise self._records.error(indices[wrong], f"label {stored[wrong]:.10g} is no class number")
+        if not all(map(len, encoded)):
+            empty = next(index for index, image in zip(indices, encoded) if not len(image))
+            raise self._records.error(empty, "the record holds no image")
+        return encoded, labels
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        stored = self._records.labels(indices)
+        whole = np.isfinite(stored) & (stored == np.floor(stored)) & (abs(stored) < 2**62)
+        return np.where(whole, stored, -1).astype(np.int64)
+
+    def identity(self, label: int) -> str:
+        return self._identities.name(label)
+
+    def describe(self, index: int) -> str:
+        try:
+            label = np.ravel(self._records.unpack(index)[0].label)[0]
+        except ValueError:
+            return self._records.describe(index)
+        return f"{self._records.describe(index)}, label {label:.10g}"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Neighbours in the file become one hint (``posix_fadvise``)."""
+        indices = np.unique(indices)
+        gap_follows = np.append(np.diff(indices) > 1, True)[: len(indices)]
+        firsts, lasts = indices[np.roll(gap_follows, 1)], indices[gap_follows]
+        offsets = self._records.offsets
+        ends = np.where(lasts + 1 < len(offsets), offsets[(lasts + 1) % len(offsets)], self._end)
+        for begin, end in zip(offsets[firsts].tolist(), ends.tolist()):
+            self._records.prefetch(begin, end)

@@ -1,0 +1,290 @@
+"""RecordIO, the file format of MXNet's face data sets (``train.rec``): records, their image headers, reading, writing.
+
+A file is a row of parts, each aligned to four bytes (dmlc-core, ``recordio.h``)::
+
+    uint32 magic 0xced7230a | uint32: 3 bits kind, 29 bits length | length bytes | zeros up to a multiple of four
+
+A record is one part (kind 0), unless the magic occurs in it at a multiple of four: there it is cut, the magic left
+out, and the pieces become parts of kind 1 (first), 2 (middle) and 3 (last). So an aligned magic always starts a part.
+
+An image record begins with ``IRHeader`` (24 bytes, ``IfQQ``); with ``flag > 0`` that many float32 labels follow. The
+encoded image is the rest. Labels are float32 in the file, exact for whole numbers to 2^24.
+"""
+
+import mmap
+import os
+import struct
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from pipelines.common.files import replacing
+
+MAGIC = 0xCED7230A
+LABEL_LIMIT = 1 << 24  # whole numbers up to here are exact in float32
+
+_MAGIC = struct.pack("<I", MAGIC)
+_PART = struct.Struct("<II")
+_HEADER = struct.Struct("<IfQQ")
+LENGTH_BITS = 29
+LENGTH_MASK = (1 << LENGTH_BITS) - 1
+SMALLEST_RECORD = _PART.size + _HEADER.size  # bytes in the file of an image record without labels and image
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_BUFFER = 1 << 20  # bytes: a call of the kernel for each record would take as long as all the rest of writing it
+
+
+class IRHeader(NamedTuple):
+    """What precedes an image in its record."""
+
+    flag: int  # number of float32 labels that follow; 0: the one label is in ``label``
+    label: float | Sequence[float] | np.ndarray
+    id: int  # the record's key in the ``.idx``, as a rule
+    id2: int = 0
+
+
+def pack(header: IRHeader, payload: bytes | np.ndarray) -> bytes:
+    """A record of ``payload`` behind ``header``, whose ``flag`` is set: 0 for one label, the count for a sequence.
+
+    Raises ``ValueError`` for a whole number that float32 does not hold exactly.
+    """
+    if isinstance(header.label, int) and abs(header.label) <= LABEL_LIMIT:  # nearly all; five times as quick
+        return b"".join((_HEADER.pack(0, header.label, header.id, header.id2), payload))
+    label = np.asarray(header.label, dtype=np.float64)
+    stored = label.astype("<f4")
+    if (inexact := (np.round(label) == label) & (stored != label)).any():
+        wrong = label[inexact].flat[0]
+        raise ValueError(f"label {wrong:.0f} cannot be kept: RecordIO has float32 labels, exact to {LABEL_LIMIT}")
+    if label.ndim == 0:
+        return b"".join((_HEADER.pack(0, float(stored), header.id, header.id2), payload))
+    return b"".join((_HEADER.pack(label.size, 0.0, header.id, header.id2), stored.tobytes(), payload))
+
+
+def unpack(record: bytes) -> tuple[IRHeader, bytes]:
+    """The header and the payload of a record. With ``flag > 0`` the label is a float32 array ``(flag,)``.
+
+    ``record`` may also be a uint8 array; the payload is then a view of it.
+    """
+    if len(record) < _HEADER.size:
+        raise ValueError(f"a record of {len(record)} bytes is too short for an image header ({_HEADER.size} bytes)")
+    header = IRHeader(*_HEADER.unpack(record[: _HEADER.size]))
+    begin = _HEADER.size + 4 * header.flag
+    if header.flag == 0:
+        return header, record[begin:]
+    if len(record) < begin:
+        raise ValueError(f"a record of {len(record)} bytes is too short for the {header.flag} labels it announces")
+    return header._replace(label=np.frombuffer(record[_HEADER.size : begin], "<f4")), record[begin:]
+
+
+def split(record: bytes) -> bytes:
+    """The parts of a record as they stand in a file: heads, pieces and padding."""
+    if len(record) > LENGTH_MASK:
+        raise ValueError(f"a record of {len(record)} bytes is too long: RecordIO takes less than {LENGTH_MASK + 1}")
+    parts, begin, kind = [], 0, _FIRST
+    aligned = len(record) & ~3
+    at = record.find(_MAGIC, 0, aligned)
+    while at >= 0:
+        if at % 4 == 0:
+            parts += _PART.pack(MAGIC, kind << LENGTH_BITS | at - begin), record[begin:at]
+            begin, kind = at + 4, _MIDDLE
+        at = record.find(_MAGIC, at + 4 if at % 4 == 0 else at + 1, aligned)
+    kind = _LAST if begin else _WHOLE
+    length = len(record) - begin
+    parts += _PART.pack(MAGIC, kind << LENGTH_BITS | length), record[begin:], bytes(-length % 4)
+    return b"".join(parts)
+
+
+def _padded(position: int) -> int:
+    return position + 3 & ~3
+
+
+class RecordReader:
+    """The image records of a file at the given byte offsets, by their index.
+
+    The file is memory-mapped; nothing is read before it is asked for. Any bytes are safe to read: what is not an image
+    record raises ``ValueError`` naming the file, the record and its offset.
+    """
+
+    def __init__(self, path: str | Path, offsets: np.ndarray | None = None, first_record: int = 0) -> None:
+        """``offsets``: int64 (n,), where records start. ``first_record``: the number of the first in messages."""
+        self.path = Path(path)
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+        if self.size < SMALLEST_RECORD:
+            raise ValueError(f"{self.path} is no RecordIO file of images: it has {self.size} bytes")
+        self._bytes = np.frombuffer(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
+        self.words = self._bytes[: self.size & ~3].view("<u4")
+        self._heads = sliding_window_view(self.words, 4)  # magic, kind and length, flag, label of a record at any word
+        self.first_record = first_record
+        self.offsets = np.empty(0, np.int64)
+        if offsets is not None and len(offsets):
+            bad = np.flatnonzero((offsets < 0) | (offsets > self.size - SMALLEST_RECORD) | (offsets & 3 != 0))
+            self.offsets = np.ascontiguousarray(offsets, np.int64)
+            if len(bad):
+                raise self.error(bad[0], f"no record can start there in a file of {self.size} bytes")
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """The payloads, uint8 (bytes,) views of the file, and the first label of each, float32 (b,)."""
+        begins, ends, labels, sound = self._locate(indices)
+        if sound.all():
+            data = self._bytes
+            return [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist())], labels
+        headers, payloads = zip(*(self.unpack(int(index)) for index in indices))  # parts to join, or a record to blame
+        return list(payloads), np.array([np.ravel(header.label)[0] for header in headers], np.float32)
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """The first label of each record, float32 (b,); NaN where it is damaged."""
+        _, _, labels, sound = self._locate(indices)
+        for at in np.flatnonzero(~sound):
+            try:
+                labels[at] = np.ravel(self.unpack(int(indices[at]))[0].label)[0]
+            except ValueError:
+                labels[at] = np.nan
+        return labels
+
+    def record(self, index: int) -> np.ndarray:
+        """One whole record (header and payload), uint8 (bytes,), its parts joined."""
+        first, *rest = (self._bytes[begin:end] for begin, end in self._parts(index))
+        if not rest:
+            return first
+        magic = np.frombuffer(_MAGIC, np.uint8)
+        return np.concatenate([first, *(piece for part in rest for piece in (magic, part))])
+
+    def end(self, index: int) -> int:
+        """The byte at which a record ends, padding included."""
+        return min(_padded(self._parts(index)[-1][1]), self.size)
+
+    def unpack(self, index: int) -> tuple[IRHeader, np.ndarray]:
+        """Header and payload, uint8 (bytes,), of one record."""
+        record = self.record(index)
+        try:
+            return unpack(record)
+        except ValueError as error:
+            raise self.error(index, str(error)) from None
+
+    def prefetch(self, begin: int, end: int) -> None:
+        """Tell the kernel that the bytes from ``begin`` to ``end`` will be read soon."""
+        os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
+
+    def describe(self, index: int) -> str:
+        return f"{self.path.name} record {self.first_record + index} at byte {self.offsets[index]}"
+
+    def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Where payloads begin and end (int64), first labels (float32), which are sound records of one part (bool)."""
+        offsets = self.offsets[indices]
+        heads = self._heads[offsets >> 2]
+        magic, lengths, flags = heads.T[:3].astype(np.int64)
+        labels = heads[:, 3].copy().view("<f4")
+        begins = offsets + (SMALLEST_RECORD + 4 * flags)
+        ends = offsets + (_PART.size + lengths)
+        sound = (magic == MAGIC) & (lengths <= LENGTH_MASK) & (begins <= ends) & (ends <= self.size)
+        several = np.flatnonzero(sound & (flags > 0))
+        labels[several] = self.words[(offsets[several] + SMALLEST_RECORD) >> 2].view("<f4")
+        return begins, ends, labels, sound
+
+    def _parts(self, index: int) -> list[tuple[int, int]]:
+        """Where the pieces of a record begin and end."""
+        offset, parts = int(self.offsets[index]), []
+        while True:
+            magic, head = _PART.unpack_from(self._bytes, offset) if offset + _PART.size <= self.size else (0, 0)
+            if magic != MAGIC:
+                raise self.error(index, f"there is no part of a record at byte {offset}")
+            kind, length = head >> LENGTH_BITS, head & LENGTH_MASK
+            if kind not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
+                raise self.error(index, f"a part of kind {kind} is out of place at byte {offset}")
+            begin = offset + _PART.size
+            if begin + length > self.size:
+                raise self.error(index, f"its {length} bytes reach past the end of the file ({self.size} bytes)")
+            parts.append((begin, begin + length))
+            if kind in (_WHOLE, _LAST):
+                return parts
+            offset = _padded(begin + length)
+
+    def error(self, index: int, reason: str) -> ValueError:
+        """A ``ValueError`` that says which record is wrong."""
+        return ValueError(f"{self.path.parent / self.describe(index)}: {reason}")
+
+
+class RecordWriter:
+    """Writes ``.rec`` and ``.idx`` as ``mxnet.recordio.MXIndexedRecordIO`` does, byte for byte.
+
+    Both appear under their names when the ``with`` block ends well, neither when it does not.
+    """
+
+    def __init__(self, rec: str | Path, idx: str | Path | None = None) -> None:
+        self.rec = Path(rec)
+        self.idx = Path(idx) if idx else self.rec.with_suffix(".idx")
+
+    def __enter__(self) -> "RecordWriter":
+        with ExitStack() as stack:
+            # Entered first is renamed last: an .idx without its .rec would be the worse half.
+            self._idx = stack.enter_context(stack.enter_context(replacing(self.idx)).open("w"))
+            self._rec = stack.enter_context(stack.enter_context(replacing(self.rec)).open("wb", _BUFFER))
+            self._stack = stack.pop_all()
+        self._end = 0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)
+
+    def write(self, key: int, record: bytes) -> None:
+        """Append a record (see ``pack``) under ``key``."""
+        parts = split(record)
+        self._rec.write(parts)
+        self._idx.write(f"{key}\t{self._end}\n")
+        self._end += len(parts)
+
+    def overwrite_first(self, record: bytes) -> None:
+        """Put a record of the same length in the place of the first one, for what is known only at the end."""
+        self._rec.seek(0)
+        self._rec.write(split(record))
+        self._rec.seek(self._end)
+
+
+def write_dataset(
+    folder: str | Path,
+    identities: Iterable[Iterable[bytes | np.ndarray]],
+    *,
+    name: str = "train",
+    image_size: int = 112,
+) -> tuple[int, int]:
+    """Write encoded images as ``<name>.rec``, ``<name>.idx`` and ``property`` in insightface's layout.
+
+    ``identities`` yields the images of one identity after the other; they become the classes 0, 1, … No image is kept
+    once it is written. Returns the counts of identities and images.
+
+    Raises ``ValueError`` beyond 2^24 records, because this layout keeps record numbers as labels; a ``RecordWriter``
+    without header and identity records (im2rec's layout) has no such limit.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "property") as property_, RecordWriter(folder / f"{name}.rec") as writer:
+        writer.write(0, pack(IRHeader(2, [0, 0], 0), b""))
+        firsts = [1]
+        for label, images in enumerate(identities):
+            key = firsts[-1]
+            for image in images:
+                if not len(image):
+                    raise ValueError(f"image {key} (class {label}) is empty")
+                writer.write(key, pack(IRHeader(0, label, key), image))
+                key += 1
+            if key == firsts[-1]:
+                raise ValueError(f"class {label} has no images")
+            if key + label + 1 > LABEL_LIMIT:
+                raise ValueError(f"insightface's layout numbers at most {LABEL_LIMIT} records; write im2rec's instead")
+            firsts.append(key)
+        end = firsts[-1]
+        for key, (first, last) in enumerate(zip(firsts, firsts[1:]), end):
+            writer.write(key, pack(IRHeader(2, [first, last], key), b""))
+        count = len(firsts) - 1
+        writer.overwrite_first(pack(IRHeader(2, [end, end + count], 0), b""))
+        property_.write_text(f"{count},{image_size},{image_size}")
+    return count, end - 1

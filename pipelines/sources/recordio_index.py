@@ -1,0 +1,245 @@
+"""Where the images of a ``.rec`` lie: its ``.idx``, checked, completed with the class count, and cached beside it.
+
+An ``.idx`` is text, a line ``key<TAB>byte offset`` for each record. Two layouts are known. In insightface's, record 0
+has no image but the labels [first identity record, end]; images are the records 1 to first - 1, sorted by class; the
+identity records behind them have no image but the labels [first image, end]. In im2rec's, every record is an image.
+
+Images are numbered in the order in which they lie in the file, whatever the keys and the order of the lines.
+"""
+
+import bisect
+import contextlib
+import logging
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.common.files import replacing
+from pipelines.sources.recordio import (
+    LABEL_LIMIT,
+    LENGTH_BITS,
+    LENGTH_MASK,
+    MAGIC,
+    SMALLEST_RECORD,
+    RecordReader,
+)
+
+logger = logging.getLogger(__name__)
+
+_PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
+_CHUNK = 1 << 20  # words, records or lines at a time where all are gone through
+_CACHE_VERSION = 2
+_NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
+
+
+@dataclass(frozen=True)
+class RecordIndex:
+    """What has to be known of a ``.rec`` to read its images."""
+
+    offsets: np.ndarray  # int64 (n,), byte offsets of the image records, ascending
+    end: int  # the byte at which the record after the last image starts
+    num_classes: int
+    first_record: int  # records before the first image: 1 in insightface's layout, else 0
+
+
+def read_index(rec: str | Path) -> RecordIndex:
+    """The index of a ``.rec``, from its ``.idx`` and ``property`` or from the cache ``<name>.cache.npz``.
+
+    An ``.idx`` that is missing or does not belong to the file is replaced by a scan of the file, with a warning; it is
+    not overwritten (see ``rebuild_index``). The class count is the one of ``property``, else the number of identity
+    records, else the greatest label + 1. A cache counts while sizes and times of all three files are what they were.
+    """
+    rec = Path(rec)
+    stamp = _stamp(rec)
+    index = _load_cache(rec, stamp)
+    if index is None:
+        index = _build(rec)
+        _save_cache(rec, stamp, index)
+    return index
+
+
+def rebuild_index(rec: str | Path, idx: str | Path | None = None) -> Path:
+    """Write the ``.idx`` of a ``.rec`` (default: beside it) from a scan, with the records' numbers as keys."""
+    idx = Path(idx) if idx else Path(rec).with_suffix(".idx")
+    offsets = scan(rec)
+    with replacing(idx) as temporary, temporary.open("w") as file:
+        for begin in range(0, len(offsets), _CHUNK):
+            lines = enumerate(offsets[begin : begin + _CHUNK].tolist(), begin)
+            file.write("".join([f"{key}\t{offset}\n" for key, offset in lines]))
+    return idx
+
+
+def scan(rec: str | Path) -> np.ndarray:
+    """Offsets of all whole records of a file, int64 (n,), ascending, by a search for the magic.
+
+    An aligned magic is always the start of a part, so damage costs only the records it lies in; they are left out,
+    with a warning.
+    """
+    reader = RecordReader(rec)
+    words = reader.words
+    chunks = range(0, len(words) - 1, _CHUNK)
+    starts = np.concatenate([np.flatnonzero(words[at : at + _CHUNK] == MAGIC) + at for at in chunks])
+    starts = starts[starts < len(words) - 1]
+    heads = words[starts + 1].astype(np.int64)
+    kinds, lengths = heads >> LENGTH_BITS, heads & LENGTH_MASK
+    ends = 4 * starts + 8 + lengths
+    following = np.append(4 * starts[1:], reader.size)
+    fits = ends <= following
+    kept = fits & ((kinds == 0) & (lengths >= SMALLEST_RECORD - 8) | (kinds == 1))
+    damaged = np.count_nonzero(~kept & (kinds < 2))
+    if damaged:
+        logger.warning("%s: %d damaged or truncated records are left out", rec, damaged)
+    if not kept.any():
+        raise ValueError(f"{rec} holds no records: it is no RecordIO file, or an empty one")
+    return 4 * starts[kept]
+
+
+def _build(rec: Path) -> RecordIndex:
+    idx = rec.with_suffix(".idx")
+    try:
+        reader = _open_with(idx, rec)
+    except ValueError as error:
+        logger.warning("%s. Searching %s for its records instead", error, rec)
+        reader = RecordReader(rec, scan(rec))
+    listed_classes = _read_property(rec.with_name("property"))
+    offsets = reader.offsets
+    if not _is_range(reader, 0):
+        if _has_image(reader, 0) or not _is_range(reader, len(reader) - 1):
+            return RecordIndex(offsets, reader.size, listed_classes or _count_labels(reader), 0)
+        raise ValueError(f"{rec}: {_NO_HEADER}")
+
+    header = np.ravel(reader.unpack(0)[0].label).astype(np.float64)
+    last = _first_identity_record(reader, header[0])
+    if last == 1:
+        raise ValueError(f"{rec} holds no images")
+    if not 1 < header[0] <= header[1] < np.inf:
+        raise ValueError(f"{rec}: {_NO_HEADER}")
+    if abs(header[0] - last) > np.spacing(np.float32(header[0])) / 2:
+        logger.warning("%s: record 0 announces %.0f images, there are %d", rec, header[0] - 1, last - 1)
+    identities = int(header[1] - header[0]) if header[1] <= LABEL_LIMIT else len(reader) - last
+    if listed_classes and identities and listed_classes != identities:
+        logger.warning("%s: 'property' announces %d classes, record 0 %d", rec, listed_classes, identities)
+    end = int(offsets[last]) if last < len(reader) else reader.size
+    images = offsets[1:last]
+    classes = listed_classes or identities or _count_labels(RecordReader(rec, images))
+    return RecordIndex(images, end, classes, 1)
+
+
+def _first_identity_record(reader: RecordReader, announced: float) -> int:
+    """The number of the record behind the images. ``announced``: the one that record 0 names, as float32 holds it.
+
+    It is believed where a look at it agrees, else sought by bisection. Records that are damaged or hold no image may
+    lie anywhere, so only what is surely an image or an identity record decides.
+    """
+    count = len(reader)
+    if 1 < announced < min(count, LABEL_LIMIT) and _is_range(reader, int(announced)):
+        first_image = np.ravel(reader.unpack(int(announced))[0].label)[0]
+        if first_image == 1:  # as that of the first identity does
+            return int(announced)
+    if announced == count and not _is_range(reader, count - 1):
+        return count
+
+    def behind_images(record: int) -> bool:
+        sound = (at for at in range(record, count) if _is_sound(reader, at))
+        return (first := next(sound, None)) is not None and _is_range(reader, first)
+
+    return bisect.bisect_left(range(count), True, lo=1, key=behind_images)
+
+
+def _open_with(idx: Path, rec: Path) -> RecordReader:
+    """All records that an ``.idx`` lists. Raises ``ValueError`` if it is missing or does not belong to the ``.rec``."""
+    if not idx.is_file():
+        raise ValueError(f"{idx} is missing")
+    try:
+        offsets = np.loadtxt(idx, np.int64, comments=None, usecols=1, ndmin=1, encoding="latin1")
+    except ValueError as error:
+        raise ValueError(f"{idx} has a line that is not 'key<TAB>byte offset' ({error})") from None
+    if len(offsets) == 0:
+        raise ValueError(f"{idx} is empty")
+    if (np.diff(offsets) <= 0).any():
+        offsets = np.unique(offsets)
+    try:
+        reader = RecordReader(rec, offsets)
+        ends = [reader.end(probe) for probe in np.linspace(0, len(reader) - 1, _PROBES, dtype=np.int64)]
+    except ValueError as error:
+        raise ValueError(f"{idx} does not belong to {rec} ({error})") from None
+    if ends[-1] < reader.size:
+        raise ValueError(f"{idx} ends at byte {ends[-1]} of {rec}, which has {reader.size}")
+    return reader
+
+
+def _is_sound(reader: RecordReader, record: int) -> bool:
+    try:
+        reader.unpack(record)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_image(reader: RecordReader, record: int) -> bool:
+    return not _is_sound(reader, record) or len(reader.unpack(record)[1]) > 0  # a damaged one: reading it says so
+
+
+def _is_range(reader: RecordReader, record: int) -> bool:
+    """Whether it is like insightface's header and identity records: no image and two labels, [first, end]."""
+    if _has_image(reader, record):
+        return False
+    return reader.unpack(record)[0].flag == 2
+
+
+def _read_property(path: Path) -> int | None:
+    """The class count of a ``property`` file, whose text is ``classes,height,width``; None where there is none."""
+    if not path.is_file():
+        return None
+    text = path.read_text(errors="replace").strip()
+    classes = text.split(",")[0].strip()
+    if not classes.isdecimal() or int(classes) == 0:
+        raise ValueError(f"{path} should read 'classes,height,width', not '{text[:40]}'")
+    return int(classes)
+
+
+def _count_labels(reader: RecordReader) -> int:
+    """The greatest label + 1. Reads the head of every record once."""
+    greatest = -1.0
+    for begin in range(0, len(reader), _CHUNK):
+        labels = reader.labels(np.arange(begin, min(begin + _CHUNK, len(reader))))
+        greatest = max(greatest, labels[np.isfinite(labels)].max(initial=-1.0))
+    if greatest < 0:
+        raise ValueError(f"{reader.path} holds no labels; write their count into the file 'property': classes,112,112")
+    return int(greatest) + 1
+
+
+def _stamp(rec: Path) -> np.ndarray:
+    """Sizes and times of the files an index is made from; -1 for those that are missing."""
+    stamp = [_CACHE_VERSION]
+    for path in (rec, rec.with_suffix(".idx"), rec.with_name("property")):
+        if path == rec or path.exists():
+            stamp += [path.stat().st_size, path.stat().st_mtime_ns]
+        else:
+            stamp += [-1, -1]
+    return np.array(stamp)
+
+
+def _cache(rec: Path) -> Path:
+    return rec.with_suffix(".cache.npz")
+
+
+def _load_cache(rec: Path, stamp: np.ndarray) -> RecordIndex | None:
+    try:
+        with np.load(_cache(rec), allow_pickle=False) as saved:
+            if np.array_equal(saved["stamp"], stamp):
+                numbers = (int(saved[name]) for name in ("end", "num_classes", "first_record"))
+                return RecordIndex(saved["offsets"], *numbers)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # none, or one that is damaged: it is made anew
+    return None
+
+
+def _save_cache(rec: Path, stamp: np.ndarray, index: RecordIndex) -> None:
+    # Data sets often lie in folders that are read-only (even where root could write): then every start builds it again.
+    if not rec.parent.stat().st_mode & 0o222:
+        return
+    with contextlib.suppress(OSError), replacing(_cache(rec)) as temporary, temporary.open("wb") as file:
+        np.savez(file, stamp=stamp, **vars(index))

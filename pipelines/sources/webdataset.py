@@ -1,0 +1,185 @@
+"""WebDataset shards: tar files with ``key.jpg`` and ``key.cls`` for each image, read by offset.
+
+The label of an image is the text of its ``.cls``; where there is none for any image, the folders in their names are the
+identities. A name's suffix is what follows its last dot, so ``frame.0001.jpg`` and ``frame.0002.jpg`` are two images,
+as are ``12.jpg`` and ``12.png``. Of members with the very same name the last counts, as for tar. The offsets are found
+once and cached beside each shard (``<shard>.index.npz``).
+"""
+
+import contextlib
+import logging
+import os
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.common.files import replacing
+from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.sources.identities import label_text, number_names, number_texts, read_identities
+from pipelines.sources.left_out import LeftOut
+
+logger = logging.getLogger(__name__)
+
+_CACHE_VERSION = 2
+_LONGEST = 100  # bytes of a label
+_NEITHER = "neither a .cls with its label nor a folder in its name"
+_MAPPED = 256  # shards that are memory-mapped at a time: each takes a file descriptor
+
+
+class _Index(NamedTuple):
+    offsets: np.ndarray  # int64 (n,)
+    lengths: np.ndarray  # int64 (n,)
+    names: np.ndarray  # unicode (n,), labels or folders
+    labelled: np.ndarray  # bool (), whether they are labels
+    remarks: np.ndarray  # unicode (r,), what there is to say of the file
+
+
+class ShardSource:
+    """The images of tar files, in the order of the files and within them."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = list(paths)
+        indices = [_read_index(path) for path in self._paths]
+        self._ends = np.cumsum([len(index.offsets) for index in indices])
+        self._offsets = np.concatenate([index.offsets for index in indices])
+        self._lengths = np.concatenate([index.lengths for index in indices])
+        for path, index in zip(self._paths, indices):
+            for remark in index.remarks.tolist():
+                logger.warning("%s: %s", path, remark)
+        names = [name for index in indices for name in index.names.tolist()]
+        folder = self._paths[0].parent
+        if not names:
+            raise ValueError(f"{folder}: the shards hold no images ({', '.join(IMAGE_SUFFIXES)})")
+        filled = [(path, bool(index.labelled)) for path, index in zip(self._paths, indices) if len(index.names)]
+        self._identities, self._labels = (
+            number_texts(names, read_identities(folder), folder) if _all_labelled(filled) else number_names(names)
+        )
+        self.num_classes = self._identities.count
+        self._map = lru_cache(_MAPPED)(lambda shard: np.asarray(np.memmap(self._paths[shard], np.uint8, "r")))
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        encoded = []
+        for index, shard in zip(indices, np.searchsorted(self._ends, indices, side="right").tolist()):
+            offset, length = self._offsets[index], self._lengths[index]
+            if not length:
+                raise ValueError(f"{self._paths[shard].parent / self.describe(index)} is empty")
+            encoded.append(self._map(shard)[offset : offset + length])
+        return encoded, self._labels[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+    def identity(self, label: int) -> str:
+        return self._identities.name(label)
+
+    def describe(self, index: int) -> str:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return f"{self._paths[shard].name} image at byte {self._offsets[index]}, label {self._labels[index]}"
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Does nothing: the kernel reads ahead within a mapped file."""
+
+
+def _read_index(path: Path) -> _Index:
+    stamp = np.array([_CACHE_VERSION, path.stat().st_size, path.stat().st_mtime_ns])
+    cache = path.with_name(f"{path.name}.index.npz")
+    try:
+        with np.load(cache, allow_pickle=False) as saved:
+            if np.array_equal(saved["stamp"], stamp):
+                return _Index(*(saved[name] for name in _Index._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # none, or one that is damaged: it is made anew
+    index = _scan(path)
+    if path.parent.stat().st_mode & 0o222:  # data sets often lie in folders that are read-only
+        with contextlib.suppress(OSError), replacing(cache) as temporary, temporary.open("wb") as file:
+            np.savez(file, stamp=stamp, **index._asdict())
+    return index
+
+
+def _all_labelled(shards: list[tuple[Path, bool]]) -> bool:
+    """Whether all, not none, of the shards have labels in ``.cls``. Raises ``ValueError`` if some do."""
+    with_, without = ([path for path, labelled in shards if labelled is wanted] for wanted in (True, False))
+    if with_ and without:
+        raise ValueError(f"{with_[0]} has labels (.cls), {without[0]} has none: give shards of one kind")
+    return bool(with_)
+
+
+def _scan(path: Path) -> _Index:
+    images: dict[str, tuple[int, int]] = {}
+    texts: dict[str, str] = {}
+    left_out, again = LeftOut(), 0
+    size = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                stem, suffix = os.path.splitext(name)  # noqa: PTH122  a str: there may be millions
+                if member.isdir() or name.rpartition("/")[2].startswith("."):
+                    continue
+                if not member.isreg():
+                    left_out.add(name, "link")
+                    continue
+                if member.offset_data + member.size > size:
+                    raise ValueError(f"{path} ends within {member.name}: copy the shard again")
+                if name.lower().endswith(IMAGE_SUFFIXES):
+                    again += name in images
+                    images[name] = member.offset_data, member.size
+                elif suffix.lower() == ".cls":
+                    if member.size > _LONGEST:
+                        raise ValueError(f"{path}: {member.name} is no label: it has {member.size} bytes")
+                    texts[stem] = archive.extractfile(member).read().decode(errors="surrogateescape")
+                else:
+                    left_out.add(name)
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is no sound, uncompressed tar file ({error})") from None
+    remarks = [f"{left_out} are left out"] if left_out else []
+    if again:
+        remarks.append(f"{again} images are replaced by later ones of the same name")
+    names, labelled = _names(path, list(images), texts)
+    places = np.array(list(images.values()), np.int64).reshape(-1, 2)
+    return _Index(
+        places[:, 0].copy(),
+        places[:, 1].copy(),
+        np.array(names, np.str_),
+        np.array(labelled),
+        np.array(remarks, np.str_),
+    )
+
+
+def _names(path: Path, images: list[str], texts: dict[str, str]) -> tuple[list[str], bool]:
+    """The labels of the images ``folder/name.suffix``, or else their folders; and which of the two they are.
+
+    ``texts``: of each ``.cls``, by its name without that suffix. It belongs to the image of that name, and to those
+    without one of their own whose name it is up to the first dot, WebDataset's key of a sample.
+    """
+    stems = [os.path.splitext(image)[0] for image in images]  # noqa: PTH122
+    of = [texts.get(stem, texts.get(_key(stem))) for stem in stems] if texts else [None] * len(stems)
+    labelled = any(text is not None for text in of)
+    names = of if labelled else [image.rpartition("/")[0] or None for image in images]
+    if None in names:
+        reason = "no .cls with its label, though others have" if labelled else _NEITHER
+        raise ValueError(f"{path}: image '{stems[names.index(None)]}' has {reason}")
+    return (_texts(path, stems, names) if labelled else names), labelled
+
+
+def _texts(path: Path, stems: list[str], labels: list[str]) -> list[str]:
+    texts = []
+    for stem, label in zip(stems, labels):
+        try:
+            texts.append(label_text(label))
+        except ValueError as error:
+            raise ValueError(f"{path}: image '{stem}': {error}") from None
+    return texts
+
+
+def _key(stem: str) -> str:
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + name.partition(".")[0]

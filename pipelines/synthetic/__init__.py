@@ -1,0 +1,1 @@
+"""Procedural faces, a data set without a download: ``python -m pipelines.synthetic``."""

@@ -1,0 +1,142 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from evaluate.features.embed import embed, embed_batches, evaluating
+from pipelines.sources.memory import MemorySource
+
+
+def encoded(count, seed=0, size=32):
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        data = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(data, "PNG")
+        images.append(data.getvalue())
+    return images
+
+
+class Means(nn.Module):
+    """Embeds an image as the mean of its left third and of the whole, by channel; drops out when training."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+        self.frozen = nn.BatchNorm2d(3).eval()
+
+    def forward(self, images):
+        return self.dropout(torch.cat([images[..., :10].mean((2, 3)), images.mean((2, 3))], 1))
+
+
+def run(count, rank=0, world_size=1, **options):
+    source = MemorySource(encoded(count))
+    return embed(
+        Means(),
+        source,
+        device="cpu",
+        batch_size=4,
+        image_size=32,
+        rank=rank,
+        world_size=world_size,
+        threads=1,
+        **options,
+    )
+
+
+def on_a_rank(count):
+    import torch.distributed as dist
+
+    return run(count, dist.get_rank(), dist.get_world_size())
+
+
+def test_original_then_mirrored_in_order():
+    features = run(11)
+    assert features.dtype == np.float32 and features.shape == (11, 2, 6)
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in encoded(11)]) / 127.5 - 1
+    np.testing.assert_allclose(features[:, 0, :3], pixels[:, :, :10].mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(features[:, 1, :3], pixels[:, :, -10:].mean((1, 2)), atol=1e-5)
+    np.testing.assert_array_equal(run(11, flip=False), features[:, :1])
+
+
+@pytest.mark.parametrize("count", [1, 7, 8])  # fewer images than ranks, unequal and equal shares
+def test_every_rank_has_all_features(ranks, count):
+    alone = run(count)
+    for features in ranks(2, on_a_rank, count):
+        np.testing.assert_array_equal(features, alone)
+
+
+def test_modes_are_restored_module_by_module():
+    model = Means().train()
+    model.frozen.eval()
+    with pytest.raises(RuntimeError), evaluating(model):
+        assert not model.dropout.training
+        raise RuntimeError
+    assert model.training and model.dropout.training and not model.frozen.training
+
+
+def test_autocast_computes_in_bfloat16_and_returns_float32():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    images = torch.randn(3, 3, 4, 4)
+    (exact,) = embed_batches(model, [images])
+    (rough,) = embed_batches(model, [images], autocast=torch.bfloat16)
+    assert rough.dtype == torch.float32 and 0 < (rough - exact).abs().max() < 0.05
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(ValueError, match="no images"):
+        run(0)
+
+
+class Gives(nn.Module):
+    """Whatever a function makes of the images."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.zeros(147 * len(x), 1),  # a detector's rows
+        lambda x: torch.zeros(len(x), 1),  # one score an image
+        lambda x: torch.zeros(len(x), 0),
+        lambda x: torch.zeros(len(x), 4, 7, 7),  # a feature map
+        lambda x: torch.zeros(2 * len(x), 4),
+        lambda x: torch.zeros(4, len(x) + 1),
+        lambda x: torch.zeros(len(x)),
+        lambda x: (torch.zeros(len(x), 4), torch.zeros(len(x), 1)),
+    ],
+)
+def test_a_network_that_does_not_embed_is_told(function):
+    with pytest.raises(ValueError, match="none that embeds faces: for 6 images it gives"):
+        list(embed_batches(Gives(function), [torch.zeros(3, 3, 8, 8)]))
+
+
+def test_one_by_one_maps_are_embeddings():
+    images = torch.randn(3, 3, 8, 8)
+    (flat,) = embed_batches(Gives(lambda x: x.mean((2, 3))), [images])
+    (maps,) = embed_batches(Gives(lambda x: x.mean((2, 3), keepdim=True)), [images])
+    assert maps.shape == (3, 2, 3) and torch.equal(maps, flat)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_embeddings_that_are_not_finite_are_counted_and_named(value):
+    """The 9th to 11th of 11 images, of which one has it in its mirrored view alone."""
+    calls = []
+
+    def network(x):
+        calls.append(len(x))
+        features = torch.randn(len(x), 4)
+        if len(calls) == 3:
+            features[[0, 1, 5], 2] = value
+        return features
+
+    source = MemorySource(encoded(11), name="lfw.bin")
+    with pytest.raises(ValueError, match=r"not finite for 3 of 11 images, the first is lfw\.bin, image 8$"):
+        embed(Gives(network), source, device="cpu", batch_size=4, image_size=32, threads=1)
+    assert calls == [8, 8, 6]

@@ -1,0 +1,87 @@
+import math
+
+import numpy as np
+import pytest
+
+from evaluate.protocols.identification import joint, open_set, search, tpir_at
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def make(seed=0, probes=120, gallery=40, d=12, twins=True):
+    rng = np.random.default_rng(seed)
+    entries = unit(rng.standard_normal((gallery, d)))
+    if twins:  # gallery entries that are equal to the bit
+        entries[5], entries[30], entries[31] = entries[20], entries[2], entries[2]
+    mate = rng.integers(0, gallery, probes)
+    return unit(entries[mate] + 0.45 * rng.standard_normal((probes, d))), entries, mate
+
+
+def ranks(probes, gallery, mate):
+    """By a stable sort of exact scores."""
+    scores = np.array([[np.sum(p * g) for g in gallery] for p in probes])
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return scores, np.array([int(np.flatnonzero(order[i] == m)[0]) if m >= 0 else -1 for i, m in enumerate(mate)])
+
+
+@pytest.mark.parametrize("strangers", [False, True])
+def test_search_is_a_stable_sort_of_exact_scores(strangers):
+    probes, gallery, mate = make()
+    mate = np.where(mate < 15, -1, mate) if strangers else mate
+    found = search(probes, gallery, mate, top=300)
+    scores, expected = ranks(probes, gallery, mate)
+    np.testing.assert_array_equal(found.rank, expected)
+    rows = np.flatnonzero(mate >= 0)
+    np.testing.assert_array_equal(found.mate_score[rows], scores[rows, mate[rows]])
+    scores[rows, mate[rows]] = -np.inf
+    np.testing.assert_array_equal(found.best_other, scores.max(axis=1))
+    np.testing.assert_array_equal(found.top_others, np.sort(scores.ravel())[::-1][:300])
+
+
+def test_ties_go_to_the_first_in_the_gallery():
+    gallery = np.eye(3)[[0, 0, 1]]
+    probes = np.eye(3)[[0, 0]]
+    np.testing.assert_array_equal(search(probes, gallery, np.array([0, 1])).rank, [0, 1])
+
+
+def test_joint_follows_the_published_rule():
+    probes, gallery, mate = make(1, twins=False)
+    result = joint(probes, gallery, mate)
+    scores, rank = ranks(probes, gallery, mate)
+    own = scores[np.arange(len(mate)), mate].copy()
+    scores[np.arange(len(mate)), mate] = -2
+    others = np.sort(scores.ravel())[::-1]
+    for fpir in (0.01, 0.1):
+        limit = others[math.ceil(len(mate) * fpir) - 1]
+        assert result["threshold"][f"{fpir:g}"] == limit
+        assert result["tpir"][f"{fpir:g}"] == np.mean(own > limit)
+    for k in (1, 5, 10):
+        assert result[f"rank{k}"] == np.mean(rank < k)
+
+
+def test_open_set_uses_the_best_scores_of_strangers():
+    probes, gallery, mate = make(2, twins=False)
+    searches = []
+    for known in (mate < 22, mate >= 22):
+        entries = np.unique(mate[known])
+        own = np.where(known, np.searchsorted(entries, mate), -1)
+        searches.append(search(probes, gallery[entries], own))
+        found = searches[-1]
+        scores = probes @ gallery[entries].T
+        bests = np.sort(scores[~known].max(axis=1))[::-1]
+        for fpir in (0.05, 0.5, 1.0):
+            limit = bests[max(int(len(bests) * fpir) - 1, 0)]
+            right = [scores[i].argmax() == own[i] and scores[i, own[i]] > limit for i in np.flatnonzero(known)]
+            assert tpir_at(found, fpir) == pytest.approx(np.mean(right))
+    result = open_set(searches, ["g1", "g2"])
+    assert result["tpir"]["0.1"] == pytest.approx(np.mean([tpir_at(found, 0.1) for found in searches]))
+    hits = sum(int((found.rank[found.mated] < 5).sum()) for found in searches)
+    assert result["rank5"] == hits / len(probes)
+
+
+def test_open_set_needs_strangers():
+    probes, gallery, mate = make(3)
+    with pytest.raises(ValueError, match="with and without a mate"):
+        tpir_at(search(probes, gallery, mate), 0.1)

@@ -1,0 +1,157 @@
+"""Updates of centres: against torch.optim, fused against plain, on any number of ranks, through checkpoints."""
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from losses import CentreOptimizer, PartialFC, create_margin
+from losses.head.sampling import draw
+from tests.losses.head.test_partial_fc import close, problem
+
+RULES = {
+    "sgd": dict(algorithm="sgd", lr=0.1, momentum=0.9, weight_decay=5e-2),
+    "adamw": dict(algorithm="adamw", lr=0.01, weight_decay=0.1),
+}
+
+
+def make(centres, rule, head_options=None, **options):
+    head = PartialFC(create_margin("arcface"), centres.shape[1], len(centres), tile=8, seed=4, **(head_options or {}))
+    head.load_state_dict({"weight": centres})
+    return head, CentreOptimizer(head, **RULES[rule], **options)
+
+
+def train(head, optimizer, batches, accumulate=1):
+    for index, (x, y) in enumerate(batches):
+        head(x.requires_grad_(), y).loss.backward()
+        if (index + 1) % accumulate == 0:
+            optimizer.step()
+    return head.weight.detach().clone()
+
+
+def batches(count=4, classes=37):
+    return [problem(seed=seed, classes=classes)[:2] for seed in range(count)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_equals_torch(rule):
+    centres = problem()[2]
+    ours = train(*make(centres, rule), batches())
+    head = PartialFC(create_margin("arcface"), 16, 37)
+    head.load_state_dict({"weight": centres})
+    options = {key: value for key, value in RULES[rule].items() if key != "algorithm"}
+    optimizer = (torch.optim.SGD if rule == "sgd" else torch.optim.AdamW)(head.parameters(), **options)
+    for x, y in batches():
+        optimizer.zero_grad()
+        head(x, y).loss.backward()
+        optimizer.step()
+    close(ours, head.weight.detach(), 1e-6)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("deferred", [False, True])
+def test_fused_equals_plain(rule, rate, deferred):
+    centres = problem()[2]
+    plain = train(*make(centres, rule, dict(sample_rate=rate)), batches())
+    head, optimizer = make(centres, rule, dict(sample_rate=rate), fused=True, deferred=deferred)
+    fused = train(head, optimizer, batches())
+    close(fused, plain, 1e-5)
+    assert head.weight.grad is None
+    assert not torch.equal(plain, centres)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_accumulated_batches(rate):
+    """Two batches and a step are one step along the sum of their gradients."""
+    centres = problem()[2]
+    accumulated = train(*make(centres, "sgd", dict(sample_rate=rate)), batches(), accumulate=2)
+    head = PartialFC(create_margin("arcface"), 16, 37, sample_rate=rate, seed=4)
+    head.load_state_dict({"weight": centres})
+    touched = torch.zeros(37, dtype=torch.bool)
+    for step, (x, y) in enumerate(batches(2)):
+        head(x, y).loss.backward()
+        sample = draw(y, 37, 0, 37, rate, 4, step)
+        touched[sample.rows if rate < 1 else slice(None)] = True
+    total = head.weight.grad.to_dense()
+    expected = centres - 0.1 * torch.where(touched[:, None], total + 5e-2 * centres, 0.0)
+    first = train(*make(centres, "sgd", dict(sample_rate=rate)), batches(2), accumulate=2)
+    close(first, expected, 1e-5)
+    if rate == 1:
+        deferred = train(*make(centres, "sgd", fused=True, deferred=True), batches(), accumulate=2)
+        close(deferred, accumulated, 1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("fused", [False, True])
+def test_rows_not_drawn_are_untouched(rule, fused):
+    centres = problem(classes=300)[2]
+    head, optimizer = make(centres, rule, dict(sample_rate=0.1), fused=fused)
+    for tensor in optimizer.state.values():
+        tensor.fill_(0.25)
+    before = {"weight": head.weight.detach().clone(), **{k: v.clone() for k, v in optimizer.state.items()}}
+    (x, y), *_ = batches(1, 300)
+    train(head, optimizer, [(x, y)])
+    sample = draw(y, 300, 0, 300, 0.1, 4, 0)
+    drawn = torch.zeros(300, dtype=torch.bool)
+    drawn[sample.rows] = True
+    for name, old in before.items():
+        new = head.weight.detach() if name == "weight" else optimizer.state[name]
+        assert torch.equal(new[~drawn], old[~drawn]), name
+        assert (new[drawn] != old[drawn]).any(1).all(), name
+
+
+def test_gradient_scale_and_a_skipped_step():
+    centres = problem()[2]
+    plain = train(*make(centres, "sgd"), batches(1))
+    head, optimizer = make(centres, "sgd", fused=True, deferred=True)
+    optimizer.grad_scale = 1024.0
+    (x, y), *_ = batches(1)
+    (head(x, y).loss * 1024).backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    assert torch.equal(head.weight.detach(), centres)
+    (head(x, y).loss * 1024).backward()
+    optimizer.step()
+    close(head.weight.detach(), plain, 1e-6)
+
+
+# -- checkpoints on other numbers of ranks -----------------------------------------------------------------------------
+
+
+def save(folder, rule, rate):
+    head, optimizer = make(problem(classes=11)[2], rule, dict(sample_rate=rate))
+    whole = batches(3, 11)
+    train_shares(head, optimizer, whole)
+    dcp.save({"head": head.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint_id=folder)
+
+
+def train_shares(head, optimizer, whole):
+    import torch.distributed as dist
+
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    train(head, optimizer, [(x.tensor_split(world)[rank], y.tensor_split(world)[rank]) for x, y in whole])
+
+
+def load_and_train(folder, rule, rate):
+    head, optimizer = make(torch.zeros(11, 16), rule, dict(sample_rate=rate))
+    state = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
+    dcp.load(state, checkpoint_id=folder)
+    head.load_state_dict(state["head"])
+    loaded = head.weight.detach().clone()
+    train_shares(head, optimizer, batches(5, 11)[3:])
+    return loaded, head.weight.detach().clone(), head.step
+
+
+@pytest.mark.parametrize("rule, rate", [("sgd", 0.5), ("adamw", 1.0)])
+def test_checkpoint_on_any_number_of_ranks(ranks, tmp_path, rule, rate):
+    head, optimizer = make(problem(classes=11)[2], rule, dict(sample_rate=rate))
+    at_save = train(head, optimizer, batches(3, 11))
+    expected = train(head, optimizer, batches(5, 11)[3:])
+    for world in (1, 2, 3, 4):
+        folder = str(tmp_path / str(world))
+        ranks(world, save, folder, rule, rate)
+        for other in (1, 2, 3, 4):
+            results = ranks(other, load_and_train, folder, rule, rate)
+            close(torch.cat([loaded for loaded, *_ in results]), at_save, 1e-5)
+            close(torch.cat([after for _, after, _ in results]), expected, 1e-4)
+            assert all(step == 5 for *_, step in results)

@@ -1,0 +1,134 @@
+"""The Triton kernels against the same arithmetic in torch, in Triton's interpreter; and compiled for real GPUs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import losses.head.partial_fc
+from losses import CentreOptimizer, PartialFC, create_margin
+from losses.head.sampling import draw
+from tests.losses.head.test_centre_optimizer import RULES
+from tests.losses.head.test_partial_fc import close, problem
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def steps(kernels, margin, rule, *, rows=9, d=20, classes=150, count=2, scale=1.0, weights=None, **options):
+    """Losses, entropies, gradients of the embeddings, centres and the optimiser's state after some steps."""
+    head = PartialFC(margin, d, classes, kernels=kernels, seed=4, device=DEVICE, **options)
+    head.load_state_dict({"weight": problem(rows, d, classes)[2]}, strict=False)
+    optimizer = CentreOptimizer(head, **RULES[rule], fused=True)
+    optimizer.grad_scale = scale
+    results = []
+    for seed in range(count):
+        x, y, _ = problem(rows, d, classes, seed)
+        y[0] = -1
+        x = x.to(DEVICE).requires_grad_()
+        out = head(x, y.to(DEVICE), weights)
+        (out.loss * scale).backward()
+        optimizer.step()
+        results += [out.loss, out.entropy if options.get("entropy") else None, x.grad]
+    return [value for value in results if value is not None] + [head.weight.detach(), *optimizer.state.values()]
+
+
+def both(tolerance=2e-5, margin="arcface", rule="sgd", options=None, **problem):
+    margins = (create_margin(margin, **(options or {})) for _ in range(2))
+    torch_, triton = (steps(name, margin, rule, **problem) for name, margin in zip(("torch", "triton"), margins))
+    for ours, expected in zip(triton, torch_, strict=True):
+        close(ours, expected, tolerance)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_is_that_of_torch(rule):
+    """Several blocks of rows and of classes, the last ones cut; a tile that ends within a block."""
+    both(rule=rule, rows=130, classes=300, tile=170, count=1, entropy=True, scale=8.0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("wait", [True, False])
+def test_sampled_rows_and_rows_that_fill_the_buffer(rule, wait, monkeypatch):
+    monkeypatch.setattr(losses.head.partial_fc, "draw", lambda *args, **_: draw(*args, wait=wait))
+    sample = draw(torch.arange(9), 150, 0, 150, 0.2, 4, 0, wait=wait)
+    assert sample.live is None if wait else sample.live.logical_not().any()
+    both(tolerance=1e-4, rule=rule, sample_rate=0.2, tile=40, entropy=True)
+
+
+MARGINS = {
+    **{name: {} for name in ("cosface", "magface", "adaface", "gb_cosface", "curricularface", "mv_softmax")},
+    "arcface": dict(interclass_filter=0.1),
+    "mv_softmax filtered": dict(interclass_filter=0.1, kind="arc"),
+}
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_margins(name):
+    """Of few dimensions, so that some negatives are hard, or past the filter."""
+    both(margin=name.split()[0], options=MARGINS[name], rows=5, d=4, classes=130, weights=torch.rand(5, device=DEVICE))
+
+
+def test_half_precision():
+    """The interpreter multiplies bfloat16 as if it were integers, so float16 stands in for it there."""
+    both(tolerance=2e-3, count=1, matmul_dtype=torch.bfloat16 if DEVICE == "cuda" else torch.float16)
+
+
+@pytest.mark.parametrize("classes", [1, 128, 129])
+def test_few_classes(classes):
+    both(rows=3, d=5, classes=classes)
+
+
+def test_without_momentum(monkeypatch):
+    monkeypatch.setitem(RULES, "sgd", RULES["sgd"] | {"momentum": 0.0})
+    both()
+
+
+def test_what_has_no_kernels_says_so():
+    with pytest.raises(ValueError, match="dense"):
+        PartialFC(create_margin("arcface"), 4, 5, kernels="triton", mode="dense")
+    with pytest.raises(ValueError, match="'torch' or 'triton'"):
+        PartialFC(create_margin("arcface"), 4, 5, kernels="cuda")
+
+
+COMPILE = """
+import sys, triton
+from triton.backends.compiler import GPUTarget
+from losses import kernels
+capability = int(sys.argv[1])
+f, h, i, l, b = "*fp32", "*bf16", "*i64", "*i1", "fp32"
+blocks, row_block = dict(SIZE=512, BLOCK=128, STEP=64), dict(SIZE=512, BLOCK=512)
+product = dict(x=h, factor=h, inverse=f, own=i, live=l, s=b, limit=f, curve=f, filter=b, batch="i32", count="i32")
+row = dict(weight=f, gradient=f, inverse=f, rows=i, live=l, first="i32", lr=b, decay=b, scale=b)
+jobs = {
+    "_exp_sums": (product | dict(shift=f, sums=f), blocks | dict(ENTROPY=True)),
+    "_d_product": (product | dict(lse=f, d_lse=f, d_cos_y=f, out=h), blocks),
+    "_factors": (dict(weight=f, factor=h, inverse=f, rows=i, first="i32"), row_block | dict(TINY=1e-12)),
+    "_sgd": (row | dict(momentum=f, beta=b), row_block),
+    "_adamw": (row | dict(mean=f, square=f, steps=f, beta1=b, beta2=b, eps=b), row_block),
+}
+for name, (signature, constants) in jobs.items():
+    function = getattr(kernels, name)
+    types = {n: signature.get(n, "constexpr") for n in function.arg_names}
+    whole = [k for k, n in enumerate(function.arg_names) if types[n][0] == "*" or n in ("batch", "count")]
+    aligned = {(k,): [["tt.divisibility", 16]] for k in whole}
+    source = triton.compiler.ASTSource(function, types, constants, aligned)
+    options = dict(num_warps=kernels._WARPS, num_stages=kernels._STAGES) if "x" in signature else {}
+    done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    print(name, done.metadata.shared, len(done.asm["cubin"]), int("mma" in done.asm["ptx"]))
+"""
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_they_compile_for_gpus(capability, tmp_path):
+    """To machine code of Ampere and Hopper, with products on the tensor cores, within every card's shared memory."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(capability)], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 5
+    for name, shared, size, tensor_cores in lines:
+        assert int(shared) <= 99 * 1024 and int(size) > 0
+        assert (tensor_cores == "1") == (name in ("_exp_sums", "_d_product"))

@@ -1,0 +1,138 @@
+"""The state of every margin family: saved, left alone, the batch's own, and the same on any number of ranks."""
+
+import pytest
+import torch
+
+from losses import CentreOptimizer
+from tests.losses import naive
+from tests.losses.families import FAMILIES, batch, make, state, step
+from tests.losses.head.test_partial_fc import close
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_state_is_saved_and_restored(name):
+    batches = [batch(seed) for seed in range(4)]
+    centres = batches[0][2]
+    head = make(name, centres)
+    for embeddings, labels, _, uniform in batches[:3]:
+        step(head, embeddings, labels, uniform)
+    saved = {key: value.clone() for key, value in head.state_dict().items()}
+    expected = step(head, batches[3][0], batches[3][1], batches[3][3])
+    again = make(name, torch.zeros_like(centres))
+    again.load_state_dict(saved)
+    for ours, theirs in zip(step(again, batches[3][0], batches[3][1], batches[3][3]), expected):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_state_rests_in_evaluation_and_over_broken_batches(name):
+    embeddings, labels, centres, uniform = batch()
+    head = make(name, centres)
+    step(head, embeddings, labels, uniform)
+    before = {key: value.clone() for key, value in state(head).items()}
+    head.eval()
+    head(embeddings + 1, labels, uniform=uniform)
+    assert all(torch.equal(value, before[key]) for key, value in state(head).items())
+    head.train()
+    head(embeddings * torch.nan, labels, uniform=uniform)
+    head(embeddings, torch.full_like(labels, -1), uniform=uniform)
+    assert all(value.isfinite().all() for value in state(head).values())
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "scf"])
+def test_a_deferred_update_uses_its_own_batch_state(name):
+    """Two batches of very different difficulty, then one walk over the centres for both."""
+    easy, hard = batch(0), batch(1)
+    updates = []
+    for options in ({}, {"fused": True, "deferred": True}):
+        head = make(name, easy[2], tile=8)
+        optimizer = CentreOptimizer(head, lr=0.1, **options)
+        for factor, (embeddings, labels, _, uniform) in ((1, easy), (-1, hard)):
+            head(factor * embeddings, labels, uniform=uniform).loss.backward()
+        optimizer.step()
+        updates.append(head.weight.detach() - easy[2])
+    close(updates[1], updates[0], 1e-4)
+
+
+def test_broadface_trains_centres_with_the_past_and_the_encoder_without():
+    """Against the definition, over a queue that wraps, with centres that move in between and rows without a class."""
+    centres = batch()[2]
+    head = make("broadface", centres)
+    queue, w = [], centres.double()
+    for seed in range(5):
+        embeddings, labels, _, uniform = batch(seed, rows=9)
+        labels[seed] = -1
+        _, gx, gw = step(head, embeddings, labels, uniform)
+        keep = labels >= 0
+        _, ex, _ = naive.family(embeddings, w, labels, uniform, FAMILIES["broadface"][1])
+        past = [x + x.norm() / then.norm() * (w[y] - then) for x, y, then in queue if y >= 0]
+        rows = torch.stack([*past, *embeddings[keep].double()])
+        classes = torch.tensor([y for _, y, _ in queue if y >= 0] + labels[keep].tolist())
+        _, _, ew = naive.family(rows, w, classes, torch.zeros(len(rows)), FAMILIES["broadface"][1])
+        close(gx, ex, 1e-4)
+        close(gw, ew, 1e-4)
+        queue = (queue + [(x.double(), int(y), w[y].clone()) for x, y in zip(embeddings, labels)])[-20:]
+        with torch.no_grad():
+            head.weight -= 2 * gw
+        w = head.weight.detach().double()
+    assert len(queue) == 20
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def on_rank(names, mode, rate, classes):
+    """Three batches of every family: losses, gradients over world size, and the state at the end."""
+    import torch.distributed as dist
+
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    results = {}
+    for name in names:
+        head = make(name, batch(classes=classes)[2], mode=mode, tile=6, sample_rate=rate)
+        steps = []
+        for seed in range(3):
+            whole = batch(seed, classes=classes)
+            embeddings, labels, _, uniform = (part.tensor_split(world)[rank] for part in whole)
+            labels[0] = -1
+            loss, gx, gw = step(head, embeddings, labels, uniform)
+            with torch.no_grad():
+                head.weight -= 0.5 * gw
+            steps.append((loss, gx / world, gw))
+        results[name] = steps, {key: value.clone() for key, value in state(head).items()}
+    return results
+
+
+@pytest.mark.parametrize(
+    "mode, rate, classes", [("streamed", 1, 37), ("dense", 1, 37), ("streamed", 0.4, 37), ("streamed", 1, 3)]
+)
+def test_any_number_of_ranks(ranks, mode, rate, classes):
+    names = list(FAMILIES)
+
+    def without_first_labels(world):
+        """What the ranks see is a batch in which the first row of every rank has no class."""
+        results = {}
+        for name in names:
+            head = make(name, batch(classes=classes)[2], mode=mode, tile=6, sample_rate=rate)
+            steps = []
+            for seed in range(3):
+                embeddings, labels, _, uniform = batch(seed, classes=classes)
+                labels[:: 12 // world] = -1
+                steps.append(step(head, embeddings, labels, uniform))
+                with torch.no_grad():
+                    head.weight -= 0.5 * steps[-1][2]
+            results[name] = steps, state(head)
+        return results
+
+    for world in (1, 2, 4):
+        single, several = without_first_labels(world), ranks(world, on_rank, names, mode, rate, classes)
+        for name in names:
+            for at in range(3):
+                loss, gx, gw = single[name][0][at]
+                parts = [result[name][0][at] for result in several]
+                for part in parts:
+                    close(part[0], loss, 1e-4)
+                close(torch.cat([part[1] for part in parts]), gx, 2e-4)
+                close(torch.cat([part[2] for part in parts]), gw, 2e-4)
+            for key, value in single[name][1].items():
+                assert all(torch.equal(result[name][1][key], several[0][name][1][key]) for result in several), key
+                close(several[0][name][1][key], value, 1e-4)

@@ -1,0 +1,113 @@
+"""Every margin family against float64 formulas, and at extremes."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from losses import MARGINS, create_margin
+from losses.margins.margin import Rows
+from tests.losses import naive
+from tests.losses.families import FAMILIES, batch, make, step
+from tests.losses.head.test_partial_fc import close
+
+
+def test_every_margin_is_here():
+    assert {name.split()[0] for name in FAMILIES} == MARGINS.keys() - {"arcface", "cosface", "combined"}
+
+
+@pytest.mark.parametrize("mode", ["streamed", "dense"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_matches_float64(name, mode):
+    embeddings, labels, centres, uniform = batch()
+    labels[3] = -1
+    weights = torch.rand(12) + 0.5
+    ours = step(make(name, centres, mode=mode, tile=5), embeddings, labels, uniform, weights)
+    expected = naive.family(embeddings, centres, labels, uniform, FAMILIES[name][1], weights)
+    close(ours[0], expected[0])
+    close(ours[1], expected[1])
+    close(ours[2], expected[2] * (name != "scf"))  # scf leaves the centres alone
+    assert (ours[1][3] == 0).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=10, deadline=None)
+@given(rows=st.integers(2, 9), d=st.integers(4, 9), classes=st.integers(2, 20), seed=st.integers(0, 99))
+def test_any_shape(name, rows, d, classes, seed):
+    """In fewer dimensions cosines come so near to ±1 that float32 has no digits left for the sine."""
+    embeddings, labels, centres, uniform = batch(seed, rows, d, classes)
+    reference = partial(naive.scf, d=d) if name == "scf" else FAMILIES[name][1]
+    expected = naive.family(embeddings, centres, labels, uniform, reference)
+    for mode in ("streamed", "dense"):
+        ours = step(make(name, centres, mode=mode, tile=3), embeddings, labels, uniform)
+        close(ours[0], expected[0], 1e-4)
+        close(ours[1], expected[1], 1e-3)
+        close(ours[2], expected[2] * (name != "scf"), 1e-3)
+
+
+@pytest.mark.parametrize("cosine", [1.0, -1.0])
+@pytest.mark.parametrize("mode", ["streamed", "dense"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_extremes_are_finite(name, mode, cosine):
+    _, labels, centres, uniform = batch(rows=6)
+    several = {
+        "on their centres": (cosine * 30 * centres[labels], labels, centres),
+        "all of one class": (cosine * centres[labels], torch.zeros(6, dtype=torch.int64), centres),
+        "only one class": (cosine * centres[labels], torch.zeros(6, dtype=torch.int64), centres[:1]),
+        "all centres equal": (cosine * centres[labels], labels, centres[:1].expand(37, -1)),
+        "one row with a class": (centres[labels], torch.tensor([5, -1, -1, -1, -1, -1]), centres),
+        "no labels": (centres[labels], torch.full((6,), -1), centres),
+        "tiny": (1e-30 * centres[labels], labels, centres),
+    }
+    for what, (embeddings, classes, weight) in several.items():
+        head = make(name, weight, mode=mode)
+        for _ in range(2):
+            for value in step(head, embeddings, classes, uniform):
+                assert torch.isfinite(value).all(), what
+        if what == "no labels":
+            assert value.abs().max() == 0
+
+
+def test_logits_of_others_stay_under_their_bound_and_have_the_slope_they_say():
+    for name in FAMILIES:
+        margin = create_margin(name.split()[0], **FAMILIES[name][0])
+        for t in (-1.0, 0.0, 1.0) if name == "curricularface" else (0.0,):
+            one = torch.ones(9)
+            rows = Rows(torch.zeros(9), one.bool(), torch.linspace(-1, 1, 9), one, 4, uniform=one / 2)
+            if name == "curricularface":
+                margin.eval().t.fill_(t)
+            rows.state = margin.update(rows)
+            cos = torch.linspace(-1, 1, 101).repeat(9, 1).requires_grad_()
+            logits = margin.others(cos, rows)
+            assert logits.max() <= margin.bound(rows) + 1e-4
+            (slope,) = torch.autograd.grad(logits.sum(), cos)
+            assert torch.allclose(margin.slope(cos.detach(), rows), slope)
+            assert margin.bound(rows) - margin.shift(rows) <= 70
+
+
+def test_draws_are_finite_at_both_ends():
+    uniform = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    rows = Rows(torch.zeros(3), torch.ones(3, dtype=torch.bool), torch.zeros(3), torch.ones(3), 4, uniform)
+    margins = create_margin("elasticface").update(rows)
+    assert margins[1] == 0.5 and 0.2 < margins[0] < 0.25 and 0.75 < margins[2] < 0.8
+
+
+def test_errors_say_what_to_do():
+    for name, options, word in (
+        ("mv_softmax", {"kind": "cos"}, "'am' and 'arc'"),
+        ("mv_softmax", {"t": -1}, "t >= 0"),
+        ("elasticface", {"kind": "am"}, "'arc' and 'cos'"),
+        ("magface", {"l_a": 20, "u_a": 10}, "rise"),
+        ("broadface", {"queue_size": 0}, "queue_size"),
+        ("adaface", {"t": 1}, "unexpected keyword argument 't'; its options are s, m, h, t_alpha, interclass_filter"),
+        ("qface", {}, "known: arcface"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            create_margin(name, **options)
+    embeddings, labels, centres, _ = batch()
+    with pytest.raises(ValueError, match="uniform random number"):
+        make("elasticface arc", centres)(embeddings, labels)
+    with pytest.raises(ValueError, match="entropy"):
+        make("scf", centres, entropy=True)

@@ -1,0 +1,176 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import fn
+
+from pipelines.loading import augment
+from pipelines.loading.augment import AUGMENTATIONS, chance, choice, find_augmentation, uniform
+from pipelines.loading.decoder import Decoder
+from pipelines.preview import contact_sheet
+from pipelines.sources.memory import MemorySource
+
+SIZE = 112
+ARCFACE = AUGMENTATIONS["arcface"]
+OFF = dict.fromkeys(ARCFACE.draws, 0.999)
+
+
+def photo(seed: int, size: int = SIZE) -> np.ndarray:
+    """A smooth colour image, uint8 (size, size, 3) RGB."""
+    noise = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), np.uint8)
+    return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def png(image: np.ndarray) -> np.ndarray:
+    return cv2.imencode(".png", image[..., ::-1])[1]
+
+
+def decode(images: list[np.ndarray], augmentation: augment.Augmentation, numbers: np.ndarray, size: int = SIZE):
+    decoder = Decoder(
+        batch_size=len(images),
+        image_size=size,
+        device=torch.device("cpu"),
+        threads=2,
+        transform=augmentation.transform,
+        parameters=tuple(augmentation.draws),
+    )
+    decoder.submit([png(image) for image in images], augmentation.parameters(numbers))
+    (pixels,) = decoder.result()
+    return pixels.numpy()
+
+
+def arcface(image: np.ndarray, size: int = SIZE, **numbers: float) -> np.ndarray:
+    """The image after arcface's set with these of the schedule's numbers, all others such that nothing happens."""
+    return decode([image], ARCFACE, np.array([list({**OFF, **numbers}.values())], np.float32), size)[0]
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    return np.abs(one.astype(float) - other.astype(float)).mean()
+
+
+def test_draws():
+    numbers = np.arange(1000, dtype=np.float32) / 1000
+    assert chance(0.2)(numbers).sum() == 200
+    drawn = uniform(-1, 3)(numbers)
+    assert drawn.dtype == np.float32
+    assert drawn.min() == -1
+    assert 2.99 < drawn.max() < 3
+    values, counts = np.unique(choice(3, 5, 9)(numbers), return_counts=True)
+    assert values.tolist() == [3, 5, 9]
+    assert counts.max() - counts.min() <= 1
+    assert choice(3, 5)(np.array([1 - 2**-24], np.float32))[0] == 5
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(ValueError, match="none, flip, arcface"):
+        find_augmentation("arcfce")
+
+
+def test_arcface_draws_as_published():
+    numbers = np.random.default_rng(0).random((20_000, len(ARCFACE.draws)), np.float32)
+    drawn = ARCFACE.parameters(numbers)
+    for name, probability in {"shrink": 0.1, "blur": 0.2, "recolour": 0.2, "grey": 0.1}.items():
+        assert drawn[name].mean() == pytest.approx(probability, abs=0.01)
+    for name, (low, high) in {"shrunk": (0.5, 0.8), "hue": (0, 20), "saturation": (1, 1.2)}.items():
+        assert low <= drawn[name].min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < drawn[name].max() <= high
+    assert set(drawn["window"]) == {3, 5}
+
+
+def test_arcface_leaves_the_unchosen_as_they_are():
+    assert np.array_equal(arcface(photo(0)), photo(0))
+
+
+def test_arcface_grey():
+    image = photo(1)
+    grey = arcface(image, grey=0.05).astype(float)
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(grey - luma[..., None]).max() < 2.5
+
+
+@pytest.mark.parametrize(("number", "window"), [(0.2, 3), (0.7, 5)])
+def test_arcface_blur(number, window):
+    noise = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    sigma = 0.3 * ((window - 1) * 0.5 - 1) + 0.8
+    expected = cv2.GaussianBlur(noise, (window, window), sigma, borderType=cv2.BORDER_REFLECT_101)
+    assert difference(arcface(noise, blur=0.1, window=number), expected) < 0.6
+    assert difference(noise, expected) > 20
+
+
+def test_arcface_low_resolution():
+    noise = np.random.default_rng(3).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    lost = []
+    for number in (0.0, 0.99):
+        result = arcface(noise, shrink=0.05, shrunk=number).astype(float)
+        assert result.shape == (SIZE, SIZE, 3)
+        lost.append(noise.std() - result.std())
+        assert abs(result.mean() - noise.mean()) < 1
+    assert lost[0] > lost[1] > 15
+    assert difference(arcface(photo(3), shrink=0.05, shrunk=0.0), photo(3)) < 3  # smooth ones hardly change
+
+
+def test_arcface_hue_and_saturation():
+    image = photo(4)
+    result = arcface(image, recolour=0.1, hue=0.75, saturation=0.5)
+    chosen = (image.max(2) < 200) & (image.min(2) > 40) & (np.ptp(image, axis=2) > 60)  # far from what is clipped
+    before, after = (cv2.cvtColor(x, cv2.COLOR_RGB2HSV).astype(float) for x in (image, result))
+    turned = (after - before)[..., 0][chosen] % 180 * 2
+    assert np.median(turned) == pytest.approx(15, abs=5)
+    luma = np.array([0.299, 0.587, 0.114])
+    assert np.abs((result @ luma - image @ luma)[chosen]).mean() < 3
+
+
+def test_arcface_all_at_once_ends_in_grey():
+    everything = arcface(photo(5), shrink=0.05, shrunk=0.5, blur=0.1, window=0.7, recolour=0.1, hue=0.5, grey=0.05)
+    assert np.ptp(everything.astype(int), axis=2).max() <= 1
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    generator = np.random.default_rng(6)
+    images = [photo(seed) for seed in range(24)]
+    numbers = generator.random((24, len(ARCFACE.draws)), np.float32)
+    numbers[:, [0, 2, 4, 7]] *= 0.3  # more of each than usual
+    together = decode(images, ARCFACE, numbers)
+    assert (together != np.stack(images)).any((1, 2, 3)).sum() > 12
+    for row in range(24):
+        assert np.array_equal(decode(images[row : row + 1], ARCFACE, numbers[row : row + 1])[0], together[row])
+
+
+def test_images_of_another_size_are_resized_before():
+    large, numbers = photo(7, 300), {"grey": 0.05}
+    expected = arcface(cv2.resize(large, (64, 64), interpolation=cv2.INTER_AREA), 64, **numbers)
+    result = arcface(large, 64, **numbers)
+    assert result.shape == (64, 64, 3)
+    assert difference(result, expected) < 1.5
+
+
+def test_a_new_set_is_one_function(monkeypatch):
+    monkeypatch.setattr(augment, "AUGMENTATIONS", dict(AUGMENTATIONS))
+
+    @augment._augmentation(kind=choice(0, 1, 2))
+    def test_set(images, image_size, *, kind):
+        if kind == 1:
+            images = fn.flip(images, horizontal=0, vertical=1)
+        elif kind == 2:
+            images = fn.rotate(images, angle=180.0, keep_size=True)
+        return images
+
+    image = photo(8)
+    numbers = np.array([[0.1], [0.5], [0.9]], np.float32)
+    plain, flipped, rotated = decode([image] * 3, find_augmentation("test_set"), numbers)
+    assert np.array_equal(plain, image)
+    assert np.array_equal(flipped, image[::-1])
+    assert difference(rotated, image[::-1, ::-1]) < 1
+
+
+def test_contact_sheet():
+    images = [photo(seed) for seed in range(30)]
+    source = MemorySource([png(image).tobytes() for image in images])
+    sheet = contact_sheet(source, "arcface", rows=4, columns=9)
+    tiles = sheet.reshape(4, SIZE, 10, SIZE, 3).swapaxes(1, 2)
+    for row, index in enumerate((0, 9, 19, 29)):
+        assert np.array_equal(tiles[row, 0], images[index])
+        as_it_is = [
+            np.array_equal(tile, images[index]) or np.array_equal(tile[:, ::-1], images[index]) for tile in tiles[row]
+        ]
+        assert 0 < sum(as_it_is) < 10

@@ -1,0 +1,110 @@
+"""Foreign and mutated images among sound ones, through all that decodes: named or read, and never the process's end."""
+
+import multiprocessing
+import os
+import resource
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.common.alignment import TEMPLATE
+from pipelines.loading.aligned import aligned_images
+from pipelines.loading.loader import Loader, sweep
+from pipelines.prepare.check import verify
+from pipelines.sources.memory import MemorySource
+from tests.pipelines.kinds import SIDE, foreign, kinds
+from tests.pipelines.sources.test_fuzz_records import mutate
+
+BATCH = 64
+BAD = 8  # mutants and foreign files in a batch; the first rows are the most dangerous ones
+MEMORY = 2 << 20  # KiB that the process may take in all
+
+
+def fuzz(count, seed):
+    """Runs in a process of its own, beside a thread that keeps a core busy. What decoders print is of no interest."""
+    warnings.simplefilter("ignore")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    threading.Thread(target=_busy, daemon=True).start()
+    generator = np.random.default_rng(seed)
+    images = list(kinds().values())
+    expected = pixels_of(images)
+    strange = list(foreign().values())
+    read = named = 0
+    for number in range(-(-count // BAD)):
+        rows = generator.integers(0, len(images), BATCH)
+        batch = [images[row] for row in rows]
+        changed = np.unique(np.concatenate([[0], generator.integers(0, BATCH, BAD - 1)]))
+        for at in changed:
+            batch[at] = _strange(strange, images, generator)
+        source = MemorySource(batch, np.arange(BATCH))
+        match number % 4:
+            case 0:
+                loader = Loader(source, batch_size=BATCH, seed=0, image_size=SIDE, shuffle="none", augment="none",
+                                dtype=torch.uint8, max_bad_fraction=1)  # fmt: skip
+                trained = next(loader)
+                loader.close()
+                same = trained.indices == torch.arange(BATCH)
+                named, read = named + int((~same).sum()), read + int(same[changed].sum())
+                sound = np.setdiff1d(np.arange(BATCH), changed)
+                assert same[sound].all()
+                assert torch.equal(trained.images[sound], expected[rows[sound]])
+            case 1:
+                report = verify(source, threads=2)
+                assert set(report.problems["unreadable"]) <= set(changed.tolist())
+            case 2:
+                _swept(list, sweep(source, np.arange(BATCH), batch_size=BATCH, image_size=SIDE))
+            case 3:
+                _aligned(batch)
+    assert read and named
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY
+
+
+def pixels_of(images):
+    sound = MemorySource(images)
+    (batch,) = sweep(sound, np.arange(len(images)), batch_size=len(images), image_size=SIDE, dtype=torch.uint8)
+    return batch.images
+
+
+def _strange(strange, images, generator):
+    if generator.random() < 0.2:
+        return strange[generator.integers(len(strange))]
+    return mutate(images[generator.integers(len(images))], generator)
+
+
+def _swept(consume, batches):
+    try:
+        consume(batches)
+    except (ValueError, OSError) as error:
+        assert str(error) and "\n" not in str(error)
+
+
+def _aligned(batch):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(number) for number in range(len(batch))]
+        for path, content in zip(paths, batch):
+            path.write_bytes(content)
+        landmarks = np.tile(np.stack([TEMPLATE.real, TEMPLATE.imag], 1), (len(batch), 1, 1))
+        batches = aligned_images(paths, landmarks, [np.arange(len(batch))], batch_size=BATCH, device="cpu", threads=2)
+        _swept(list, batches)
+
+
+def _busy():
+    numbers = np.arange(1 << 20)[::-1].copy()
+    while True:
+        np.sort(numbers)  # without Python's lock
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_mutated_images(count):
+    process = multiprocessing.get_context("spawn").Process(target=fuzz, args=(count, 11))
+    process.start()
+    process.join(60 + count / 10)
+    alive = process.is_alive()
+    process.kill()
+    assert not alive, "it hangs"
+    assert process.exitcode == 0

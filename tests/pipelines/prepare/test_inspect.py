@@ -1,0 +1,58 @@
+"""Figures and pictures of a data set whose figures are known."""
+
+import sys
+
+import numpy as np
+from PIL import Image
+
+from pipelines.prepare import __main__ as prepare
+from pipelines.prepare.summary import contact_sheet, summarise
+from pipelines.sources.memory import MemorySource
+from tests.pipelines.photos import encoded, write_folder
+
+
+def plain(colour, form="JPEG", size=112, **options):
+    return encoded(Image.new("RGB", (size, size), colour), form, **options)
+
+
+def test_figures():
+    images = [plain((10, 20, 30), "PNG"), plain((30, 20, 10), "PNG", 50), plain((20, 20, 20), quality=80), b"none"]
+    figures = summarise(MemorySource(images, np.array([0, 0, 0, 4])))
+    assert figures["images"] == "4" and figures["identities"] == "2 of 5 classes"
+    assert figures["images per identity"] == "1 to 3, median 2, mean 2.0"
+    assert (figures["  1"], figures["  2 to 3"]) == ("1 identities", "1 identities")
+    assert figures["looked into"] == "4 images, 1 of them unreadable"
+    assert figures["formats"] == ".png (66.7 %), .jpg (33.3 %)"
+    assert figures["width x height"] == "112 x 112 (66.7 %), 50 x 50 (33.3 %)"
+    assert figures["JPEG quality"] == "80 to 80, median 80, mean 80.0"
+    assert figures["mean of R, G, B"] == "20.0, 20.0, 20.0"
+    assert figures["deviation of R, G, B"] == "8.2, 0.0, 8.2"  # the square root of 200 / 3
+    assert summarise(MemorySource([b"none"], np.array([0])))["looked into"] == "1 images, 1 of them unreadable"
+    assert summarise(MemorySource(images * 9, np.zeros(36, np.int64)), sample=5)["looked into"].startswith("5 images")
+
+
+def test_contact_sheet_has_a_row_for_each_identity():
+    colours = {0: (250, 0, 0), 1: (0, 250, 0), 2: (0, 0, 250)}
+    labels = np.array([0, 1, 2, 0, 1, 2, 2])
+    images = [plain(colours[label], "PNG", size=40) for label in labels]
+    images[4] = b"none"
+    sheet = np.asarray(contact_sheet(MemorySource(images, labels), rows=5, columns=3))
+    assert sheet.shape == (3 * 112, 3 * 112, 3)
+    middles = sheet[56::112, 56::112]
+    assert middles[0].tolist() == [[250, 0, 0], [250, 0, 0], [0, 0, 0]]
+    assert sorted(middles[1].tolist()) == [[0, 0, 0], [0, 0, 0], [0, 250, 0]]
+    assert middles[2].tolist() == [[0, 0, 250]] * 3
+    assert np.asarray(contact_sheet(MemorySource(images, labels), rows=2, columns=1)).shape == (224, 112, 3)
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "a <b>", {"x": 2, "y": 1})
+    outputs = ["--sheet", f"{tmp_path}/s.png", "--html", f"{tmp_path}/p.html"]
+    arguments = ["prepare", "inspect", f"{tmp_path}/a <b>", *outputs]
+    monkeypatch.setattr(sys, "argv", arguments)
+    prepare.main()
+    assert "images per identity   1 to 2" in capsys.readouterr().out
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (12 * 112, 2 * 112)
+    page = (tmp_path / "p.html").read_text()
+    assert "a &lt;b&gt;" in page and "112 x 112 (100.0 %)" in page and "data:image/png;base64,iVBOR" in page
