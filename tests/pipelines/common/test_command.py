@@ -18,7 +18,7 @@ def python(*arguments):
 def test_any_name_can_be_printed():
     script = """
 import os
-from pipelines.entry import run
+from pipelines.common.command import run
 name = os.fsdecode(b"caf\\xe9.jpg")
 def main():
     print(name)
