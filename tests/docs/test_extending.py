@@ -130,12 +130,12 @@ def test_the_protocol_gives_known_figures(page):
 def test_the_optimiser_steps_as_published(page):
     lion = page("An optimiser")["Lion"]
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
-    optimizer = lion([parameter], lr=0.1, betas=(0.5, 0.8), weight_decay=0.25)
+    optimizer = lion([parameter], lr=0.1, betas=(0.6, 0.8), weight_decay=0.25)
     expected, momentum = parameter.detach().double().numpy().copy(), np.zeros(3)
-    for gradient in ([1.0, 1.0, -3.0], [-0.1, 4.0, 1.0], [-1.0, -9.0, 0.0]):
+    for gradient in ([1.0, 1.0, -3.0], [-0.25, 4.0, 0.8], [-1.0, -9.0, 0.0]):
         parameter.grad = torch.tensor(gradient)
         optimizer.step()
-        direction = np.sign(0.5 * momentum + 0.5 * np.array(gradient))
+        direction = np.sign(0.6 * momentum + 0.4 * np.array(gradient))
         expected -= 0.1 * (direction + 0.25 * expected)
         momentum = 0.8 * momentum + 0.2 * np.array(gradient)
     np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-6)

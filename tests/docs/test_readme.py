@@ -1,0 +1,45 @@
+"""Every Python block of README.md runs as it stands, in a folder with the files that it names."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from models import create_model
+from pipelines.sources.bins import write_bin
+from pipelines.sources.recordio import write_dataset
+from tests.docs.blocks import ROOT, blocks
+from train.checkpoint import save_weights
+
+BLOCKS = blocks(ROOT / "README.md")
+
+
+def jpeg(seed):
+    content = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (112, 112, 3), np.uint8)
+    Image.fromarray(pixels).save(content, "JPEG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A finished run ``runs/a``, ``face.jpg``, ``train.rec`` of 300 images of 3 identities, ``lfw.bin``."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = {"name": "mbf", "embedding_size": 64, "input_size": 112, "width": 0.125}
+    run = tmp_path / "runs/a"
+    run.mkdir(parents=True)
+    save_weights(create_model(**model), run / "model.pt")
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": {"train": "train.rec"}}))
+    images = [jpeg(seed) for seed in range(12)]
+    (tmp_path / "face.jpg").write_bytes(images[0])
+    write_dataset(tmp_path, [images[4 * identity : 4 * identity + 4] * 25 for identity in range(3)])
+    write_bin(tmp_path / "lfw.bin", images * 5, np.arange(30) % 2 == 0)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line {block.line}")
+def test_a_block_runs(files, block):
+    block.run({"__name__": "readme"})
