@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from pipelines.common.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
@@ -91,7 +93,7 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
     values += [f"seed={seed}", f"output={output}"]
     kept, done = output / "config.yaml", output / "results.json"
     if kept.exists() and load_config(kept) != load_config(QUICKSTART, values):
-        raise ValueError(f"{output} holds a run of another config; give another folder with --runs")
+        raise UserError(f"{output} holds a run of another config; give another folder with --runs")
     if not (output / "model.pt").exists():
         command(output, "train/run.py", "--config", QUICKSTART, *values)
     bins = [path.resolve() for path in options.bins]
@@ -116,7 +118,7 @@ def command(output: Path, *arguments: object) -> None:
         code = subprocess.call(line, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT)
     if code:
         last = Path(printed.name).read_text().strip().rpartition("\n")[2]
-        raise ValueError(f"{output.name}: {last.removeprefix('error: ')} (see {printed.name})")
+        raise UserError(f"{output.name}: {last.removeprefix('error: ')} (see {printed.name})")
 
 
 def compare(folds: np.ndarray, plain: np.ndarray) -> record.Row:
@@ -175,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     names = options.rows or list(ROWS)
     if unknown := set(names) - set(ROWS):
-        raise ValueError(f"unknown row {sorted(unknown)[0]!r}; there are: {', '.join(ROWS)}")
+        raise UserError(f"unknown row {sorted(unknown)[0]!r}; there are: {', '.join(ROWS)}")
     tasks = [(name, seed) for seed in options.seeds for name in names]
     with ThreadPoolExecutor(options.jobs) as pool:
         outcomes = dict(zip(tasks, pool.map(lambda task: outcome(*task, options), tasks)))

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.record import Row
+from pipelines.common.errors import UserError
 from pipelines.common.mxnet_compat import import_mxnet
 from pipelines.loading.loader import Loader
 from pipelines.loading.schedule import Schedule
@@ -195,7 +196,7 @@ def _mxnet_reader(data: Path) -> tuple[Callable[[int], np.ndarray], int]:
     mxnet = import_mxnet()
     rec = data / "train.rec" if data.is_dir() else data
     if not rec.with_suffix(".idx").is_file():
-        raise ValueError(f"{data} is no RecordIO file with an index")
+        raise UserError(f"{data} is no RecordIO file with an index")
     records = mxnet.recordio.MXIndexedRecordIO(str(rec.with_suffix(".idx")), str(rec), "r")
     header, _ = mxnet.recordio.unpack(records.read_idx(records.keys[0]))
     keys = list(range(1, int(header.label[0]))) if header.flag else records.keys

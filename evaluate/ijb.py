@@ -20,6 +20,7 @@ from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
 from evaluate.reporting.results import print_rates, write_results
 from pipelines.common.command import run
 from pipelines.common.cpu import keep_freed_memory
+from pipelines.common.errors import UserError
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("verification", "identification")
@@ -73,7 +74,7 @@ def identification(templates: Templates, galleries: dict[str, Identities], probe
     def vectors_and_mates(template: np.ndarray, subject: np.ndarray, names: str) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(subject)
         if (np.diff(subject[order]) == 0).any():
-            raise ValueError(f"{names} must hold one template a subject")
+            raise UserError(f"{names} must hold one template a subject")
         place = np.searchsorted(subject[order], probes.subject).clip(max=len(order) - 1)
         mate = np.where(subject[order][place] == probes.subject, order[place], -1)
         return templates.vectors[templates.index(template)], mate
@@ -84,7 +85,7 @@ def identification(templates: Templates, galleries: dict[str, Identities], probe
     )
     if (mate < 0).any():
         lost = np.flatnonzero(mate < 0)
-        raise ValueError(
+        raise UserError(
             f"{len(lost)} probes have no mate in the galleries, the first is template {probes.template[lost[0]]}"
         )
     searches: list[Search] = []

@@ -26,6 +26,7 @@ from evaluate.protocols.roc import tar_at
 from evaluate.protocols.scores import Largest, blocks
 from evaluate.reporting.results import print_rates, write_results
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 
 FAR = 1e-6
 CURVE_FAR = 1e-4  # how far the ROC is drawn
@@ -39,7 +40,7 @@ def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) 
     """
     _, label, size = np.unique(identity, return_inverse=True, return_counts=True)
     if not len(distractors) or size.max(initial=0) < 2:
-        raise ValueError("MegaFace needs a distractor and an identity with two images at least")
+        raise UserError("MegaFace needs a distractor and an identity with two images at least")
     genuine, searcher = _genuine(probes, label)
     impostors = len(probes) * len(distractors)
     top = Largest(int(impostors * CURVE_FAR) + 1)
@@ -163,7 +164,7 @@ def main() -> None:
     rows = [find_noises(names, listed) for names, listed in zip((scrub, distractors), noises)]
     distractors = np.delete(np.array(distractors, object), rows[1]).tolist()
     if not distractors:
-        raise ValueError(f"{args.megaface_noises} leaves no distractor of {args.megaface_list}")
+        raise UserError(f"{args.megaface_noises} leaves no distractor of {args.megaface_list}")
     with ranks() as world:
         features = features_of(args, {"facescrub": scrub, "megaface": distractors}, world)
         if world.rank > 0:

@@ -19,6 +19,7 @@ from evaluate.features.network import Network, load_network
 from evaluate.features.preprocessing import add_input_options, input_options
 from evaluate.protocols.embeddings import finite
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.pillow import decode
 from pipelines.loading.loader import sweep
@@ -58,7 +59,7 @@ def mean_embeddings(
     """L2-normalised means float32 (c, d) of the identities' unit embeddings (original + mirrored), and labels (c,)."""
     indices, labels = images_by_identity(source, most)
     if not len(indices):
-        raise ValueError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
+        raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
     batches = sweep(
         source, indices, batch_size=batch_size, image_size=network.input_size, device=device, threads=threads
     )

@@ -20,6 +20,7 @@ from evaluate.reporting.pictures import Pair, pair_sheet
 from evaluate.reporting.results import read_results, results_file
 from evaluate.reporting.schema import check_results
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
 
 Models = dict[str, dict]  # results of one kind by model name
@@ -209,7 +210,7 @@ def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
             if apart:
                 label = place if place.split("/")[-1] == name else f"{name} ({place})"
             if apart and label in models:
-                raise ValueError(f"two models are called {label}: evaluate with --name")
+                raise UserError(f"two models are called {label}: evaluate with --name")
             for kind, parts in kinds.items():
                 models[label][kind] = models[label].get(kind, {}) | parts
     return models

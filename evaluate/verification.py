@@ -21,6 +21,7 @@ from evaluate.features.options import PRECISIONS, add_network_options
 from evaluate.features.preprocessing import input_options
 from evaluate.protocols.folds import FOLDS, VerificationResult, verify, worst_pairs
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
 from pipelines.sources.bins import BinSet, read_bin
 
@@ -83,7 +84,7 @@ def read_set(path: Path) -> BinSet:
     """A ``.bin`` set that has pairs enough for the protocol; a ``ValueError`` names the file if not."""
     pairs = read_bin(path)
     if len(pairs.same) < FOLDS:
-        raise ValueError(
+        raise UserError(
             f"{path} has {len(pairs.same)} pairs, too few: the protocol needs {FOLDS} folds of at least one"
         )
     return pairs

@@ -17,6 +17,7 @@ from losses.margins.margin import Margin
 from losses.margins.mv_softmax import MVSoftmax
 from losses.margins.scf import SCF
 from losses.margins.sphereface import SphereFace
+from pipelines.common.errors import UserError
 
 MARGINS: dict[str, type[Margin]] = {
     "arcface": ArcFace,
@@ -38,12 +39,12 @@ MARGINS: dict[str, type[Margin]] = {
 def create_margin(name: str, **options: float | str | None) -> Margin:
     """A margin by name; options it does not know are named, with those it does."""
     if name not in MARGINS:
-        raise ValueError(f"unknown margin {name!r}; known: {', '.join(MARGINS)}")
+        raise UserError(f"unknown margin {name!r}; known: {', '.join(MARGINS)}")
     try:
         return MARGINS[name](**options)
     except TypeError as error:
         known = ", ".join(inspect.signature(MARGINS[name]).parameters)
-        raise ValueError(f"margin {name!r}: {error}; its options are {known}") from None
+        raise UserError(f"margin {name!r}: {error}; its options are {known}") from None
 
 
 __all__ = ["MARGINS", "CentreOptimizer", "HeadOutput", "Margin", "PartialFC", "create_margin"]

@@ -13,6 +13,7 @@ from models.iresnet import STAGE_CHANNELS, IResNet
 from models.mobilefacenet import UNIT, MobileFaceNet
 from models.registry import BACKBONES
 from models.vit import PATCH_SIZE, TransFace, VisionTransformer
+from pipelines.common.errors import UserError
 
 
 def guess_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -30,14 +31,19 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
                 return guess(tensors)
     except (KeyError, IndexError):
         pass
-    raise ValueError("these tensors belong to no backbone that is known here")
+    raise UserError("these tensors belong to no backbone that is known here")
 
 
-def backbone_prefixes(names: Collection[str]) -> list[str]:
+def backbone_prefixes(names: Collection[str], own: Collection[str] = ()) -> list[str]:
     """What stands before the tensors' names of each known backbone among ``names``, that of the most tensors first.
 
     Where no backbone is whole, the prefix of the most tensors that could be of one; none where there are no such.
+    ``own``: names of the tensors of a backbone that need not be known; if half of them are there, it is the one.
     """
+    for key in list(own)[:1]:
+        ends = [name.removesuffix(key) for name in names if name.endswith(key)]
+        if whole := [prefix for prefix in ends if 2 * sum(prefix + name in names for name in own) >= len(own)]:
+            return sorted(whole, key=lambda prefix: -sum(prefix + name in names for name in own))
     found = Counter(name[: match.start(1)] for name in names if (match := _OF_A_BACKBONE.search(name)))
     prefixes = [prefix for prefix, _ in found.most_common()]
     return [prefix for prefix in prefixes if any(prefix + mark in names for mark in _GUESSES)] or prefixes[:1]

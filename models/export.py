@@ -12,6 +12,7 @@ from models.onnx_file import export_onnx
 from models.pretrained import model_card, save_pretrained
 from models.weights import load_backbone, require_finite, run_config
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 
 
 def arguments() -> argparse.Namespace:
@@ -32,11 +33,11 @@ def main() -> None:
     args = arguments()
     to_onnx = args.output.suffix.lower() == ".onnx"
     if to_onnx and args.results:
-        raise ValueError("--results is for the model card: give --output the name of a folder")
+        raise UserError("--results is for the model card: give --output the name of a folder")
     if not to_onnx and (args.fp16 or args.dynamic_batch):
-        raise ValueError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
+        raise UserError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
     if args.output.suffix.lower() == ".safetensors":
-        raise ValueError("give --output the name of a folder: model.safetensors, its config and its card go there")
+        raise UserError("give --output the name of a folder: model.safetensors, its config and its card go there")
     given: dict[str, Any] = {"name": args.network, "input_size": args.input_size}
     model, options = load_backbone(args.checkpoint, **{name: value for name, value in given.items() if value})
     require_finite(model)
@@ -56,7 +57,7 @@ def _results(path: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or "sets" not in found:
-        raise ValueError(f"{path} is not what evaluate.verification wrote as results.json")
+        raise UserError(f"{path} is not what evaluate.verification wrote as results.json")
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.weights import require_finite
+from pipelines.common.errors import UserError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -65,7 +66,7 @@ def export_onnx(
         error = onnx_error(model, partial, torch.cat([images, images.flip(0, 3)]) if dynamic_batch else images)
         if math.isnan(error):
             half = "; do without --fp16" if fp16 else ""
-            raise ValueError(f"the embeddings of random images are zero or not finite{half}")
+            raise UserError(f"the embeddings of random images are zero or not finite{half}")
         if not error <= TOLERANCE[torch.float16 if fp16 else torch.float32]:
             raise RuntimeError(f"onnxruntime's embeddings differ from PyTorch's by {error:.1e} of their norm")
         partial.replace(path)
@@ -88,7 +89,7 @@ def quiet_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionP
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError("ONNX needs two packages more: pip install 'facemill[onnx]'") from None
+        raise UserError("ONNX needs two packages more: pip install 'facemill[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(model, options, providers=list(providers))

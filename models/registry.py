@@ -12,6 +12,7 @@ from models.ir import IR
 from models.iresnet import IResNet
 from models.mobilefacenet import MobileFaceNet
 from models.vit import TransFace, VisionTransformer
+from pipelines.common.errors import UserError
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "r18": partial(IResNet, (2, 2, 2, 2)),
@@ -64,11 +65,11 @@ def create_model(name: str, embedding_size: int = 512, input_size: int = 112, **
         ValueError: for an unknown name or option.
     """
     if name not in BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are: {', '.join(BACKBONES)}")
+        raise UserError(f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are: {', '.join(BACKBONES)}")
     known = _options(name)
     for option in options:
         if option not in known:
-            raise ValueError(
+            raise UserError(
                 f"backbone {name} has no option {option!r}{_nearest(option, known)}; it has: {', '.join(known)}"
             )
     return BACKBONES[name](embedding_size=embedding_size, input_size=input_size, **options)

@@ -14,6 +14,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from pipelines.common.errors import UserError
+
 _ALLOWED = {
     "torch.distributed.checkpoint.metadata": {
         "BytesStorageMetadata",
@@ -67,7 +69,7 @@ def read_sharded(folder: Path, section: str = "backbone") -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             dcp.load(tensors, storage_reader=reader, no_dist=True)
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{folder} is no checkpoint that can be read: {error}") from None
+        raise UserError(f"{folder} is no checkpoint that can be read: {error}") from None
     if not tensors:
-        raise ValueError(f"{folder} holds no {section}")
+        raise UserError(f"{folder} holds no {section}")
     return {name.removeprefix(f"{section}."): tensor for name, tensor in tensors.items()}

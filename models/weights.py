@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.architecture import backbone_prefixes, guess_architecture
 from models.registry import create_model, model_arguments
 from models.sharded import read_sharded
+from pipelines.common.errors import UserError
 
 # The images that published networks were trained on where they are not RGB in [-1, 1], as arguments of `create_model`.
 _TRAINED_ON = {"AdaFace": {"bgr": True}, "MagFace": {"bgr": True, "unit_range": True}}
@@ -40,7 +41,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: when they do not fit, naming what is missing, unexpected and of another shape.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, model)
     _fit(model, weights.tensors, path)
     lacking = [f"{name}={value}" for name, value in weights.options.items() if getattr(model, name, value) != value]
     if lacking:
@@ -73,8 +74,8 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
     return model.eval(), options
 
 
-def read_weights(path: str | Path) -> Weights:
-    """The backbone's tensors in a file or folder.
+def read_weights(path: str | Path, model: nn.Module | None = None) -> Weights:
+    """The backbone's tensors in a file or folder; ``model`` is one that they may be of, beside those known here.
 
     Understood are state dicts, bare or in any section of a checkpoint, with the prefixes that wrappers leave, as
     ``.safetensors`` or as written by `torch.save`; run folders and sharded checkpoints of Facemill; folders in Hugging
@@ -89,15 +90,15 @@ def read_weights(path: str | Path) -> Weights:
     if path.is_dir():
         content: Any = read_sharded(path)
     elif path.suffix.lower() == ".onnx":
-        raise ValueError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")
+        raise UserError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")
     elif path.suffix.lower() == ".safetensors":
         try:
             content = load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from None
+            raise UserError(f"{path} is no safetensors file: {error}") from None
     else:
         content = _unpickle(path)
-    tensors, prefix = _backbone_tensors(content, path)
+    tensors, prefix = _backbone_tensors(content, path, model)
     if prefix.endswith("features.module."):
         return Weights(tensors, "MagFace")
     return Weights(tensors, "AdaFace" if "pytorch-lightning_version" in content else None)
@@ -159,22 +160,23 @@ def _unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if not named:
-            raise ValueError(f"{path} is no file of weights that PyTorch or safetensors wrote") from None
-        raise ValueError(f"{path} is refused: reading it would run code ({named[1]}). {_REMEDY}") from None
+            raise UserError(f"{path} is no file of weights that PyTorch or safetensors wrote") from None
+        raise UserError(f"{path} is refused: reading it would run code ({named[1]}). {_REMEDY}") from None
     except Exception as error:  # damaged files raise many kinds
         if "weights_only" in str(error):  # PyTorch advises to run what is in the file
-            raise ValueError(f"{path} is TorchScript or of PyTorch's oldest format, no state dict. {_REMEDY}") from None
-        raise ValueError(f"{path} is no file of weights: {error}") from None
+            raise UserError(f"{path} is TorchScript or of PyTorch's oldest format, no state dict. {_REMEDY}") from None
+        raise UserError(f"{path} is no file of weights: {error}") from None
 
 
-def _backbone_tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+def _backbone_tensors(content: Any, path: Path, model: nn.Module | None) -> tuple[dict[str, Tensor], str]:
     """The backbone's tensors under their published names, and what stood before these."""
     named = dict(_named_tensors(content))
     if not named:
-        raise ValueError(f"{path} holds no tensors of a backbone")
-    prefixes = backbone_prefixes(named)
+        raise UserError(f"{path} holds no tensors of a backbone")
+    own = list(model.state_dict()) if model else []
+    prefixes = backbone_prefixes(named, own)
     if not prefixes:
-        raise ValueError(f"{path} holds tensors of no backbone that is known here: {_brief(list(named))}")
+        raise UserError(f"{path} holds tensors of no backbone that is known here: {_brief(list(named))}")
     if len(prefixes) > 1:
         networks = ", ".join(prefix or "the outermost" for prefix in prefixes)
         warnings.warn(f"{path} holds several networks ({networks}); {networks.split(', ')[0]} is read", stacklevel=2)
@@ -228,14 +230,14 @@ def _guessed(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
     try:
         return guess_architecture(tensors)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def require_finite(model: nn.Module) -> None:
     """Raise a ValueError that names the first tensor of ``model`` with NaN or infinity in it."""
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
-            raise ValueError(f"the weights are not finite: {name} holds NaN or infinity. Has the training diverged?")
+            raise UserError(f"the weights are not finite: {name} holds NaN or infinity. Has the training diverged?")
 
 
 def _fit(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
@@ -253,7 +255,7 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None
     }
     if any(problems.values()):
         text = "; ".join(f"{len(names)} {kind}: {_brief(names)}" for kind, names in problems.items() if names)
-        raise ValueError(f"{path} does not fit the model: {text}")
+        raise UserError(f"{path} does not fit the model: {text}")
     model.load_state_dict(tensors, strict=False)
 
 

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from losses import CentreOptimizer, PartialFC, create_margin
 from models import create_model
 from models.weights import load_weights
+from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
 from pipelines.sources.source import Source
 from train.config import Config
@@ -51,12 +52,10 @@ def build_backbone(config: Config, world: World, fresh: bool) -> nn.Module:
         load_weights(backbone, model.init_from)
     if model.sync_batchnorm:
         if world.device.type != "cuda":
-            raise ValueError("model.sync_batchnorm works on GPUs only")
+            raise UserError("model.sync_batchnorm works on GPUs only")
         backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
     if config.data.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in backbone.modules()):
-        raise ValueError(
-            f"data.batch_size is 1, but {model.name} normalises by its batch's statistics; take 2 at least"
-        )
+        raise UserError(f"data.batch_size is 1, but {model.name} normalises by its batch's statistics; take 2 at least")
     return backbone.to(world.device, memory_format=torch.channels_last)
 
 
@@ -79,7 +78,7 @@ def build_head(config: Config, world: World, num_classes: int, recipe: Recipe, f
     head, half = config.head, HALF[config.precision] is not None
     older = head.init_from if fresh else None
     if head.kernels == "triton" and world.device.type != "cuda":
-        raise ValueError("head.kernels: triton needs a GPU; on a CPU it is torch")
+        raise UserError("head.kernels: triton needs a GPU; on a CPU it is torch")
     classifier = PartialFC(
         create_margin(head.margin, **head.options),
         config.model.embedding_size,
@@ -96,7 +95,7 @@ def build_head(config: Config, world: World, num_classes: int, recipe: Recipe, f
     if older:
         load_centres(classifier, older)
         if classifier.num_classes > num_classes:
-            raise ValueError(f"{older} has {classifier.num_classes} classes, more than the {num_classes} of this run")
+            raise UserError(f"{older} has {classifier.num_classes} classes, more than the {num_classes} of this run")
         if classifier.num_classes < num_classes:
             classifier.extend_classes(num_classes - classifier.num_classes)
     return classifier

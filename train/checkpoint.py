@@ -14,6 +14,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
+from pipelines.common.errors import UserError
+
 _NAME = re.compile(r"step_(\d{9})$")
 
 
@@ -45,7 +47,7 @@ class Checkpoints:
             meta = None
         missing = [name for name in fields if not isinstance(meta, dict) or name not in meta]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{file} does not say the {missing[0]} of its run: it is damaged, or of another version; "
                 f"remove {path} to take the checkpoint before it"
             )
@@ -75,7 +77,7 @@ class Checkpoints:
             _quietly(dcp.load, state, path)
         except Exception as error:
             text = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(
+            raise UserError(
                 f"cannot resume from {path}: {text[-1]}; remove it to resume from the one before"
             ) from error
 

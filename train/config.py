@@ -16,6 +16,7 @@ from pydantic import (
 
 from losses import MARGINS
 from models.registry import BACKBONES
+from pipelines.common.errors import UserError
 from pipelines.loading.augment import AUGMENTATIONS
 from train import yaml_file
 from train.mistakes import explain
@@ -104,9 +105,9 @@ class Schedule(Section):
     @model_validator(mode="after")
     def _one_warmup(self) -> "Schedule":
         if self.warmup_epochs is not None and self.warmup_steps is not None:
-            raise ValueError("state the warm-up in warmup_epochs or in warmup_steps, not both")
+            raise UserError("state the warm-up in warmup_epochs or in warmup_steps, not both")
         if (self.name == "step") != bool(self.milestones):
-            raise ValueError("milestones belong to the schedule 'step', which needs them")
+            raise UserError("milestones belong to the schedule 'step', which needs them")
         return self
 
 
@@ -164,26 +165,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     tree = yaml_file.read(path)
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} must hold sections such as data: and model:")
+        raise UserError(f"{path} must hold sections such as data: and model:")
     for override in overrides:
         _override(tree, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {explain(error, Config, tree)}") from None
+        raise UserError(f"{path}: {explain(error, Config, tree)}") from None
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     if not equals or "" in name.split("."):
-        raise ValueError(f"an override is section.key=value, not {text!r}")
+        raise UserError(f"an override is section.key=value, not {text!r}")
     *sections, key = name.split(".")
     for section in sections:
         if not isinstance(tree.get(section) or {}, dict):
-            raise ValueError(f"{name}: {section} is a value, not a section")
+            raise UserError(f"{name}: {section} is a value, not a section")
         tree[section] = tree.get(section) or {}
         tree = tree[section]
     try:
         tree[key] = yaml_file.parse(value)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise UserError(f"{name}: {error}") from None

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipelines.common.cpu import keep_freed_memory
+from pipelines.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def start(device: str = "auto") -> World:
     local, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cuda" and devices < local_size:
-        raise ValueError(f"device: cuda with {local_size} processes on this machine, which has {devices} CUDA devices")
+        raise UserError(f"device: cuda with {local_size} processes on this machine, which has {devices} CUDA devices")
     if device == "cuda" or (device == "auto" and devices >= local_size):
         torch.cuda.set_device(local)
         place, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"

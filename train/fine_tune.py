@@ -8,6 +8,7 @@ import torch.distributed.checkpoint as dcp
 from losses import PartialFC
 from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
 from models.sharded import SafeReader
+from pipelines.common.errors import UserError
 from train.checkpoint import Checkpoints
 
 
@@ -33,7 +34,7 @@ def load_centres(head: PartialFC, folder: str | Path) -> None:
     else:
         load_arcface_torch(head, folder)
     if not head.weight.isfinite().all():
-        raise ValueError(f"{folder} has class centres that are not finite")
+        raise UserError(f"{folder} has class centres that are not finite")
 
 
 def _load_sharded(head: PartialFC, checkpoint: Path) -> None:
@@ -44,7 +45,7 @@ def _load_sharded(head: PartialFC, checkpoint: Path) -> None:
             dcp.load(centres, storage_reader=SafeReader(checkpoint))
     except Exception as error:  # a damaged file can raise anything
         text = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"no centres of {head.weight.shape[1]} numbers in {checkpoint}: {text[-1]}") from error
+        raise UserError(f"no centres of {head.weight.shape[1]} numbers in {checkpoint}: {text[-1]}") from error
 
 
 def _newest(folder: str | Path) -> Path | None:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipelines.common.errors import UserError
 from train.config import Optim, Schedule
 
 
@@ -35,7 +36,7 @@ class LearningRate:
         self.total = max(1, round(config.epochs * steps_per_epoch))
         self.warmup = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
         if self.warmup >= self.total:
-            raise ValueError(f"a warm-up of {self.warmup} steps does not fit into a run of {self.total} steps")
+            raise UserError(f"a warm-up of {self.warmup} steps does not fit into a run of {self.total} steps")
 
     def __call__(self, step: int) -> float:
         """Learning rate of step 0, 1, … total - 1."""
@@ -80,7 +81,7 @@ class LossScaler:
             return True
         self.scale, self.good_steps = self.scale / 2, 0
         if self.scale < 2.0**-10:
-            raise ValueError("gradients stay non-finite at every loss scale; lower optim.lr, or use precision: bf16")
+            raise UserError("gradients stay non-finite at every loss scale; lower optim.lr, or use precision: bf16")
         return False
 
     def state_dict(self) -> dict[str, Tensor]:

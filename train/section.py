@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from pipelines.common.errors import UserError
+
 
 class Section(BaseModel):
     """A section whose keys are all known, and whose numbers are finite."""
@@ -27,7 +29,7 @@ class Section(BaseModel):
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation not in (bool, Any):
-            raise ValueError(f"must not be {str(value).lower()}")
+            raise UserError(f"must not be {str(value).lower()}")
         return value
 
     @classmethod
@@ -82,7 +84,7 @@ def one_of(known: Mapping[str, Any]) -> AfterValidator:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             question = f"; did you mean {near[0]}? There" if near else "; there"
-            raise ValueError(f"there is no {name!r}{question} are: {', '.join(known)}")
+            raise UserError(f"there is no {name!r}{question} are: {', '.join(known)}")
         return name
 
     return AfterValidator(check)
@@ -90,13 +92,13 @@ def one_of(known: Mapping[str, Any]) -> AfterValidator:
 
 def _expanded(path: str) -> str:
     if not path.strip():
-        raise ValueError("must not be empty")
+        raise UserError("must not be empty")
     for name in re.findall(r"\$(\w+|\{[^}]*\})", path, re.ASCII):
         if not os.environ.get(name.strip("{}")):
-            raise ValueError(f"the variable {name.strip('{}')} in {path} is not set")
+            raise UserError(f"the variable {name.strip('{}')} in {path} is not set")
     expanded = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  globs and names of sets are no paths
     if expanded.startswith("~"):
-        raise ValueError(f"there is no home folder {path.partition('/')[0]}")
+        raise UserError(f"there is no home folder {path.partition('/')[0]}")
     return expanded
 
 

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from evaluate.protocols.folds import VerificationResult
 from evaluate.verification import table
+from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
@@ -46,7 +47,7 @@ class Trainer:
         source = open_source(config.data.train)
         num_classes = config.head.num_classes or source.num_classes
         if num_classes < source.num_classes:
-            raise ValueError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
+            raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
         self.verifier = Verifier(config, world, self.half if world.device.type == "cuda" else None)
         self.recipe = create_recipe(config.recipe.name, **config.recipe.options).to(world.device)
         self.loader = build_loader(config, world, source, self.recipe)
@@ -154,7 +155,7 @@ class Trainer:
         loss = float(self.window[0] / self.window[1])
         self.window.zero_()
         if loss != loss or abs(loss) == float("inf"):
-            raise ValueError(f"the loss became {loss} before step {self.step}; lower optim.lr or lengthen the warm-up")
+            raise UserError(f"the loss became {loss} before step {self.step}; lower optim.lr or lengthen the warm-up")
         now = time.perf_counter()
         seconds, steps = now - self._since, self.step - self._last
         rate = steps * self.global_batch / seconds
@@ -221,11 +222,11 @@ class Trainer:
         if not found:
             return
         if self.config.checkpoint.resume == "never":
-            raise ValueError(f"{self.output} holds a run; set checkpoint.resume=auto to go on, or another output")
+            raise UserError(f"{self.output} holds a run; set checkpoint.resume=auto to go on, or another output")
         meta = self.checkpoints.meta(found[-1], "step", *self.meta)
         for name, value in self.meta.items():
             if meta[name] != value:
-                raise ValueError(
+                raise UserError(
                     f"cannot resume {found[-1]}: its {name} is {meta[name]}, here it is {value}; "
                     "restore it (the global batch is data.batch_size x processes x optim.accumulate) "
                     "or choose another output"

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.common.errors import UserError
+
 
 class _Loader(yaml.SafeLoader):
     def check_printable(self, data: str) -> None:
@@ -18,7 +20,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise ValueError(f"line {key.start_mark.line + 1} gives the key {key.value} a second time")
+                raise UserError(f"line {key.start_mark.line + 1} gives the key {key.value} a second time")
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return node
@@ -29,7 +31,7 @@ def parse(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from None
+        raise UserError(f"not valid YAML: {error}") from None
 
 
 def read(path: str | Path) -> Any:
@@ -37,6 +39,6 @@ def read(path: str | Path) -> Any:
     try:
         return parse(Path(path).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text file") from None
+        raise UserError(f"{path} is no text file") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None

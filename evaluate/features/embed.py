@@ -1,7 +1,6 @@
 """Embeddings of a model for the images of a source: original and mirrored image in one pass, spread over all ranks."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -9,20 +8,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from evaluate.protocols.embeddings import finite, one_row_an_image
+from models.modes import evaluating
+from pipelines.common.errors import UserError
 from pipelines.loading.loader import sweep
 from pipelines.sources.source import Source
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module of ``model`` in evaluation mode and give each its own mode back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def embed_batches(
@@ -62,7 +51,7 @@ def embed(
     """
     count = len(source)
     if count == 0:
-        raise ValueError("there are no images to embed: is the set empty?")
+        raise UserError("there are no images to embed: is the set empty?")
     share = -(-count // world_size)
     # Equal shares, so that the gathered shapes agree: the last ranks repeat the last image, which is cut off again.
     indices = np.minimum(np.arange(rank * share, (rank + 1) * share), count - 1)

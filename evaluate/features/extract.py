@@ -19,6 +19,7 @@ from evaluate.features.network import load_network
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import Images, Release
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.loading.aligned import aligned_images
 
@@ -102,7 +103,7 @@ def _check_landmarks(images: Images) -> None:
     finite(points, "the landmarks", images.names.__getitem__)
     bad = np.flatnonzero((points == points[:, :1]).all(axis=(1, 2)))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"the landmarks of {len(bad)} of {len(points)} images lie in one point, the first is {images.names[bad[0]]}"
         )
 

@@ -6,6 +6,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from pipelines.common.errors import UserError
+
 _SAMPLE = 2048  # rows that are looked at
 _LEAST_LIKENESS = 0.5  # of two views of an image; networks give about 0.9, the halves of one view 0
 
@@ -20,22 +22,22 @@ def load_features(path: Path, images: int, views: int | None = None) -> np.ndarr
     """
     features = _array(path)
     if features.ndim not in (2, 3) or len(features) != images or features.dtype.kind != "f" or not features.size:
-        raise ValueError(
+        raise UserError(
             f"{path} must hold floating point numbers ({images}, 2d), ({images}, 2, d) or ({images}, d), "
             f"for the images of the five-point list; it is {features.dtype} {features.shape}"
         )
     if features.ndim == 2:
         if views is None and not _halves_are_views(features):
-            raise ValueError(
+            raise UserError(
                 f"{path} is {features.shape}: if its rows are one view of an image, say --views 1; if they are two, "
                 "original and mirrored beside each other, --views 2. Their halves look like different images"
             )
         views = views or 2
         if features.shape[1] % views:
-            raise ValueError(f"{path} is {features.shape}: an odd number is not two views; is it --views 1?")
+            raise UserError(f"{path} is {features.shape}: an odd number is not two views; is it --views 1?")
         features = features.reshape(images, views, -1)
     if features.shape[1] not in ((views,) if views else (1, 2)) or features.shape[2] < 2:
-        raise ValueError(f"{path} is {features.shape}, not {views or 'one or two'} views of each image")
+        raise UserError(f"{path} is {features.shape}, not {views or 'one or two'} views of each image")
     return features
 
 
@@ -52,8 +54,8 @@ def _array(path: Path) -> np.ndarray:
             if len(names) == 1:
                 return loaded[names[0]]
     except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is no sound .npy or .npz file of numbers: {error}") from None
-    raise ValueError(f"{path} must hold one array, or embs and embs_f; it holds {', '.join(names) or 'none'}")
+        raise UserError(f"{path} is no sound .npy or .npz file of numbers: {error}") from None
+    raise UserError(f"{path} must hold one array, or embs and embs_f; it holds {', '.join(names) or 'none'}")
 
 
 def _halves_are_views(features: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 
 from evaluate.features.preprocessing import Preprocessed, Preprocessing, overruled
 from models.weights import load_backbone
+from pipelines.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _onnx_network(path: Path, device: torch.device | str, given: dict[str, Any])
     try:
         from evaluate.features.onnx_network import OnnxNetwork
     except ModuleNotFoundError:
-        raise ValueError("ONNX files need two packages: pip install 'facemill[onnx]'") from None
+        raise UserError("ONNX files need two packages: pip install 'facemill[onnx]'") from None
     network = OnnxNetwork(path, device)
     input_range, why = ((-1, 1), "") if "input_range" in given else network.input_range()
     preprocessing, text = overruled(Preprocessing(input_range), why, given)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from evaluate.features.onnx_graph import range_of_start
 from models.onnx_file import quiet_session
+from pipelines.common.errors import UserError
 
 # What onnxruntime calls the types of images that can be given; integers take pixels of 0...255.
 _TYPES = {
@@ -43,21 +44,21 @@ class OnnxNetwork(nn.Module):
                 str(path), [*(set(get_available_providers()) & set(providers)), "CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises classes of its own
-            raise ValueError(f"{path} is no usable ONNX file: {error}") from None
+            raise UserError(f"{path} is no usable ONNX file: {error}") from None
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
-            raise ValueError(f"{path} has {len(inputs)} inputs ({_list(inputs)}); one of images is expected")
+            raise UserError(f"{path} has {len(inputs)} inputs ({_list(inputs)}); one of images is expected")
         self.input = inputs[0]
         if self.input.type not in _TYPES or len(self.input.shape) != 4:
-            raise ValueError(f"{path} takes {_list(inputs)}; images (batch, 3, height, width) are expected")
+            raise UserError(f"{path} takes {_list(inputs)}; images (batch, 3, height, width) are expected")
         self.dtype = _TYPES[self.input.type]
         batch, *image = (size if isinstance(size, int) and size > 0 else None for size in self.input.shape)
         self.channels_last = image[2] == 3 and image[0] != 3
         height, width, channels = image if self.channels_last else (image[1], image[2], image[0])
         if channels not in (3, None):
-            raise ValueError(f"{path} takes images of {channels} channels, {_list(inputs)}; colour images have 3")
+            raise UserError(f"{path} takes images of {channels} channels, {_list(inputs)}; colour images have 3")
         if height and width and height != width:
-            raise ValueError(f"{path} takes images of {height} x {width}; only square ones are supported")
+            raise UserError(f"{path} takes images of {height} x {width}; only square ones are supported")
         self.batch = batch
         self.input_size = height or width or 112
         self.output: str | None = None
@@ -70,7 +71,7 @@ class OnnxNetwork(nn.Module):
         try:
             found = range_of_start(self.path, self._arranged(np.empty(shape)).shape, self.dtype)
         except Exception as error:
-            raise ValueError(f"{self.path} does not show which images it takes ({error}): give --input-range") from None
+            raise UserError(f"{self.path} does not show which images it takes ({error}): give --input-range") from None
         if found is None:
             return (-1, 1), "as the graph normalises nothing"
         return found, "as the graph's first nodes normalise it"
@@ -106,7 +107,7 @@ class OnnxNetwork(nn.Module):
         try:
             outputs = self.session.run([self.output] if self.output else names, {self.input.name: pixels})
         except Exception as error:
-            raise ValueError(f"{self.path} does not run on images {pixels.shape}: {error}") from None
+            raise UserError(f"{self.path} does not run on images {pixels.shape}: {error}") from None
         found = dict(zip([self.output] if self.output else names, map(np.asarray, outputs)))
         fitting = {
             name: array.reshape(len(pixels), -1)
@@ -115,7 +116,7 @@ class OnnxNetwork(nn.Module):
         }
         if len(fitting) != 1:
             text = ", ".join(f"{name} {array.shape}" for name, array in found.items())
-            raise ValueError(
+            raise UserError(
                 f"{self.path} gives {text} for a batch of {len(pixels)}: {len(fitting)} of these could be embeddings, "
                 "a row an image, and one is expected. Is it a detector, or another network than for recognition?"
             )

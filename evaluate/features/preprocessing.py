@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipelines.common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -75,7 +77,7 @@ def input_options(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in ("input_range", "mean", "std", "bgr")}
     given = {name: value for name, value in given.items() if value is not None}
     if given.keys() & {"mean", "std"} and "input_range" not in given:
-        raise ValueError("--mean and --std are of values in --input-range: give it too, 0,255 for example")
+        raise UserError("--mean and --std are of values in --input-range: give it too, 0,255 for example")
     return given
 
 

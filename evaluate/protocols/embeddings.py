@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from pipelines.common.errors import UserError
+
 
 def one_row_an_image(output: object, images: int) -> Tensor:
     """A network's output for a batch as embeddings float32 (images, d), d > 1; (images, d, 1, 1) becomes (images, d).
@@ -15,7 +17,7 @@ def one_row_an_image(output: object, images: int) -> Tensor:
         output = output.flatten(1)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != images or output.shape[1] < 2:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
+        raise UserError(
             f"the network is none that embeds faces: for {images} images it gives {found}, not one row of numbers each"
         )
     return output.float()
@@ -32,5 +34,5 @@ def finite(values: np.ndarray, what: str, name: Callable[[int], str] = "image {}
         sound[part] = np.isfinite(values[part]).reshape(len(sound[part]), -1).all(axis=1)
     if not sound.all():
         bad = np.flatnonzero(~sound)
-        raise ValueError(f"{what} are not finite for {len(bad)} of {len(values)} images, the first is {name(bad[0])}")
+        raise UserError(f"{what} are not finite for {len(bad)} of {len(values)} images, the first is {name(bad[0])}")
     return values

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate.protocols.embeddings import finite
+from pipelines.common.errors import UserError
 
 FOLDS = 10
 
@@ -43,9 +44,9 @@ def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:
     """
     features, same = np.asarray(features), np.asarray(same, dtype=bool)
     if features.ndim != 3 or len(features) != 2 * len(same):
-        raise ValueError(f"{len(same)} pairs need features (2 x {len(same)}, views, d), got {features.shape}")
+        raise UserError(f"{len(same)} pairs need features (2 x {len(same)}, views, d), got {features.shape}")
     if len(same) < FOLDS:
-        raise ValueError(f"{len(same)} pairs are too few: the protocol needs {FOLDS} folds of at least one pair")
+        raise UserError(f"{len(same)} pairs are too few: the protocol needs {FOLDS} folds of at least one pair")
     embeddings = finite(features, "the features").astype(np.float64).sum(axis=1)
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     embeddings /= np.where(norms == 0, 1, norms)

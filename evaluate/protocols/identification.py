@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate.protocols.scores import Largest, blocks, error_bound, exact
+from pipelines.common.errors import UserError
 
 JOINT_FPIRS = (0.01, 0.1)
 OPEN_SET_FPIRS = (0.0001, 0.001, 0.01, 0.1, 1.0)
@@ -39,7 +40,7 @@ def search(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray, top: int =
     All figures are those of exact scores. ``top`` non-mated scores are returned in ``top_others``.
     """
     if len(gallery) < 2:
-        raise ValueError("a gallery needs at least two templates")
+        raise UserError("a gallery needs at least two templates")
     error = error_bound(probes.shape[1])
     mated = np.flatnonzero(mate >= 0)
     mate_score = np.full(len(probes), np.nan)
@@ -117,7 +118,7 @@ def tpir_at(found: Search, fpir: float) -> float:
     """
     others = np.sort(found.best_other[~found.mated])[::-1]
     if not len(others) or not found.mated.any():
-        raise ValueError("the open-set figures need probes with and without a mate in each gallery")
+        raise UserError("the open-set figures need probes with and without a mate in each gallery")
     limit = others[max(int(len(others) * fpir) - 1, 0)]
     mated = found.mated
     return float(((found.rank[mated] == 0) & (found.mate_score[mated] > limit)).mean())

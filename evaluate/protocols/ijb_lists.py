@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
+
 TARGETS = ("IJBB", "IJBC")
 
 
@@ -64,7 +66,7 @@ class Release:
         if listed != names:
             order = {name: row for row, name in enumerate(listed)}
             if not len(order) == len(listed) == len(names) or any(name not in order for name in names):
-                raise ValueError(
+                raise UserError(
                     f"{points_path} ({len(names)} images) and {media_path} ({len(listed)}) must name the same images, "
                     "each once"
                 )
@@ -79,10 +81,10 @@ class Release:
         path = self._meta("template_pair_label.txt")
         numbers = integers(path)
         if len(numbers) % 3 or not len(numbers):
-            raise ValueError(f"{path} must hold three integers a line, found {len(numbers)} in all")
+            raise UserError(f"{path} must hold three integers a line, found {len(numbers)} in all")
         first, second, label = numbers.reshape(-1, 3).T
         if label.max() > 1:
-            raise ValueError(f"{path}: the label must be 0 or 1, pair {label.argmax() + 1} has {label.max()}")
+            raise UserError(f"{path}: the label must be 0 or 1, pair {label.argmax() + 1} has {label.max()}")
         return np.ascontiguousarray(first), np.ascontiguousarray(second), label == 1
 
     def galleries(self) -> dict[str, Identities]:
@@ -98,15 +100,15 @@ def _table(path: Path, columns: int, dtype: type) -> tuple[list[str], np.ndarray
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # file names may be in any encoding
         names = [line.split(maxsplit=1)[0] for line in file if line.strip()]
     if not names:
-        raise ValueError(f"{path} lists no image")
+        raise UserError(f"{path} lists no image")
     try:
         # Whole numbers too are read as float64, or numpy would cut 12.7 to 12 without a word.
         numbers = np.loadtxt(path, np.float64, comments=None, usecols=range(1, columns + 1), ndmin=2, encoding="latin1")
     except ValueError as error:
-        raise ValueError(f"{path} must hold a name and {columns} numbers a line: {error}") from None
+        raise UserError(f"{path} must hold a name and {columns} numbers a line: {error}") from None
     if np.issubdtype(dtype, np.integer) and (bad := (numbers != np.rint(numbers)).any(axis=1)).any():
         row = int(bad.argmax())
-        raise ValueError(f"{path} must hold whole numbers, {names[row]} has {' and '.join(map(str, numbers[row]))}")
+        raise UserError(f"{path} must hold whole numbers, {names[row]} has {' and '.join(map(str, numbers[row]))}")
     numbers = numbers.astype(dtype)
     return names, numbers
 
@@ -117,7 +119,7 @@ def _identities(path: Path) -> Identities:
         columns = {name.strip().upper(): name for name in reader.fieldnames or ()}
         if not {"TEMPLATE_ID", "SUBJECT_ID"} <= columns.keys():
             found = ", ".join(reader.fieldnames or ())
-            raise ValueError(
+            raise UserError(
                 f"{path} needs a heading with the columns TEMPLATE_ID and SUBJECT_ID, its first line is '{found[:80]}'"
             )
         subject_of: dict[int, int] = {}
@@ -128,13 +130,13 @@ def _identities(path: Path) -> Identities:
                 template, subject = int(row[columns["TEMPLATE_ID"]]), int(row[columns["SUBJECT_ID"]])
             except (TypeError, ValueError):
                 found = ", ".join(str(row[columns[name]]) for name in ("TEMPLATE_ID", "SUBJECT_ID"))
-                raise ValueError(
+                raise UserError(
                     f"{path} line {reader.line_num}: template and subject must be integers, not '{found}'"
                 ) from None
             if subject_of.setdefault(template, subject) != subject:
-                raise ValueError(f"{path} line {reader.line_num}: template {template} belongs to two subjects")
+                raise UserError(f"{path} line {reader.line_num}: template {template} belongs to two subjects")
     if not subject_of:
-        raise ValueError(f"{path} lists no template")
+        raise UserError(f"{path} lists no template")
     return Identities(np.fromiter(subject_of.keys(), np.int64), np.fromiter(subject_of.values(), np.int64))
 
 
@@ -162,7 +164,7 @@ def _parse(text: np.ndarray, path: Path) -> np.ndarray:
     if (digits[in_number[1:-1]] > 9).any() or (lengths > 9).any():
         words = (text[end - length : end].tobytes().decode(errors="replace") for end, length in zip(ends, lengths))
         wrong = next(word for word in words if not (word.isascii() and word.isdecimal()) or len(word) > 9)
-        raise ValueError(
+        raise UserError(
             f"{path} must hold whole numbers of at most nine digits, separated by blanks, not '{wrong[:40]}'"
         )
     values = np.zeros(len(ends), np.int32)

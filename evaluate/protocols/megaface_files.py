@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluate.protocols.embeddings import finite
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 
 _HEADER = struct.Struct("<4i")
@@ -29,16 +30,16 @@ def read_list(path: Path, parts: int) -> list[str]:
             paths = json.loads(text)["path"]
             names = [_tail(name, parts) for name in paths]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f'{path} is JSON, but not {{"path": [names]}} as in the kit\'s templatelists') from None
+            raise UserError(f'{path} is JSON, but not {{"path": [names]}} as in the kit\'s templatelists') from None
     else:
         names = [_tail(line.strip(), parts) for line in text.splitlines() if line.strip()]
     short = [name for name in names if name.count("/") != parts - 1]
     if short or not names:
-        raise ValueError(f"{path} must list image paths of {parts} components or more, found {short[:1] or 'nothing'}")
+        raise UserError(f"{path} must list image paths of {parts} components or more, found {short[:1] or 'nothing'}")
     if len(set(names)) != len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))
-        raise ValueError(f"{path} lists an image twice: {twice}")
+        raise UserError(f"{path} lists an image twice: {twice}")
     return names
 
 
@@ -73,7 +74,7 @@ def find_noises(names: Sequence[str], noises: Iterable[str]) -> np.ndarray:
                 rows[tail].append(row)
     for noise, found in rows.items():
         if len(found) > 1:
-            raise ValueError(
+            raise UserError(
                 f"the noise {noise} fits {len(found)} images, {names[found[0]]} and others: list it with its folder"
             )
     return np.unique(np.array([found[0] for found in rows.values()], np.int64))
@@ -105,7 +106,7 @@ def read_feature(path: Path) -> np.ndarray:
         or row_bytes not in (_ELEMENT_BYTES, _ELEMENT_BYTES * columns)  # some write the former for a row, too
         or len(data) != _HEADER.size + _ELEMENT_BYTES * count
     ):
-        raise ValueError(f"{path} is no MegaFace feature file")
+        raise UserError(f"{path} is no MegaFace feature file")
     return np.frombuffer(data, "<f4", offset=_HEADER.size)
 
 
@@ -120,6 +121,6 @@ def read_features(folder: Path, names: Sequence[str], algorithm: str) -> np.ndar
         path = feature_path(folder, name, algorithm)
         feature = read_feature(path)
         if len(feature) != len(first):
-            raise ValueError(f"{path} has {len(feature)} dimensions, the first feature has {len(first)}")
+            raise UserError(f"{path} has {len(feature)} dimensions, the first feature has {len(first)}")
         features[row] = feature
     return finite(features, f"the features in {folder}", names.__getitem__)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.common.errors import UserError
+
 RULES = ("nearest", "at_most")
 
 
@@ -31,7 +33,7 @@ class Roc:
         self.genuine = np.sort(scores[same])
         self.impostor = np.sort(scores[~same])
         if not len(self.genuine) or not len(self.impostor):
-            raise ValueError(
+            raise UserError(
                 f"a ROC needs genuine and impostor pairs, here are {len(self.genuine)} and {len(self.impostor)}"
             )
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pipelines.common.cpu import one_thread
+from pipelines.common.errors import UserError
 
 FLIPS = ("sum", "concatenate", "none")
 NORMS = ("keep", "normalise")
@@ -34,7 +35,7 @@ class Templates:
             known = self.ids[rows] == ids
         if not known.all():
             missing = np.unique(ids[~known])
-            raise ValueError(
+            raise UserError(
                 f"{len(missing)} templates have no image in the template and media list, the first is {missing[0]}: "
                 "are the lists of one release?"
             )
@@ -60,7 +61,7 @@ def pool(
     assert flip in FLIPS and norm in NORMS
     ids, template_of = np.unique(template, return_inverse=True)
     if media.min() < 0 or media.max() >= 2**40:
-        raise ValueError("media ids must lie in [0, 2^40)")
+        raise UserError("media ids must lie in [0, 2^40)")
     _, media_of, images_of = np.unique(
         (template_of.astype(np.int64) << 40) | media, return_inverse=True, return_counts=True
     )
@@ -79,7 +80,7 @@ def pool(
     vectors = totals.numpy().astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise ValueError(f"the features of template {ids[bad[0]]} are not finite ({len(bad)} templates are affected)")
+        raise UserError(f"the features of template {ids[bad[0]]} are not finite ({len(bad)} templates are affected)")
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return Templates(ids.astype(np.int64), vectors / np.where(norms == 0, 1, norms))
 

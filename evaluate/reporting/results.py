@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 
 
@@ -33,9 +34,9 @@ def read_results(path: Path) -> dict:
     try:
         results = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise UserError(f"{path} is no JSON: {error}") from None
     if not isinstance(results, dict) or "name" not in results:
-        raise ValueError(f"{path} is no result of evaluate.ijb, evaluate.verification or evaluate.megaface")
+        raise UserError(f"{path} is no result of evaluate.ijb, evaluate.verification or evaluate.megaface")
     return results
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
+from pipelines.common.errors import UserError
+
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -19,7 +21,7 @@ def _with_key(needed: str) -> AfterValidator:
         for key in figures:
             float(key)
         if needed not in figures:
-            raise ValueError(f"'{needed}' is missing")
+            raise UserError(f"'{needed}' is missing")
         return figures
 
     return AfterValidator(check)
@@ -32,7 +34,7 @@ class _Lengths(BaseModel):
     def _fit(self) -> "_Lengths":
         lengths = {name: len(values) for name, values in self}
         if len({count - (name == "edges") for name, count in lengths.items()}) > 1:
-            raise ValueError(f"the lists do not fit each other: {lengths}")
+            raise UserError(f"the lists do not fit each other: {lengths}")
         return self
 
 
@@ -111,9 +113,9 @@ class Results(BaseModel):
     @model_validator(mode="after")
     def _any(self) -> "Results":
         if (self.verification or self.identification) and not self.target:
-            raise ValueError("target is missing: IJBB or IJBC")
+            raise UserError("target is missing: IJBB or IJBC")
         if not (self.verification or self.identification or self.sets or self.megaface):
-            raise ValueError("there is neither verification, identification, sets nor megaface")
+            raise UserError("there is neither verification, identification, sets nor megaface")
         return self
 
 
@@ -125,4 +127,4 @@ def check_results(results: dict, path: Path) -> None:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{path} is no result that can be shown: {field + ': ' if field else ''}{reason}") from None
+        raise UserError(f"{path} is no result that can be shown: {field + ': ' if field else ''}{reason}") from None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from losses.head.partial_fc import PartialFC
+from pipelines.common.errors import UserError
 
 # File name (with the rank) → where its dictionary keeps the rank's rows.
 _ARCFACE_TORCH = {
@@ -37,7 +38,7 @@ def load_arcface_torch(head: PartialFC, folder: str | Path) -> None:
         weight = _read(path, keys)
         rows = head.num_classes // len(files) + (rank < head.num_classes % len(files))
         if weight.shape != (rows, head.weight.shape[1]):
-            raise ValueError(
+            raise UserError(
                 f"{path}: centres of shape {tuple(weight.shape)}, where rank {rank} of {len(files)} has "
                 f"{(rows, head.weight.shape[1])} of {head.num_classes} classes: build the head with the run's classes"
             )
@@ -65,7 +66,7 @@ def _read(path: Path, keys: tuple[str, ...]) -> Tensor:
         for key in keys:
             content = content[key]
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no checkpoint of arcface_torch: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is no checkpoint of arcface_torch: {str(error).splitlines()[0]}") from None
     if not isinstance(content, Tensor) or content.ndim != 2:
-        raise ValueError(f"{path} is no checkpoint of arcface_torch: {keys[-1]} is no matrix of centres")
+        raise UserError(f"{path} is no checkpoint of arcface_torch: {keys[-1]} is no matrix of centres")
     return content

@@ -7,6 +7,7 @@ from losses.head.partial_fc import PartialFC
 from losses.head.sampling import Sample
 from losses.head.stream import Pullback
 from losses.head.tile_torch import Tile
+from pipelines.common.errors import UserError
 
 
 class CentreOptimizer:
@@ -47,11 +48,11 @@ class CentreOptimizer:
         deferred: bool = False,
     ) -> None:
         if algorithm not in ("sgd", "adamw"):
-            raise ValueError(f"centres are optimised by 'sgd' or 'adamw', not {algorithm!r}")
+            raise UserError(f"centres are optimised by 'sgd' or 'adamw', not {algorithm!r}")
         if deferred and not fused:
-            raise ValueError("a deferred update is a fused one: set fused too, or neither")
+            raise UserError("a deferred update is a fused one: set fused too, or neither")
         if fused and head.mode == "dense":
-            raise ValueError("the dense head computes all gradients at once; a fused update needs the streamed one")
+            raise UserError("the dense head computes all gradients at once; a fused update needs the streamed one")
         self.head, self.lr, self.weight_decay, self.grad_scale = head, lr, weight_decay, 1.0
         self.momentum, self.betas, self.eps = momentum, betas, eps
         self.algorithm, self.fused, self.deferred = algorithm, fused, deferred
@@ -101,7 +102,7 @@ class CentreOptimizer:
     def _walk_batches(self) -> None:
         first, *more = self._batches
         if more and first.walk.sample is not None:
-            raise ValueError("a fused update over several sampled batches is not possible: unset fused")
+            raise UserError("a fused update over several sampled batches is not possible: unset fused")
         for tile in first.walk.tiles():
             gradient = first.tile(tile, None)
             for batch in more:

@@ -30,6 +30,7 @@ from losses.head.sampling import Sample, draw
 from losses.head.stream import Stream, Walk
 from losses.head.tile_torch import inverse_norm
 from losses.margins.margin import Margin, Rows
+from pipelines.common.errors import UserError
 
 _INIT_BLOCK = 4096
 _INIT_STD = 0.01
@@ -105,19 +106,19 @@ class PartialFC(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"a classifier needs at least one class, not {num_classes}")
+            raise UserError(f"a classifier needs at least one class, not {num_classes}")
         if not 0 < sample_rate <= 1:
-            raise ValueError(f"sample_rate must be in (0, 1], not {sample_rate}")
+            raise UserError(f"sample_rate must be in (0, 1], not {sample_rate}")
         if mode not in ("streamed", "dense"):
-            raise ValueError(f"mode is 'streamed' or 'dense', not {mode!r}")
+            raise UserError(f"mode is 'streamed' or 'dense', not {mode!r}")
         if kernels not in ("torch", "triton"):
-            raise ValueError(f"kernels are 'torch' or 'triton', not {kernels!r}")
+            raise UserError(f"kernels are 'torch' or 'triton', not {kernels!r}")
         if kernels == "triton" and mode != "streamed":
-            raise ValueError("Triton's kernels work on tiles; take kernels 'torch' in dense mode")
+            raise UserError("Triton's kernels work on tiles; take kernels 'torch' in dense mode")
         if tile is not None and tile < 1:
-            raise ValueError(f"tile must be positive, not {tile}")
+            raise UserError(f"tile must be positive, not {tile}")
         if entropy and not margin.competitive:
-            raise ValueError(f"{type(margin).__name__} has no softmax over the classes, so no entropy")
+            raise UserError(f"{type(margin).__name__} has no softmax over the classes, so no entropy")
         self.margin = margin.to(device)
         self.queue = EmbeddingQueue(margin.queue_size, embedding_size, device) if margin.queue_size else None
         self.num_classes = num_classes
@@ -288,7 +289,7 @@ class PartialFC(nn.Module):
         The shards change with it, so create the optimiser of the centres afterwards.
         """
         if count < 1:
-            raise ValueError(f"the number of classes to add must be positive, not {count}")
+            raise UserError(f"the number of classes to add must be positive, not {count}")
         old, self.num_classes = self.num_classes, self.num_classes + count
         kept = reshard(self.weight.detach(), old, self.num_classes, self.group)
         fresh = self._initial(max(self.start, old), max(self.stop, old), kept.shape[1], kept.device)
@@ -317,7 +318,7 @@ class PartialFC(nn.Module):
             weight = weight.to_local()
         elif weight is not None:
             if len(weight) != self.num_classes:
-                raise ValueError(f"the file has centres of {len(weight)} classes, the head has {self.num_classes}")
+                raise UserError(f"the file has centres of {len(weight)} classes, the head has {self.num_classes}")
             weight = weight[self.start : self.stop]
         local = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         if weight is not None:
@@ -332,7 +333,7 @@ def _triton_kernels() -> ModuleType:
     try:
         import losses.head.tile_triton
     except ImportError as error:
-        raise ValueError(f"kernels 'triton' need the package triton ({error}); take kernels 'torch'") from None
+        raise UserError(f"kernels 'triton' need the package triton ({error}); take kernels 'torch'") from None
     return losses.head.tile_triton
 
 

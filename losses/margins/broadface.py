@@ -7,6 +7,7 @@ from pydantic import Field
 from losses.margins.arcface import ArcFace
 from losses.margins.combined import Gradient
 from losses.margins.margin import AngleMargin, Cosine, Scale
+from pipelines.common.errors import UserError
 
 
 class BroadFace(ArcFace):
@@ -23,5 +24,5 @@ class BroadFace(ArcFace):
     ) -> None:
         super().__init__(s, m, gradient=gradient, interclass_filter=interclass_filter)
         if queue_size < 1:
-            raise ValueError(f"queue_size is a number of embeddings, at least 1, not {queue_size}")
+            raise UserError(f"queue_size is a number of embeddings, at least 1, not {queue_size}")
         self.queue_size = queue_size

@@ -17,6 +17,7 @@ from losses.margins.margin import (
     Rows,
     Scale,
 )
+from pipelines.common.errors import UserError
 
 AngleFactor = Annotated[float, Field(ge=1)]
 Gradient = Literal["exact", "straight_through"]
@@ -75,9 +76,9 @@ class CombinedMargin(Margin):
     ) -> None:
         super().__init__(s, interclass_filter)
         if gradient not in ("exact", "straight_through"):
-            raise ValueError(f"gradient is 'exact' or 'straight_through', not {gradient!r}")
+            raise UserError(f"gradient is 'exact' or 'straight_through', not {gradient!r}")
         if m1 < 1:
-            raise ValueError(f"m1 multiplies the angle and must be at least 1, not {m1}")
+            raise UserError(f"m1 multiplies the angle and must be at least 1, not {m1}")
         self.m1, self.m2, self.m3 = m1, m2, m3
         self.straight_through = gradient == "straight_through"
 

@@ -14,6 +14,7 @@ from losses.margins.margin import (
     Rows,
     Scale,
 )
+from pipelines.common.errors import UserError
 
 # The published mean and standard deviation of the margin, by kind; the last is that of the plus variants.
 _PUBLISHED = {"arc": (0.5, 0.05, 0.0175), "cos": (0.35, 0.05, 0.02)}
@@ -42,7 +43,7 @@ class ElasticFace(Margin):
     ) -> None:
         super().__init__(s, interclass_filter)
         if kind not in _PUBLISHED:
-            raise ValueError(f"elasticface has the kinds 'arc' and 'cos', not {kind!r}")
+            raise UserError(f"elasticface has the kinds 'arc' and 'cos', not {kind!r}")
         mean, *deviations = _PUBLISHED[kind]
         self.m = mean if m is None else m
         self.sigma = deviations[plus] if sigma is None else sigma
@@ -51,7 +52,7 @@ class ElasticFace(Margin):
     def update(self, rows: Rows) -> Tensor:
         """(B,) margins."""
         if rows.uniform is None:
-            raise ValueError("elasticface draws its margins: the head needs a uniform random number for each row")
+            raise UserError("elasticface draws its margins: the head needs a uniform random number for each row")
         half = torch.finfo(torch.float32).eps / 4
         margins = self.m + self.sigma * torch.special.ndtri(rows.uniform.float().clamp(half, 1 - 2 * half))
         if not self.plus:

@@ -14,6 +14,7 @@ from losses.margins.margin import (
     Scale,
     Share,
 )
+from pipelines.common.errors import UserError
 
 
 class GBCosFace(Margin):
@@ -41,7 +42,7 @@ class GBCosFace(Margin):
     ) -> None:
         super().__init__(s, interclass_filter)
         if low > high:
-            raise ValueError(f"the boundary's limits must rise from low to high, not from {low} to {high}")
+            raise UserError(f"the boundary's limits must rise from low to high, not from {low} to {high}")
         self.m, self.alpha, self.low, self.high, self.rate = m, alpha, low, high, rate
         self.register_buffer("boundary", torch.tensor(torch.nan))
 

@@ -14,6 +14,7 @@ from losses.margins.margin import (
     Rows,
     Scale,
 )
+from pipelines.common.errors import UserError
 
 Norm = Annotated[float, Field(gt=0)]
 
@@ -27,7 +28,7 @@ class Magnitude:
 
     def __init__(self, l_a: float, u_a: float, l_m: float, u_m: float, lambda_g: float) -> None:
         if not 0 < l_a < u_a:
-            raise ValueError(f"norms must rise from l_a > 0 to u_a, not from {l_a} to {u_a}")
+            raise UserError(f"norms must rise from l_a > 0 to u_a, not from {l_a} to {u_a}")
         self.l_a, self.u_a = l_a, u_a
         self.l_m, self.slope = l_m, (u_m - l_m) / (u_a - l_a)
         self.lambda_g = lambda_g

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipelines.common.errors import UserError
+
 # exp() stays inside float32 up to e^88; logits up to 70 leave e^18 for the sum over classes and need no shift at all.
 _UNSHIFTED = 70.0
 
@@ -93,7 +95,7 @@ class Margin(nn.Module):
     def __init__(self, s: Scale = 64.0, interclass_filter: Cosine | None = None) -> None:
         super().__init__()
         if s <= 0:
-            raise ValueError(f"the scale s must be positive, not {s}")
+            raise UserError(f"the scale s must be positive, not {s}")
         self.s = s
         self.interclass_filter = interclass_filter
 

@@ -13,6 +13,7 @@ from losses.margins.margin import (
     Rows,
     Scale,
 )
+from pipelines.common.errors import UserError
 
 
 class MVSoftmax(CombinedMargin):
@@ -33,9 +34,9 @@ class MVSoftmax(CombinedMargin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         if kind not in ("am", "arc"):
-            raise ValueError(f"mv_softmax has the kinds 'am' and 'arc', not {kind!r}")
+            raise UserError(f"mv_softmax has the kinds 'am' and 'arc', not {kind!r}")
         if t < 0:
-            raise ValueError(f"mv_softmax raises hard negatives by t >= 0, not {t}")
+            raise UserError(f"mv_softmax raises hard negatives by t >= 0, not {t}")
         m2, m3 = (0.0, m) if kind == "am" else (m, 0.0)
         super().__init__(s, 1.0, m2, m3, gradient=gradient, interclass_filter=interclass_filter)
         self.t = t

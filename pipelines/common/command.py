@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Callable
 
+from pipelines.common.errors import UserError
+
 
 def run(main: Callable[[], None]) -> None:
-    """Call ``main``; a ``ValueError`` or ``OSError`` that reaches here is the user's to mend.
+    """Call ``main``; a ``UserError`` or ``OSError`` that reaches here is the user's to mend.
 
     Set ``FACEMILL_TRACEBACK=1`` to see where it came from.
     """
@@ -19,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
         main()
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         if os.environ.get("FACEMILL_TRACEBACK"):
             raise
         text = " ".join(str(error).split())

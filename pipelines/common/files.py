@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
+
 
 def distinct_names(paths: Sequence[str | Path]) -> list[str]:
     """Names to tell paths apart by: each one's last part, led by as many folders as it takes.
@@ -18,7 +20,7 @@ def distinct_names(paths: Sequence[str | Path]) -> list[str]:
     parts = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100  links stay as they are
     for place, path in enumerate(paths):
         if parts[place] in parts[:place]:
-            raise ValueError(f"{path} is given twice")
+            raise UserError(f"{path} is given twice")
     depths = [1] * len(parts)
     while True:
         names = ["/".join(part[-depth:]).lstrip("/") for part, depth in zip(parts, depths)]

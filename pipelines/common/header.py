@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from pipelines.common.errors import UserError
 from pipelines.common.formats import image_suffix
 
 MOST_PIXELS = 10**8  # of an image; a damaged or hostile header may announce more than any memory holds
@@ -57,7 +58,7 @@ class HeaderReader:
         suffix = image_suffix(encoded)
         if suffix is None:
             start = bytes(encoded[:4]).hex()
-            raise ValueError(f"is no JPEG, PNG, WebP, BMP, TIFF, PNM or JPEG 2000: it begins with '{start}'")
+            raise UserError(f"is no JPEG, PNG, WebP, BMP, TIFF, PNM or JPEG 2000: it begins with '{start}'")
         content = bytes(encoded)
         if suffix == ".jpg":
             header, end = _read_jpeg(content)
@@ -65,7 +66,7 @@ class HeaderReader:
             header = _READERS.get(suffix, _read_any)(content, suffix)
         width, height = header.size
         if not 0 < width * height <= MOST_PIXELS:
-            raise ValueError(f"announces {width} x {height} pixels")
+            raise UserError(f"announces {width} x {height} pixels")
         if suffix == ".jpg":
             self._header, self._start = header, content[:end]
         return header
@@ -78,7 +79,7 @@ def _read_jpeg(content: bytes) -> tuple[Header, int]:
         while True:
             start, marker, length = _SEGMENT.unpack_from(content, at)
             if start != 0xFF:
-                raise ValueError(f"has no JPEG marker at byte {at}")
+                raise UserError(f"has no JPEG marker at byte {at}")
             if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # fill, or a marker without a segment
                 at += 1 if marker == 0xFF else 2
                 continue
@@ -93,10 +94,10 @@ def _read_jpeg(content: bytes) -> tuple[Header, int]:
                 plain = upright and (channels != 4 or adobe)
                 return Header(".jpg", (width, height), channels, tables, plain), at + 5 + _FRAME.size
             if length < 2 or marker in (0xD9, 0xDA):
-                raise ValueError("has no JPEG frame header")
+                raise UserError("has no JPEG frame header")
             at += 2 + length
     except struct.error:
-        raise ValueError(f"ends within its JPEG header, after {len(content)} bytes") from None
+        raise UserError(f"ends within its JPEG header, after {len(content)} bytes") from None
 
 
 def _is_turned(segment: bytes) -> bool:
@@ -113,9 +114,9 @@ def _is_turned(segment: bytes) -> bool:
 
 def _read_png(content: bytes, suffix: str) -> Header:
     if len(content) < 33 or content[12:16] != b"IHDR":
-        raise ValueError("has no sound PNG header")
+        raise UserError("has no sound PNG header")
     if content.rfind(b"IEND") < 0:
-        raise ValueError("is a PNG that was cut off: its end (IEND) is missing")
+        raise UserError("is a PNG that was cut off: its end (IEND) is missing")
     width, height, _, colours = struct.unpack_from(">IIBB", content, 16)
     return Header(suffix, (width, height), _PNG_CHANNELS.get(colours, 3), plain=b"eXIf" not in content)
 
@@ -142,7 +143,7 @@ def _read_any(content: bytes, suffix: str) -> Header:
         with Image.open(io.BytesIO(content)) as image:
             return Header(suffix, image.size, _CHANNELS.get(image.mode, 3))
     except Exception as error:  # Pillow's decoders raise almost any class
-        raise ValueError(f"has no sound {suffix} header ({error})") from None
+        raise UserError(f"has no sound {suffix} header ({error})") from None
 
 
 _READERS = {".png": _read_png, ".webp": _read_webp, ".bmp": _read_bmp}

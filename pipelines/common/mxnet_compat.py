@@ -5,6 +5,8 @@ from types import ModuleType
 
 import numpy as np
 
+from pipelines.common.errors import UserError
+
 
 def import_mxnet() -> ModuleType:
     """The ``mxnet`` module. Raises ``ValueError`` with the remedy where it is missing or cannot be imported."""
@@ -16,5 +18,5 @@ def import_mxnet() -> ModuleType:
             warnings.simplefilter("ignore")
             import mxnet
     except (ImportError, AttributeError, OSError) as error:
-        raise ValueError(f"mxnet cannot be imported ({error}); install it: pip install 'facemill[mxnet]'") from None
+        raise UserError(f"mxnet cannot be imported ({error}); install it: pip install 'facemill[mxnet]'") from None
     return mxnet

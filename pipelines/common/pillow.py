@@ -5,6 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipelines.common.errors import UserError
 from pipelines.common.header import MOST_PIXELS
 
 Image.MAX_IMAGE_PIXELS = None  # only warns; what is too large is refused here and where headers are read
@@ -20,7 +21,7 @@ def decode(encoded: np.ndarray | bytes, least_side: int | None = None) -> Image.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"announces {image.width} x {image.height} pixels")
+            raise UserError(f"announces {image.width} x {image.height} pixels")
         if least_side:
             image.draft(None, (least_side, least_side))
         return _rgb(ImageOps.exif_transpose(image))
@@ -29,11 +30,11 @@ def decode(encoded: np.ndarray | bytes, least_side: int | None = None) -> Image.
 def _rgb(image: Image.Image) -> Image.Image:
     """Of 16 bits the upper 8, where Pillow would clip to 255; transparency is left out."""
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range nobody knows")
+        raise UserError("its pixels are floating-point numbers, whose range nobody knows")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("its pixels are 32-bit numbers, whose range nobody knows")
+            raise UserError("its pixels are 32-bit numbers, whose range nobody knows")
         image = Image.fromarray((values >> 8).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 

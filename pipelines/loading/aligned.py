@@ -10,6 +10,7 @@ from nvidia.dali.data_node import DataNode
 from torch import Tensor
 
 from pipelines.common.alignment import TEMPLATE, similarity
+from pipelines.common.errors import UserError
 from pipelines.loading.decoder import Decoder
 from pipelines.loading.loader import sweep_batches
 from pipelines.sources.lists import ListSource
@@ -22,7 +23,7 @@ def transforms(landmarks: np.ndarray, image_size: int = 112) -> np.ndarray:
     a, b = similarity(landmarks[..., 0] + 1j * landmarks[..., 1], target)
     if not np.isfinite(a).all():
         bad = int(np.argmin(np.isfinite(a)))
-        raise ValueError(f"the landmarks of image {bad} all lie in one point, or are not finite")
+        raise UserError(f"the landmarks of image {bad} all lie in one point, or are not finite")
     return np.stack([np.stack([a.real, -a.imag, b.real], 1), np.stack([a.imag, a.real, b.imag], 1)], axis=1)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
+from pipelines.common.errors import UserError
+
 Draw = Callable[[np.ndarray], np.ndarray]
 
 
@@ -67,7 +69,7 @@ AUGMENTATIONS = {"none": Augmentation("none", flip=False), "flip": Augmentation(
 def find_augmentation(name: str) -> Augmentation:
     """The augmentation set called ``name``."""
     if name not in AUGMENTATIONS:
-        raise ValueError(f"augmentation '{name}' is unknown; use one of {', '.join(AUGMENTATIONS)}")
+        raise UserError(f"augmentation '{name}' is unknown; use one of {', '.join(AUGMENTATIONS)}")
     return AUGMENTATIONS[name]
 
 

@@ -12,6 +12,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.tensors import TensorCPU
 from torch import Tensor
 
+from pipelines.common.errors import UserError
 from pipelines.loading.admission import Admission
 
 _EXPECTED_SIDE = 112  # pixels; what decoding on a GPU reserves memory for. Larger images make it grow
@@ -61,9 +62,9 @@ class Decoder:
         hw_decoder_load: float = 0.65,
     ) -> None:
         if device.type == "cuda" and GetCUDADeviceCount() == 0:
-            raise ValueError("torch finds a GPU, NVIDIA DALI does not: is the driver recent enough for CUDA 12?")
+            raise UserError("torch finds a GPU, NVIDIA DALI does not: is the driver recent enough for CUDA 12?")
         if not f"{__version__}.".startswith(f"{_SOUND}."):
-            raise ValueError(
+            raise UserError(
                 f"NVIDIA DALI {__version__} may end the process at a damaged image; install a version that does not:"
                 f" pip install 'nvidia-dali-cuda120~={_SOUND}.0'"
             )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines.common.cpu import one_thread
+from pipelines.common.errors import UserError
 from pipelines.loading.augment import find_augmentation
 from pipelines.loading.decoder import Decoder, UndecodableError
 from pipelines.loading.quarantine import Quarantine
@@ -173,7 +174,7 @@ class Loader:
         num_classes = self._source.num_classes
         for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
             where = self._source.describe(int(indices[row]))
-            raise ValueError(f"{where}: the label is not in [0, {num_classes}); is the class count right?")
+            raise UserError(f"{where}: the label is not in [0, {num_classes}); is the class count right?")
         return _Gathered(encoded, labels, indices, numbers, replaced=int((indices != scheduled).sum()))
 
     def _hint(self, step: int) -> None:
@@ -254,7 +255,7 @@ def sweep_batches(
                 (pixels,) = decoder.result()
             except UndecodableError as error:
                 row, reason = next(iter(error.reasons.items()))
-                raise ValueError(f"{source.describe(int(chosen[row]))}: {reason}") from None
+                raise UserError(f"{source.describe(int(chosen[row]))}: {reason}") from None
             yield Batch(
                 images=_to_images(pixels, None, dtype),
                 labels=_to_device(labels, decoder.device),

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+from pipelines.common.errors import UserError
 from pipelines.sources.source import Source
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Quarantine:
                 file.write(json.dumps({"index": index, "image": image, "reason": reason}) + "\n")
         bad, size = len(self), len(self._source)
         if bad > self._max_fraction * size or bad == size:
-            raise ValueError(
+            raise UserError(
                 f"{bad} of {size} images are bad, more than the fraction {self._max_fraction:g} that max_bad_fraction"
                 f" allows; the last one is {image}: {reason}"
             )

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.loading.permutation import ROUNDS, permute
 
 SHUFFLES = ("global", "block", "none")
@@ -35,11 +36,11 @@ class Schedule:
 
     def __init__(self, size: int, batch_size: int, *, seed: int, shuffle: str = "global", numbers: int = 0) -> None:
         if shuffle not in SHUFFLES:
-            raise ValueError(f"shuffle '{shuffle}' is unknown; use one of {', '.join(SHUFFLES)}")
+            raise UserError(f"shuffle '{shuffle}' is unknown; use one of {', '.join(SHUFFLES)}")
         if not 0 <= seed < 2**64:
-            raise ValueError(f"the seed {seed} is not in [0, 2^64)")
+            raise UserError(f"the seed {seed} is not in [0, 2^64)")
         if not 1 <= batch_size <= size:
-            raise ValueError(f"a global batch of {batch_size} does not fit into a data set of {size} images")
+            raise UserError(f"a global batch of {batch_size} does not fit into a data set of {size} images")
         self.size = size
         self.batch_size = batch_size
         self.steps_per_epoch = size // batch_size
@@ -61,7 +62,7 @@ class Schedule:
     def positions(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """Where in the epoch the samples of ``slice`` stand, int64 (b,), consecutive."""
         if self.batch_size % world_size:
-            raise ValueError(f"a global batch of {self.batch_size} cannot be shared by {world_size} ranks")
+            raise UserError(f"a global batch of {self.batch_size} cannot be shared by {world_size} ranks")
         assert 0 <= rank < world_size and 0 <= step < self.steps_per_epoch
         share = self.batch_size // world_size
         first = step * self.batch_size + rank * share

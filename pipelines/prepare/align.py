@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.alignment import SIZE, similarity
+from pipelines.common.errors import UserError
 from pipelines.common.pillow import QUALITY, decode, to_jpeg
 from pipelines.sources.identities import number_names
 from pipelines.sources.lists import ListSource
@@ -31,7 +32,7 @@ class Align:
         photograph = decode(encoded)
         scale, shift = similarity(self.landmarks(index, photograph))
         if not 0 < abs(scale) < np.inf:
-            raise ValueError("the landmarks are not those of a face: they lie in one point, or are no numbers")
+            raise UserError("the landmarks are not those of a face: they lie in one point, or are no numbers")
         # Pillow wants the way back, from places in the crop to the photograph, where the first pixel's centre is .5.
         back = 1 / scale
         offset = (0.5 + 0.5j) - back * (0.5 + 0.5j) - shift * back
@@ -56,13 +57,13 @@ def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:
                 image, *numbers = line.strip().rsplit(maxsplit=10)
                 values = np.array(numbers, np.float64).reshape(5, 2)
             except ValueError:
-                raise ValueError(f"{path}, line {number} is not 'path x1 y1 … x5 y5': '{line.strip()[:80]}'") from None
+                raise UserError(f"{path}, line {number} is not 'path x1 y1 … x5 y5': '{line.strip()[:80]}'") from None
             place = path.parent / image
             paths.append(str(place))
             names.append(place.parent.name)
             points.append(values[:, 0] + 1j * values[:, 1])
     if not paths:
-        raise ValueError(f"{path} lists no landmarks")
+        raise UserError(f"{path} lists no landmarks")
     return ListSource(paths, *number_names(names)), lambda index, photograph: points[index]
 
 
@@ -74,7 +75,7 @@ def detector(weights: Path) -> Landmarks:
     try:
         import cv2
     except ImportError:
-        raise ValueError("detecting faces needs a package: pip install opencv-python-headless") from None
+        raise UserError("detecting faces needs a package: pip install opencv-python-headless") from None
     if not weights.is_file():
         raise FileNotFoundError(f"there are no weights at {weights}: give the .onnx file of OpenCV's YuNet")
 
@@ -82,7 +83,7 @@ def detector(weights: Path) -> Landmarks:
         network = cv2.FaceDetectorYN.create(str(weights), "", photograph.size, _SURE)  # not to be shared by threads
         _, faces = network.detect(np.ascontiguousarray(np.asarray(photograph)[:, :, ::-1]))  # OpenCV has BGR
         if faces is None:
-            raise ValueError("no face is found in it")
+            raise UserError("no face is found in it")
         largest = max(faces, key=lambda face: face[2] * face[3])  # x, y, width, height, five landmarks, score
         points = largest[4:14].reshape(5, 2)
         return points[:, 0] + 1j * points[:, 1]

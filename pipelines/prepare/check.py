@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.header import Header, HeaderReader
 from pipelines.loading.admission import STAND_IN
@@ -44,7 +45,7 @@ class Report:
         """Indices of the images with problems of these kinds, int64, ascending."""
         for kind in kinds:
             if kind not in _IMAGE_KINDS:
-                raise ValueError(f"'{kind}' is no problem of single images; use some of {', '.join(_IMAGE_KINDS)}")
+                raise UserError(f"'{kind}' is no problem of single images; use some of {', '.join(_IMAGE_KINDS)}")
         return np.array(sorted({index for kind in kinds for index in self.problems[kind]}), np.int64)
 
     def save(self, path: str | Path) -> None:
@@ -129,7 +130,7 @@ class _Check:
         for image in images:
             try:
                 if image.reason:
-                    raise ValueError(image.reason)
+                    raise UserError(image.reason)
                 encoded = bytes(image.encoded)
                 header = self.headers.read(encoded)
             except ValueError as error:

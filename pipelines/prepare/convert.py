@@ -17,6 +17,7 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.formats import image_suffix
 from pipelines.loading.permutation import ROUNDS, permute
@@ -58,9 +59,9 @@ def convert(
     not sorted. An interrupted run can be started again; the shards that it finished are kept.
     """
     if form not in FORMS:
-        raise ValueError(f"form '{form}' is unknown; use one of {', '.join(FORMS)}")
+        raise UserError(f"form '{form}' is unknown; use one of {', '.join(FORMS)}")
     if shard_size < 1:
-        raise ValueError(f"shards cannot hold {shard_size} images")
+        raise UserError(f"shards cannot hold {shard_size} images")
     plan = _plan(source, indices, shuffle)
     job = {
         "form": form,
@@ -88,7 +89,7 @@ def convert(
         write_identities(folder, names)
         written = len(plan.considered) - len(lines)
         if not written:
-            raise ValueError(f"no image could be read; the first: {next(iter(lines)).strip()}")
+            raise UserError(f"no image could be read; the first: {next(iter(lines)).strip()}")
     return Written(len(names), written, len(lines))
 
 
@@ -113,7 +114,7 @@ def _plan(source: Source, indices: np.ndarray | None, shuffle: int | None) -> _P
     damaged = labels < 0
     order = considered[~damaged]
     if not len(order):
-        raise ValueError("there are no images to write")
+        raise UserError("there are no images to write")
     present, classes = np.unique(labels[~damaged], return_inverse=True)
     if shuffle is None:
         positions = np.argsort(classes, kind="stable")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.common.errors import UserError
+
 _JOB = "job.json"
 
 
@@ -19,7 +21,7 @@ def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already; remove it or name another folder")
+        raise UserError(f"{out} exists already; remove it or name another folder")
     partial = out.with_name(f".{out.name}.partial")
     if partial.exists() and _job(partial) != job:
         shutil.rmtree(partial)

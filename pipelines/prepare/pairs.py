@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.prepare.convert import all_labels
 from pipelines.sources.source import Source
@@ -21,7 +22,7 @@ def split_identities(source: Source, held_out: int, *, seed: int) -> tuple[np.nd
     labels = all_labels(source, np.arange(len(source)))
     present = np.unique(labels[labels >= 0])
     if not 0 < held_out < len(present):
-        raise ValueError(f"of {len(present)} identities {held_out} cannot be held out")
+        raise UserError(f"of {len(present)} identities {held_out} cannot be held out")
     chosen = np.random.default_rng(seed).permutation(present)[:held_out]
     out = np.isin(labels, chosen)
     return np.flatnonzero(~out & (labels >= 0)), np.flatnonzero(out)
@@ -34,7 +35,7 @@ def draw_pairs(labels: np.ndarray, count: int, *, seed: int) -> tuple[np.ndarray
     identity of a fold is equally likely, however many images it has.
     """
     if count < 2 * FOLDS or count % (2 * FOLDS):
-        raise ValueError(f"{count} pairs do not make {FOLDS} folds with equal halves: give 20, 40, 60, …")
+        raise UserError(f"{count} pairs do not make {FOLDS} folds with equal halves: give 20, 40, 60, …")
     order = np.argsort(labels, kind="stable")
     order = order[np.searchsorted(labels[order], 0) :]  # images without a label belong to nobody
     people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
@@ -66,7 +67,7 @@ def _draw(people: list[np.ndarray], count: int, genuine: bool, generator: np.ran
         pairs[min(pair).item(), max(pair).item()] = None
     if len(pairs) < count:
         kind = "genuine" if genuine else "impostor"
-        raise ValueError(
+        raise UserError(
             f"a fold of {len(people)} identities has fewer than {count} {kind} pairs (or next to none beyond them):"
             " ask for fewer pairs, or hold out more identities"
         )
@@ -90,11 +91,11 @@ def read_pairs(path: str | Path) -> tuple[list[tuple[tuple[str, int], tuple[str,
         name, first, *other, second = fields if len(fields) in (3, 4) else ["", "", ""]
         if not first.isdecimal() or not second.isdecimal():
             line = lines[number - 1][:80]
-            raise ValueError(f"{path}, line {number} is neither 'name a b' nor 'name a other b': '{line}'")
+            raise UserError(f"{path}, line {number} is neither 'name a b' nor 'name a other b': '{line}'")
         pairs.append(((name, int(first)), (name if genuine else other[0], int(second))))
         same.append(genuine)
     if not pairs:
-        raise ValueError(f"{path} lists no pairs")
+        raise UserError(f"{path} lists no pairs")
     if heading and not heading[0].isdecimal():
         logger.warning("%s: the first line is taken for a heading: '%s'", path, " ".join(heading)[:80])
     elif heading and len(pairs) not in (count := math.prod(map(int, heading)), 2 * count):
@@ -127,10 +128,10 @@ def find_images(source: Source, wanted: list[tuple[str, int]]) -> list[np.ndarra
     indices = []
     for name, number in wanted:
         if name not in numbers:
-            raise ValueError(f"there is no identity '{name}' in the data set")
+            raise UserError(f"there is no identity '{name}' in the data set")
         first, last = np.searchsorted(labels[order], [numbers[name], numbers[name] + 1])
         if not 1 <= number <= last - first:
-            raise ValueError(f"'{name}' has {last - first} images, image {number} is asked for")
+            raise UserError(f"'{name}' has {last - first} images, image {number} is asked for")
         indices.append(order[first + number - 1])
     return source.read(np.array(indices))[0]
 

@@ -4,6 +4,7 @@ import glob
 import logging
 from pathlib import Path
 
+from pipelines.common.errors import UserError
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.lists import open_list
 from pipelines.sources.lmdbs import LmdbSource
@@ -28,9 +29,7 @@ def open_source(path: str | Path) -> Source:
     source = _open(Path(path))
     classes, images = source.num_classes, len(source)
     if classes > LABEL_LIMIT + images:
-        raise ValueError(
-            f"{path} announces {classes} classes for {images} images: wrong labels, or a wrong 'property'?"
-        )
+        raise UserError(f"{path} announces {classes} classes for {images} images: wrong labels, or a wrong 'property'?")
     if classes > 2 * images + _SPARE:
         logger.warning(
             "%s: %d classes for %d images: wrong labels, or 'property'? 'prepare convert' keeps the classes in use",
@@ -51,7 +50,7 @@ def _open(path: Path) -> Source:
     if (path / "train.rec").is_file():
         return RecordSource(path / "train.rec")
     if records := sorted(path.glob("*.rec")):
-        raise ValueError(f"{path} has no train.rec; name the file that is meant: {', '.join(map(str, records[:5]))}")
+        raise UserError(f"{path} has no train.rec; name the file that is meant: {', '.join(map(str, records[:5]))}")
     if (path / "data.mdb").is_file():
         return LmdbSource(path)
     for pattern in ("*.tar", "*.parquet"):
@@ -75,7 +74,7 @@ def _open_files(paths: list[Path]) -> Source:
             return open_list(path)
         if path.suffix in (".mdb", ".lmdb"):
             return LmdbSource(path)
-    raise ValueError(f"{paths[0]} is no data set: give a .rec file, a list (.lst, .txt), or a folder with {_KINDS}")
+    raise UserError(f"{paths[0]} is no data set: give a .rec file, a list (.lst, .txt), or a folder with {_KINDS}")
 
 
 __all__ = ["Source", "open_source"]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 
 
@@ -36,18 +37,18 @@ def read_bin(path: str | Path) -> BinSet:
         same = np.array([_flag(flag) for flag in _list(flags)], np.bool_)
     except Exception as error:  # a damaged or forged pickle can end in any
         reason = error if isinstance(error, ValueError) else "it is damaged or another kind of file"
-        raise ValueError(f"{path} is no .bin set of (images, flags): {reason}") from None
+        raise UserError(f"{path} is no .bin set of (images, flags): {reason}") from None
     if len(encoded) != 2 * len(same):
-        raise ValueError(f"{path} has {len(encoded)} images for {len(same)} pairs; there should be two each")
+        raise UserError(f"{path} has {len(encoded)} images for {len(same)} pairs; there should be two each")
     if not len(same):
-        raise ValueError(f"{path} holds no pairs")
+        raise UserError(f"{path} holds no pairs")
     return BinSet(encoded, same)
 
 
 def write_bin(path: str | Path, encoded: Sequence[bytes | np.ndarray], same: np.ndarray) -> None:
     """Write pairs, ``encoded`` (2P) and ``same`` bool (P,), as a plain pickle that insightface's loaders read too."""
     if len(encoded) != 2 * len(same):
-        raise ValueError(f"{len(encoded)} images for {len(same)} pairs; there should be two each")
+        raise UserError(f"{len(encoded)} images for {len(same)} pairs; there should be two each")
     with replacing(path) as temporary, temporary.open("wb") as file:
         pickle.dump(([bytes(image) for image in encoded], [bool(flag) for flag in same]), file, protocol=4)
 
@@ -62,7 +63,7 @@ class _DType:
         self.name = name.decode() if isinstance(name, bytes) else name
         self.order = "|"
         if not _ELEMENTS.fullmatch(self.name):
-            raise ValueError(f"it holds an array with elements of type {self.name!r}")
+            raise UserError(f"it holds an array with elements of type {self.name!r}")
 
     def __setstate__(self, state: tuple) -> None:
         order = state[1]
@@ -104,13 +105,13 @@ def _scalar(dtype: _DType, content: bytes) -> _Array:
 
 def _bytearray(content: bytes = b"") -> bytes:
     if not isinstance(content, bytes):  # a number would be a length
-        raise ValueError(f"it asks for a bytearray of {type(content).__name__}")
+        raise UserError(f"it asks for a bytearray of {type(content).__name__}")
     return content
 
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", b"latin1"):
-        raise ValueError(f"it asks for the codec {encoding!r}")
+        raise UserError(f"it asks for the codec {encoding!r}")
     return text.encode("latin1")
 
 
@@ -139,7 +140,7 @@ class _StrictUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Callable:
         if (module, name) not in _STAND_INS:
-            raise ValueError(f"it asks for {module}.{name}, which no such set needs")
+            raise UserError(f"it asks for {module}.{name}, which no such set needs")
         return _STAND_INS[module, name]
 
     def load_bytearray8(self) -> None:
@@ -158,17 +159,17 @@ def _image(value: object) -> bytes:
     content = value
     if isinstance(value, _Array):
         if value.dtype.name != "u1" and value.dtype.name[0] != "S":
-            raise ValueError(f"an image is an array with elements of type {value.dtype.name!r}")
+            raise UserError(f"an image is an array with elements of type {value.dtype.name!r}")
         content = value.content
     if not isinstance(content, (bytes, bytearray)):
-        raise ValueError(f"an image is of type {type(content).__name__}, not bytes")
+        raise UserError(f"an image is of type {type(content).__name__}, not bytes")
     if not content:
-        raise ValueError("an image is empty")
+        raise UserError("an image is empty")
     return bytes(content)
 
 
 def _flag(value: object) -> bool:
     values = value.elements() if isinstance(value, _Array) else [value]
     if len(values) != 1 or values[0] not in (0, 1):
-        raise ValueError(f"a flag is {values[0] if len(values) == 1 else values!r}, not True or False")
+        raise UserError(f"a flag is {values[0] if len(values) == 1 else values!r}, not True or False")
     return bool(values[0])

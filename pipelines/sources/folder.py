@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import read_file
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.sources.left_out import LeftOut
@@ -43,7 +44,7 @@ class FolderSource:
                 without.append(identity)
         if not counts:
             found = f"; it has {left_out}" if left_out else ""
-            raise ValueError(
+            raise UserError(
                 f"{root} holds neither train.rec nor identity/*.jpg (or {', '.join(IMAGE_SUFFIXES[1:])}){found}"
             )
         if left_out or without:
@@ -58,7 +59,7 @@ class FolderSource:
         encoded = [read_file(self._path(index)) for index in indices]
         for index, image in zip(indices, encoded):
             if not len(image):
-                raise ValueError(f"{self._path(index)} is empty")
+                raise UserError(f"{self._path(index)} is empty")
         return encoded, self._labels[indices]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:

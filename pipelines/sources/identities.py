@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,11 @@ def label_text(text: str) -> str:
     """
     text = text.strip()
     if text in _MISSING:
-        raise ValueError(f"the label is missing ('{text}')" if text else "the label is missing")
+        raise UserError(f"the label is missing ('{text}')" if text else "the label is missing")
     if number := _CLASS_NUMBER.fullmatch(text):
         return number[1]
     if _OTHER_NUMBER.fullmatch(text):
-        raise ValueError(f"label {text} is no class number")
+        raise UserError(f"label {text} is no class number")
     return text
 
 
@@ -95,9 +96,9 @@ def read_identities(folder: Path) -> list[str]:
     try:
         names = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error})") from None
+        raise UserError(f"{path} is no JSON ({error})") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path} should be a list of names in quotes, the n-th that of class n")
+        raise UserError(f"{path} should be a list of names in quotes, the n-th that of class n")
     return names
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import read_file
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.sources.identities import Identities, label_text, number_texts
@@ -40,7 +41,7 @@ class ListSource:
         encoded = [read_file(self._paths[index]) for index in indices]
         for index, image in zip(indices, encoded):
             if not len(image):
-                raise ValueError(f"{self._paths[index]} is empty")
+                raise UserError(f"{self._paths[index]} is empty")
         return encoded, self._labels[indices]
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
@@ -78,13 +79,11 @@ def open_list(path: Path) -> ListSource:
                 texts.append(label_text(text))
                 paths.append(image)
             except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number} is not 'path label' ({error}): '{line.strip()[:80]}'"
-                ) from None
+                raise UserError(f"{path}, line {number} is not 'path label' ({error}): '{line.strip()[:80]}'") from None
     if comments:
         logger.warning("%s: %d lines that begin with # are left out", path, comments)
     if not paths:
-        raise ValueError(f"{path} names no images; its lines should read 'path label'")
+        raise UserError(f"{path} names no images; its lines should read 'path label'")
     return ListSource(paths, *number_texts(texts, (), path))
 
 
@@ -92,14 +91,14 @@ def _path_and_label(line: str) -> tuple[str, str]:
     """Where no field looks like an image's path, its place is told from whether the second field is a number."""
     line = line.strip()
     if "\0" in line:
-        raise ValueError("it is no UTF-8 text")
+        raise UserError("it is no UTF-8 text")
     fields = [field.strip() for field in (line.split("\t") if "\t" in line else _split_at_blanks(line))]
     if len(fields) < 2 or not all(fields[:2]):
-        raise ValueError("something is missing")
+        raise UserError("something is missing")
     if len(fields) == 2:
         image, label = fields
         if _is_image(label) and not _is_image(image):
-            raise ValueError("the last field should be the label")
+            raise UserError("the last field should be the label")
     elif _is_image(fields[-1]):
         image, label = fields[-1], fields[1]
     elif _is_image(fields[0]) and not _is_image(fields[1]):
@@ -109,7 +108,7 @@ def _path_and_label(line: str) -> tuple[str, str]:
     else:
         image, label = fields[1:3]
     if _NUMBER.fullmatch(image):
-        raise ValueError(f"'{image}' stands where the path should")
+        raise UserError(f"'{image}' stands where the path should")
     return image, label
 
 

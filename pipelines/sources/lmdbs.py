@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.formats import image_suffix
 from pipelines.sources.identities import number_labels, number_names, read_identities
 from pipelines.sources.recordio import unpack
@@ -24,7 +25,7 @@ class LmdbSource:
         try:
             import lmdb
         except ImportError as error:
-            raise ValueError(f"LMDB needs a package ({error}): pip install 'facemill[convert]'") from None
+            raise UserError(f"LMDB needs a package ({error}): pip install 'facemill[convert]'") from None
         self.path = path
         try:
             self._environment = lmdb.open(
@@ -33,12 +34,12 @@ class LmdbSource:
             with self._environment.begin(buffers=True) as transaction:
                 self._keys, people = self._list(transaction.cursor())
         except lmdb.Error as error:
-            raise ValueError(f"{path} is no readable LMDB ({error})") from None
+            raise UserError(f"{path} is no readable LMDB ({error})") from None
         if not self._keys:
-            raise ValueError(f"{path} holds no images")
+            raise UserError(f"{path} holds no images")
         folder = path if path.is_dir() else path.parent
         if len({type(person) for person in people}) > 1:
-            raise ValueError(f"{path} holds both image records with labels and images called 'identity/name'")
+            raise UserError(f"{path} holds both image records with labels and images called 'identity/name'")
         self._identities, self._labels = (
             number_names(people)
             if isinstance(people[0], str)
@@ -77,7 +78,7 @@ class LmdbSource:
             try:
                 person = _identity(key, value)
             except ValueError as error:
-                raise ValueError(f"{self.path}: key {key[:80]!r} {error}") from None
+                raise UserError(f"{self.path}: key {key[:80]!r} {error}") from None
             if person is None:
                 empty += unpack(value)[0].flag != 2
                 continue
@@ -93,7 +94,7 @@ def _identity(key: bytes, value: memoryview) -> str | int | None:
     if image_suffix(value):
         folder = key.decode(errors="surrogateescape").rpartition("/")[0]
         if not folder:
-            raise ValueError("has no identity: an image's key should read 'identity/name'")
+            raise UserError("has no identity: an image's key should read 'identity/name'")
         return folder
     try:
         header, image = unpack(value)
@@ -102,8 +103,8 @@ def _identity(key: bytes, value: memoryview) -> str | int | None:
     if not len(image):
         return None
     if header is None or not image_suffix(image):
-        raise ValueError("holds neither an image record nor, as 'identity/name', an image")
+        raise UserError("holds neither an image record nor, as 'identity/name', an image")
     label = float(np.ravel(header.label)[0])
     if not label.is_integer() or label < 0:
-        raise ValueError(f"has label {label:.10g}, which is no class number")
+        raise UserError(f"has label {label:.10g}, which is no class number")
     return int(label)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines.common.errors import UserError
+
 
 class MemorySource:
     """Images in memory, such as those of a ``.bin`` set. Without labels every image has -1, no class.
@@ -17,7 +19,7 @@ class MemorySource:
         self._encoded, self._name, self._labelled = encoded, name, labels is not None
         self._labels = np.full(len(encoded), -1, np.int64) if labels is None else np.asarray(labels, np.int64)
         if len(self._labels) != len(encoded):
-            raise ValueError(f"{len(encoded)} images with {len(self._labels)} labels")
+            raise UserError(f"{len(encoded)} images with {len(self._labels)} labels")
         self.num_classes = int(self._labels.max(initial=-1)) + 1
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.sources.identities import Identities, label_text, number_labels, number_texts
 
 logger = logging.getLogger(__name__)
@@ -31,16 +32,16 @@ class ParquetSource:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise ValueError(f"Parquet needs a package ({error}): pip install 'facemill[convert]'") from None
+            raise UserError(f"Parquet needs a package ({error}): pip install 'facemill[convert]'") from None
         self._paths = list(paths)
         try:
             self._files = [pyarrow.parquet.ParquetFile(path, memory_map=True) for path in self._paths]
             self._image, label = _columns(self._files[0].schema_arrow, self._paths[0])
             columns = [file.read([label]).column(0) for file in self._files]
         except (pyarrow.ArrowException, KeyError) as error:
-            raise ValueError(f"{self._paths[0].parent}: a Parquet file cannot be read ({error})") from None
+            raise UserError(f"{self._paths[0].parent}: a Parquet file cannot be read ({error})") from None
         if not any(map(len, columns)):
-            raise ValueError(f"{self._paths[0]} holds no images")
+            raise UserError(f"{self._paths[0]} holds no images")
         groups = [
             (file, group, self._files[file].metadata.row_group(group).num_rows)
             for file in range(len(self._files))
@@ -69,7 +70,7 @@ class ParquetSource:
             value = values[int(index) - int(self._ends[group]) + len(values)]
             buffer = value.as_buffer()
             if not buffer or not len(buffer):
-                raise ValueError(f"{self._paths[0].parent / self.describe(index)} has no bytes")
+                raise UserError(f"{self._paths[0].parent / self.describe(index)} has no bytes")
             encoded.append(np.frombuffer(buffer, np.uint8))
         return encoded, self._labels[indices]
 
@@ -108,7 +109,7 @@ def _columns(schema: Any, path: Path) -> tuple[str, str]:
     labels = [name for name in LABEL_COLUMNS if name in schema.names]
     perhaps = [name for name in _PERHAPS if name in schema.names]
     if not images or not labels and len(perhaps) != 1:
-        raise ValueError(
+        raise UserError(
             f"{path} has the columns {', '.join(schema.names)}; expected are images (bytes, or a struct with 'bytes')"
             f" and labels called {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}"
         )
@@ -134,16 +135,16 @@ def _labels(column: Any, where: str) -> np.ndarray | list[str]:
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if column.null_count:
-        raise ValueError(f"{where}: the label of row {column.is_null().to_pylist().index(True)} is missing")
+        raise UserError(f"{where}: the label of row {column.is_null().to_pylist().index(True)} is missing")
     if types.is_string(column.type) or types.is_large_string(column.type):
         return [_at(row, text, where) for row, text in enumerate(column.to_pylist())]
     if not (types.is_integer(column.type) or types.is_floating(column.type) or types.is_boolean(column.type)):
-        raise ValueError(f"{where} has the type {column.type}; labels are whole numbers or texts")
+        raise UserError(f"{where} has the type {column.type}; labels are whole numbers or texts")
     values = column.to_numpy()
     with np.errstate(invalid="ignore"):  # NaN and what int64 cannot hold
         numbers = values.astype(np.int64)
     if len(wrong := np.flatnonzero((numbers != values) | (numbers < 0))):
-        raise ValueError(f"{where}: label {values[wrong[0]]} of row {wrong[0]} is no class number")
+        raise UserError(f"{where}: label {values[wrong[0]]} of row {wrong[0]} is no class number")
     return numbers
 
 
@@ -151,7 +152,7 @@ def _at(row: int, text: str, where: str) -> str:
     try:
         return label_text(text)
     except ValueError as error:
-        raise ValueError(f"{where}, row {row}: {error}") from None
+        raise UserError(f"{where}, row {row}: {error}") from None
 
 
 def _class_names(schema: Any, label: str) -> list[str]:

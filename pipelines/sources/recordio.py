@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 
 MAGIC = 0xCED7230A
@@ -58,7 +59,7 @@ def pack(header: IRHeader, payload: bytes | np.ndarray) -> bytes:
     stored = label.astype("<f4")
     if (inexact := (np.round(label) == label) & (stored != label)).any():
         wrong = label[inexact].flat[0]
-        raise ValueError(f"label {wrong:.0f} cannot be kept: RecordIO has float32 labels, exact to {LABEL_LIMIT}")
+        raise UserError(f"label {wrong:.0f} cannot be kept: RecordIO has float32 labels, exact to {LABEL_LIMIT}")
     if label.ndim == 0:
         return b"".join((_HEADER.pack(0, float(stored), header.id, header.id2), payload))
     return b"".join((_HEADER.pack(label.size, 0.0, header.id, header.id2), stored.tobytes(), payload))
@@ -70,20 +71,20 @@ def unpack(record: bytes) -> tuple[IRHeader, bytes]:
     ``record`` may also be a uint8 array; the payload is then a view of it.
     """
     if len(record) < _HEADER.size:
-        raise ValueError(f"a record of {len(record)} bytes is too short for an image header ({_HEADER.size} bytes)")
+        raise UserError(f"a record of {len(record)} bytes is too short for an image header ({_HEADER.size} bytes)")
     header = IRHeader(*_HEADER.unpack(record[: _HEADER.size]))
     begin = _HEADER.size + 4 * header.flag
     if header.flag == 0:
         return header, record[begin:]
     if len(record) < begin:
-        raise ValueError(f"a record of {len(record)} bytes is too short for the {header.flag} labels it announces")
+        raise UserError(f"a record of {len(record)} bytes is too short for the {header.flag} labels it announces")
     return header._replace(label=np.frombuffer(record[_HEADER.size : begin], "<f4")), record[begin:]
 
 
 def split(record: bytes) -> bytes:
     """The parts of a record as they stand in a file: heads, pieces and padding."""
     if len(record) > LENGTH_MASK:
-        raise ValueError(f"a record of {len(record)} bytes is too long: RecordIO takes less than {LENGTH_MASK + 1}")
+        raise UserError(f"a record of {len(record)} bytes is too long: RecordIO takes less than {LENGTH_MASK + 1}")
     parts, begin, kind = [], 0, _FIRST
     aligned = len(record) & ~3
     at = record.find(_MAGIC, 0, aligned)
@@ -116,7 +117,7 @@ class RecordReader:
         weakref.finalize(self, os.close, self._descriptor)
         self.size = os.fstat(self._descriptor).st_size
         if self.size < SMALLEST_RECORD:
-            raise ValueError(f"{self.path} is no RecordIO file of images: it has {self.size} bytes")
+            raise UserError(f"{self.path} is no RecordIO file of images: it has {self.size} bytes")
         self._bytes = np.frombuffer(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
         self.words = self._bytes[: self.size & ~3].view("<u4")
         self._heads = sliding_window_view(self.words, 4)  # magic, kind and length, flag, label of a record at any word
@@ -210,7 +211,7 @@ class RecordReader:
 
     def error(self, index: int, reason: str) -> ValueError:
         """A ``ValueError`` that says which record is wrong."""
-        return ValueError(f"{self.path.parent / self.describe(index)}: {reason}")
+        return UserError(f"{self.path.parent / self.describe(index)}: {reason}")
 
 
 class RecordWriter:
@@ -273,13 +274,13 @@ def write_dataset(
             key = firsts[-1]
             for image in images:
                 if not len(image):
-                    raise ValueError(f"image {key} (class {label}) is empty")
+                    raise UserError(f"image {key} (class {label}) is empty")
                 writer.write(key, pack(IRHeader(0, label, key), image))
                 key += 1
             if key == firsts[-1]:
-                raise ValueError(f"class {label} has no images")
+                raise UserError(f"class {label} has no images")
             if key + label + 1 > LABEL_LIMIT:
-                raise ValueError(f"insightface's layout numbers at most {LABEL_LIMIT} records; write im2rec's instead")
+                raise UserError(f"insightface's layout numbers at most {LABEL_LIMIT} records; write im2rec's instead")
             firsts.append(key)
         end = firsts[-1]
         for key, (first, last) in enumerate(zip(firsts, firsts[1:]), end):

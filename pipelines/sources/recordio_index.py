@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.sources.recordio import (
     LABEL_LIMIT,
@@ -92,7 +93,7 @@ def scan(rec: str | Path) -> np.ndarray:
     if damaged:
         logger.warning("%s: %d damaged or truncated records are left out", rec, damaged)
     if not kept.any():
-        raise ValueError(f"{rec} holds no records: it is no RecordIO file, or an empty one")
+        raise UserError(f"{rec} holds no records: it is no RecordIO file, or an empty one")
     return 4 * starts[kept]
 
 
@@ -108,14 +109,14 @@ def _build(rec: Path) -> RecordIndex:
     if not _is_range(reader, 0):
         if _has_image(reader, 0) or not _is_range(reader, len(reader) - 1):
             return RecordIndex(offsets, reader.size, listed_classes or _count_labels(reader), 0)
-        raise ValueError(f"{rec}: {_NO_HEADER}")
+        raise UserError(f"{rec}: {_NO_HEADER}")
 
     header = np.ravel(reader.unpack(0)[0].label).astype(np.float64)
     last = _first_identity_record(reader, header[0])
     if last == 1:
-        raise ValueError(f"{rec} holds no images")
+        raise UserError(f"{rec} holds no images")
     if not 1 < header[0] <= header[1] < np.inf:
-        raise ValueError(f"{rec}: {_NO_HEADER}")
+        raise UserError(f"{rec}: {_NO_HEADER}")
     if abs(header[0] - last) > np.spacing(np.float32(header[0])) / 2:
         logger.warning("%s: record 0 announces %.0f images, there are %d", rec, header[0] - 1, last - 1)
     identities = int(header[1] - header[0]) if header[1] <= LABEL_LIMIT else len(reader) - last
@@ -151,22 +152,22 @@ def _first_identity_record(reader: RecordReader, announced: float) -> int:
 def _open_with(idx: Path, rec: Path) -> RecordReader:
     """All records that an ``.idx`` lists. Raises ``ValueError`` if it is missing or does not belong to the ``.rec``."""
     if not idx.is_file():
-        raise ValueError(f"{idx} is missing")
+        raise UserError(f"{idx} is missing")
     try:
         offsets = np.loadtxt(idx, np.int64, comments=None, usecols=1, ndmin=1, encoding="latin1")
     except ValueError as error:
-        raise ValueError(f"{idx} has a line that is not 'key<TAB>byte offset' ({error})") from None
+        raise UserError(f"{idx} has a line that is not 'key<TAB>byte offset' ({error})") from None
     if len(offsets) == 0:
-        raise ValueError(f"{idx} is empty")
+        raise UserError(f"{idx} is empty")
     if (np.diff(offsets) <= 0).any():
         offsets = np.unique(offsets)
     try:
         reader = RecordReader(rec, offsets)
         ends = [reader.end(probe) for probe in np.linspace(0, len(reader) - 1, _PROBES, dtype=np.int64)]
     except ValueError as error:
-        raise ValueError(f"{idx} does not belong to {rec} ({error})") from None
+        raise UserError(f"{idx} does not belong to {rec} ({error})") from None
     if ends[-1] < reader.size:
-        raise ValueError(f"{idx} ends at byte {ends[-1]} of {rec}, which has {reader.size}")
+        raise UserError(f"{idx} ends at byte {ends[-1]} of {rec}, which has {reader.size}")
     return reader
 
 
@@ -196,7 +197,7 @@ def _read_property(path: Path) -> int | None:
     text = path.read_text(errors="replace").strip()
     classes = text.split(",")[0].strip()
     if not classes.isdecimal() or int(classes) == 0:
-        raise ValueError(f"{path} should read 'classes,height,width', not '{text[:40]}'")
+        raise UserError(f"{path} should read 'classes,height,width', not '{text[:40]}'")
     return int(classes)
 
 
@@ -207,7 +208,7 @@ def _count_labels(reader: RecordReader) -> int:
         labels = reader.labels(np.arange(begin, min(begin + _CHUNK, len(reader))))
         greatest = max(greatest, labels[np.isfinite(labels)].max(initial=-1.0))
     if greatest < 0:
-        raise ValueError(f"{reader.path} holds no labels; write their count into the file 'property': classes,112,112")
+        raise UserError(f"{reader.path} holds no labels; write their count into the file 'property': classes,112,112")
     return int(greatest) + 1
 
 

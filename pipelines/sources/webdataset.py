@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.sources.identities import label_text, number_names, number_texts, read_identities
@@ -54,7 +55,7 @@ class ShardSource:
         names = [name for index in indices for name in index.names.tolist()]
         folder = self._paths[0].parent
         if not names:
-            raise ValueError(f"{folder}: the shards hold no images ({', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(f"{folder}: the shards hold no images ({', '.join(IMAGE_SUFFIXES)})")
         filled = [(path, bool(index.labelled)) for path, index in zip(self._paths, indices) if len(index.names)]
         self._identities, self._labels = (
             number_texts(names, read_identities(folder), folder) if _all_labelled(filled) else number_names(names)
@@ -70,7 +71,7 @@ class ShardSource:
         for index, shard in zip(indices, np.searchsorted(self._ends, indices, side="right").tolist()):
             offset, length = self._offsets[index], self._lengths[index]
             if not length:
-                raise ValueError(f"{self._paths[shard].parent / self.describe(index)} is empty")
+                raise UserError(f"{self._paths[shard].parent / self.describe(index)} is empty")
             encoded.append(self._map(shard)[offset : offset + length])
         return encoded, self._labels[indices]
 
@@ -108,7 +109,7 @@ def _all_labelled(shards: list[tuple[Path, bool]]) -> bool:
     """Whether all, not none, of the shards have labels in ``.cls``. Raises ``ValueError`` if some do."""
     with_, without = ([path for path, labelled in shards if labelled is wanted] for wanted in (True, False))
     if with_ and without:
-        raise ValueError(f"{with_[0]} has labels (.cls), {without[0]} has none: give shards of one kind")
+        raise UserError(f"{with_[0]} has labels (.cls), {without[0]} has none: give shards of one kind")
     return bool(with_)
 
 
@@ -128,18 +129,18 @@ def _scan(path: Path) -> _Index:
                     left_out.add(name, "link")
                     continue
                 if member.offset_data + member.size > size:
-                    raise ValueError(f"{path} ends within {member.name}: copy the shard again")
+                    raise UserError(f"{path} ends within {member.name}: copy the shard again")
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     again += name in images
                     images[name] = member.offset_data, member.size
                 elif suffix.lower() == ".cls":
                     if member.size > _LONGEST:
-                        raise ValueError(f"{path}: {member.name} is no label: it has {member.size} bytes")
+                        raise UserError(f"{path}: {member.name} is no label: it has {member.size} bytes")
                     texts[stem] = archive.extractfile(member).read().decode(errors="surrogateescape")
                 else:
                     left_out.add(name)
     except tarfile.TarError as error:
-        raise ValueError(f"{path} is no sound, uncompressed tar file ({error})") from None
+        raise UserError(f"{path} is no sound, uncompressed tar file ({error})") from None
     remarks = [f"{left_out} are left out"] if left_out else []
     if again:
         remarks.append(f"{again} images are replaced by later ones of the same name")
@@ -166,7 +167,7 @@ def _names(path: Path, images: list[str], texts: dict[str, str]) -> tuple[list[s
     names = of if labelled else [image.rpartition("/")[0] or None for image in images]
     if None in names:
         reason = "no .cls with its label, though others have" if labelled else _NEITHER
-        raise ValueError(f"{path}: image '{stems[names.index(None)]}' has {reason}")
+        raise UserError(f"{path}: image '{stems[names.index(None)]}' has {reason}")
     return (_texts(path, stems, names) if labelled else names), labelled
 
 
@@ -176,7 +177,7 @@ def _texts(path: Path, stems: list[str], labels: list[str]) -> list[str]:
         try:
             texts.append(label_text(label))
         except ValueError as error:
-            raise ValueError(f"{path}: image '{stem}': {error}") from None
+            raise UserError(f"{path}: image '{stem}': {error}") from None
     return texts
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 from pipelines.sources.bins import write_bin
 from pipelines.sources.recordio import write_dataset
 from pipelines.synthetic import faces
@@ -48,9 +49,9 @@ def prepare(
     """
     folder = Path(folder)
     if identities < 2 or images_per_identity < 1:
-        raise ValueError(f"{identities} identities of {images_per_identity} images cannot be trained on")
+        raise UserError(f"{identities} identities of {images_per_identity} images cannot be trained on")
     if held_out % FOLDS or held_out < 2 * FOLDS:
-        raise ValueError(f"{held_out} held-out identities do not make {FOLDS} folds: give 20, 30, 40, ...")
+        raise UserError(f"{held_out} held-out identities do not make {FOLDS} folds: give 20, 30, 40, ...")
     settings = {
         "identities": identities,
         "images_per_identity": images_per_identity,
@@ -59,9 +60,9 @@ def prepare(
     }
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not all((folder / name).is_file() for name in FILES):
-            raise ValueError(f"{folder} holds something else or an incomplete set; remove it or name another folder")
+            raise UserError(f"{folder} holds something else or an incomplete set; remove it or name another folder")
         if (existing := json.loads((folder / "settings.json").read_text())) != settings:
-            raise ValueError(f"{folder} holds a set made with {existing}; remove it or name another folder")
+            raise UserError(f"{folder} holds a set made with {existing}; remove it or name another folder")
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:

@@ -408,3 +408,13 @@ def test_every_width_is_told_from_the_tensors(name):
 def test_unknown_architecture():
     with pytest.raises(ValueError, match="no backbone"):
         guess_architecture({"layer1.0.bn1.weight": torch.zeros(64)})
+
+
+def test_a_backbone_of_ones_own_takes_its_weights_back(tmp_path):
+    """Whatever its tensors are called, in whatever section they stand."""
+    own = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    for content in (own.state_dict(), {"state_dict": {f"module.{k}": v for k, v in own.state_dict().items()}}):
+        torch.save(content, tmp_path / "own.pt")
+        other = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        load_weights(other, tmp_path / "own.pt")
+        assert all(torch.equal(a, b) for a, b in zip(own.state_dict().values(), other.state_dict().values()))

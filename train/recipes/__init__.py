@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipelines.common.errors import UserError
 from train.recipes.contraface import ContraFace
 from train.recipes.recipe import Recipe, StepResult
 from train.recipes.topofr import TopoFR
@@ -18,11 +19,11 @@ RECIPES: dict[str, type[Recipe]] = {
 def create_recipe(name: str, **options: Any) -> Recipe:
     """A recipe by name; options it does not know are named."""
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise UserError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     try:
         return RECIPES[name](**options)
     except TypeError as error:
-        raise ValueError(f"recipe {name!r}: {error}") from None
+        raise UserError(f"recipe {name!r}: {error}") from None
 
 
 __all__ = ["RECIPES", "Recipe", "StepResult", "create_recipe"]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from losses import PartialFC
 from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.head.collective import RowGather, world_size
+from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
 from train.recipes.recipe import DropoutRate, Factor, Recipe, Share, StepResult
 
@@ -16,7 +17,7 @@ class _TwoViews(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         if not (hasattr(backbone, "trunk") and hasattr(backbone, "head")):
-            raise ValueError("recipe contraface needs an iresnet (r18 ... r200): a trunk and a projection with dropout")
+            raise UserError("recipe contraface needs an iresnet (r18 ... r200): a trunk and a projection with dropout")
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ from losses import PartialFC
 from losses.auxiliary.hardness import hardness_weights
 from losses.auxiliary.topology import topological_loss
 from losses.head.collective import RowGather, world_size
-from models.ir import IR
 from pipelines.loading.loader import Batch
 from train.recipes.recipe import Factor, Recipe, StepResult
 
@@ -42,7 +41,7 @@ class TopoFR(Recipe):
         of images are multiplied, d being their values.
         """
         norms = [module for module in backbone.modules() if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm))]
-        if norms and not isinstance(backbone, IR):
+        if norms and norms[-1].affine:
             weight, bias = norms[-1].weight.requires_grad_(), norms[-1].bias
             with torch.no_grad():  # by one factor, so that embeddings of `init_from` keep their directions
                 factor = 0.5 / torch.linalg.vector_norm(weight)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from evaluate.features.embed import evaluating
 from losses import PartialFC
+from models.modes import evaluating
+from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
 from train.recipes.patch_mix import perturb_patches
 from train.recipes.recipe import Recipe, Share, StepResult
@@ -18,7 +19,7 @@ class _WithPatches(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         if not hasattr(backbone, "forward_patches"):
-            raise ValueError("recipe transface needs a transface_* backbone, which weighs its patches")
+            raise UserError("recipe transface needs a transface_* backbone, which weighs its patches")
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +41,7 @@ class TransFace(Recipe):
     def __init__(self, probability: Share = 0.2, weight_gradient: bool = False) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
-            raise ValueError(f"recipe transface: probability must be in [0, 1], not {probability}")
+            raise UserError(f"recipe transface: probability must be in [0, 1], not {probability}")
         self.probability, self.weight_gradient = probability, weight_gradient
 
     def network(self, backbone: nn.Module) -> nn.Module:

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evaluate.features.embed import embed, embed_batches, evaluating
+from evaluate.features.embed import embed, embed_batches
+from models.modes import evaluating
 from pipelines.sources.memory import MemorySource
 
 

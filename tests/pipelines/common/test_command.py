@@ -19,10 +19,11 @@ def test_any_name_can_be_printed():
     script = """
 import os
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 name = os.fsdecode(b"caf\\xe9.jpg")
 def main():
     print(name)
-    raise ValueError(f"{name} is bad")
+    raise UserError(f"{name} is bad")
 run(main)
 """
     result = python("-c", script)

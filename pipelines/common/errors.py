@@ -1,0 +1,20 @@
+"""Mistakes of the user, which end a command with one clear line: everything else that is raised is a bug."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """What the user can mend: the message names the file or the thing as the user called it, and the remedy.
+
+    A ``ValueError`` for those who call Facemill from Python. Commands tell it in one line (`pipelines.common.command`);
+    any other ``ValueError``, out of torch or numpy say, keeps its traceback.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of the ``known`` ones of a kind, with the nearest of them."""
+    known = list(known)
+    near = get_close_matches(name, known, 1)
+    guess = f"did you mean '{near[0]}'? " if near else ""
+    return UserError(f"unknown {kind} '{name}'; {guess}known: {', '.join(known)}")
