@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from losses.head.centre_pass import Backward
 from losses.head.partial_fc import PartialFC
-from losses.head.sampling import Sample
-from losses.head.stream import Pullback
+from losses.head.sampling import SampledClasses
 from losses.head.tile_torch import Tile
 from pipelines.common.errors import UserError
 
@@ -23,7 +23,7 @@ class CentreOptimizer:
     - ``fused``: each tile of centres is updated in the backward pass as soon as its gradient is known, so that the
       gradient of all centres never exists; ``step`` then only counts;
     - ``fused`` and ``deferred``: the backward pass computes the gradient of the embeddings and remembers the batch;
-      ``step`` walks the centres once more and updates each tile. A fourth more products than fused, the same
+      ``step`` passes over the centres once more and updates each tile. A fourth more products than fused, the same
       memory, and the update may still be skipped (fp16) or fed by several batches (gradient accumulation).
 
     Args:
@@ -64,31 +64,31 @@ class CentreOptimizer:
             self.state["steps"] = torch.zeros(len(weight), 1, device=weight.device)
         elif momentum:
             self.state["momentum"] = torch.zeros_like(weight, requires_grad=False)
-        self._batches: list[Pullback] = []
-        self._drawn: list[tuple[Sample, Tensor]] = []  # with the gradients of its rows
+        self._batches: list[Backward] = []
+        self._drawn: list[tuple[SampledClasses, Tensor]] = []  # with the gradients of its rows
         if head.mode == "streamed" and (fused or head.sample_rate < 1):
-            head.consume = self._consume
+            head.on_centre_gradient = self._on_centre_gradient
 
     # -- from backward passes to rows and gradients --------------------------------------------------------------------
 
-    def _consume(self, pullback: Pullback, embeddings: bool) -> Tensor | None:
+    def _on_centre_gradient(self, backward: Backward, embeddings: bool) -> Tensor | None:
         if self.deferred:
-            self._batches.append(pullback)
-            return pullback.run(embeddings, None)
+            self._batches.append(backward)
+            return backward.run(embeddings, None)
         if self.fused:
-            return pullback.run(embeddings, self._update_tile)
-        d_x, gradient = pullback.gradients(embeddings)
-        self._drawn.append((pullback.walk.sample, gradient))
+            return backward.run(embeddings, self._update_tile)
+        d_x, gradient = backward.gradients(embeddings)
+        self._drawn.append((backward.centre_pass.sampled, gradient))
         return d_x
 
     @torch.no_grad()
     def step(self) -> None:
         """Apply what the backward passes since the last call left to be applied."""
         if self._batches:
-            self._walk_batches()
+            self._update_deferred()
         if self._drawn:
-            (sample, gradient), *more = self._drawn
-            self._update(*(_merged(self._drawn) if more else (sample.index, sample.live, gradient)))
+            (sampled, gradient), *more = self._drawn
+            self._update(*(_merged(self._drawn) if more else (sampled.index, sampled.active, gradient)))
         if self.head.weight.grad is not None:
             self._update(slice(None), None, self.head.weight.grad)
         self.zero_grad()
@@ -99,30 +99,30 @@ class CentreOptimizer:
         self._drawn.clear()
         self.head.weight.grad = None
 
-    def _walk_batches(self) -> None:
+    def _update_deferred(self) -> None:
         first, *more = self._batches
-        if more and first.walk.sample is not None:
+        if more and first.centre_pass.sampled is not None:
             raise UserError("a fused update over several sampled batches is not possible: unset fused")
-        for tile in first.walk.tiles():
+        for tile in first.centre_pass.tiles():
             gradient = first.tile(tile, None)
             for batch in more:
                 gradient += batch.tile(tile, None)
             self._update_tile(tile, gradient)
 
     def _update_tile(self, tile: Tile, gradient: Tensor) -> None:
-        self._update(tile.rows, tile.live, gradient, tile.inverse)
+        self._update(tile.index, tile.active, gradient, tile.inv_norm)
 
     @torch.no_grad()
     def _update(
-        self, rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None = None
+        self, index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None = None
     ) -> None:
         """Move some rows (n) and their state; see ``tile.sgd_``."""
         arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
         shared = dict(lr=self.lr, weight_decay=self.weight_decay, scale=self.grad_scale)
         if self.algorithm == "sgd":
-            arithmetic.sgd_(state, rows, live, gradient, inverse, momentum=self.momentum, **shared)
+            arithmetic.sgd_(state, index, active, gradient, inv_norm, momentum=self.momentum, **shared)
         else:
-            arithmetic.adamw_(state, rows, live, gradient, inverse, betas=self.betas, eps=self.eps, **shared)
+            arithmetic.adamw_(state, index, active, gradient, inv_norm, betas=self.betas, eps=self.eps, **shared)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -131,9 +131,11 @@ class CentreOptimizer:
         return {name: self.head.shard(tensor) for name, tensor in self.state.items()}
 
 
-def _merged(drawn: list[tuple[Sample, Tensor]]) -> tuple[Tensor, None, Tensor]:
+def _merged(drawn: list[tuple[SampledClasses, Tensor]]) -> tuple[Tensor, None, Tensor]:
     """Rows and the sums of their gradients over several samples (gradient accumulation; waits for the device)."""
-    rows = torch.cat([sample.rows for sample, _ in drawn])
-    values = torch.cat([gradient if sample.live is None else gradient[sample.live] for sample, gradient in drawn])
-    unique, place = rows.unique(return_inverse=True)
+    drawn_rows = torch.cat([sampled.drawn for sampled, _ in drawn])
+    values = torch.cat(
+        [gradient if sampled.active is None else gradient[sampled.active] for sampled, gradient in drawn]
+    )
+    unique, place = drawn_rows.unique(return_inverse=True)
     return unique, None, values.new_zeros(len(unique), values.shape[1]).index_add_(0, place, values)

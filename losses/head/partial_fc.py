@@ -1,4 +1,4 @@
-"""The classifier of the training: class centres sharded over all ranks, a margin softmax over (a sample of) them.
+"""The sharded classifier: class centres split over all ranks, a margin softmax over them or a sample of them.
 
 Partial FC (An et al., CVPR 2022) on a streamed softmax. Rank r holds the rows [start, stop) of the C × d centres. The
 embeddings of all ranks are gathered, and every rank computes the loss of the global batch from its own centres and two
@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 import losses.head.tile_torch
+from losses.head.centre_pass import CentrePass, StreamedSoftmax
 from losses.head.collective import (
     Group,
     RowGather,
@@ -26,10 +27,9 @@ from losses.head.collective import (
     world_size,
 )
 from losses.head.queue import EmbeddingQueue
-from losses.head.sampling import Sample, draw
-from losses.head.stream import Stream, Walk
+from losses.head.sampling import SampledClasses, draw
 from losses.head.tile_torch import inverse_norm
-from losses.margins.margin import Margin, Rows
+from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
 
 _INIT_BLOCK = 4096
@@ -38,26 +38,26 @@ _INIT_STD = 0.01
 
 @dataclass
 class HeadOutput:
-    """What the head says of the global batch, the same on every rank. BroadFace's past embeddings follow as more rows.
+    """Result of one forward pass, the same on every rank: B rows of the global batch; BroadFace appends its queue's.
 
     Attributes:
         loss: float32 scalar: the mean of ``weights * row_losses`` over the rows with a class.
         row_losses: (B,) float32, differentiable, 0 where the label is -1.
-        rows: labels, validity, cosines to the own centres, norms.
+        batch: what the margin saw: labels, validity, cosines to the own centres, norms.
         entropy: (B,) float32 entropies of the softmax with the margin in it, without gradient, or None.
-        own: the slice of the B rows that came from this rank.
+        local: which of the B rows came from this rank.
     """
 
     loss: Tensor
     row_losses: Tensor
-    rows: Rows
+    batch: BatchView
     entropy: Tensor | None
-    own: slice
+    local: slice
 
     @property
     def cosine(self) -> Tensor:
         """(B,) cosines to the own centres."""
-        return self.rows.cos_y
+        return self.batch.cos_y
 
 
 class PartialFC(nn.Module):
@@ -74,7 +74,7 @@ class PartialFC(nn.Module):
             compare with.
         kernels: what computes a streamed tile: ``torch``, or ``triton`` for fused kernels on a GPU.
         tile: centres in a tile; None chooses by the device's cache or memory.
-        entropy: whether ``HeadOutput.entropy`` is wanted.
+        entropy: whether to compute ``HeadOutput.entropy``.
         matmul_dtype: type of the products' factors; the sums, the cosines to the own centres and the centres
             themselves stay float32.
         uneven_batches: set it where ranks may bring different numbers of rows.
@@ -84,7 +84,7 @@ class PartialFC(nn.Module):
     Attributes:
         weight: (C_r, d) this rank's centres; rows are split as DTensor splits them. In the state dict they are a
             DTensor of all C rows, so that ``torch.distributed.checkpoint`` loads them on any number of ranks.
-        step: number of steps drawn so far; (seed, step) decides a sample. Part of the state dict.
+        step: number of steps drawn so far; (seed, step) decides which classes are drawn. Part of the state dict.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class PartialFC(nn.Module):
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
         self.seed, self.step, self.group = seed, 0, group
         self.kernels, self.arithmetic = kernels, _triton_kernels() if kernels == "triton" else losses.head.tile_torch
-        self.consume = None  # set by CentreOptimizer: takes the pullback of a batch instead of weight.grad
+        self.on_centre_gradient = None  # set by CentreOptimizer: takes the place of weight.grad
         self.weight = nn.Parameter(self._initial(*self._range, embedding_size, torch.device(device)))
 
     @property
@@ -181,15 +181,17 @@ class PartialFC(nn.Module):
         if self.queue is not None and self.training:
             x, labels = self._with_past(x, labels)
             norm, weights = (F.pad(value, (0, len(self.queue)), value=1.0) for value in (norm, weights))
-        rows = Rows(labels, labels >= 0, x.new_zeros(len(x)), norm, embeddings.shape[1], uniform)
+        batch = BatchView(labels, labels >= 0, x.new_zeros(len(x)), norm, embeddings.shape[1], uniform)
 
         compute = self._streamed if self.mode == "streamed" else self._dense
-        cos_y, lse, mean_logit = (compute if self.margin.competitive else self._alone)(x, rows)
+        cos_y, lse, mean_logit = (compute if self.margin.competitive else self._alone)(x, batch)
         self.step += self.training
-        target = self.margin.target(cos_y, rows)
-        row_losses = torch.where(rows.valid, self.margin.loss(target, lse, rows), 0.0)
+        target = self.margin.target(cos_y, batch)
+        row_losses = torch.where(batch.valid, self.margin.loss(target, lse, batch), 0.0)
         entropy = _entropy(target.detach(), lse.detach(), mean_logit) if self.entropy else None
-        return HeadOutput(rows.mean(weights * row_losses), row_losses, rows, entropy, slice(gather.start, gather.stop))
+        return HeadOutput(
+            batch.mean(weights * row_losses), row_losses, batch, entropy, slice(gather.start, gather.stop)
+        )
 
     def _with_past(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The batch's (B, d) unit embeddings and labels, followed by the queue's.
@@ -197,13 +199,13 @@ class PartialFC(nn.Module):
         The loss is a mean over all of them for the centres. To the encoder it is the batch's mean, so the gradient of
         ``x`` grows by the ratio of the numbers of rows.
         """
-        past, past_labels = self.queue.exchange(x.detach(), labels, self._own_centres)
+        past, past_labels = self.queue.exchange(x.detach(), labels, self._target_centres)
         if x.requires_grad:
             count, past_count = (labels >= 0).sum(), (past_labels >= 0).sum()
             x.register_hook(lambda gradient: gradient * ((count + past_count) / count.clamp(min=1)))
         return torch.cat([x, past]), torch.cat([labels, past_labels])
 
-    def _own_centres(self, labels: Tensor) -> Tensor:
+    def _target_centres(self, labels: Tensor) -> Tensor:
         """(n, d) centres of the classes, each from the rank that holds it, without gradient; 0 for the label -1."""
         if not len(self.weight):
             return sum_ranks(self.weight.new_zeros(len(labels), self.weight.shape[1]), self.group)
@@ -211,7 +213,7 @@ class PartialFC(nn.Module):
         own = self.weight.detach()[(labels - self.start).clamp(0, len(self.weight) - 1)]
         return sum_ranks(own * here[:, None], self.group)
 
-    def _own_cosine(self, x: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    def _target_cosine(self, x: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         """(B,) cosines to the own centres, each from the rank that holds the centre; 0 where the label is -1."""
         here = (labels >= self.start) & (labels < self.stop)
         if not len(weight):
@@ -220,31 +222,43 @@ class PartialFC(nn.Module):
         return sum_ranks((x * own).sum(1) * inverse_norm(own) * here, self.group)
 
     @torch.no_grad()
-    def _prepare(self, rows: Rows, cos_y: Tensor) -> None:
+    def _prepare(self, batch: BatchView, cos_y: Tensor) -> None:
         """Complete the rows with what the margin reads of them."""
-        rows.cos_y = cos_y.detach()
-        rows.state = self.margin.update(rows)
+        batch.cos_y = cos_y.detach()
+        batch.state = self.margin.update(batch)
 
-    def _sample(self, labels: Tensor) -> Sample | None:
+    def _draw(self, labels: Tensor) -> SampledClasses | None:
         if self.sample_rate == 1:
             return None
         shard = self.num_classes, self.start, self.stop
         return draw(labels, *shard, self.sample_rate, self.seed, self.step, wait=labels.device.type == "cpu")
 
-    def _streamed(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _streamed(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.no_grad():
-            cos_y = self._own_cosine(x, rows.labels, self.weight)
-        self._prepare(rows, cos_y)
-        sample = self._sample(rows.labels)
-        slot = rows.labels - self.start
-        if sample is not None and len(self.weight):
-            here = (slot >= 0) & (slot < len(self.weight))
-            slot = torch.where(here, sample.slot[slot.clamp(0, len(self.weight) - 1)], -1)
+            cos_y = self._target_cosine(x, batch.labels, self.weight)
+        self._prepare(batch, cos_y)
+        sampled = self._draw(batch.labels)
+        position = batch.labels - self.start
+        if sampled is not None and len(self.weight):
+            here = (position >= 0) & (position < len(self.weight))
+            position = torch.where(here, sampled.position[position.clamp(0, len(self.weight) - 1)], -1)
         # On a CPU products cost more than memory, and these exponentials take no more of it than the centres.
         slow_products = x.device.type == "cpu" and self.kernels == "torch"
-        keeps = slow_products and self.margin.linear and self.training and len(x) <= x.shape[1]
-        walk = Walk(self.weight.detach(), slot, sample, self._tile(len(x)), self.matmul_dtype, self.arithmetic, keeps)
-        return Stream.apply(x, self.weight, rows.cos_y, walk, self.margin, rows, self.entropy, self.group, self.consume)
+        keep_exp = slow_products and self.margin.linear and self.training and len(x) <= x.shape[1]
+        centre_pass = CentrePass(
+            self.weight.detach(), position, sampled, self._tile(len(x)), self.matmul_dtype, self.arithmetic, keep_exp
+        )
+        return StreamedSoftmax.apply(
+            x,
+            self.weight,
+            batch.cos_y,
+            centre_pass,
+            self.margin,
+            batch,
+            self.entropy,
+            self.group,
+            self.on_centre_gradient,
+        )
 
     def _tile(self, batch: int) -> int:
         """Centres in a tile.
@@ -261,22 +275,22 @@ class PartialFC(nn.Module):
         most = memory // 64 // (8 * (batch + 2 * self.weight.shape[1]))
         return max(128, min(most, len(self.weight)) // 128 * 128)
 
-    def _alone(self, x: Tensor, rows: Rows) -> tuple[Tensor, None, None]:
+    def _alone(self, x: Tensor, batch: BatchView) -> tuple[Tensor, None, None]:
         """For losses in which other classes have no part; the centres get no gradient."""
-        cos_y = self._own_cosine(x, rows.labels, self.weight.detach())
-        self._prepare(rows, cos_y)
+        cos_y = self._target_cosine(x, batch.labels, self.weight.detach())
+        self._prepare(batch, cos_y)
         return cos_y, None, None
 
-    def _dense(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
-        cos_y = self._own_cosine(x, rows.labels, self.weight)
-        self._prepare(rows, cos_y)
-        sample = self._sample(rows.labels)
-        logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, rows)
+    def _dense(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor, Tensor | None]:
+        cos_y = self._target_cosine(x, batch.labels, self.weight)
+        self._prepare(batch, cos_y)
+        sampled = self._draw(batch.labels)
+        logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, batch)
         here = torch.arange(self.start, self.stop, device=x.device)
-        left_out = here == rows.labels[:, None]
-        if sample is not None:
-            left_out = left_out | torch.ones_like(left_out[0]).index_fill_(0, sample.rows, False)
-        shift = self.margin.shift(rows)
+        left_out = here == batch.labels[:, None]
+        if sampled is not None:
+            left_out = left_out | torch.ones_like(left_out[0]).index_fill_(0, sampled.drawn, False)
+        shift = self.margin.shift(batch)
         exp = (logits - shift).exp().masked_fill(left_out, 0.0)
         total = sum_ranks(exp.sum(1), self.group)
         mean_logit = sum_ranks((exp * logits).sum(1), self.group).detach() / total.detach() if self.entropy else None

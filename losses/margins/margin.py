@@ -2,11 +2,11 @@
 
 With c_ij the cosine of embedding i and class centre j, every loss of the family is
 
-    target_i = T(c_iy, rows)          other_ij = N(c_ij, rows)        lse_i = log Σ_{j≠y} exp(other_ij)
-    loss_i   = L(target_i, lse_i, rows)
+    target_i = T(c_iy, batch)          other_ij = N(c_ij, batch)        lse_i = log Σ_{j≠y} exp(other_ij)
+    loss_i   = L(target_i, lse_i, batch)
 
-The head evaluates N tile by tile and never needs more of a margin than this. N is s·c_ij, but for hard negatives, whose
-cosines exceed a limit: all that the literature makes of them is at most a square (``Hard``), or leaves them out.
+The head evaluates N tile by tile and never needs more of a margin than this. N is s·c_ij except for hard negatives, the
+cosines above a limit of their row, which a margin may replace by a quadratic (``HardNegativeCurve``) or drop.
 """
 
 import math
@@ -33,20 +33,20 @@ Factor = Annotated[float, Field(ge=0)]
 
 
 @dataclass
-class Hard:
-    """What becomes of hard negatives: a cosine c above its row's limit counts as a·c² + b·c + e.
+class HardNegativeCurve:
+    """What hard negatives become: a cosine c above its row's limit is replaced by a·c² + b·c + e.
 
     Attributes:
         limit: (B,) float32.
-        curve: (3,) float32, a, b and e.
+        coefficients: (3,) float32, a, b and e.
     """
 
     limit: Tensor
-    curve: Tensor
+    coefficients: Tensor
 
 
 @dataclass
-class Rows:
+class BatchView:
     """The global batch as a margin sees it: B rows, the same on every rank.
 
     Attributes:
@@ -99,63 +99,65 @@ class Margin(nn.Module):
         self.s = s
         self.interclass_filter = interclass_filter
 
-    def bound(self, rows: Rows) -> Tensor:
+    def bound(self, batch: BatchView) -> Tensor:
         """() tensor that no logit of another class exceeds."""
-        hard = self.hard(rows)
-        return rows.cos_y.new_full((), self.s) if hard is None else self.s * hard.curve.abs().sum().clamp(min=1)
+        curve = self.hard_negatives(batch)
+        return (
+            batch.cos_y.new_full((), self.s) if curve is None else self.s * curve.coefficients.abs().sum().clamp(min=1)
+        )
 
-    def shift(self, rows: Rows) -> Tensor:
+    def shift(self, batch: BatchView) -> Tensor:
         """() tensor to be taken from logits before exp: with it neither they nor their sum overflow float32."""
-        return (self.bound(rows) - _UNSHIFTED).clamp(min=0)
+        return (self.bound(batch) - _UNSHIFTED).clamp(min=0)
 
     @property
     def linear(self) -> bool:
         """Whether other logits are just ``s * cos``, which the head then computes in place."""
-        return type(self).hard is Margin.hard and self.interclass_filter is None
+        return type(self).hard_negatives is Margin.hard_negatives and self.interclass_filter is None
 
-    def update(self, rows: Rows) -> Any:
-        """Bring the state up to date with the batch, before use; what it returns becomes ``rows.state``.
+    def update(self, batch: BatchView) -> Any:
+        """Bring the state up to date with the batch, before use; what it returns becomes ``batch.state``.
 
         The other methods read the state from there: a deferred update of the centres calls ``others`` for a batch when
         later ones have changed the buffers.
         """
         return None
 
-    def _follow(self, average: Tensor, value: Tensor, rate: float, rows: Rows) -> None:
+    def _follow(self, average: Tensor, value: Tensor, rate: float, batch: BatchView) -> None:
         """Move a buffer by ``rate`` towards a batch's value, unless the batch has no class or is not finite."""
         if self.training:
-            counts = rows.valid.any() & value.isfinite()
+            counts = batch.valid.any() & value.isfinite()
             average.copy_(torch.where(counts, average.lerp(value, rate), average))
 
-    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         """(B,) cosines to the own centres → (B,) target logits, differentiable."""
         return self.s * cos_y
 
-    def hard(self, rows: Rows) -> Hard | None:
+    def hard_negatives(self, batch: BatchView) -> HardNegativeCurve | None:
         """How the logits of hard negatives differ from ``s * cos``; None if they do not."""
         return None
 
-    def others(self, cos: Tensor, rows: Rows) -> Tensor:
+    def others(self, cos: Tensor, batch: BatchView) -> Tensor:
         """(B, n) cosines to other centres → (B, n) logits, differentiable in ``cos`` only."""
-        bent = cos
-        if (hard := self.hard(rows)) is not None:
-            a, b, e = hard.curve
-            bent = torch.where(cos > hard.limit[:, None], (a * cos + b) * cos + e, cos)
+        value = cos
+        if (curve := self.hard_negatives(batch)) is not None:
+            a, b, e = curve.coefficients
+            value = torch.where(cos > curve.limit[:, None], (a * cos + b) * cos + e, cos)
         if self.interclass_filter is not None:
-            bent = bent.masked_fill(cos > self.interclass_filter, 0.0)
-        return self.s * bent
+            value = value.masked_fill(cos > self.interclass_filter, 0.0)
+        return self.s * value
 
-    def slope(self, cos: Tensor, rows: Rows) -> Tensor:
+    def slope(self, cos: Tensor, batch: BatchView) -> Tensor:
         """(B, n) d others / d cos."""
         slope = torch.ones_like(cos)
-        if (hard := self.hard(rows)) is not None:
-            a, b, _ = hard.curve
-            slope = torch.where(cos > hard.limit[:, None], 2 * a * cos + b, slope)
+        if (curve := self.hard_negatives(batch)) is not None:
+            a, b, _ = curve.coefficients
+            slope = torch.where(cos > curve.limit[:, None], 2 * a * cos + b, slope)
         if self.interclass_filter is not None:
             slope = slope.masked_fill(cos > self.interclass_filter, 0.0)
         return self.s * slope
 
-    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
         """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden.
 
         Called once a batch, so state that depends on ``lse`` is brought up to date here.

@@ -2,8 +2,8 @@
 
 Forward: a tile of centres is normalised and multiplied with the embeddings, and the exponentials are summed under a
 constant shift. Backward: the tile's logits are computed again, now with the log-sum-exp known, and give the gradients
-of the embeddings and of the tile, which may be applied at once. So the (B, C) logits never exist, but where a walk
-``keeps``: where a product costs more than memory, it keeps the exponentials, (B, C) numbers, for the backward pass.
+of the embeddings and of the tile, which may be applied at once. So the (B, C) logits never exist as a whole. On a CPU,
+where products are slow, the exponentials may be kept for the backward pass (``keep_exp``).
 """
 
 from collections.abc import Callable, Iterator
@@ -17,86 +17,87 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from losses.head.collective import Group, world_size
-from losses.head.sampling import Sample
+from losses.head.sampling import SampledClasses
 from losses.head.tile_torch import Tile, product, tangent_
-from losses.margins.margin import Margin, Rows
+from losses.margins.margin import BatchView, Margin
 
 
 @dataclass
-class Walk:
+class CentrePass:
     """The centres of one rank that take part in a step, and where the own class of each batch row stands among them.
 
     Attributes:
         weight: (C_r, d) the shard, not normalised.
-        slot: (B,) int64, place of the row's class in the walk; outside [0, length) where it is not.
-        sample: the rows drawn, or None for all of them in order.
+        target_position: (B,) int64, place of the row's class in the pass; outside [0, length) where it is not.
+        sampled: the rows drawn, or None for all of them in order.
         size: centres a tile.
         dtype: type of the products' factors; sums are float32 always.
         arithmetic: ``losses.head.tile_torch`` or ``losses.head.tile_triton``.
-        keeps: whether the forward pass leaves each tile's exponentials (B, n) in ``kept`` for the backward pass.
+        keep_exp: whether the forward pass leaves each tile's exponentials (B, n) in ``exps`` for the backward pass.
     """
 
     weight: Tensor
-    slot: Tensor
-    sample: Sample | None
+    target_position: Tensor
+    sampled: SampledClasses | None
     size: int
     dtype: torch.dtype
     arithmetic: ModuleType
-    keeps: bool = False
-    kept: list[Tensor] = field(default_factory=list)
+    keep_exp: bool = False
+    exps: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.weight) if self.sample is None else len(self.sample.index)
+        return len(self.weight) if self.sampled is None else len(self.sampled.index)
 
     def tiles(self) -> Iterator[Tile]:
         for first in range(0, len(self), self.size):
-            rows, live = slice(first, min(first + self.size, len(self))), None
-            if self.sample is not None:
-                live = None if self.sample.live is None else self.sample.live[rows]
-                rows = self.sample.index[rows]
-            yield Tile(first, rows, live, *self.arithmetic.factors(self.weight, rows, self.dtype))
+            index, active = slice(first, min(first + self.size, len(self))), None
+            if self.sampled is not None:
+                active = None if self.sampled.active is None else self.sampled.active[index]
+                index = self.sampled.index[index]
+            yield Tile(first, index, active, *self.arithmetic.load_centres(self.weight, index, self.dtype))
 
 
 @torch.no_grad()
 def log_sum_exp(
-    x: Tensor, walk: Walk, margin: Margin, rows: Rows, entropy: bool, group: Group = None
+    x: Tensor, centre_pass: CentrePass, margin: Margin, batch: BatchView, entropy: bool, group: Group = None
 ) -> tuple[Tensor, Tensor | None]:
     """Over all classes but the own one, of all ranks.
 
     Args:
-        x: (B, d) unit embeddings in ``walk.dtype``.
+        x: (B, d) unit embeddings in ``centre_pass.dtype``.
         entropy: whether to return the mean logit too.
 
     Returns:
         (B,) float32 log Σ exp(other), -inf where there is no other class; (B,) Σ softmax(other)·other, or None.
     """
-    shift = margin.shift(rows)
+    shift = margin.shift(batch)
     sums = torch.zeros(2 if entropy else 1, len(x), device=x.device)
-    for tile in walk.tiles():
-        part, exp = walk.arithmetic.exp_sums(x, tile, walk.slot - tile.first, margin, rows, shift, entropy)
+    for tile in centre_pass.tiles():
+        target_column = centre_pass.target_position - tile.first
+        part, exp = centre_pass.arithmetic.exp_sums(x, tile, target_column, margin, batch, shift, entropy)
         sums += part
-        if walk.keeps:
-            walk.kept.append(exp)
+        if centre_pass.keep_exp:
+            centre_pass.exps.append(exp)
     if world_size(group) > 1:
         dist.all_reduce(sums, group=group)
     mean = sums[1] / sums[0].clamp(min=torch.finfo(torch.float32).tiny) + shift if entropy else None
     return sums[0].log() + shift, mean
 
 
-Sink = Callable[[Tile, Tensor], None]
+TileUpdate = Callable[[Tile, Tensor], None]
 
 
 @dataclass
-class Pullback:
+class Backward:
     """The backward pass of one batch: from d loss/d lse and d loss/d cos_y (B,) to embeddings and centres.
 
     ``lse`` is inf where there are no other classes.
     """
 
     x: Tensor
-    walk: Walk
+    centre_pass: CentrePass
     margin: Margin
-    rows: Rows
+    batch: BatchView
     lse: Tensor
     d_lse: Tensor
     d_cos_y: Tensor
@@ -106,41 +107,43 @@ class Pullback:
 
         The latter is not that of the loss until ``tangent_`` is applied, which the fused updates do as they read it.
         """
-        kept = {}
-        if self.walk.keeps:
-            kept = dict(exp=self.walk.kept[tile.first // self.walk.size], shift=self.margin.shift(self.rows))
-        column, gradients = self.walk.slot - tile.first, (self.lse, self.d_lse, self.d_cos_y)
-        d_product = self.walk.arithmetic.d_product(self.x, tile, column, self.margin, self.rows, *gradients, **kept)
+        of, kept = self.centre_pass, {}
+        if of.keep_exp:
+            kept = dict(exp=of.exps[tile.first // of.size], shift=self.margin.shift(self.batch))
+        target_column, gradients = of.target_position - tile.first, (self.lse, self.d_lse, self.d_cos_y)
+        d_product = of.arithmetic.d_product(self.x, tile, target_column, self.margin, self.batch, *gradients, **kept)
         if d_x is not None:
-            d_x += product(d_product, tile.factor)
+            d_x += product(d_product, tile.centres)
         return product(d_product.T, self.x) if centres else None
 
     @torch.no_grad()
-    def run(self, embeddings: bool, sink: Sink | None) -> Tensor | None:
-        """Walk once. ``sink`` takes each tile's gradient (see ``tile``) and may change the tile's centres."""
+    def run(self, embeddings: bool, update: TileUpdate | None) -> Tensor | None:
+        """One pass. ``update`` takes each tile's gradient (see ``tile``) and may change the tile's centres."""
         d_x = torch.zeros(self.x.shape, device=self.x.device) if embeddings else None
-        for tile in self.walk.tiles():
-            gradient = self.tile(tile, d_x, centres=sink is not None)
-            if sink is not None:
-                sink(tile, gradient)
+        for tile in self.centre_pass.tiles():
+            gradient = self.tile(tile, d_x, centres=update is not None)
+            if update is not None:
+                update(tile, gradient)
         return d_x
 
     def gradients(self, embeddings: bool) -> tuple[Tensor | None, Tensor]:
-        """Walk once; the gradients of the embeddings, if wanted, and of the centres in the walk (n, d)."""
-        values = torch.empty(len(self.walk), self.walk.weight.shape[1], device=self.walk.weight.device)
+        """One pass; the gradients of the embeddings, if wanted, and of the centres in the pass (n, d)."""
+        weight = self.centre_pass.weight
+        values = torch.empty(len(self.centre_pass), weight.shape[1], device=weight.device)
 
         def keep(tile: Tile, gradient: Tensor) -> None:
-            tangent_(gradient, self.walk.weight[tile.rows], tile.inverse)
+            tangent_(gradient, weight[tile.index], tile.inv_norm)
             values[tile.first : tile.first + len(tile)] = gradient
 
         return self.run(embeddings, keep), values
 
 
-class Stream(Function):
+class StreamedSoftmax(Function):
     """(cos_y, lse) as differentiable functions of the unit embeddings (B, d) and the centres (C_r, d).
 
     ``cos_y`` comes in already summed over the ranks and goes out again so that its gradient meets that of ``lse`` in a
-    single walk. ``consume`` takes the pullback instead of a gradient of the centres being returned (fused updates).
+    single pass. ``on_centre_gradient`` takes the backward pass instead of a gradient of the centres being returned
+    (fused updates).
     """
 
     @staticmethod
@@ -149,17 +152,17 @@ class Stream(Function):
         x: Tensor,
         weight: Tensor,
         cos_y: Tensor,
-        walk: Walk,
+        centre_pass: CentrePass,
         margin: Margin,
-        rows: Rows,
+        batch: BatchView,
         entropy: bool,
         group: Group,
-        consume: Callable[[Pullback, bool], Tensor | None] | None,
+        on_centre_gradient: Callable[[Backward, bool], Tensor | None] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        x = x.to(walk.dtype)
-        lse, mean_logit = log_sum_exp(x, walk, margin, rows, entropy, group)
+        x = x.to(centre_pass.dtype)
+        lse, mean_logit = log_sum_exp(x, centre_pass, margin, batch, entropy, group)
         ctx.save_for_backward(x, lse)
-        ctx.walk, ctx.margin, ctx.rows, ctx.consume = walk, margin, rows, consume
+        ctx.centre_pass, ctx.margin, ctx.batch, ctx.on_centre_gradient = centre_pass, margin, batch, on_centre_gradient
         if mean_logit is not None:
             ctx.mark_non_differentiable(mean_logit)
         return cos_y.clone(), lse, mean_logit
@@ -169,16 +172,17 @@ class Stream(Function):
         x, lse = ctx.saved_tensors
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
         lse = lse.masked_fill(lse.isneginf(), torch.inf)
-        pullback = Pullback(x, ctx.walk, ctx.margin, ctx.rows, lse, d_lse, d_cos_y)
+        backward = Backward(x, ctx.centre_pass, ctx.margin, ctx.batch, lse, d_lse, d_cos_y)
         embeddings, centres = ctx.needs_input_grad[:2]
         d_weight = None
-        if centres and ctx.consume is not None:
-            d_x = ctx.consume(pullback, embeddings)
+        if centres and ctx.on_centre_gradient is not None:
+            d_x = ctx.on_centre_gradient(backward, embeddings)
         elif centres:
-            d_x, d_weight = pullback.gradients(embeddings)
-            if ctx.walk.sample is not None:
-                index = ctx.walk.sample.index[None]
-                d_weight = torch.sparse_coo_tensor(index, d_weight, ctx.walk.weight.shape, check_invariants=False)
+            d_x, d_weight = backward.gradients(embeddings)
+            if ctx.centre_pass.sampled is not None:
+                index = ctx.centre_pass.sampled.index[None]
+                shape = ctx.centre_pass.weight.shape
+                d_weight = torch.sparse_coo_tensor(index, d_weight, shape, check_invariants=False)
         else:
-            d_x = pullback.run(embeddings, None)
+            d_x = backward.run(embeddings, None)
         return d_x, d_weight, *(None,) * 7
