@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from losses.head.centre_pass import Backward
+from losses.head.centre_pass import Backward, OnCentreGradient
 from losses.head.partial_fc import PartialFC
 from losses.head.sampling import SampledClasses
 from losses.head.tile_torch import Tile
@@ -19,7 +19,8 @@ class CentreOptimizer:
 
     Three ways lead from a backward pass to an update:
 
-    - plain: the gradient is kept and ``step`` applies it;
+    - plain: the gradient is kept, in ``head.weight.grad`` or, with sampling, here for the rows drawn alone, and
+      ``step`` applies it;
     - ``fused``: each tile of centres is updated in the backward pass as soon as its gradient is known, so that the
       gradient of all centres never exists; ``step`` then only counts;
     - ``fused`` and ``deferred``: the backward pass computes the gradient of the embeddings and remembers the batch;
@@ -66,20 +67,26 @@ class CentreOptimizer:
             self.state["momentum"] = torch.zeros_like(weight, requires_grad=False)
         self._batches: list[Backward] = []
         self._drawn: list[tuple[SampledClasses, Tensor]] = []  # with the gradients of its rows
-        if head.mode == "streamed" and (fused or head.sample_rate < 1):
-            head.on_centre_gradient = self._on_centre_gradient
+        head.attach(self._way())
 
     # -- from backward passes to rows and gradients --------------------------------------------------------------------
 
-    def _on_centre_gradient(self, backward: Backward, embeddings: bool) -> Tensor | None:
-        if self.deferred:
-            self._batches.append(backward)
-            return backward.run(embeddings, None)
+    def _way(self) -> OnCentreGradient | None:
+        """What the head calls in a backward pass; None leaves the gradient in ``head.weight.grad``."""
         if self.fused:
-            return backward.run(embeddings, self._update_tile)
-        d_x, gradient = backward.gradients(embeddings)
-        self._drawn.append((backward.centre_pass.sampled, gradient))
-        return d_x
+            return self._defer if self.deferred else self._update_tiles
+        return self._keep_drawn if self.head.mode == "streamed" and self.head.sample_rate < 1 else None
+
+    def _update_tiles(self, backward: Backward, d_x: Tensor | None) -> None:
+        for tile in backward.centre_pass.tiles():
+            self._update_tile(tile, backward.tile_gradient(tile, d_x))
+
+    def _defer(self, backward: Backward, d_x: Tensor | None) -> None:
+        self._batches.append(backward)
+        backward.embedding_gradient(d_x)
+
+    def _keep_drawn(self, backward: Backward, d_x: Tensor | None) -> None:
+        self._drawn.append((backward.centre_pass.sampled, backward.centre_gradient(d_x)))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -104,9 +111,9 @@ class CentreOptimizer:
         if more and first.centre_pass.sampled is not None:
             raise UserError("a fused update over several sampled batches is not possible: unset fused")
         for tile in first.centre_pass.tiles():
-            gradient = first.tile(tile, None)
+            gradient = first.tile_gradient(tile)
             for batch in more:
-                gradient += batch.tile(tile, None)
+                gradient += batch.tile_gradient(tile)
             self._update_tile(tile, gradient)
 
     def _update_tile(self, tile: Tile, gradient: Tensor) -> None:

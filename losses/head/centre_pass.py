@@ -84,14 +84,12 @@ def log_sum_exp(
     return sums[0].log() + shift, mean
 
 
-TileUpdate = Callable[[Tile, Tensor], None]
-
-
 @dataclass
 class Backward:
     """The backward pass of one batch: from d loss/d lse and d loss/d cos_y (B,) to embeddings and centres.
 
-    ``lse`` is inf where there are no other classes.
+    The gradient of the unit embeddings is added to a ``d_x`` (B, d) float32 of the caller's; None where it is not
+    wanted. ``lse`` is inf where there are no other classes.
     """
 
     x: Tensor
@@ -102,48 +100,58 @@ class Backward:
     d_lse: Tensor
     d_cos_y: Tensor
 
-    def tile(self, tile: Tile, d_x: Tensor | None, centres: bool = True) -> Tensor | None:
-        """Add the tile's part to ``d_x`` (B, d), if given; return the gradient of its centres (n, d), if wanted.
+    def tile_gradient(self, tile: Tile, d_x: Tensor | None = None) -> Tensor:
+        """The gradient of a tile's centres (n, d), and the tile's part of ``d_x``.
 
-        The latter is not that of the loss until ``tangent_`` is applied, which the fused updates do as they read it.
+        The former is that of the loss once ``tangent_`` is applied, which the fused updates do as they read it. The
+        caller may then change the centres: ``d_x`` has had its part from them already.
         """
-        of, kept = self.centre_pass, {}
-        if of.keep_exp:
-            kept = dict(exp=of.exps[tile.first // of.size], shift=self.margin.shift(self.batch))
-        target_column, gradients = of.target_position - tile.first, (self.lse, self.d_lse, self.d_cos_y)
-        d_product = of.arithmetic.d_product(self.x, tile, target_column, self.margin, self.batch, *gradients, **kept)
+        d_product = self._d_product(tile)
         if d_x is not None:
             d_x += product(d_product, tile.centres)
-        return product(d_product.T, self.x) if centres else None
+        return product(d_product.T, self.x)
 
-    @torch.no_grad()
-    def run(self, embeddings: bool, update: TileUpdate | None) -> Tensor | None:
-        """One pass. ``update`` takes each tile's gradient (see ``tile``) and may change the tile's centres."""
-        d_x = torch.zeros(self.x.shape, device=self.x.device) if embeddings else None
-        for tile in self.centre_pass.tiles():
-            gradient = self.tile(tile, d_x, centres=update is not None)
-            if update is not None:
-                update(tile, gradient)
-        return d_x
+    def embedding_gradient(self, d_x: Tensor | None) -> None:
+        """One pass for ``d_x`` alone."""
+        if d_x is not None:
+            for tile in self.centre_pass.tiles():
+                d_x += product(self._d_product(tile), tile.centres)
 
-    def gradients(self, embeddings: bool) -> tuple[Tensor | None, Tensor]:
-        """One pass; the gradients of the embeddings, if wanted, and of the centres in the pass (n, d)."""
+    def centre_gradient(self, d_x: Tensor | None) -> Tensor:
+        """One pass for the gradient of the loss by all centres in the pass (n, d), and for ``d_x``."""
         weight = self.centre_pass.weight
-        values = torch.empty(len(self.centre_pass), weight.shape[1], device=weight.device)
+        gradient = torch.empty(len(self.centre_pass), weight.shape[1], device=weight.device)
+        for tile in self.centre_pass.tiles():
+            of_tile = tangent_(self.tile_gradient(tile, d_x), weight[tile.index], tile.inv_norm)
+            gradient[tile.first : tile.first + len(tile)] = of_tile
+        return gradient
 
-        def keep(tile: Tile, gradient: Tensor) -> None:
-            tangent_(gradient, weight[tile.index], tile.inv_norm)
-            values[tile.first : tile.first + len(tile)] = gradient
+    def weight_gradient(self, d_x: Tensor | None) -> Tensor:
+        """``centre_gradient`` as a gradient of the shard (C_r, d): sparse where its classes are sampled."""
+        gradient, sampled = self.centre_gradient(d_x), self.centre_pass.sampled
+        if sampled is None:
+            return gradient
+        shape = self.centre_pass.weight.shape
+        return torch.sparse_coo_tensor(sampled.index[None], gradient, shape, check_invariants=False)
 
-        return self.run(embeddings, keep), values
+    def _d_product(self, tile: Tile) -> Tensor:
+        at, kept = self.centre_pass, {}
+        if at.keep_exp:
+            kept = dict(exp=at.exps[tile.first // at.size], shift=self.margin.shift(self.batch))
+        gradients = self.lse, self.d_lse, self.d_cos_y
+        target_column = at.target_position - tile.first
+        return at.arithmetic.d_product(self.x, tile, target_column, self.margin, self.batch, *gradients, **kept)
+
+
+OnCentreGradient = Callable[[Backward, Tensor | None], None]
 
 
 class StreamedSoftmax(Function):
     """(cos_y, lse) as differentiable functions of the unit embeddings (B, d) and the centres (C_r, d).
 
     ``cos_y`` comes in already summed over the ranks and goes out again so that its gradient meets that of ``lse`` in a
-    single pass. ``on_centre_gradient`` takes the backward pass instead of a gradient of the centres being returned
-    (fused updates).
+    single pass. ``on_centre_gradient``, if given, is called with the batch's ``Backward`` and ``d_x``, which it has to
+    fill; the centres then get no gradient.
     """
 
     @staticmethod
@@ -157,7 +165,7 @@ class StreamedSoftmax(Function):
         batch: BatchView,
         entropy: bool,
         group: Group,
-        on_centre_gradient: Callable[[Backward, bool], Tensor | None] | None,
+        on_centre_gradient: OnCentreGradient | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         x = x.to(centre_pass.dtype)
         lse, mean_logit = log_sum_exp(x, centre_pass, margin, batch, entropy, group)
@@ -168,21 +176,19 @@ class StreamedSoftmax(Function):
         return cos_y.clone(), lse, mean_logit
 
     @staticmethod
+    @torch.no_grad()
     def backward(ctx: FunctionCtx, d_cos_y: Tensor, d_lse: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x, lse = ctx.saved_tensors
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
         lse = lse.masked_fill(lse.isneginf(), torch.inf)
         backward = Backward(x, ctx.centre_pass, ctx.margin, ctx.batch, lse, d_lse, d_cos_y)
-        embeddings, centres = ctx.needs_input_grad[:2]
+        wants_x, wants_weight, *others = ctx.needs_input_grad
+        d_x = torch.zeros(x.shape, device=x.device) if wants_x else None
         d_weight = None
-        if centres and ctx.on_centre_gradient is not None:
-            d_x = ctx.on_centre_gradient(backward, embeddings)
-        elif centres:
-            d_x, d_weight = backward.gradients(embeddings)
-            if ctx.centre_pass.sampled is not None:
-                index = ctx.centre_pass.sampled.index[None]
-                shape = ctx.centre_pass.weight.shape
-                d_weight = torch.sparse_coo_tensor(index, d_weight, shape, check_invariants=False)
+        if not wants_weight:
+            backward.embedding_gradient(d_x)
+        elif ctx.on_centre_gradient is None:
+            d_weight = backward.weight_gradient(d_x)
         else:
-            d_x = backward.run(embeddings, None)
-        return d_x, d_weight, *(None,) * 7
+            ctx.on_centre_gradient(backward, d_x)
+        return d_x, d_weight, *(None for _ in others)

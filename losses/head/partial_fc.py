@@ -2,7 +2,8 @@
 
 Partial FC (An et al., CVPR 2022) on a streamed softmax. Rank r holds the rows [start, stop) of the C × d centres. The
 embeddings of all ranks are gathered, and every rank computes the loss of the global batch from its own centres and two
-sums over the ranks: the cosines to the own centres, and the exponentials.
+sums over the ranks: the cosines to the own centres, and the exponentials. BroadFace's queue takes a third, of centres;
+the backward pass, one reduce-scatter of the embeddings' gradient.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 import losses.head.tile_torch
-from losses.head.centre_pass import CentrePass, StreamedSoftmax
+from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedSoftmax
 from losses.head.collective import (
     Group,
     RowGather,
@@ -126,7 +127,7 @@ class PartialFC(nn.Module):
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
         self.seed, self.step, self.group = seed, 0, group
         self.kernels, self.arithmetic = kernels, _triton_kernels() if kernels == "triton" else losses.head.tile_torch
-        self.on_centre_gradient = None  # set by CentreOptimizer: takes the place of weight.grad
+        self._on_centre_gradient: OnCentreGradient | None = None
         self.weight = nn.Parameter(self._initial(*self._range, embedding_size, torch.device(device)))
 
     @property
@@ -174,6 +175,7 @@ class PartialFC(nn.Module):
     def _loss(self, embeddings: Tensor, labels: Tensor, weights: Tensor | None, uniform: Tensor | None) -> HeadOutput:
         gather = RowGather(len(embeddings), embeddings.device, self.group, self.uneven_batches)
         norm = torch.linalg.vector_norm(embeddings, dim=1)
+        # Each rank's centres give a part of d loss/dx; norms and weights meet no centre, so theirs is whole on each.
         x = gather.partial(embeddings / norm.clamp(min=1e-12)[:, None])
         norm, labels = gather.replicated(norm), gather(labels)
         uniform = None if uniform is None else gather(uniform)
@@ -181,17 +183,34 @@ class PartialFC(nn.Module):
         if self.queue is not None and self.training:
             x, labels = self._with_past(x, labels)
             norm, weights = (F.pad(value, (0, len(self.queue)), value=1.0) for value in (norm, weights))
-        batch = BatchView(labels, labels >= 0, x.new_zeros(len(x)), norm, embeddings.shape[1], uniform)
+        batch, cos_y = self._view(x, labels, norm, uniform)
 
-        compute = self._streamed if self.mode == "streamed" else self._dense
-        cos_y, lse, mean_logit = (compute if self.margin.competitive else self._alone)(x, batch)
-        self.step += self.training
+        lse = mean_logit = None
+        if self.margin.competitive and self.mode == "streamed":
+            cos_y, lse, mean_logit = self._streamed(x, batch)
+        elif self.margin.competitive:
+            lse, mean_logit = self._dense(x, batch)
+        if self.training:
+            self.step += 1
         target = self.margin.target(cos_y, batch)
         row_losses = torch.where(batch.valid, self.margin.loss(target, lse, batch), 0.0)
         entropy = _entropy(target.detach(), lse.detach(), mean_logit) if self.entropy else None
-        return HeadOutput(
-            batch.mean(weights * row_losses), row_losses, batch, entropy, slice(gather.start, gather.stop)
-        )
+        loss, local = batch.mean(weights * row_losses), slice(gather.start, gather.stop)
+        return HeadOutput(loss, row_losses, batch, entropy, local)
+
+    def _view(self, x: Tensor, labels: Tensor, norm: Tensor, uniform: Tensor | None) -> tuple[BatchView, Tensor]:
+        """The batch as the margin sees it, and (B,) cosines to the own centres.
+
+        The cosines are differentiable in dense mode. In a streamed pass they get their gradient together with the other
+        classes (see ``StreamedSoftmax``), and where other classes have no part, the centres get none.
+        """
+        weight = self.weight if self.mode == "dense" and self.margin.competitive else self.weight.detach()
+        streamed = self.mode == "streamed" and self.margin.competitive
+        cos_y = self._target_cosine(x.detach() if streamed else x, labels, weight)
+        batch = BatchView(labels, labels >= 0, cos_y.detach(), norm, x.shape[1], uniform)
+        with torch.no_grad():
+            batch.state = self.margin.update(batch)
+        return batch, cos_y
 
     def _with_past(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The batch's (B, d) unit embeddings and labels, followed by the queue's.
@@ -221,12 +240,6 @@ class PartialFC(nn.Module):
         own = weight[(labels - self.start).clamp(0, len(weight) - 1)]
         return sum_ranks((x * own).sum(1) * inverse_norm(own) * here, self.group)
 
-    @torch.no_grad()
-    def _prepare(self, batch: BatchView, cos_y: Tensor) -> None:
-        """Complete the rows with what the margin reads of them."""
-        batch.cos_y = cos_y.detach()
-        batch.state = self.margin.update(batch)
-
     def _draw(self, labels: Tensor) -> SampledClasses | None:
         if self.sample_rate == 1:
             return None
@@ -234,9 +247,7 @@ class PartialFC(nn.Module):
         return draw(labels, *shard, self.sample_rate, self.seed, self.step, wait=labels.device.type == "cpu")
 
     def _streamed(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor, Tensor | None]:
-        with torch.no_grad():
-            cos_y = self._target_cosine(x, batch.labels, self.weight)
-        self._prepare(batch, cos_y)
+        """(B,) cosines to the own centres, now with a gradient, and what ``_dense`` returns."""
         sampled = self._draw(batch.labels)
         position = batch.labels - self.start
         if sampled is not None and len(self.weight):
@@ -257,7 +268,7 @@ class PartialFC(nn.Module):
             batch,
             self.entropy,
             self.group,
-            self.on_centre_gradient,
+            self._on_centre_gradient,
         )
 
     def _tile(self, batch: int) -> int:
@@ -275,15 +286,8 @@ class PartialFC(nn.Module):
         most = memory // 64 // (8 * (batch + 2 * self.weight.shape[1]))
         return max(128, min(most, len(self.weight)) // 128 * 128)
 
-    def _alone(self, x: Tensor, batch: BatchView) -> tuple[Tensor, None, None]:
-        """For losses in which other classes have no part; the centres get no gradient."""
-        cos_y = self._target_cosine(x, batch.labels, self.weight.detach())
-        self._prepare(batch, cos_y)
-        return cos_y, None, None
-
-    def _dense(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor, Tensor | None]:
-        cos_y = self._target_cosine(x, batch.labels, self.weight)
-        self._prepare(batch, cos_y)
+    def _dense(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor | None]:
+        """(B,) log-sum-exps over all other classes, and (B,) their mean logits or None."""
         sampled = self._draw(batch.labels)
         logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, batch)
         here = torch.arange(self.start, self.stop, device=x.device)
@@ -295,7 +299,15 @@ class PartialFC(nn.Module):
         total = sum_ranks(exp.sum(1), self.group)
         mean_logit = sum_ranks((exp * logits).sum(1), self.group).detach() / total.detach() if self.entropy else None
         nothing = total == 0  # log 0 has no gradient
-        return cos_y, total.masked_fill(nothing, 1.0).log().masked_fill(nothing, -torch.inf) + shift, mean_logit
+        return total.masked_fill(nothing, 1.0).log().masked_fill(nothing, -torch.inf) + shift, mean_logit
+
+    def attach(self, on_centre_gradient: OnCentreGradient | None) -> None:
+        """What a streamed backward pass calls for the gradient of the centres; by None it goes to ``weight.grad``.
+
+        The function gets the batch's ``Backward`` and ``d_x`` (B, d) or None, and has to add the gradient of the unit
+        embeddings to the latter. ``weight.grad`` stays None then. One at a time: ``CentreOptimizer`` calls this.
+        """
+        self._on_centre_gradient = on_centre_gradient
 
     def extend_classes(self, count: int) -> None:
         """Add ``count`` classes behind the others, with random centres; all ranks call, after loading a checkpoint.

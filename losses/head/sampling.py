@@ -72,15 +72,18 @@ def draw(
     drawn.index_fill_(0, torch.where((labels >= start) & (labels < stop), labels - start, local), True)
     drawn = drawn[:local]
 
-    ahead = drawn.cumsum(0)
+    # ``position`` permutes the shard's rows without a sort: first the drawn ones in their order, then the others in
+    # theirs; ``index`` is its inverse. ``count`` stays on the device, so that ``index`` is cut at a size that is large
+    # enough, and its rows from ``count`` on are the inactive ones.
+    ahead = drawn.cumsum(0)  # how many are drawn up to each row and including it
     count = ahead[-1:] if local else ahead.new_zeros(1)
     here = torch.arange(local, device=device)
     position = torch.where(drawn, ahead - 1, count + here - ahead)
     index = torch.empty_like(position).scatter_(0, position, here)
     if wait:
         return SampledClasses(index[: int(count)], None, position)
-    # Room for the mean of the count and six standard deviations of a Poisson distribution, which is wider, and for a
-    # batch whose positives all lie here.
+    # Room for the mean of the count and six standard deviations of a Poisson distribution, which is wider than the
+    # binomial one, and for a batch whose positives all lie here. Negatives past that would be left out of the step.
     mean = quota * local / num_classes
     size = min(local, math.ceil(mean + 6 * math.sqrt(mean)) + len(labels))
     return SampledClasses(index[:size], torch.arange(size, device=device) < count, position)

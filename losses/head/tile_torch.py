@@ -4,7 +4,6 @@
 arguments, in Triton.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +71,8 @@ def exp_sums(
         exponentials (B, n), or None (Triton).
     """
     logits, _ = _logits(x, tile, margin, batch, shift, sloped=False)
+    # From here on exp is exp(logit - shift) where a class counts, 0 where not. Unless the entropy needs the logits, exp
+    # takes their memory, and nothing below may read them.
     exp = logits.exp() if entropy else logits.exp_()
     column, inside = _target_cells(tile, target_column)
     exp.scatter_(1, column, exp.gather(1, column).masked_fill_(inside, 0.0))
@@ -107,6 +108,8 @@ def d_product(
         d_cos = logits.exp_().mul_(d_lse[:, None] * slope)
         if tile.active is not None:
             d_cos.mul_(tile.active)
+    # A row's own cell holds d_cos_y, whatever was computed there; every other cell keeps its number: rows whose class
+    # lies elsewhere write back what they read.
     column, inside = _target_cells(tile, target_column)
     d_cos.scatter_(1, column, torch.where(inside, d_cos_y[:, None], d_cos.gather(1, column)))
     return d_cos.mul_(tile.inv_norm).to(x.dtype)
@@ -137,18 +140,17 @@ def sgd_(
 
     Args:
         state: ``weight`` and, with momentum, ``momentum``, (C_r, d).
-        active: (n,) bool, which of the rows move; None for all. The others stay as they are, bit for bit.
+        active: (n,) bool, which of the rows move (the others stay as they are, bit for bit); None for all, and always
+            with a slice.
         gradient: (n, d), multiplied by ``scale``; overwritten.
         inv_norm: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the gradient, or None.
     """
-
-    def rule(state: dict[str, Tensor]) -> None:
-        step = _loss_gradient(gradient, inv_norm, state["weight"], scale).add_(state["weight"], alpha=weight_decay)
-        if momentum:
-            step = torch.add(step, state["momentum"], alpha=momentum, out=state["momentum"])
-        state["weight"].sub_(step, alpha=lr)
-
-    _apply(rule, state, index, active)
+    rows = _rows(state, index)
+    step = _loss_gradient(gradient, inv_norm, rows["weight"], scale).add_(rows["weight"], alpha=weight_decay)
+    if momentum:
+        step = torch.add(step, rows["momentum"], alpha=momentum, out=rows["momentum"])
+    rows["weight"].sub_(step, alpha=lr)
+    _write_back(state, index, active, rows)
 
 
 def adamw_(
@@ -165,16 +167,14 @@ def adamw_(
     scale: float,
 ) -> None:
     """As ``sgd_``, by the rule of ``torch.optim.AdamW``; ``steps`` (C_r, 1) counts for each row."""
-
-    def rule(state: dict[str, Tensor]) -> None:
-        g = _loss_gradient(gradient, inv_norm, state["weight"], scale)
-        steps = state["steps"].add_(1)
-        mean = state["exp_avg"].lerp_(g, 1 - betas[0])
-        square = state["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-        denominator = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
-        state["weight"].mul_(1 - lr * weight_decay).sub_(lr * mean / ((1 - betas[0] ** steps) * denominator))
-
-    _apply(rule, state, index, active)
+    rows = _rows(state, index)
+    g = _loss_gradient(gradient, inv_norm, rows["weight"], scale)
+    steps = rows["steps"].add_(1)
+    mean = rows["exp_avg"].lerp_(g, 1 - betas[0])
+    square = rows["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+    denominator = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
+    rows["weight"].mul_(1 - lr * weight_decay).sub_(lr * mean / ((1 - betas[0] ** steps) * denominator))
+    _write_back(state, index, active, rows)
 
 
 def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor, scale: float) -> Tensor:
@@ -184,16 +184,20 @@ def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor, sc
     return gradient if scale == 1 else gradient.div_(scale)
 
 
-def _apply(
-    rule: Callable[[dict[str, Tensor]], None], state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None
+def _rows(state: dict[str, Tensor], index: slice | Tensor) -> dict[str, Tensor]:
+    """Some rows (n) of each tensor, to be changed in place: views for a slice, copies for row numbers."""
+    return {name: tensor[index] for name, tensor in state.items()}
+
+
+def _write_back(
+    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, rows: dict[str, Tensor]
 ) -> None:
-    old = {name: tensor[index] for name, tensor in state.items()}
-    new = old if active is None else {name: values.clone() for name, values in old.items()}
-    rule(new)
+    """Put the active ones of the changed rows where they came from; those of a slice are there already."""
     if isinstance(index, slice):
-        return  # a slice is the rows themselves
+        return
     for name, tensor in state.items():
-        tensor[index] = new[name] if active is None else torch.where(active[:, None], new[name], old[name])
+        changed = rows[name]
+        tensor[index] = changed if active is None else torch.where(active[:, None], changed, tensor[index])
 
 
 def _target_cells(tile: Tile, target_column: Tensor) -> tuple[Tensor, Tensor]:

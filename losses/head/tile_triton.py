@@ -3,6 +3,10 @@
 A product of embeddings and centres leaves the tensor cores as what becomes of it: sums of exponentials in the forward
 pass, the gradient of the cosines (in half precision) in the backward pass. The (B, n) float32 logits do not exist. What
 works on rows (norms, tangents, updates) reads and writes each number once.
+
+In a kernel an argument's name stands for the pointer until it is loaded, and from then on for the value. A program
+computes one BLOCK x BLOCK part of the products (rows: the batch's, columns: the tile's centres), or works on one
+centre. Tensors are contiguous, and an argument that is None is left out when the kernel is compiled.
 """
 
 import torch

@@ -100,6 +100,16 @@ def test_rows_not_drawn_are_untouched(rule, fused):
         assert (new[drawn] != old[drawn]).any(1).all(), name
 
 
+def test_a_new_optimiser_takes_the_place_of_the_old_one():
+    """A plain one too: the gradient goes where it looks, not to the fused one from before."""
+    centres = problem()[2]
+    expected = train(*make(centres, "sgd"), batches())
+    head, fused = make(centres, "sgd", fused=True)
+    plain = CentreOptimizer(head, **RULES["sgd"])
+    close(train(head, plain, batches()), expected, 1e-6)
+    assert not fused.state["momentum"].any()
+
+
 def test_gradient_scale_and_a_skipped_step():
     centres = problem()[2]
     plain = train(*make(centres, "sgd"), batches(1))
