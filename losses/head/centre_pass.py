@@ -167,7 +167,7 @@ class StreamedSoftmax(Function):
         group: Group,
         on_centre_gradient: OnCentreGradient | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        x = x.to(centre_pass.dtype)
+        x = x.to(centre_pass.dtype).contiguous()  # as the kernels read it
         lse, mean_logit = log_sum_exp(x, centre_pass, margin, batch, entropy, group)
         ctx.save_for_backward(x, lse)
         ctx.centre_pass, ctx.margin, ctx.batch, ctx.on_centre_gradient = centre_pass, margin, batch, on_centre_gradient

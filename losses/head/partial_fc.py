@@ -6,7 +6,7 @@ sums over the ranks: the cosines to the own centres, and the exponentials. Broad
 the backward pass, one reduce-scatter of the embeddings' gradient.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
@@ -126,7 +126,10 @@ class PartialFC(nn.Module):
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
         self.seed, self.step, self.group = seed, 0, group
-        self.kernels, self.arithmetic = kernels, _triton_kernels() if kernels == "triton" else losses.head.tile_torch
+        self.kernels, self.arithmetic = kernels, losses.head.tile_torch
+        if kernels == "triton":
+            self.arithmetic = _triton_kernels()
+            self.arithmetic.check(margin, matmul_dtype)
         self._on_centre_gradient: OnCentreGradient | None = None
         self.weight = nn.Parameter(self._initial(*self._range, embedding_size, torch.device(device)))
 
@@ -289,6 +292,7 @@ class PartialFC(nn.Module):
     def _dense(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor | None]:
         """(B,) log-sum-exps over all other classes, and (B,) their mean logits or None."""
         sampled = self._draw(batch.labels)
+        batch = replace(batch, norm=batch.norm.detach())  # as in a pass by tiles, where only cosines have a gradient
         logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, batch)
         here = torch.arange(self.start, self.stop, device=x.device)
         left_out = here == batch.labels[:, None]

@@ -214,4 +214,5 @@ def _logits(
     if margin.linear:
         return torch.addcmul(-base, cos, tile.inv_norm, value=margin.s, out=cos), margin.s
     cos.mul_(tile.inv_norm)
-    return margin.others(cos, batch).sub_(base), margin.slope(cos, batch) if sloped else 0.0
+    slope = margin.slope(cos, batch) if sloped else 0.0  # first: the logits may be ``cos`` itself, changed in place
+    return margin.others(cos, batch).sub_(base), slope

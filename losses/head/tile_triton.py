@@ -16,6 +16,7 @@ from torch import Tensor
 
 from losses.head.tile_torch import TINY, Tile
 from losses.margins.margin import BatchView, Margin
+from pipelines.common.errors import UserError
 
 # A block of products: 128 x 128, in steps of 128 bytes along d. Three steps in flight take 96 KiB of shared memory,
 # which every architecture since Ampere has.
@@ -169,6 +170,15 @@ def _adamw(
     tl.store(steps, count, mask=tl.sum(mask.to(tl.int32)) > 0)
 
 
+def check(margin: Margin, matmul_dtype: torch.dtype) -> None:
+    """Refuse what these kernels do not compute."""
+    if margin.competitive and margin.overrides_others:
+        name = type(margin).__name__
+        raise UserError(f"{name} has an `others` of its own, which Triton's kernels do not know: take kernels: torch")
+    if matmul_dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(f"Triton's kernels do not multiply {matmul_dtype}: take kernels: torch")
+
+
 def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """See ``tile_torch.load_centres``."""
     size, count = weight.shape[1], len(index) if isinstance(index, Tensor) else index.stop - index.start
@@ -248,8 +258,9 @@ def _index_or_first(index: slice | Tensor) -> tuple[Tensor | None, int]:
 def _curve_arguments(margin: Margin, batch: BatchView) -> tuple[float, Tensor | None, Tensor | None, float | None]:
     """What ``_others`` needs of a margin."""
     curve = margin.hard_negatives(batch)
-    limit, coefficients = (None, None) if curve is None else (curve.limit, curve.coefficients)
-    return margin.s, limit, coefficients, margin.interclass_filter
+    if curve is None:
+        return margin.s, None, None, margin.interclass_filter
+    return margin.s, curve.limit.contiguous(), curve.coefficients.contiguous(), margin.interclass_filter
 
 
 def _blocks(x: Tensor) -> dict[str, int]:

@@ -5,8 +5,9 @@ With c_ij the cosine of embedding i and class centre j, every loss of the family
     target_i = T(c_iy, batch)          other_ij = N(c_ij, batch)        lse_i = log Σ_{j≠y} exp(other_ij)
     loss_i   = L(target_i, lse_i, batch)
 
-The head evaluates N tile by tile and never needs more of a margin than this. N is s·c_ij except for hard negatives, the
-cosines above a limit of their row, which a margin may replace by a quadratic (``HardNegativeCurve``) or drop.
+The head evaluates N tile by tile and never needs more of a margin than this. In every published margin N is s·c_ij
+except for hard negatives, the cosines above a limit of their row, which a margin may replace by a quadratic
+(``HardNegativeCurve``) or drop. ``Margin`` says what may be overridden, N itself included.
 """
 
 import math
@@ -75,6 +76,21 @@ class BatchView:
 class Margin(nn.Module):
     """Base of all margins: scaled cosines, softmax cross-entropy, no margin.
 
+    A margin overrides any of ``target``, ``loss``, ``update``, ``hard_negatives``, ``others`` and ``bound``:
+
+        class LeakyCosFace(Margin):
+            def target(self, cos_y, batch):
+                return self.s * (cos_y - 0.35)
+
+            def others(self, cos, batch):  # at most s, so ``bound`` holds
+                return self.s * F.leaky_relu(cos, 0.1)
+
+    What the literature does to hard negatives is ``hard_negatives``, which every kernel computes. ``others`` is for the
+    rest: with it streamed and dense mode agree, the derivative is autograd's, and ``kernels: triton`` is refused. It
+    works on a few centres at a time, so a logit may depend on its own cosine and on what ``batch`` holds of its row; it
+    leaves ``cos`` as it is, and stands for ``hard_negatives`` and the filter too, unless it calls the base's. A margin
+    whose logits of other classes may exceed s has to say so in ``bound``.
+
     Args:
         s: scale of the logits.
         interclass_filter: cosines to other centres above it count as 0 (arcface_torch's
@@ -99,21 +115,33 @@ class Margin(nn.Module):
         self.s = s
         self.interclass_filter = interclass_filter
 
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        for name in ("slope", "linear", "overrides_others"):
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__} overrides {name}, which follows from others: override that instead")
+
     def bound(self, batch: BatchView) -> Tensor:
-        """() tensor that no logit of another class exceeds."""
+        """() tensor that no logit of another class exceeds; to be overridden where ``others`` exceeds s."""
         curve = self.hard_negatives(batch)
-        return (
-            batch.cos_y.new_full((), self.s) if curve is None else self.s * curve.coefficients.abs().sum().clamp(min=1)
-        )
+        if curve is None:
+            return batch.cos_y.new_full((), self.s)
+        return self.s * curve.coefficients.abs().sum().clamp(min=1)
 
     def shift(self, batch: BatchView) -> Tensor:
         """() tensor to be taken from logits before exp: with it neither they nor their sum overflow float32."""
         return (self.bound(batch) - _UNSHIFTED).clamp(min=0)
 
     @property
+    def overrides_others(self) -> bool:
+        """Whether the margin has an ``others`` of its own."""
+        return type(self).others is not Margin.others
+
+    @property
     def linear(self) -> bool:
         """Whether other logits are just ``s * cos``, which the head then computes in place."""
-        return type(self).hard_negatives is Margin.hard_negatives and self.interclass_filter is None
+        hard = type(self).hard_negatives is not Margin.hard_negatives
+        return not (hard or self.overrides_others) and self.interclass_filter is None
 
     def update(self, batch: BatchView) -> Any:
         """Bring the state up to date with the batch, before use; what it returns becomes ``batch.state``.
@@ -148,7 +176,11 @@ class Margin(nn.Module):
         return self.s * value
 
     def slope(self, cos: Tensor, batch: BatchView) -> Tensor:
-        """(B, n) d others / d cos."""
+        """(B, n) d others / d cos; not to be overridden: of an ``others`` of its own it is autograd's."""
+        if self.overrides_others:
+            with torch.enable_grad():
+                cos = cos.detach().requires_grad_()
+                return torch.autograd.grad(self.others(cos, batch).sum(), cos)[0]
         slope = torch.ones_like(cos)
         if (curve := self.hard_negatives(batch)) is not None:
             a, b, _ = curve.coefficients

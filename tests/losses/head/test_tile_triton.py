@@ -10,6 +10,7 @@ import torch
 import losses.head.partial_fc
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head.sampling import draw
+from losses.margins.margin import HardNegativeCurve, Margin
 from tests.losses.head.test_centre_optimizer import RULES
 from tests.losses.head.test_partial_fc import close, problem
 
@@ -89,6 +90,31 @@ def test_what_has_no_kernels_says_so():
         PartialFC(create_margin("arcface"), 4, 5, kernels="triton", mode="dense")
     with pytest.raises(ValueError, match="'torch' or 'triton'"):
         PartialFC(create_margin("arcface"), 4, 5, kernels="cuda")
+    with pytest.raises(ValueError, match="float64.*kernels: torch"):
+        PartialFC(create_margin("arcface"), 4, 5, kernels="triton", matmul_dtype=torch.float64)
+
+
+class SameLimit(Margin):
+    """Cosines above .1 are doubled in every row; the limit is one number, seen B times."""
+
+    def hard_negatives(self, batch):
+        limit = batch.cos_y.new_full((), 0.1).expand(len(batch.cos_y))
+        return HardNegativeCurve(limit, torch.tensor([0.0, 0.0, 2.0, 2.0, 0.0, 0.0], device=limit.device)[1::2])
+
+
+def test_tensors_may_lie_in_memory_as_they_like():
+    """Embeddings by columns, as a transposed product gives them, and a margin's tensors with strides."""
+    results = []
+    for kernels in ("torch", "triton"):
+        head = PartialFC(SameLimit(16.0), 20, 150, kernels=kernels, tile=40, device=DEVICE)
+        x, y, centres = problem(9, 20, 150)
+        head.load_state_dict({"weight": centres}, strict=False)
+        x = x.T.contiguous().T.to(DEVICE).requires_grad_()
+        out = head(x, y.to(DEVICE))
+        out.loss.backward()
+        results.append((out.loss.detach(), x.grad, head.weight.grad))
+    for expected, ours in zip(*results):
+        close(ours, expected)
 
 
 COMPILE = """

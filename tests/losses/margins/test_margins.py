@@ -103,6 +103,7 @@ def test_errors_say_what_to_do():
         ("broadface", {"queue_size": 0}, "queue_size"),
         ("adaface", {"t": 1}, "unexpected keyword argument 't'; its options are s, m, h, t_alpha, interclass_filter"),
         ("qface", {}, "known: arcface"),
+        ("acrface", {}, "did you mean 'arcface'"),
     ):
         with pytest.raises(ValueError, match=word):
             create_margin(name, **options)
