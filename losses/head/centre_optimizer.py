@@ -123,7 +123,7 @@ class CentreOptimizer:
     def _update(
         self, index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None = None
     ) -> None:
-        """Move some rows (n) and their state; see ``tile.sgd_``."""
+        """Move some rows (n) and their state; see ``tile_torch.sgd_``."""
         arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
         shared = dict(lr=self.lr, weight_decay=self.weight_decay, scale=self.grad_scale)
         if self.algorithm == "sgd":

@@ -31,7 +31,7 @@ class CentrePass:
         target_position: (B,) int64, place of the row's class in the pass; outside [0, length) where it is not.
         sampled: the rows drawn, or None for all of them in order.
         size: centres a tile.
-        dtype: type of the products' factors; sums are float32 always.
+        dtype: type of the products' operands; sums are float32 always.
         arithmetic: ``losses.head.tile_torch`` or ``losses.head.tile_triton``.
         keep_exp: whether the forward pass leaves each tile's exponentials (B, n) in ``exps`` for the backward pass.
     """

@@ -10,31 +10,18 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
+from torch import Tensor
 
 import losses.head.tile_torch
 from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedSoftmax
-from losses.head.collective import (
-    Group,
-    RowGather,
-    rank,
-    reshard,
-    shard_range,
-    sum_ranks,
-    world_size,
-)
+from losses.head.collective import Group, RowGather, sum_ranks
 from losses.head.queue import EmbeddingQueue
 from losses.head.sampling import SampledClasses, draw
+from losses.head.sharded_centres import ShardedCentres
 from losses.head.tile_torch import inverse_norm
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
-
-_INIT_BLOCK = 4096
-_INIT_STD = 0.01
 
 
 @dataclass
@@ -61,7 +48,7 @@ class HeadOutput:
         return self.batch.cos_y
 
 
-class PartialFC(nn.Module):
+class PartialFC(ShardedCentres):
     """Embeddings (b, d) and labels (b,) of each rank → margin-softmax loss of the global batch.
 
     The gradient that reaches ``embeddings`` is that of the loss times the number of ranks, because
@@ -76,15 +63,14 @@ class PartialFC(nn.Module):
         kernels: what computes a streamed tile: ``torch``, or ``triton`` for fused kernels on a GPU.
         tile: centres in a tile; None chooses by the device's cache or memory.
         entropy: whether to compute ``HeadOutput.entropy``.
-        matmul_dtype: type of the products' factors; the sums, the cosines to the own centres and the centres
+        matmul_dtype: type of the products' operands; the sums, the cosines to the own centres and the centres
             themselves stay float32.
         uneven_batches: set it where ranks may bring different numbers of rows.
         seed: of the initial centres and of the samples.
         group: the ranks that share the centres; None for all.
 
     Attributes:
-        weight: (C_r, d) this rank's centres; rows are split as DTensor splits them. In the state dict they are a
-            DTensor of all C rows, so that ``torch.distributed.checkpoint`` loads them on any number of ranks.
+        weight: see ``ShardedCentres``.
         step: number of steps drawn so far; (seed, step) decides which classes are drawn. Part of the state dict.
     """
 
@@ -105,9 +91,6 @@ class PartialFC(nn.Module):
         device: torch.device | str = "cpu",
         group: Group = None,
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise UserError(f"a classifier needs at least one class, not {num_classes}")
         if not 0 < sample_rate <= 1:
             raise UserError(f"sample_rate must be in (0, 1], not {sample_rate}")
         if mode not in ("streamed", "dense"):
@@ -120,46 +103,17 @@ class PartialFC(nn.Module):
             raise UserError(f"tile must be positive, not {tile}")
         if entropy and not margin.competitive:
             raise UserError(f"{type(margin).__name__} has no softmax over the classes, so no entropy")
+        super().__init__(embedding_size, num_classes, seed=seed, device=device, group=group)
         self.margin = margin.to(device)
         self.queue = EmbeddingQueue(margin.queue_size, embedding_size, device) if margin.queue_size else None
-        self.num_classes = num_classes
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
-        self.seed, self.step, self.group = seed, 0, group
+        self.step = 0
         self.kernels, self.arithmetic = kernels, losses.head.tile_torch
         if kernels == "triton":
             self.arithmetic = _triton_kernels()
             self.arithmetic.check(margin, matmul_dtype)
         self._on_centre_gradient: OnCentreGradient | None = None
-        self.weight = nn.Parameter(self._initial(*self._range, embedding_size, torch.device(device)))
-
-    @property
-    def _range(self) -> tuple[int, int]:
-        return shard_range(self.num_classes, rank(self.group), world_size(self.group))
-
-    @property
-    def start(self) -> int:
-        """First class of this rank."""
-        return self._range[0]
-
-    @property
-    def stop(self) -> int:
-        """One past the last class of this rank."""
-        return self._range[1]
-
-    def _initial(self, start: int, stop: int, embedding_size: int, device: torch.device) -> Tensor:
-        """Normal numbers in blocks with seeds of their own, so that they do not depend on the number of ranks."""
-        weight = torch.empty(stop - start, embedding_size, device=device)
-        if device.type == "meta":
-            return weight
-        generator = torch.Generator(device)
-        for block in range(start // _INIT_BLOCK, -(-stop // _INIT_BLOCK)):
-            first = block * _INIT_BLOCK
-            generator.manual_seed(self.seed * 1_000_003 + block)
-            values = torch.randn(_INIT_BLOCK, embedding_size, generator=generator, device=device) * _INIT_STD
-            inside = slice(max(start, first), min(stop, first + _INIT_BLOCK))
-            weight[inside.start - start : inside.stop - start] = values[inside.start - first : inside.stop - first]
-        return weight
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, weights: Tensor | None = None, uniform: Tensor | None = None
@@ -313,50 +267,18 @@ class PartialFC(nn.Module):
         """
         self._on_centre_gradient = on_centre_gradient
 
-    def extend_classes(self, count: int) -> None:
-        """Add ``count`` classes behind the others, with random centres; all ranks call, after loading a checkpoint.
-
-        The shards change with it, so create the optimiser of the centres afterwards.
-        """
-        if count < 1:
-            raise UserError(f"the number of classes to add must be positive, not {count}")
-        old, self.num_classes = self.num_classes, self.num_classes + count
-        kept = reshard(self.weight.detach(), old, self.num_classes, self.group)
-        fresh = self._initial(max(self.start, old), max(self.stop, old), kept.shape[1], kept.device)
-        self.weight = nn.Parameter(torch.cat([kept, fresh]))
-
     # -- state ---------------------------------------------------------------------------------------------------------
-
-    def shard(self, local: Tensor) -> Tensor:
-        """A tensor with a row for each centre of this rank as a DTensor of all C rows; itself without ranks."""
-        if world_size(self.group) == 1:
-            return local
-        mesh = DeviceMesh.from_group(self.group or dist.group.WORLD, local.device.type)
-        shape = (self.num_classes, *local.shape[1:])
-        stride = torch.empty(shape, device="meta").stride()
-        return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=stride)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "weight"] = self.shard(self.weight if keep_vars else self.weight.detach())
         destination[prefix + "step"] = torch.tensor(self.step)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        """The centres may be a DTensor sharded like these, or a plain tensor of all C rows."""
-        weight = state_dict.get(prefix + "weight")
-        if isinstance(weight, DTensor):
-            weight = weight.to_local()
-        elif weight is not None:
-            if len(weight) != self.num_classes:
-                raise UserError(f"the file has centres of {len(weight)} classes, the head has {self.num_classes}")
-            weight = weight[self.start : self.stop]
-        local = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        if weight is not None:
-            local[prefix + "weight"] = weight
-        step = local.pop(prefix + "step", None)
+        others = dict(state_dict)
+        step = others.pop(prefix + "step", None)
         if step is not None:
             self.step = int(step)
-        super()._load_from_state_dict(local, prefix, *args)
+        super()._load_from_state_dict(others, prefix, *args)
 
 
 def _triton_kernels() -> ModuleType:

@@ -48,7 +48,7 @@ def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> t
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32, from factors of their own type."""
+    """a @ b in float32, of operands of their own type."""
     if a.dtype == torch.float32:
         return a @ b
     if a.is_cuda:
