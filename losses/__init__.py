@@ -17,7 +17,7 @@ from losses.margins.margin import Margin
 from losses.margins.mv_softmax import MVSoftmax
 from losses.margins.scf import SCF
 from losses.margins.sphereface import SphereFace
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, unknown
 
 MARGINS: dict[str, type[Margin]] = {
     "arcface": ArcFace,
@@ -37,9 +37,13 @@ MARGINS: dict[str, type[Margin]] = {
 
 
 def create_margin(name: str, **options: float | str | None) -> Margin:
-    """A margin by name; options it does not know are named, with those it does."""
+    """A margin by name.
+
+    Raises:
+        UserError: the name is unknown (the nearest one is told), or an option is (the margin's own ones are told).
+    """
     if name not in MARGINS:
-        raise UserError(f"unknown margin {name!r}; known: {', '.join(MARGINS)}")
+        raise unknown("margin", name, MARGINS)
     try:
         return MARGINS[name](**options)
     except TypeError as error:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from losses.head.centre_pass import Backward, OnCentreGradient
 from losses.head.partial_fc import PartialFC
-from losses.head.sampling import Sample
-from losses.head.stream import Pullback
+from losses.head.sampling import SampledClasses
 from losses.head.tile_torch import Tile
 from pipelines.common.errors import UserError
 
@@ -19,11 +19,12 @@ class CentreOptimizer:
 
     Three ways lead from a backward pass to an update:
 
-    - plain: the gradient is kept and ``step`` applies it;
+    - plain: the gradient is kept, in ``head.weight.grad`` or, with sampling, here for the rows drawn alone, and
+      ``step`` applies it;
     - ``fused``: each tile of centres is updated in the backward pass as soon as its gradient is known, so that the
       gradient of all centres never exists; ``step`` then only counts;
     - ``fused`` and ``deferred``: the backward pass computes the gradient of the embeddings and remembers the batch;
-      ``step`` walks the centres once more and updates each tile. A fourth more products than fused, the same
+      ``step`` passes over the centres once more and updates each tile. A fourth more products than fused, the same
       memory, and the update may still be skipped (fp16) or fed by several batches (gradient accumulation).
 
     Args:
@@ -64,31 +65,37 @@ class CentreOptimizer:
             self.state["steps"] = torch.zeros(len(weight), 1, device=weight.device)
         elif momentum:
             self.state["momentum"] = torch.zeros_like(weight, requires_grad=False)
-        self._batches: list[Pullback] = []
-        self._drawn: list[tuple[Sample, Tensor]] = []  # with the gradients of its rows
-        if head.mode == "streamed" and (fused or head.sample_rate < 1):
-            head.consume = self._consume
+        self._batches: list[Backward] = []
+        self._drawn: list[tuple[SampledClasses, Tensor]] = []  # with the gradients of its rows
+        head.attach(self._way())
 
     # -- from backward passes to rows and gradients --------------------------------------------------------------------
 
-    def _consume(self, pullback: Pullback, embeddings: bool) -> Tensor | None:
-        if self.deferred:
-            self._batches.append(pullback)
-            return pullback.run(embeddings, None)
+    def _way(self) -> OnCentreGradient | None:
+        """What the head calls in a backward pass; None leaves the gradient in ``head.weight.grad``."""
         if self.fused:
-            return pullback.run(embeddings, self._update_tile)
-        d_x, gradient = pullback.gradients(embeddings)
-        self._drawn.append((pullback.walk.sample, gradient))
-        return d_x
+            return self._defer if self.deferred else self._update_tiles
+        return self._keep_drawn if self.head.mode == "streamed" and self.head.sample_rate < 1 else None
+
+    def _update_tiles(self, backward: Backward, d_x: Tensor | None) -> None:
+        for tile in backward.centre_pass.tiles():
+            self._update_tile(tile, backward.tile_gradient(tile, d_x))
+
+    def _defer(self, backward: Backward, d_x: Tensor | None) -> None:
+        self._batches.append(backward)
+        backward.embedding_gradient(d_x)
+
+    def _keep_drawn(self, backward: Backward, d_x: Tensor | None) -> None:
+        self._drawn.append((backward.centre_pass.sampled, backward.centre_gradient(d_x)))
 
     @torch.no_grad()
     def step(self) -> None:
         """Apply what the backward passes since the last call left to be applied."""
         if self._batches:
-            self._walk_batches()
+            self._update_deferred()
         if self._drawn:
-            (sample, gradient), *more = self._drawn
-            self._update(*(_merged(self._drawn) if more else (sample.index, sample.live, gradient)))
+            (sampled, gradient), *more = self._drawn
+            self._update(*(_merged(self._drawn) if more else (sampled.index, sampled.active, gradient)))
         if self.head.weight.grad is not None:
             self._update(slice(None), None, self.head.weight.grad)
         self.zero_grad()
@@ -99,30 +106,30 @@ class CentreOptimizer:
         self._drawn.clear()
         self.head.weight.grad = None
 
-    def _walk_batches(self) -> None:
+    def _update_deferred(self) -> None:
         first, *more = self._batches
-        if more and first.walk.sample is not None:
+        if more and first.centre_pass.sampled is not None:
             raise UserError("a fused update over several sampled batches is not possible: unset fused")
-        for tile in first.walk.tiles():
-            gradient = first.tile(tile, None)
+        for tile in first.centre_pass.tiles():
+            gradient = first.tile_gradient(tile)
             for batch in more:
-                gradient += batch.tile(tile, None)
+                gradient += batch.tile_gradient(tile)
             self._update_tile(tile, gradient)
 
     def _update_tile(self, tile: Tile, gradient: Tensor) -> None:
-        self._update(tile.rows, tile.live, gradient, tile.inverse)
+        self._update(tile.index, tile.active, gradient, tile.inv_norm)
 
     @torch.no_grad()
     def _update(
-        self, rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None = None
+        self, index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None = None
     ) -> None:
-        """Move some rows (n) and their state; see ``tile.sgd_``."""
+        """Move some rows (n) and their state; see ``tile_torch.sgd_``."""
         arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
         shared = dict(lr=self.lr, weight_decay=self.weight_decay, scale=self.grad_scale)
         if self.algorithm == "sgd":
-            arithmetic.sgd_(state, rows, live, gradient, inverse, momentum=self.momentum, **shared)
+            arithmetic.sgd_(state, index, active, gradient, inv_norm, momentum=self.momentum, **shared)
         else:
-            arithmetic.adamw_(state, rows, live, gradient, inverse, betas=self.betas, eps=self.eps, **shared)
+            arithmetic.adamw_(state, index, active, gradient, inv_norm, betas=self.betas, eps=self.eps, **shared)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -131,9 +138,11 @@ class CentreOptimizer:
         return {name: self.head.shard(tensor) for name, tensor in self.state.items()}
 
 
-def _merged(drawn: list[tuple[Sample, Tensor]]) -> tuple[Tensor, None, Tensor]:
+def _merged(drawn: list[tuple[SampledClasses, Tensor]]) -> tuple[Tensor, None, Tensor]:
     """Rows and the sums of their gradients over several samples (gradient accumulation; waits for the device)."""
-    rows = torch.cat([sample.rows for sample, _ in drawn])
-    values = torch.cat([gradient if sample.live is None else gradient[sample.live] for sample, gradient in drawn])
-    unique, place = rows.unique(return_inverse=True)
+    drawn_rows = torch.cat([sampled.drawn for sampled, _ in drawn])
+    values = torch.cat(
+        [gradient if sampled.active is None else gradient[sampled.active] for sampled, gradient in drawn]
+    )
+    unique, place = drawn_rows.unique(return_inverse=True)
     return unique, None, values.new_zeros(len(unique), values.shape[1]).index_add_(0, place, values)

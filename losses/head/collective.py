@@ -26,11 +26,11 @@ def rank(group: Group = None) -> int:
 Range = tuple[int, int]
 
 
-def shard_range(rows: int, rank: int, ranks: int) -> Range:
+def shard_range(count: int, rank: int, ranks: int) -> Range:
     """The [start, stop) that a rank holds by DTensor's rule: an even share rounded up; the last ranks get less."""
-    share = -(-rows // ranks)
-    start = min(rank * share, rows)
-    return start, min(start + share, rows)
+    share = -(-count // ranks)
+    start = min(rank * share, count)
+    return start, min(start + share, count)
 
 
 def reshard(rows: Tensor, old: int, new: int, group: Group = None) -> Tensor:
@@ -56,7 +56,7 @@ def reshard(rows: Tensor, old: int, new: int, group: Group = None) -> Tensor:
 class RowGather:
     """Stacks the rows that the ranks hold, in rank order.
 
-    ``uneven=False`` takes every rank to hold as many rows as this one and needs no word about it; with ``uneven=True``
+    ``uneven=False`` assumes that all ranks hold equally many and costs no communication; with ``uneven=True``
     the sizes are exchanged first (which waits for the device) and smaller ranks are padded on the way.
     """
 

@@ -18,7 +18,7 @@ class EmbeddingQueue(nn.Module):
     def __init__(self, size: int, embedding_size: int, device: torch.device | str) -> None:
         super().__init__()
         self.register_buffer("offset", torch.zeros(size, embedding_size, device=device))
-        self.register_buffer("inverse", torch.zeros(size, 1, device=device))
+        self.register_buffer("inv_norm", torch.zeros(size, 1, device=device))
         self.register_buffer("labels", torch.full((size,), -1, device=device))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64, device=device))
 
@@ -27,13 +27,13 @@ class EmbeddingQueue(nn.Module):
         return len(self.labels)
 
     @torch.no_grad()
-    def exchange(self, x: Tensor, labels: Tensor, centres: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def exchange(self, x: Tensor, labels: Tensor, centres_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Take out all past embeddings as they would be now, and put the batch in the place of the oldest.
 
         Args:
             x: (B, d) unit embeddings.
             labels: (B,) int64.
-            centres: (n,) labels → (n, d) their centres, not normalised.
+            centres_of: (n,) labels → (n, d) their centres, not normalised.
 
         Returns:
             (Q, d) unit embeddings, (Q,) labels.
@@ -41,15 +41,15 @@ class EmbeddingQueue(nn.Module):
         size = len(self)
         x, labels = x[-size:], labels[-size:]
         past_labels = self.labels.clone()
-        of_past, of_batch = centres(torch.cat([past_labels, labels])).split([size, len(x)])
-        past = F.normalize(self.offset + self.inverse * of_past)
+        of_past, of_batch = centres_of(torch.cat([past_labels, labels])).split([size, len(x)])
+        past = F.normalize(self.offset + self.inv_norm * of_past)
 
         # An embedding that is not finite (a step of fp16 that will be skipped) would stay for many steps.
         finite = x.isfinite().all(1)
-        inverse = torch.linalg.vector_norm(of_batch, dim=1, keepdim=True).clamp(min=1e-12).reciprocal()
+        inv_norm = torch.linalg.vector_norm(of_batch, dim=1, keepdim=True).clamp(min=1e-12).reciprocal()
         place = (self.oldest + torch.arange(len(x), device=x.device)) % size
-        self.offset[place] = torch.where(finite[:, None], x, 0.0) - of_batch * inverse
-        self.inverse[place] = inverse
+        self.offset[place] = torch.where(finite[:, None], x, 0.0) - of_batch * inv_norm
+        self.inv_norm[place] = inv_norm
         self.labels[place] = torch.where(finite, labels, -1)
         self.oldest.copy_((self.oldest + len(x)) % size)
         return past, past_labels

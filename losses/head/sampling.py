@@ -17,24 +17,24 @@ import torch
 from torch import Tensor
 
 
-class Sample(NamedTuple):
+class SampledClasses(NamedTuple):
     """The rows of one rank's shard that take part in a step.
 
     Attributes:
         index: (k,) int64, rows of the shard, all different; the sampled ones first and in ascending order.
-        live: (k,) bool, false for the rows that only fill the buffer up to its fixed size; None if there are no
+        active: (k,) bool, false for the rows that only fill the buffer up to its fixed size; None if there are no
             such rows.
-        slot: (rows of the shard,) int64, where each row stands in ``index`` (past its end: not in it).
+        position: (rows of the shard,) int64, where each row stands in ``index`` (past its end: not in it).
     """
 
     index: Tensor
-    live: Tensor | None
-    slot: Tensor
+    active: Tensor | None
+    position: Tensor
 
     @property
-    def rows(self) -> Tensor:
+    def drawn(self) -> Tensor:
         """(m,) int64, the rows drawn; waits for the device."""
-        return self.index if self.live is None else self.index[self.live]
+        return self.index if self.active is None else self.index[self.active]
 
 
 def _mix(value: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def class_scores(start: int, stop: int, seed: int, step: int, device: torch.devi
 
 def draw(
     labels: Tensor, num_classes: int, start: int, stop: int, sample_rate: float, seed: int, step: int, wait: bool = True
-) -> Sample:
+) -> SampledClasses:
     """Sample classes: all positives, and each other class with the chance that makes up ``sample_rate * num_classes``.
 
     Where the positives alone exceed that quota they are all taken and nothing else is.
@@ -63,24 +63,27 @@ def draw(
         start, stop: the shard's classes, [start, stop).
         wait: wait for the device to say how many classes of the shard are drawn, and return no more.
     """
-    device, rows, quota = labels.device, stop - start, sample_rate * num_classes
+    device, local, quota = labels.device, stop - start, sample_rate * num_classes
     ordered = labels.sort().values
     distinct = (ordered.diff(prepend=ordered.new_full((1,), -1)) != 0).sum().double()
     chance = ((quota - distinct) / (num_classes - distinct)).clamp(0, 1 - 2**-53)  # -inf where all are positives
-    drawn = torch.empty(rows + 1, dtype=torch.bool, device=device)  # the last is for labels of other shards
-    drawn[:rows] = class_scores(start, stop, seed, step, device) < (chance * 2**63).long()
-    drawn.index_fill_(0, torch.where((labels >= start) & (labels < stop), labels - start, rows), True)
-    drawn = drawn[:rows]
+    drawn = torch.empty(local + 1, dtype=torch.bool, device=device)  # the last is for labels of other shards
+    drawn[:local] = class_scores(start, stop, seed, step, device) < (chance * 2**63).long()
+    drawn.index_fill_(0, torch.where((labels >= start) & (labels < stop), labels - start, local), True)
+    drawn = drawn[:local]
 
-    ahead = drawn.cumsum(0)
-    count = ahead[-1:] if rows else ahead.new_zeros(1)
-    here = torch.arange(rows, device=device)
-    slot = torch.where(drawn, ahead - 1, count + here - ahead)
-    index = torch.empty_like(slot).scatter_(0, slot, here)
+    # ``position`` permutes the shard's rows without a sort: first the drawn ones in their order, then the others in
+    # theirs; ``index`` is its inverse. ``count`` stays on the device, so that ``index`` is cut at a size that is large
+    # enough, and its rows from ``count`` on are the inactive ones.
+    ahead = drawn.cumsum(0)  # how many are drawn up to each row and including it
+    count = ahead[-1:] if local else ahead.new_zeros(1)
+    here = torch.arange(local, device=device)
+    position = torch.where(drawn, ahead - 1, count + here - ahead)
+    index = torch.empty_like(position).scatter_(0, position, here)
     if wait:
-        return Sample(index[: int(count)], None, slot)
-    # Room for the mean of the count and six standard deviations of a Poisson distribution, which is wider, and for a
-    # batch whose positives all lie here.
-    mean = quota * rows / num_classes
-    size = min(rows, math.ceil(mean + 6 * math.sqrt(mean)) + len(labels))
-    return Sample(index[:size], torch.arange(size, device=device) < count, slot)
+        return SampledClasses(index[: int(count)], None, position)
+    # Room for the mean of the count and six standard deviations of a Poisson distribution, which is wider than the
+    # binomial one, and for a batch whose positives all lie here. Negatives past that would be left out of the step.
+    mean = quota * local / num_classes
+    size = min(local, math.ceil(mean + 6 * math.sqrt(mean)) + len(labels))
+    return SampledClasses(index[:size], torch.arange(size, device=device) < count, position)

@@ -1,16 +1,15 @@
 """The arithmetic of one tile of class centres in plain torch: the readable reference, and what runs on a CPU.
 
-``losses.head.tile_triton`` has ``factors``, ``exp_sums``, ``d_product``, ``sgd_`` and ``adamw_``, with the same
+``losses.head.tile_triton`` has ``load_centres``, ``exp_sums``, ``d_product``, ``sgd_`` and ``adamw_``, with the same
 arguments, in Triton.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from losses.margins.margin import Margin, Rows
+from losses.margins.margin import BatchView, Margin
 
 TINY = 1e-12  # no norm counts as less
 
@@ -20,21 +19,21 @@ class Tile:
     """Some centres of the shard.
 
     Attributes:
-        first: place of the first one in the walk.
-        rows: which rows of the shard they are.
-        live: (n,) bool, false for rows that do not take part; None if all do.
-        factor: (n, d) the centres in the type of the products.
-        inverse: (n,) float32 inverses of their norms.
+        first: place of the first one in the pass.
+        index: which rows of the shard they are.
+        active: (n,) bool, false for rows that do not take part; None if all do.
+        centres: (n, d) the centres in the type of the products.
+        inv_norm: (n,) float32 inverses of their norms.
     """
 
     first: int
-    rows: slice | Tensor
-    live: Tensor | None
-    factor: Tensor
-    inverse: Tensor
+    index: slice | Tensor
+    active: Tensor | None
+    centres: Tensor
+    inv_norm: Tensor
 
     def __len__(self) -> int:
-        return len(self.factor)
+        return len(self.centres)
 
 
 def inverse_norm(weight: Tensor) -> Tensor:
@@ -42,14 +41,14 @@ def inverse_norm(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=1).clamp(min=TINY).reciprocal()
 
 
-def factors(weight: Tensor, rows: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Some rows (n) of the (C_r, d) float32 centres → (n, d) in ``dtype``, and (n,) inverses of their norms."""
-    weight = weight[rows]
+    weight = weight[index]
     return weight.to(dtype), inverse_norm(weight)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32, from factors of their own type."""
+    """a @ b in float32, of operands of their own type."""
     if a.dtype == torch.float32:
         return a @ b
     if a.is_cuda:
@@ -58,25 +57,27 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def exp_sums(
-    x: Tensor, tile: Tile, column: Tensor, margin: Margin, rows: Rows, shift: Tensor, entropy: bool
+    x: Tensor, tile: Tile, target_column: Tensor, margin: Margin, batch: BatchView, shift: Tensor, entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Over the classes of the tile but each row's own.
 
     Args:
         x: (B, d) unit embeddings in the type of the products.
-        column: (B,) int64, place of each row's own class in the tile; outside [0, n) where it is not there.
+        target_column: (B,) int64, place of each row's own class in the tile; outside [0, n) where it is not there.
         shift: () taken from the logits before exp.
 
     Returns:
         (1, B) Σ exp(other - shift), with ``entropy`` (2, B): Σ exp(other - shift)·(other - shift) below it; and the
-        exponentials (B, n) where the implementation has them.
+        exponentials (B, n), or None (Triton).
     """
-    logits, _ = _logits(x, tile, margin, rows, shift, sloped=False)
+    logits, _ = _logits(x, tile, margin, batch, shift, sloped=False)
+    # From here on exp is exp(logit - shift) where a class counts, 0 where not. Unless the entropy needs the logits, exp
+    # takes their memory, and nothing below may read them.
     exp = logits.exp() if entropy else logits.exp_()
-    column, inside = _own(tile, column)
+    column, inside = _target_cells(tile, target_column)
     exp.scatter_(1, column, exp.gather(1, column).masked_fill_(inside, 0.0))
-    if tile.live is not None:
-        exp.mul_(tile.live)
+    if tile.active is not None:
+        exp.mul_(tile.active)
     sums = [exp.sum(1), logits.mul_(exp).sum(1)] if entropy else [exp.sum(1)]
     return torch.stack(sums), exp
 
@@ -84,9 +85,9 @@ def exp_sums(
 def d_product(
     x: Tensor,
     tile: Tile,
-    column: Tensor,
+    target_column: Tensor,
     margin: Margin,
-    rows: Rows,
+    batch: BatchView,
     lse: Tensor,
     d_lse: Tensor,
     d_cos_y: Tensor,
@@ -103,30 +104,32 @@ def d_product(
     if exp is not None:
         d_cos = exp * ((shift - lse).exp() * d_lse * margin.s)[:, None]
     else:
-        logits, slope = _logits(x, tile, margin, rows, lse[:, None], sloped=True)
+        logits, slope = _logits(x, tile, margin, batch, lse[:, None], sloped=True)
         d_cos = logits.exp_().mul_(d_lse[:, None] * slope)
-        if tile.live is not None:
-            d_cos.mul_(tile.live)
-    column, inside = _own(tile, column)
+        if tile.active is not None:
+            d_cos.mul_(tile.active)
+    # A row's own cell holds d_cos_y, whatever was computed there; every other cell keeps its number: rows whose class
+    # lies elsewhere write back what they read.
+    column, inside = _target_cells(tile, target_column)
     d_cos.scatter_(1, column, torch.where(inside, d_cos_y[:, None], d_cos.gather(1, column)))
-    return d_cos.mul_(tile.inverse).to(x.dtype)
+    return d_cos.mul_(tile.inv_norm).to(x.dtype)
 
 
-def tangent_(gradient: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+def tangent_(gradient: Tensor, weight: Tensor, inv_norm: Tensor) -> Tensor:
     """Take from a gradient (n, d) what would only change the length of its centres (n, d); in place.
 
     With ŵ = w/‖w‖, d loss/dw = (g - ŵ(ŵ·g)), where g is d_productᵀ·x: the factor 1/‖w‖ is in it (see ``d_product``).
     """
-    radial = (gradient * weight).sum(1).mul_(inverse.square())
+    radial = (gradient * weight).sum(1).mul_(inv_norm.square())
     return gradient.addcmul_(weight, radial[:, None], value=-1)
 
 
 def sgd_(
     state: dict[str, Tensor],
-    rows: slice | Tensor,
-    live: Tensor | None,
+    index: slice | Tensor,
+    active: Tensor | None,
     gradient: Tensor,
-    inverse: Tensor | None,
+    inv_norm: Tensor | None,
     *,
     lr: float,
     momentum: float,
@@ -137,26 +140,25 @@ def sgd_(
 
     Args:
         state: ``weight`` and, with momentum, ``momentum``, (C_r, d).
-        live: (n,) bool, which of the rows move; None for all. The others stay as they are, bit for bit.
-        gradient: (n, d), ``scale`` times too large; it is used up.
-        inverse: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the gradient, or None.
+        active: (n,) bool, which of the rows move (the others stay as they are, bit for bit); None for all, and always
+            with a slice.
+        gradient: (n, d), multiplied by ``scale``; overwritten.
+        inv_norm: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the gradient, or None.
     """
-
-    def rule(state: dict[str, Tensor]) -> None:
-        step = _loss_gradient(gradient, inverse, state["weight"], scale).add_(state["weight"], alpha=weight_decay)
-        if momentum:
-            step = torch.add(step, state["momentum"], alpha=momentum, out=state["momentum"])
-        state["weight"].sub_(step, alpha=lr)
-
-    _apply(rule, state, rows, live)
+    rows = _rows(state, index)
+    step = _loss_gradient(gradient, inv_norm, rows["weight"], scale).add_(rows["weight"], alpha=weight_decay)
+    if momentum:
+        step = torch.add(step, rows["momentum"], alpha=momentum, out=rows["momentum"])
+    rows["weight"].sub_(step, alpha=lr)
+    _write_back(state, index, active, rows)
 
 
 def adamw_(
     state: dict[str, Tensor],
-    rows: slice | Tensor,
-    live: Tensor | None,
+    index: slice | Tensor,
+    active: Tensor | None,
     gradient: Tensor,
-    inverse: Tensor | None,
+    inv_norm: Tensor | None,
     *,
     lr: float,
     betas: tuple[float, float],
@@ -165,49 +167,52 @@ def adamw_(
     scale: float,
 ) -> None:
     """As ``sgd_``, by the rule of ``torch.optim.AdamW``; ``steps`` (C_r, 1) counts for each row."""
-
-    def rule(state: dict[str, Tensor]) -> None:
-        g = _loss_gradient(gradient, inverse, state["weight"], scale)
-        steps = state["steps"].add_(1)
-        mean = state["exp_avg"].lerp_(g, 1 - betas[0])
-        square = state["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-        denominator = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
-        state["weight"].mul_(1 - lr * weight_decay).sub_(lr * mean / ((1 - betas[0] ** steps) * denominator))
-
-    _apply(rule, state, rows, live)
+    rows = _rows(state, index)
+    g = _loss_gradient(gradient, inv_norm, rows["weight"], scale)
+    steps = rows["steps"].add_(1)
+    mean = rows["exp_avg"].lerp_(g, 1 - betas[0])
+    square = rows["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+    denominator = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
+    rows["weight"].mul_(1 - lr * weight_decay).sub_(lr * mean / ((1 - betas[0] ** steps) * denominator))
+    _write_back(state, index, active, rows)
 
 
-def _loss_gradient(gradient: Tensor, inverse: Tensor | None, weight: Tensor, scale: float) -> Tensor:
+def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor, scale: float) -> Tensor:
     """What ``sgd_`` and ``adamw_`` are given as the gradient of the loss itself; in place."""
-    if inverse is not None:
-        tangent_(gradient, weight, inverse)
+    if inv_norm is not None:
+        tangent_(gradient, weight, inv_norm)
     return gradient if scale == 1 else gradient.div_(scale)
 
 
-def _apply(
-    rule: Callable[[dict[str, Tensor]], None], state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None
+def _rows(state: dict[str, Tensor], index: slice | Tensor) -> dict[str, Tensor]:
+    """Some rows (n) of each tensor, to be changed in place: views for a slice, copies for row numbers."""
+    return {name: tensor[index] for name, tensor in state.items()}
+
+
+def _write_back(
+    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, rows: dict[str, Tensor]
 ) -> None:
-    old = {name: tensor[rows] for name, tensor in state.items()}
-    new = old if live is None else {name: values.clone() for name, values in old.items()}
-    rule(new)
-    if isinstance(rows, slice):
-        return  # a slice is the rows themselves
+    """Put the active ones of the changed rows where they came from; those of a slice are there already."""
+    if isinstance(index, slice):
+        return
     for name, tensor in state.items():
-        tensor[rows] = new[name] if live is None else torch.where(live[:, None], new[name], old[name])
+        changed = rows[name]
+        tensor[index] = changed if active is None else torch.where(active[:, None], changed, tensor[index])
 
 
-def _own(tile: Tile, column: Tensor) -> tuple[Tensor, Tensor]:
+def _target_cells(tile: Tile, target_column: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 1) a column of the tile for each row, and (B, 1) whether it is that of its own class."""
-    column = column[:, None]
+    column = target_column[:, None]
     return column.clamp(0, len(tile) - 1), (column >= 0) & (column < len(tile))
 
 
 def _logits(
-    x: Tensor, tile: Tile, margin: Margin, rows: Rows, base: Tensor, sloped: bool
+    x: Tensor, tile: Tile, margin: Margin, batch: BatchView, base: Tensor, sloped: bool
 ) -> tuple[Tensor, Tensor | float]:
     """(B, n) logits of a tile above ``base`` (() or (B, 1)), and their derivative by the cosine where ``sloped``."""
-    cos = product(x, tile.factor.T)
+    cos = product(x, tile.centres.T)
     if margin.linear:
-        return torch.addcmul(-base, cos, tile.inverse, value=margin.s, out=cos), margin.s
-    cos.mul_(tile.inverse)
-    return margin.others(cos, rows).sub_(base), margin.slope(cos, rows) if sloped else 0.0
+        return torch.addcmul(-base, cos, tile.inv_norm, value=margin.s, out=cos), margin.s
+    cos.mul_(tile.inv_norm)
+    slope = margin.slope(cos, batch) if sloped else 0.0  # first: the logits may be ``cos`` itself, changed in place
+    return margin.others(cos, batch).sub_(base), slope

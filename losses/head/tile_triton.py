@@ -3,6 +3,10 @@
 A product of embeddings and centres leaves the tensor cores as what becomes of it: sums of exponentials in the forward
 pass, the gradient of the cosines (in half precision) in the backward pass. The (B, n) float32 logits do not exist. What
 works on rows (norms, tangents, updates) reads and writes each number once.
+
+In a kernel an argument's name stands for the pointer until it is loaded, and from then on for the value. A program
+computes one BLOCK x BLOCK part of the products (rows: the batch's, columns: the tile's centres), or works on one
+centre. Tensors are contiguous, and an argument that is None is left out when the kernel is compiled.
 """
 
 import torch
@@ -11,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from losses.head.tile_torch import TINY, Tile
-from losses.margins.margin import Margin, Rows
+from losses.margins.margin import BatchView, Margin
+from pipelines.common.errors import UserError
 
 # A block of products: 128 x 128, in steps of 128 bytes along d. Three steps in flight take 96 KiB of shared memory,
 # which every architecture since Ampere has.
@@ -19,127 +24,127 @@ _BLOCK, _STEP_BYTES, _STAGES, _WARPS = 128, 128, 3, 8
 
 
 @triton.jit
-def _cosines(x, factor, inverse, batch, count, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr):
+def _cosines(x, centres, inv_norm, rows, count, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr):
     """(BLOCK,) rows and columns of this program, their (BLOCK, BLOCK) cosines, and (BLOCK,) the centres' inverse norms.
 
     Programs that follow each other share their centres.
     """
-    blocks = tl.cdiv(batch, BLOCK)
+    blocks = tl.cdiv(rows, BLOCK)
     within, first = tl.arange(0, BLOCK), (tl.program_id(0) // blocks) * BLOCK
     row, column = (tl.program_id(0) % blocks) * BLOCK + within, first + within
     # Past the last row or column the last one is read again; nobody asks for those products.
     at = tl.arange(0, STEP)
-    x += tl.minimum(row, batch - 1)[:, None] * SIZE + at
-    factor += first.to(tl.int64) * SIZE
-    factor += tl.minimum(within, count - 1 - first) * SIZE + at[:, None]
+    x += tl.minimum(row, rows - 1)[:, None] * SIZE + at
+    centres += first.to(tl.int64) * SIZE
+    centres += tl.minimum(within, count - 1 - first) * SIZE + at[:, None]
     products = tl.zeros((BLOCK, BLOCK), tl.float32)
     for start in range(0, SIZE, STEP):
         if SIZE % STEP == 0:
-            a, b = tl.load(x + start), tl.load(factor + start)
+            a, b = tl.load(x + start), tl.load(centres + start)
         else:
             inside = start + at < SIZE
             a = tl.load(x + start, mask=inside, other=0.0)
-            b = tl.load(factor + start, mask=inside[:, None], other=0.0)
+            b = tl.load(centres + start, mask=inside[:, None], other=0.0)
         products = tl.dot(a, b, products, input_precision="ieee")
-    inverse = tl.load(inverse + column, mask=column < count, other=0.0)
-    return row, column, products * inverse, inverse
+    inv_norm = tl.load(inv_norm + column, mask=column < count, other=0.0)
+    return row, column, products * inv_norm, inv_norm
 
 
 @triton.jit
-def _others(cosines, s, limit, curve, filter, row, inside):
+def _others(cosines, s, limit, coefficients, filter, row, inside):
     """(BLOCK, BLOCK) logits of other classes and their slopes; see ``Margin.others``."""
-    bent, slope = cosines, 1.0
+    value, slope = cosines, 1.0
     if limit is not None:
         hard = cosines > tl.load(limit + row, mask=inside, other=0.0)[:, None]
-        a, b, e = tl.load(curve), tl.load(curve + 1), tl.load(curve + 2)
-        bent = tl.where(hard, (a * cosines + b) * cosines + e, cosines)
+        a, b, e = tl.load(coefficients), tl.load(coefficients + 1), tl.load(coefficients + 2)
+        value = tl.where(hard, (a * cosines + b) * cosines + e, cosines)
         slope = tl.where(hard, 2 * a * cosines + b, 1.0)
     if filter is not None:
-        bent = tl.where(cosines > filter, 0.0, bent)
+        value = tl.where(cosines > filter, 0.0, value)
         slope = tl.where(cosines > filter, 0.0, slope)
-    return s * bent, s * slope
+    return s * value, s * slope
 
 
 @triton.jit
 def _exp_sums(
-    x, factor, inverse, own, live, shift, sums, s, limit, curve, filter, batch, count,
+    x, centres, inv_norm, target_column, active, shift, sums, s, limit, coefficients, filter, rows, count,
     ENTROPY: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    row, column, cosines, _ = _cosines(x, factor, inverse, batch, count, SIZE, BLOCK, STEP)
-    logits, _ = _others(cosines, s, limit, curve, filter, row, row < batch)
+    row, column, cosines, _ = _cosines(x, centres, inv_norm, rows, count, SIZE, BLOCK, STEP)
+    logits, _ = _others(cosines, s, limit, coefficients, filter, row, row < rows)
     logits -= tl.load(shift)
-    own = tl.load(own + row, mask=row < batch, other=-1)
-    counts = (column < count) & (own[:, None] != column)
-    if live is not None:
-        counts = counts & (tl.load(live + column, mask=column < count, other=0) != 0)
+    target_column = tl.load(target_column + row, mask=row < rows, other=-1)
+    counts = (column < count) & (target_column[:, None] != column)
+    if active is not None:
+        counts = counts & (tl.load(active + column, mask=column < count, other=0) != 0)
     exp = tl.where(counts, tl.exp(logits), 0.0)
     # Each block of columns has a row of its own in ``sums``: added up afterwards, the result is the same every time.
-    block, blocks = tl.program_id(0) // tl.cdiv(batch, BLOCK), tl.cdiv(count, BLOCK)
-    tl.store(sums + block * batch + row, tl.sum(exp, 1), mask=row < batch)
+    block, blocks = tl.program_id(0) // tl.cdiv(rows, BLOCK), tl.cdiv(count, BLOCK)
+    tl.store(sums + block * rows + row, tl.sum(exp, 1), mask=row < rows)
     if ENTROPY:
-        tl.store(sums + (blocks + block) * batch + row, tl.sum(exp * logits, 1), mask=row < batch)
+        tl.store(sums + (blocks + block) * rows + row, tl.sum(exp * logits, 1), mask=row < rows)
 
 
 @triton.jit
 def _d_product(
-    x, factor, inverse, own, live, lse, d_lse, d_cos_y, out, s, limit, curve, filter, batch, count,
+    x, centres, inv_norm, target_column, active, lse, d_lse, d_cos_y, out, s, limit, coefficients, filter, rows, count,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    row, column, cosines, inverse = _cosines(x, factor, inverse, batch, count, SIZE, BLOCK, STEP)
-    inside = row < batch
+    row, column, cosines, inv_norm = _cosines(x, centres, inv_norm, rows, count, SIZE, BLOCK, STEP)
+    inside = row < rows
     lse = tl.load(lse + row, mask=inside, other=0.0)
     d_lse = tl.load(d_lse + row, mask=inside, other=0.0)
-    own = tl.load(own + row, mask=inside, other=-1)
+    target_column = tl.load(target_column + row, mask=inside, other=-1)
     d_cos_y = tl.load(d_cos_y + row, mask=inside, other=0.0)
-    logits, slope = _others(cosines, s, limit, curve, filter, row, inside)
+    logits, slope = _others(cosines, s, limit, coefficients, filter, row, inside)
     d_cos = tl.exp(logits - lse[:, None]) * d_lse[:, None] * slope
-    if live is not None:
-        d_cos = tl.where(tl.load(live + column, mask=column < count, other=0) != 0, d_cos, 0.0)
-    d_cos = tl.where(own[:, None] == column, d_cos_y[:, None], d_cos) * inverse
+    if active is not None:
+        d_cos = tl.where(tl.load(active + column, mask=column < count, other=0) != 0, d_cos, 0.0)
+    d_cos = tl.where(target_column[:, None] == column, d_cos_y[:, None], d_cos) * inv_norm
     at = out + row[:, None].to(tl.int64) * count + column
     tl.store(at, d_cos.to(out.dtype.element_ty), mask=inside[:, None] & (column < count))
 
 
 @triton.jit
-def _row(rows, first):
+def _row(index, first):
     """Which row of the tile is this program's, and which of the shard."""
     place = tl.program_id(0).to(tl.int64)
-    if rows is not None:
-        return place, tl.load(rows + place)
+    if index is not None:
+        return place, tl.load(index + place)
     return place, first + place
 
 
 @triton.jit
-def _factors(weight, factor, inverse, rows, first, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
-    place, row = _row(rows, first)
+def _load_centres(weight, centres, inv_norm, index, first, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
+    place, row = _row(index, first)
     at = tl.arange(0, BLOCK)
     values = tl.load(weight + row * SIZE + at, mask=at < SIZE, other=0.0)
-    tl.store(factor + place * SIZE + at, values.to(factor.dtype.element_ty), mask=at < SIZE)
-    tl.store(inverse + place, 1 / tl.maximum(tl.sqrt(tl.sum(values * values)), TINY))
+    tl.store(centres + place * SIZE + at, values.to(centres.dtype.element_ty), mask=at < SIZE)
+    tl.store(inv_norm + place, 1 / tl.maximum(tl.sqrt(tl.sum(values * values)), TINY))
 
 
 @triton.jit
-def _centre(weight, gradient, inverse, rows, live, first, scale, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _centre(weight, gradient, inv_norm, index, active, first, scale, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """Where the numbers of this program's centre are, which of them move, and (BLOCK,) they and d loss / d them."""
-    place, row = _row(rows, first)
+    place, row = _row(index, first)
     within = tl.arange(0, BLOCK)
     at, mask = row * SIZE + within, within < SIZE
-    if live is not None:
-        mask = mask & (tl.load(live + place) != 0)
+    if active is not None:
+        mask = mask & (tl.load(active + place) != 0)
     w = tl.load(weight + at, mask=mask, other=0.0)
     g = tl.load(gradient + place * SIZE + within, mask=mask, other=0.0)
-    if inverse is not None:
-        inverse = tl.load(inverse + place)
-        g -= w * (tl.sum(g * w) * inverse * inverse)
+    if inv_norm is not None:
+        inv_norm = tl.load(inv_norm + place)
+        g -= w * (tl.sum(g * w) * inv_norm * inv_norm)
     return at, mask, w, g / scale
 
 
 @triton.jit
 def _sgd(
-    weight, momentum, gradient, inverse, rows, live, first, lr, beta, decay, scale,
+    weight, momentum, gradient, inv_norm, index, active, first, lr, beta, decay, scale,
     SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, mask, w, g = _centre(weight, gradient, inverse, rows, live, first, scale, SIZE, BLOCK)
+    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, scale, SIZE, BLOCK)
     step = g + decay * w
     if momentum is not None:
         step += beta * tl.load(momentum + at, mask=mask, other=0.0)
@@ -149,13 +154,13 @@ def _sgd(
 
 @triton.jit
 def _adamw(
-    weight, mean, square, steps, gradient, inverse, rows, live, first, lr, beta1, beta2, eps, decay, scale,
+    weight, mean, square, steps, gradient, inv_norm, index, active, first, lr, beta1, beta2, eps, decay, scale,
     SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, mask, w, g = _centre(weight, gradient, inverse, rows, live, first, scale, SIZE, BLOCK)
+    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, scale, SIZE, BLOCK)
     m = beta1 * tl.load(mean + at, mask=mask, other=0.0) + (1 - beta1) * g
     v = beta2 * tl.load(square + at, mask=mask, other=0.0) + (1 - beta2) * g * g
-    steps += _row(rows, first)[1]
+    steps += _row(index, first)[1]
     count = tl.load(steps) + 1
     unbias1, unbias2 = 1 - tl.exp(count * tl.log(beta1)), 1 - tl.exp(count * tl.log(beta2))
     w = w * (1 - lr * decay) - lr * (m / unbias1) / (tl.sqrt(v / unbias2) + eps)
@@ -165,77 +170,97 @@ def _adamw(
     tl.store(steps, count, mask=tl.sum(mask.to(tl.int32)) > 0)
 
 
-def factors(weight: Tensor, rows: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """See ``tile.factors``."""
-    size, count = weight.shape[1], len(rows) if isinstance(rows, Tensor) else rows.stop - rows.start
-    factor = torch.empty(count, size, dtype=dtype, device=weight.device)
-    inverse = torch.empty(count, device=weight.device)
-    _factors[(count,)](weight, factor, inverse, *_which(rows), SIZE=size, BLOCK=_width(size), TINY=TINY)
-    return factor, inverse
+def check(margin: Margin, matmul_dtype: torch.dtype) -> None:
+    """Refuse what these kernels do not compute."""
+    if margin.competitive and margin.overrides_others:
+        name = type(margin).__name__
+        raise UserError(f"{name} has an `others` of its own, which Triton's kernels do not know: take kernels: torch")
+    if matmul_dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(f"Triton's kernels do not multiply {matmul_dtype}: take kernels: torch")
+
+
+def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """See ``tile_torch.load_centres``."""
+    size, count = weight.shape[1], len(index) if isinstance(index, Tensor) else index.stop - index.start
+    centres = torch.empty(count, size, dtype=dtype, device=weight.device)
+    inv_norm = torch.empty(count, device=weight.device)
+    _load_centres[(count,)](
+        weight, centres, inv_norm, *_index_or_first(index), SIZE=size, BLOCK=_width(size), TINY=TINY
+    )
+    return centres, inv_norm
 
 
 def exp_sums(
-    x: Tensor, tile: Tile, column: Tensor, margin: Margin, rows: Rows, shift: Tensor, entropy: bool
+    x: Tensor, tile: Tile, target_column: Tensor, margin: Margin, batch: BatchView, shift: Tensor, entropy: bool
 ) -> tuple[Tensor, None]:
-    """See ``tile.exp_sums``."""
-    (batch, size), count = x.shape, len(tile)
+    """See ``tile_torch.exp_sums``."""
+    (rows, size), count = x.shape, len(tile)
     blocks = triton.cdiv(count, _BLOCK)
-    sums = torch.empty(2 if entropy else 1, blocks, batch, device=x.device)
-    _exp_sums[(triton.cdiv(batch, _BLOCK) * blocks,)](
-        x, tile.factor, tile.inverse, column, tile.live, shift, sums, *_bends(margin, rows), batch, count,
-        ENTROPY=entropy, SIZE=size, **_blocks(x),
+    sums = torch.empty(2 if entropy else 1, blocks, rows, device=x.device)
+    _exp_sums[(triton.cdiv(rows, _BLOCK) * blocks,)](
+        x, tile.centres, tile.inv_norm, target_column, tile.active, shift, sums, *_curve_arguments(margin, batch),
+        rows, count, ENTROPY=entropy, SIZE=size, **_blocks(x),
     )  # fmt: skip
     return sums.sum(1), None
 
 
 def d_product(
-    x: Tensor, tile: Tile, column: Tensor, margin: Margin, rows: Rows, lse: Tensor, d_lse: Tensor, d_cos_y: Tensor
+    x: Tensor,
+    tile: Tile,
+    target_column: Tensor,
+    margin: Margin,
+    batch: BatchView,
+    lse: Tensor,
+    d_lse: Tensor,
+    d_cos_y: Tensor,
 ) -> Tensor:
-    """See ``tile.d_product``."""
-    (batch, size), count = x.shape, len(tile)
-    out = torch.empty(batch, count, dtype=x.dtype, device=x.device)
-    _d_product[(triton.cdiv(batch, _BLOCK) * triton.cdiv(count, _BLOCK),)](
-        x, tile.factor, tile.inverse, column, tile.live, lse, d_lse.contiguous(), d_cos_y.contiguous(), out,
-        *_bends(margin, rows), batch, count, SIZE=size, **_blocks(x),
+    """See ``tile_torch.d_product``."""
+    (rows, size), count = x.shape, len(tile)
+    out = torch.empty(rows, count, dtype=x.dtype, device=x.device)
+    _d_product[(triton.cdiv(rows, _BLOCK) * triton.cdiv(count, _BLOCK),)](
+        x, tile.centres, tile.inv_norm, target_column, tile.active, lse, d_lse.contiguous(), d_cos_y.contiguous(), out,
+        *_curve_arguments(margin, batch), rows, count, SIZE=size, **_blocks(x),
     )  # fmt: skip
     return out
 
 
 def sgd_(
-    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None, *,
-    lr: float, momentum: float, weight_decay: float, scale: float,
+    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
+    *, lr: float, momentum: float, weight_decay: float, scale: float,
 ) -> None:  # fmt: skip
-    """See ``tile.sgd_``."""
+    """See ``tile_torch.sgd_``."""
     count, size = gradient.shape
-    row, first = _which(rows)
+    index, first = _index_or_first(index)
     _sgd[(count,)](
-        state["weight"], state.get("momentum"), gradient, inverse, row, live, first, lr, momentum, weight_decay, scale,
-        SIZE=size, BLOCK=_width(size),
+        state["weight"], state.get("momentum"), gradient, inv_norm, index, active, first,
+        lr, momentum, weight_decay, scale, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 
 def adamw_(
-    state: dict[str, Tensor], rows: slice | Tensor, live: Tensor | None, gradient: Tensor, inverse: Tensor | None, *,
-    lr: float, betas: tuple[float, float], eps: float, weight_decay: float, scale: float,
+    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
+    *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, scale: float,
 ) -> None:  # fmt: skip
-    """See ``tile.adamw_``."""
+    """See ``tile_torch.adamw_``."""
     count, size = gradient.shape
-    row, first = _which(rows)
+    index, first = _index_or_first(index)
     _adamw[(count,)](
-        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")), gradient, inverse, row, live, first,
-        lr, *betas, eps, weight_decay, scale, SIZE=size, BLOCK=_width(size),
+        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")),
+        gradient, inv_norm, index, active, first, lr, *betas, eps, weight_decay, scale, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 
-def _which(rows: slice | Tensor) -> tuple[Tensor | None, int]:
-    """Row numbers where they are not a run, and the first where they are."""
-    return (None, rows.start or 0) if isinstance(rows, slice) else (rows, 0)
+def _index_or_first(index: slice | Tensor) -> tuple[Tensor | None, int]:
+    """(row numbers, 0), or for a slice (None, its first row)."""
+    return (None, index.start or 0) if isinstance(index, slice) else (index, 0)
 
 
-def _bends(margin: Margin, rows: Rows) -> tuple[float, Tensor | None, Tensor | None, float | None]:
+def _curve_arguments(margin: Margin, batch: BatchView) -> tuple[float, Tensor | None, Tensor | None, float | None]:
     """What ``_others`` needs of a margin."""
-    hard = margin.hard(rows)
-    return (margin.s, *((None, None) if hard is None else (hard.limit, hard.curve)), margin.interclass_filter)
+    curve = margin.hard_negatives(batch)
+    if curve is None:
+        return margin.s, None, None, margin.interclass_filter
+    return margin.s, curve.limit.contiguous(), curve.coefficients.contiguous(), margin.interclass_filter
 
 
 def _blocks(x: Tensor) -> dict[str, int]:

@@ -6,10 +6,10 @@ from torch import Tensor
 from losses.margins.combined import add_angle
 from losses.margins.margin import (
     AngleMargin,
+    BatchView,
     Cosine,
     Factor,
     Margin,
-    Rows,
     Scale,
     Share,
 )
@@ -39,15 +39,15 @@ class AdaFace(Margin):
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("std", torch.tensor(100.0))
 
-    def update(self, rows: Rows) -> Tensor:
+    def update(self, batch: BatchView) -> Tensor:
         """(B,) z."""
-        norm = rows.norm.detach().clamp(*_NORM_RANGE)
-        mean, count = rows.mean(norm), rows.valid.sum()
-        variance = ((norm - mean).square() * rows.valid).sum() / (count - 1)
-        self._follow(self.mean, mean, self.t_alpha, rows)
-        self._follow(self.std, torch.where(count > 1, variance.sqrt(), self.std), self.t_alpha, rows)
+        norm = batch.norm.detach().clamp(*_NORM_RANGE)
+        mean, count = batch.mean(norm), batch.valid.sum()
+        variance = ((norm - mean).square() * batch.valid).sum() / (count - 1)
+        self._follow(self.mean, mean, self.t_alpha, batch)
+        self._follow(self.std, torch.where(count > 1, variance.sqrt(), self.std), self.t_alpha, batch)
         return (self.h * (norm - self.mean) / (self.std + _STD_FLOOR)).clamp(-1, 1)
 
-    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
-        z = rows.state
+    def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
+        z = batch.state
         return self.s * (add_angle(cos_y.clamp(-1, 1), -self.m * z) - (self.m + self.m * z))

@@ -11,10 +11,10 @@ from torch.autograd.function import FunctionCtx
 
 from losses.margins.margin import (
     AngleMargin,
+    BatchView,
     Cosine,
     CosineMargin,
     Margin,
-    Rows,
     Scale,
 )
 from pipelines.common.errors import UserError
@@ -48,8 +48,8 @@ def add_angle(cos: Tensor, margin: float | Tensor) -> Tensor:
 
 class _StraightThrough(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, cos: Tensor, bent: Tensor) -> Tensor:
-        return bent
+    def forward(ctx: FunctionCtx, cos: Tensor, value: Tensor) -> Tensor:
+        return value
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
@@ -82,14 +82,14 @@ class CombinedMargin(Margin):
         self.m1, self.m2, self.m3 = m1, m2, m3
         self.straight_through = gradient == "straight_through"
 
-    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
-        bent = cos_y.clamp(-1, 1)
+    def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
+        value = cos_y.clamp(-1, 1)
         if self.m1 != 1:
-            bent = multiply_angle(bent, self.m1, self.m2)
+            value = multiply_angle(value, self.m1, self.m2)
         elif self.m2:
-            bent = add_angle(bent, self.m2)
-        bent = self.s * (bent - self.m3)
-        return self.s * _StraightThrough.apply(cos_y, bent.detach() / self.s) if self.straight_through else bent
+            value = add_angle(value, self.m2)
+        value = self.s * (value - self.m3)
+        return self.s * _StraightThrough.apply(cos_y, value.detach() / self.s) if self.straight_through else value
 
 
 def multiply_angle(cos: Tensor, m1: float, m2: float = 0.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Margins that also raise the logits of hard negatives: CurricularFace and MV-Softmax.
+"""CurricularFace: hard negatives, weighted by how far the training has come.
 
 A negative is hard for a row when its cosine exceeds the row's own, margin included: c_j > T(c_y).
 """
@@ -9,9 +9,9 @@ from losses.margins.arcface import ArcFace
 from losses.margins.combined import Gradient
 from losses.margins.margin import (
     AngleMargin,
+    BatchView,
     Cosine,
-    Hard,
-    Rows,
+    HardNegativeCurve,
     Scale,
     Share,
 )
@@ -39,10 +39,10 @@ class CurricularFace(ArcFace):
         self.rate = rate
         self.register_buffer("t", torch.zeros(()))
 
-    def update(self, rows: Rows) -> Hard:
-        self._follow(self.t, rows.mean(rows.cos_y), self.rate, rows)
+    def update(self, batch: BatchView) -> HardNegativeCurve:
+        self._follow(self.t, batch.mean(batch.cos_y), self.rate, batch)
         zero = torch.zeros_like(self.t)
-        return Hard(self.target(rows.cos_y, rows) / self.s, torch.stack([zero + 1, self.t, zero]))
+        return HardNegativeCurve(self.target(batch.cos_y, batch) / self.s, torch.stack([zero + 1, self.t, zero]))
 
-    def hard(self, rows: Rows) -> Hard:
-        return rows.state
+    def hard_negatives(self, batch: BatchView) -> HardNegativeCurve:
+        return batch.state

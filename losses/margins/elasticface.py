@@ -7,11 +7,11 @@ from torch import Tensor
 
 from losses.margins.combined import add_angle
 from losses.margins.margin import (
+    BatchView,
     Cosine,
     CosineMargin,
     Factor,
     Margin,
-    Rows,
     Scale,
 )
 from pipelines.common.errors import UserError
@@ -23,7 +23,7 @@ _PUBLISHED = {"arc": (0.5, 0.05, 0.0175), "cos": (0.35, 0.05, 0.02)}
 class ElasticFace(Margin):
     """ArcFace's or CosFace's margin, drawn from N(m, σ) for every row of every batch.
 
-    The draws are made of ``rows.uniform``, so they depend on the schedule alone: not on the ranks, nor on a resume.
+    The draws are made of ``batch.uniform``, so they depend on the schedule alone: not on the ranks, nor on a resume.
 
     Args:
         kind: ``arc`` for a margin on the angle, ``cos`` for one on the cosine.
@@ -49,19 +49,19 @@ class ElasticFace(Margin):
         self.sigma = deviations[plus] if sigma is None else sigma
         self.kind, self.plus = kind, plus
 
-    def update(self, rows: Rows) -> Tensor:
+    def update(self, batch: BatchView) -> Tensor:
         """(B,) margins."""
-        if rows.uniform is None:
+        if batch.uniform is None:
             raise UserError("elasticface draws its margins: the head needs a uniform random number for each row")
         half = torch.finfo(torch.float32).eps / 4
-        margins = self.m + self.sigma * torch.special.ndtri(rows.uniform.float().clamp(half, 1 - 2 * half))
+        margins = self.m + self.sigma * torch.special.ndtri(batch.uniform.float().clamp(half, 1 - 2 * half))
         if not self.plus:
             return margins
         # Rows without a class take no draw away from the others: both sort to the end.
-        margins = margins.masked_fill(~rows.valid, torch.inf).sort().values
-        order = rows.cos_y.masked_fill(~rows.valid, -torch.inf).argsort(descending=True, stable=True)
-        return torch.empty_like(margins).scatter_(0, order, margins).masked_fill_(~rows.valid, self.m)
+        margins = margins.masked_fill(~batch.valid, torch.inf).sort().values
+        order = batch.cos_y.masked_fill(~batch.valid, -torch.inf).argsort(descending=True, stable=True)
+        return torch.empty_like(margins).scatter_(0, order, margins).masked_fill_(~batch.valid, self.m)
 
-    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         cos_y = cos_y.clamp(-1, 1)
-        return self.s * (add_angle(cos_y, rows.state) if self.kind == "arc" else cos_y - rows.state)
+        return self.s * (add_angle(cos_y, batch.state) if self.kind == "arc" else cos_y - batch.state)

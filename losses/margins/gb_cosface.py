@@ -6,11 +6,11 @@ from torch import Tensor
 
 from losses.margins.magface import Magnitude, Norm
 from losses.margins.margin import (
+    BatchView,
     Cosine,
     CosineMargin,
     Factor,
     Margin,
-    Rows,
     Scale,
     Share,
 )
@@ -46,25 +46,25 @@ class GBCosFace(Margin):
         self.m, self.alpha, self.low, self.high, self.rate = m, alpha, low, high, rate
         self.register_buffer("boundary", torch.tensor(torch.nan))
 
-    def margin(self, rows: Rows) -> float | Tensor:
+    def margin(self, batch: BatchView) -> float | Tensor:
         """The margin, one or (B,)."""
         return self.m
 
     @torch.no_grad()
-    def _towards_boundary(self, middle: Tensor, rows: Rows) -> Tensor:
+    def _towards_boundary(self, middle: Tensor, batch: BatchView) -> Tensor:
         """(B,) middles, drawn to the global boundary, which is brought up to date behind them."""
-        mean = rows.mean(middle)
+        mean = batch.mean(middle)
         boundary = torch.where(self.boundary.isnan(), mean, self.boundary).clamp(self.low, self.high)
         if self.training:
             self.boundary.copy_(boundary)
-            self._follow(self.boundary, mean, self.rate, rows)
+            self._follow(self.boundary, mean, self.rate, batch)
         return middle.lerp(boundary, self.alpha)
 
-    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
         own = target / self.s
         other = lse.clamp(min=-self.s) / self.s  # where there is no other class, as if one were opposite
-        v = self._towards_boundary((own + other) / 2, rows)
-        m, twice = self.margin(rows), 2 * self.s
+        v = self._towards_boundary((own + other) / 2, batch)
+        m, twice = self.margin(batch), 2 * self.s
         return (F.softplus(twice * (v - own + m)) + F.softplus(twice * (other - v + m))) / 2
 
 
@@ -91,8 +91,8 @@ class GBMagFace(GBCosFace):
         super().__init__(s, l_m, alpha, low, high, rate, interclass_filter)
         self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
 
-    def margin(self, rows: Rows) -> Tensor:
-        return self.magnitude.margin(rows.norm)
+    def margin(self, batch: BatchView) -> Tensor:
+        return self.magnitude.margin(batch.norm)
 
-    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
-        return super().loss(target, lse, rows) + self.magnitude.penalty(rows.norm)
+    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
+        return super().loss(target, lse, batch) + self.magnitude.penalty(batch.norm)

@@ -1,4 +1,4 @@
-"""Margins that depend on the embedding's norm, which stands for the quality of the image: MagFace and AdaFace."""
+"""MagFace: a margin that grows with the embedding's norm, which stands for the quality of the image."""
 
 from typing import Annotated
 
@@ -8,10 +8,10 @@ from torch import Tensor
 from losses.margins.combined import add_angle
 from losses.margins.margin import (
     AngleMargin,
+    BatchView,
     Cosine,
     Factor,
     Margin,
-    Rows,
     Scale,
 )
 from pipelines.common.errors import UserError
@@ -59,8 +59,8 @@ class MagFace(Margin):
         super().__init__(s, interclass_filter)
         self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
 
-    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
-        return self.s * add_angle(cos_y.clamp(-1, 1), self.magnitude.margin(rows.norm))
+    def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
+        return self.s * add_angle(cos_y.clamp(-1, 1), self.magnitude.margin(batch.norm))
 
-    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
-        return super().loss(target, lse, rows) + self.magnitude.penalty(rows.norm)
+    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
+        return super().loss(target, lse, batch) + self.magnitude.penalty(batch.norm)

@@ -2,11 +2,12 @@
 
 With c_ij the cosine of embedding i and class centre j, every loss of the family is
 
-    target_i = T(c_iy, rows)          other_ij = N(c_ij, rows)        lse_i = log Σ_{j≠y} exp(other_ij)
-    loss_i   = L(target_i, lse_i, rows)
+    target_i = T(c_iy, batch)          other_ij = N(c_ij, batch)        lse_i = log Σ_{j≠y} exp(other_ij)
+    loss_i   = L(target_i, lse_i, batch)
 
-The head evaluates N tile by tile and never needs more of a margin than this. N is s·c_ij, but for hard negatives, whose
-cosines exceed a limit: all that the literature makes of them is at most a square (``Hard``), or leaves them out.
+The head evaluates N tile by tile and never needs more of a margin than this. In every published margin N is s·c_ij
+except for hard negatives, the cosines above a limit of their row, which a margin may replace by a quadratic
+(``HardNegativeCurve``) or drop. ``Margin`` says what may be overridden, N itself included.
 """
 
 import math
@@ -33,20 +34,20 @@ Factor = Annotated[float, Field(ge=0)]
 
 
 @dataclass
-class Hard:
-    """What becomes of hard negatives: a cosine c above its row's limit counts as a·c² + b·c + e.
+class HardNegativeCurve:
+    """What hard negatives become: a cosine c above its row's limit is replaced by a·c² + b·c + e.
 
     Attributes:
         limit: (B,) float32.
-        curve: (3,) float32, a, b and e.
+        coefficients: (3,) float32, a, b and e.
     """
 
     limit: Tensor
-    curve: Tensor
+    coefficients: Tensor
 
 
 @dataclass
-class Rows:
+class BatchView:
     """The global batch as a margin sees it: B rows, the same on every rank.
 
     Attributes:
@@ -75,6 +76,21 @@ class Rows:
 class Margin(nn.Module):
     """Base of all margins: scaled cosines, softmax cross-entropy, no margin.
 
+    A margin overrides any of ``target``, ``loss``, ``update``, ``hard_negatives``, ``others`` and ``bound``:
+
+        class LeakyCosFace(Margin):
+            def target(self, cos_y, batch):
+                return self.s * (cos_y - 0.35)
+
+            def others(self, cos, batch):  # at most s, so ``bound`` holds
+                return self.s * F.leaky_relu(cos, 0.1)
+
+    What the literature does to hard negatives is ``hard_negatives``, which every kernel computes. ``others`` is for the
+    rest: with it streamed and dense mode agree, the derivative is autograd's, and ``kernels: triton`` is refused. It
+    works on a few centres at a time, so a logit may depend on its own cosine and on what ``batch`` holds of its row; it
+    leaves ``cos`` as it is, and stands for ``hard_negatives`` and the filter too, unless it calls the base's. A margin
+    whose logits of other classes may exceed s has to say so in ``bound``.
+
     Args:
         s: scale of the logits.
         interclass_filter: cosines to other centres above it count as 0 (arcface_torch's
@@ -99,63 +115,81 @@ class Margin(nn.Module):
         self.s = s
         self.interclass_filter = interclass_filter
 
-    def bound(self, rows: Rows) -> Tensor:
-        """() tensor that no logit of another class exceeds."""
-        hard = self.hard(rows)
-        return rows.cos_y.new_full((), self.s) if hard is None else self.s * hard.curve.abs().sum().clamp(min=1)
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        for name in ("slope", "linear", "overrides_others"):
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__} overrides {name}, which follows from others: override that instead")
 
-    def shift(self, rows: Rows) -> Tensor:
+    def bound(self, batch: BatchView) -> Tensor:
+        """() tensor that no logit of another class exceeds; to be overridden where ``others`` exceeds s."""
+        curve = self.hard_negatives(batch)
+        if curve is None:
+            return batch.cos_y.new_full((), self.s)
+        return self.s * curve.coefficients.abs().sum().clamp(min=1)
+
+    def shift(self, batch: BatchView) -> Tensor:
         """() tensor to be taken from logits before exp: with it neither they nor their sum overflow float32."""
-        return (self.bound(rows) - _UNSHIFTED).clamp(min=0)
+        return (self.bound(batch) - _UNSHIFTED).clamp(min=0)
+
+    @property
+    def overrides_others(self) -> bool:
+        """Whether the margin has an ``others`` of its own."""
+        return type(self).others is not Margin.others
 
     @property
     def linear(self) -> bool:
         """Whether other logits are just ``s * cos``, which the head then computes in place."""
-        return type(self).hard is Margin.hard and self.interclass_filter is None
+        hard = type(self).hard_negatives is not Margin.hard_negatives
+        return not (hard or self.overrides_others) and self.interclass_filter is None
 
-    def update(self, rows: Rows) -> Any:
-        """Bring the state up to date with the batch, before use; what it returns becomes ``rows.state``.
+    def update(self, batch: BatchView) -> Any:
+        """Bring the state up to date with the batch, before use; what it returns becomes ``batch.state``.
 
         The other methods read the state from there: a deferred update of the centres calls ``others`` for a batch when
         later ones have changed the buffers.
         """
         return None
 
-    def _follow(self, average: Tensor, value: Tensor, rate: float, rows: Rows) -> None:
+    def _follow(self, average: Tensor, value: Tensor, rate: float, batch: BatchView) -> None:
         """Move a buffer by ``rate`` towards a batch's value, unless the batch has no class or is not finite."""
         if self.training:
-            counts = rows.valid.any() & value.isfinite()
+            counts = batch.valid.any() & value.isfinite()
             average.copy_(torch.where(counts, average.lerp(value, rate), average))
 
-    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
+    def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         """(B,) cosines to the own centres → (B,) target logits, differentiable."""
         return self.s * cos_y
 
-    def hard(self, rows: Rows) -> Hard | None:
+    def hard_negatives(self, batch: BatchView) -> HardNegativeCurve | None:
         """How the logits of hard negatives differ from ``s * cos``; None if they do not."""
         return None
 
-    def others(self, cos: Tensor, rows: Rows) -> Tensor:
+    def others(self, cos: Tensor, batch: BatchView) -> Tensor:
         """(B, n) cosines to other centres → (B, n) logits, differentiable in ``cos`` only."""
-        bent = cos
-        if (hard := self.hard(rows)) is not None:
-            a, b, e = hard.curve
-            bent = torch.where(cos > hard.limit[:, None], (a * cos + b) * cos + e, cos)
+        value = cos
+        if (curve := self.hard_negatives(batch)) is not None:
+            a, b, e = curve.coefficients
+            value = torch.where(cos > curve.limit[:, None], (a * cos + b) * cos + e, cos)
         if self.interclass_filter is not None:
-            bent = bent.masked_fill(cos > self.interclass_filter, 0.0)
-        return self.s * bent
+            value = value.masked_fill(cos > self.interclass_filter, 0.0)
+        return self.s * value
 
-    def slope(self, cos: Tensor, rows: Rows) -> Tensor:
-        """(B, n) d others / d cos."""
+    def slope(self, cos: Tensor, batch: BatchView) -> Tensor:
+        """(B, n) d others / d cos; not to be overridden: of an ``others`` of its own it is autograd's."""
+        if self.overrides_others:
+            with torch.enable_grad():
+                cos = cos.detach().requires_grad_()
+                return torch.autograd.grad(self.others(cos, batch).sum(), cos)[0]
         slope = torch.ones_like(cos)
-        if (hard := self.hard(rows)) is not None:
-            a, b, _ = hard.curve
-            slope = torch.where(cos > hard.limit[:, None], 2 * a * cos + b, slope)
+        if (curve := self.hard_negatives(batch)) is not None:
+            a, b, _ = curve.coefficients
+            slope = torch.where(cos > curve.limit[:, None], 2 * a * cos + b, slope)
         if self.interclass_filter is not None:
             slope = slope.masked_fill(cos > self.interclass_filter, 0.0)
         return self.s * slope
 
-    def loss(self, target: Tensor, lse: Tensor, rows: Rows) -> Tensor:
+    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
         """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden.
 
         Called once a batch, so state that depends on ``lse`` is brought up to date here.

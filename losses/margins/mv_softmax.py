@@ -1,4 +1,4 @@
-"""MV-Softmax: hard negatives are raised."""
+"""MV-Softmax: the logits of hard negatives (c_j > T(c_y)) are raised."""
 
 from typing import Literal
 
@@ -6,11 +6,11 @@ import torch
 
 from losses.margins.combined import CombinedMargin, Gradient
 from losses.margins.margin import (
+    BatchView,
     Cosine,
     CosineMargin,
     Factor,
-    Hard,
-    Rows,
+    HardNegativeCurve,
     Scale,
 )
 from pipelines.common.errors import UserError
@@ -41,9 +41,9 @@ class MVSoftmax(CombinedMargin):
         super().__init__(s, 1.0, m2, m3, gradient=gradient, interclass_filter=interclass_filter)
         self.t = t
 
-    def update(self, rows: Rows) -> Hard:
-        curve = torch.stack([rows.cos_y.new_full((), value) for value in (0, 1 + self.t, self.t)])
-        return Hard(self.target(rows.cos_y, rows) / self.s, curve)
+    def update(self, batch: BatchView) -> HardNegativeCurve:
+        coefficients = torch.stack([batch.cos_y.new_full((), value) for value in (0, 1 + self.t, self.t)])
+        return HardNegativeCurve(self.target(batch.cos_y, batch) / self.s, coefficients)
 
-    def hard(self, rows: Rows) -> Hard:
-        return rows.state
+    def hard_negatives(self, batch: BatchView) -> HardNegativeCurve:
+        return batch.state

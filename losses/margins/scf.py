@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from losses.margins.margin import Margin, Rows
+from losses.margins.margin import BatchView, Margin
 
 # Below this order the expansion of the Bessel function is taken at a higher one and recurred down to the order wanted.
 _LEAST_ORDER = 16.0
@@ -53,8 +53,8 @@ class SCF(Margin):
     def __init__(self) -> None:
         super().__init__(s=1.0)
 
-    def target(self, cos_y: Tensor, rows: Rows) -> Tensor:
-        return rows.norm * cos_y
+    def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
+        return batch.norm * cos_y
 
-    def loss(self, target: Tensor, lse: Tensor | None, rows: Rows) -> Tensor:
-        return log_bessel(rows.embedding_size / 2 - 1, rows.norm).to(target.dtype) - target
+    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
+        return log_bessel(batch.embedding_size / 2 - 1, batch.norm).to(target.dtype) - target

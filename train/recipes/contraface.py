@@ -66,5 +66,5 @@ class ContraFace(Recipe):
             gather = RowGather(len(first), first.device)
             first, second, labels = gather.replicated(first), gather.replicated(second), gather(labels)
         contrast = self.contrast(first, second, labels)
-        metrics = {"cosine": out.rows.mean(out.cosine), "contrast": contrast.detach(), "margin": self.contrast.margin}
+        metrics = {"cosine": out.batch.mean(out.cosine), "contrast": contrast.detach(), "margin": self.contrast.margin}
         return StepResult(out.loss + factor * contrast, metrics)

@@ -48,4 +48,4 @@ class Recipe(nn.Module):
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
         out = head(network(batch.images), batch.labels, uniform=self.margin_numbers(batch))
-        return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine)})
+        return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine)})

@@ -52,9 +52,9 @@ class TopoFR(Recipe):
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         embeddings = network(batch.images).float()
         out = head(embeddings, batch.labels, uniform=self.margin_numbers(batch))
-        weights = hardness_weights(out.entropy, out.row_losses, out.rows.valid)
-        loss = out.rows.mean(weights * out.row_losses)
-        metrics = {"cosine": out.rows.mean(out.cosine), "row_weight": out.rows.mean(weights)}
+        weights = hardness_weights(out.entropy, out.row_losses, out.batch.valid)
+        loss = out.batch.mean(weights * out.row_losses)
+        metrics = {"cosine": out.batch.mean(out.cosine), "row_weight": out.batch.mean(weights)}
         images, replicated = batch.clean, self.gather and world_size() > 1
         if replicated:
             gather = RowGather(len(embeddings), embeddings.device)

@@ -55,7 +55,7 @@ class TransFace(Recipe):
         if not self.weight_gradient:
             weights = weights.detach()
         out = head(embeddings, batch.labels, weights, uniform=self.margin_numbers(batch))
-        return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine), "row_weight": weights.detach().mean()})
+        return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine), "row_weight": weights.detach().mean()})
 
     @torch.no_grad()
     def _perturbed(self, batch: Batch) -> Tensor:

@@ -70,8 +70,8 @@ def test_accumulated_batches(rate):
     touched = torch.zeros(37, dtype=torch.bool)
     for step, (x, y) in enumerate(batches(2)):
         head(x, y).loss.backward()
-        sample = draw(y, 37, 0, 37, rate, 4, step)
-        touched[sample.rows if rate < 1 else slice(None)] = True
+        sampled = draw(y, 37, 0, 37, rate, 4, step)
+        touched[sampled.drawn if rate < 1 else slice(None)] = True
     total = head.weight.grad.to_dense()
     expected = centres - 0.1 * torch.where(touched[:, None], total + 5e-2 * centres, 0.0)
     first = train(*make(centres, "sgd", dict(sample_rate=rate)), batches(2), accumulate=2)
@@ -91,13 +91,23 @@ def test_rows_not_drawn_are_untouched(rule, fused):
     before = {"weight": head.weight.detach().clone(), **{k: v.clone() for k, v in optimizer.state.items()}}
     (x, y), *_ = batches(1, 300)
     train(head, optimizer, [(x, y)])
-    sample = draw(y, 300, 0, 300, 0.1, 4, 0)
+    sampled = draw(y, 300, 0, 300, 0.1, 4, 0)
     drawn = torch.zeros(300, dtype=torch.bool)
-    drawn[sample.rows] = True
+    drawn[sampled.drawn] = True
     for name, old in before.items():
         new = head.weight.detach() if name == "weight" else optimizer.state[name]
         assert torch.equal(new[~drawn], old[~drawn]), name
         assert (new[drawn] != old[drawn]).any(1).all(), name
+
+
+def test_a_new_optimiser_takes_the_place_of_the_old_one():
+    """A plain one too: the gradient goes where it looks, not to the fused one from before."""
+    centres = problem()[2]
+    expected = train(*make(centres, "sgd"), batches())
+    head, fused = make(centres, "sgd", fused=True)
+    plain = CentreOptimizer(head, **RULES["sgd"])
+    close(train(head, plain, batches()), expected, 1e-6)
+    assert not fused.state["momentum"].any()
 
 
 def test_gradient_scale_and_a_skipped_step():

@@ -10,6 +10,7 @@ import torch
 import losses.head.partial_fc
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head.sampling import draw
+from losses.margins.margin import HardNegativeCurve, Margin
 from tests.losses.head.test_centre_optimizer import RULES
 from tests.losses.head.test_partial_fc import close, problem
 
@@ -51,8 +52,8 @@ def test_a_step_is_that_of_torch(rule):
 @pytest.mark.parametrize("wait", [True, False])
 def test_sampled_rows_and_rows_that_fill_the_buffer(rule, wait, monkeypatch):
     monkeypatch.setattr(losses.head.partial_fc, "draw", lambda *args, **_: draw(*args, wait=wait))
-    sample = draw(torch.arange(9), 150, 0, 150, 0.2, 4, 0, wait=wait)
-    assert sample.live is None if wait else sample.live.logical_not().any()
+    sampled = draw(torch.arange(9), 150, 0, 150, 0.2, 4, 0, wait=wait)
+    assert sampled.active is None if wait else sampled.active.logical_not().any()
     both(tolerance=1e-4, rule=rule, sample_rate=0.2, tile=40, entropy=True)
 
 
@@ -89,28 +90,54 @@ def test_what_has_no_kernels_says_so():
         PartialFC(create_margin("arcface"), 4, 5, kernels="triton", mode="dense")
     with pytest.raises(ValueError, match="'torch' or 'triton'"):
         PartialFC(create_margin("arcface"), 4, 5, kernels="cuda")
+    with pytest.raises(ValueError, match="float64.*kernels: torch"):
+        PartialFC(create_margin("arcface"), 4, 5, kernels="triton", matmul_dtype=torch.float64)
+
+
+class SameLimit(Margin):
+    """Cosines above .1 are doubled in every row; the limit is one number, seen B times."""
+
+    def hard_negatives(self, batch):
+        limit = batch.cos_y.new_full((), 0.1).expand(len(batch.cos_y))
+        return HardNegativeCurve(limit, torch.tensor([0.0, 0.0, 2.0, 2.0, 0.0, 0.0], device=limit.device)[1::2])
+
+
+def test_tensors_may_lie_in_memory_as_they_like():
+    """Embeddings by columns, as a transposed product gives them, and a margin's tensors with strides."""
+    results = []
+    for kernels in ("torch", "triton"):
+        head = PartialFC(SameLimit(16.0), 20, 150, kernels=kernels, tile=40, device=DEVICE)
+        x, y, centres = problem(9, 20, 150)
+        head.load_state_dict({"weight": centres}, strict=False)
+        x = x.T.contiguous().T.to(DEVICE).requires_grad_()
+        out = head(x, y.to(DEVICE))
+        out.loss.backward()
+        results.append((out.loss.detach(), x.grad, head.weight.grad))
+    for expected, ours in zip(*results):
+        close(ours, expected)
 
 
 COMPILE = """
 import sys, triton
 from triton.backends.compiler import GPUTarget
-from losses import kernels
+from losses.head import tile_triton as kernels
 capability = int(sys.argv[1])
 f, h, i, l, b = "*fp32", "*bf16", "*i64", "*i1", "fp32"
 blocks, row_block = dict(SIZE=512, BLOCK=128, STEP=64), dict(SIZE=512, BLOCK=512)
-product = dict(x=h, factor=h, inverse=f, own=i, live=l, s=b, limit=f, curve=f, filter=b, batch="i32", count="i32")
-row = dict(weight=f, gradient=f, inverse=f, rows=i, live=l, first="i32", lr=b, decay=b, scale=b)
+product = dict(x=h, centres=h, inv_norm=f, target_column=i, active=l, s=b, limit=f, coefficients=f, filter=b)
+product |= dict(rows="i32", count="i32")
+row = dict(weight=f, gradient=f, inv_norm=f, index=i, active=l, first="i32", lr=b, decay=b, scale=b)
 jobs = {
     "_exp_sums": (product | dict(shift=f, sums=f), blocks | dict(ENTROPY=True)),
     "_d_product": (product | dict(lse=f, d_lse=f, d_cos_y=f, out=h), blocks),
-    "_factors": (dict(weight=f, factor=h, inverse=f, rows=i, first="i32"), row_block | dict(TINY=1e-12)),
+    "_load_centres": (dict(weight=f, centres=h, inv_norm=f, index=i, first="i32"), row_block | dict(TINY=1e-12)),
     "_sgd": (row | dict(momentum=f, beta=b), row_block),
     "_adamw": (row | dict(mean=f, square=f, steps=f, beta1=b, beta2=b, eps=b), row_block),
 }
 for name, (signature, constants) in jobs.items():
     function = getattr(kernels, name)
     types = {n: signature.get(n, "constexpr") for n in function.arg_names}
-    whole = [k for k, n in enumerate(function.arg_names) if types[n][0] == "*" or n in ("batch", "count")]
+    whole = [k for k, n in enumerate(function.arg_names) if types[n][0] == "*" or n in ("rows", "count")]
     aligned = {(k,): [["tt.divisibility", 16]] for k in whole}
     source = triton.compiler.ASTSource(function, types, constants, aligned)
     options = dict(num_warps=kernels._WARPS, num_stages=kernels._STAGES) if "x" in signature else {}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from losses import PartialFC, create_margin
-from losses.margins.margin import Rows
+from losses.margins.margin import BatchView
 from losses.margins.scf import log_bessel
 from tests.losses import naive
 from tests.losses.families import step
@@ -102,8 +102,8 @@ def test_elasticface_reference(shared, kind, plus):
     # The reference's plus variant deals its sorted draws by a wrong permutation; row by row they are draws like others.
     compare(head_of("elasticface", kind=kind, m=mean, sigma=sigma), data, uniform)
     if plus:
-        rows = Rows(data["in_label"], torch.ones(16, dtype=torch.bool), own.float(), torch.ones(16), 32, uniform)
-        ours = create_margin("elasticface", kind=kind, m=mean, sigma=sigma, plus=True).update(rows)
+        view = BatchView(data["in_label"], torch.ones(16, dtype=torch.bool), own.float(), torch.ones(16), 32, uniform)
+        ours = create_margin("elasticface", kind=kind, m=mean, sigma=sigma, plus=True).update(view)
         close(ours.sort().values, margins.sort().values, 1e-4)
         hardest_first = own.argsort()
         assert (ours[hardest_first].diff() <= 0).all() and (margins[hardest_first].diff() > 0).any()
@@ -122,7 +122,7 @@ def test_broadface_reference(shared):
         head.weight.grad = None
         out = head(x, data["in_label"])
         out.loss.backward()
-        close(out.loss + out.row_losses[out.own].mean(), data["out_loss"], 1e-5)
+        close(out.loss + out.row_losses[out.local].mean(), data["out_loss"], 1e-5)
         close(x.grad, data["out_gemb"], 1e-4)
         close(head.weight.grad, data["out_gw"], 1e-4)
         with torch.no_grad():
@@ -131,7 +131,7 @@ def test_broadface_reference(shared):
         count = int(data["out_qlen"])
         assert count == (head.queue.labels >= 0).sum()
         order = (torch.arange(count) + (head.queue.oldest if count == 40 else 0)) % 40
-        close(head.queue.inverse[order, 0], 1 / data["out_qproxy"].norm(dim=1), 1e-5)
+        close(head.queue.inv_norm[order, 0], 1 / data["out_qproxy"].norm(dim=1), 1e-5)
         close(head.queue.offset[order], F.normalize(data["out_qfeat"]) - F.normalize(data["out_qproxy"]), 1e-5)
 
 

@@ -41,7 +41,7 @@ def test_state_rests_in_evaluation_and_over_broken_batches(name):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "scf"])
 def test_a_deferred_update_uses_its_own_batch_state(name):
-    """Two batches of very different difficulty, then one walk over the centres for both."""
+    """Two batches of very different difficulty, then one pass over the centres for both."""
     easy, hard = batch(0), batch(1)
     updates = []
     for options in ({}, {"fused": True, "deferred": True}):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losses import MARGINS, create_margin
-from losses.margins.margin import Rows
+from losses.margins.margin import BatchView
 from tests.losses import naive
 from tests.losses.families import FAMILIES, batch, make, step
 from tests.losses.head.test_partial_fc import close
@@ -75,22 +75,22 @@ def test_logits_of_others_stay_under_their_bound_and_have_the_slope_they_say():
         margin = create_margin(name.split()[0], **FAMILIES[name][0])
         for t in (-1.0, 0.0, 1.0) if name == "curricularface" else (0.0,):
             one = torch.ones(9)
-            rows = Rows(torch.zeros(9), one.bool(), torch.linspace(-1, 1, 9), one, 4, uniform=one / 2)
+            view = BatchView(torch.zeros(9), one.bool(), torch.linspace(-1, 1, 9), one, 4, uniform=one / 2)
             if name == "curricularface":
                 margin.eval().t.fill_(t)
-            rows.state = margin.update(rows)
+            view.state = margin.update(view)
             cos = torch.linspace(-1, 1, 101).repeat(9, 1).requires_grad_()
-            logits = margin.others(cos, rows)
-            assert logits.max() <= margin.bound(rows) + 1e-4
+            logits = margin.others(cos, view)
+            assert logits.max() <= margin.bound(view) + 1e-4
             (slope,) = torch.autograd.grad(logits.sum(), cos)
-            assert torch.allclose(margin.slope(cos.detach(), rows), slope)
-            assert margin.bound(rows) - margin.shift(rows) <= 70
+            assert torch.allclose(margin.slope(cos.detach(), view), slope)
+            assert margin.bound(view) - margin.shift(view) <= 70
 
 
 def test_draws_are_finite_at_both_ends():
     uniform = torch.tensor([0.0, 0.5, 1 - 2**-24])
-    rows = Rows(torch.zeros(3), torch.ones(3, dtype=torch.bool), torch.zeros(3), torch.ones(3), 4, uniform)
-    margins = create_margin("elasticface").update(rows)
+    view = BatchView(torch.zeros(3), torch.ones(3, dtype=torch.bool), torch.zeros(3), torch.ones(3), 4, uniform)
+    margins = create_margin("elasticface").update(view)
     assert margins[1] == 0.5 and 0.2 < margins[0] < 0.25 and 0.75 < margins[2] < 0.8
 
 
@@ -103,6 +103,7 @@ def test_errors_say_what_to_do():
         ("broadface", {"queue_size": 0}, "queue_size"),
         ("adaface", {"t": 1}, "unexpected keyword argument 't'; its options are s, m, h, t_alpha, interclass_filter"),
         ("qface", {}, "known: arcface"),
+        ("acrface", {}, "did you mean 'arcface'"),
     ):
         with pytest.raises(ValueError, match=word):
             create_margin(name, **options)
