@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluate.features.options import PRECISIONS, add_network_options
 from evaluate.features.preprocessing import input_options
-from evaluate.features.ranks import Ranks, ranks
+from evaluate.features.ranks import World, ranks
 from evaluate.protocols.megaface_files import (
     feature_path,
     find_noises,
@@ -126,7 +126,7 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ranks) -> dict[str, np.ndarray]:
+def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: World) -> dict[str, np.ndarray]:
     """Features (n, d) of the images of each set: of a checkpoint, which are also written, or read from files."""
     if not args.checkpoint:
         return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}
@@ -135,7 +135,7 @@ def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ran
     from pipelines.sources.lists import ListSource
 
     network = load_network(args.checkpoint, args.network, world.device, input_options(args))
-    if world.rank == 0:
+    if world.main:
         print(f"the network takes {network.input}")
     features = {}
     for kind, names in sets.items():
@@ -146,7 +146,7 @@ def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ran
             batch_size=args.batch_size,
             image_size=network.input_size,
             rank=world.rank,
-            world_size=world.world_size,
+            world_size=world.size,
             threads=args.threads,
             autocast=PRECISIONS[args.precision],
         )
@@ -167,7 +167,7 @@ def main() -> None:
         raise UserError(f"{args.megaface_noises} leaves no distractor of {args.megaface_list}")
     with ranks() as world:
         features = features_of(args, {"facescrub": scrub, "megaface": distractors}, world)
-        if world.rank > 0:
+        if not world.main:
             return
     identity = np.array([name.split("/")[0] for name in scrub])
     noisy = np.isin(np.arange(len(scrub)), rows[0])

@@ -53,7 +53,7 @@ def main() -> None:
     results, reports = {}, {}
     with ranks() as world:
         network = load_network(args.checkpoint, args.network, world.device, given)
-        if world.rank == 0:
+        if world.main:
             print(f"the network takes {network.input}")
         for (name, pairs), path in zip(sets.items(), args.bins):
             features = embed(
@@ -64,15 +64,15 @@ def main() -> None:
                 image_size=network.input_size,
                 flip=not args.no_flip,
                 rank=world.rank,
-                world_size=world.world_size,
+                world_size=world.size,
                 threads=args.threads,
                 autocast=PRECISIONS[args.precision],
             )
             results[name] = verify(features, pairs.same)
             reports[name] = set_results(results[name], pairs.same)
-            if args.output and world.rank == 0:
+            if args.output and world.main:
                 reports[name]["worst"] = str(_draw_worst(results[name], pairs, args.output / f"worst_{name}.png"))
-        if world.rank == 0:
+        if world.main:
             Console().print(table(results))
             if args.output:
                 write_results(

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
+from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
 from evaluate.verification import table
 from pipelines.common.errors import UserError
@@ -21,7 +22,7 @@ from pipelines.sources import open_source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
 from train.checkpoint import Checkpoints, save_weights
 from train.config import Config
-from train.distributed import World, average_batch_statistics
+from train.distributed import average_batch_statistics
 from train.optim import LearningRate, LossScaler, create_optimizer
 from train.progress import RunLog, duration
 from train.recipes import create_recipe

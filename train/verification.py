@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from evaluate.features.embed import embed
+from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult, verify
 from evaluate.verification import read_set
 from pipelines.common.files import distinct_names
 from pipelines.loading.loader import sweep
 from pipelines.sources.memory import MemorySource
 from train.config import Config
-from train.distributed import World
 
 
 def find_bin(name: str, train: Path) -> Path:

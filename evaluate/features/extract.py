@@ -53,7 +53,7 @@ def extract(
     ]
     with ranks() as world:
         loaded = load_network(checkpoint, network, world.device, given)
-        if world.rank == 0:
+        if world.main:
             print(f"the network takes {loaded.input}")
             _discard_others(final, folder, _key(checkpoint, network, loaded.input, images, autocast), chunk)
         world.barrier()
@@ -61,7 +61,7 @@ def extract(
         missing = [piece for piece in pieces if not piece[0].exists()]
         world.barrier()  # all have looked before the first writes
         if not done:
-            share = slice(*(len(missing) * k // world.world_size for k in (world.rank, world.rank + 1)))
+            share = slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))
             if missing[share]:
                 images_of = partial(
                     aligned_images,
@@ -72,13 +72,11 @@ def extract(
                     device=world.device,
                     threads=threads,
                 )
-                _embed_pieces(
-                    loaded.model, missing[share], images_of, images.names, batch_size, autocast, world.rank == 0
-                )
+                _embed_pieces(loaded.model, missing[share], images_of, images.names, batch_size, autocast, world.main)
             world.barrier()
-            if world.rank == 0:
+            if world.main:
                 _join(pieces, final, folder)
-        return final if world.rank == 0 else None
+        return final if world.main else None
 
 
 def _paths(release: Release, images: Images) -> list[Path]:
