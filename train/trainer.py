@@ -15,7 +15,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
-from evaluate.verification import table
+from evaluate.reporting.schema import SetFigures
+from evaluate.reporting.tables import accuracy_table
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
@@ -247,7 +248,8 @@ class Trainer:
             return
         save_weights(self.backbone, self.output / "model.pt")
         if results:
-            self.log.say(table(results))
+            figures = {name: SetFigures(**result.summary()) for name, result in results.items()}
+            self.log.say(accuracy_table(figures))
         seconds = time.perf_counter() - self._began
         share = self.verify_seconds / seconds
         self.log.say(f"trained in {duration(seconds)}, {share:.1%} of it verifying; wrote {self.output / 'model.pt'}")

@@ -44,11 +44,11 @@ def test_verification_is_roc_curve_of_all_exact_scores(small):
     false, true = np.flipud(false), np.flipud(true)
     for far in FARS:
         place = min(zip(abs(false - far), range(len(false))))[1]
-        assert result["tar"][f"{far:g}"] == pytest.approx(true[place], abs=1e-12)
-        assert result["far"][f"{far:g}"] == pytest.approx(false[place], abs=1e-12)
-    assert result["hardest"]["genuine"][0]["score"] == pytest.approx(scores[same].min(), abs=1e-5)
-    assert result["hardest"]["impostor"][0]["score"] == pytest.approx(scores[~same].max(), abs=1e-5)
-    assert sum(result["histogram"]["impostor"]) == (~same).sum()
+        assert result.tar[f"{far:g}"] == pytest.approx(true[place], abs=1e-12)
+        assert result.far[f"{far:g}"] == pytest.approx(false[place], abs=1e-12)
+    assert result.hardest["genuine"][0].score == pytest.approx(scores[same].min(), abs=1e-5)
+    assert result.hardest["impostor"][0].score == pytest.approx(scores[~same].max(), abs=1e-5)
+    assert sum(result.histogram.impostor) == (~same).sum()
 
 
 def test_pairs_of_unknown_templates_are_named(small):

@@ -48,10 +48,10 @@ def test_is_the_search_written_with_loops():
     probes, identity, distractors = make()
     result = megaface(probes.astype(np.float32), identity, distractors.astype(np.float32))
     rank1, tar = naive(probes, identity, distractors)
-    assert result["rank1"] == pytest.approx(rank1) and list(result["rank1"]) == ["10", "100", "1000", "2300"]
-    assert 0.1 < result["rank1"]["2300"] < result["rank1"]["10"]
-    assert result["tar"]["1e-06"] == pytest.approx(tar)
-    assert result["searches"] == 8 * 5 * 4
+    assert result.rank1 == pytest.approx(rank1) and list(result.rank1) == ["10", "100", "1000", "2300"]
+    assert 0.1 < result.rank1["2300"] < result.rank1["10"]
+    assert result.tar["1e-06"] == pytest.approx(tar)
+    assert result.searches == 8 * 5 * 4
 
 
 def test_noisy_probes_become_their_clean_centre_or_go():

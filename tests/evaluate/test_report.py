@@ -15,7 +15,7 @@ from evaluate.protocols.folds import verify
 from evaluate.reporting import charts
 from evaluate.reporting.page import PUBLISHED, Page
 from evaluate.reporting.results import read_results, write_results
-from evaluate.verification import set_results
+from evaluate.verification import verification_set
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def results(tmp_path_factory):
     pairs = (
         rng.standard_normal((200, 2, 1, 8)) * np.where(same, 0.5, 1)[:, None, None, None] + same[:, None, None, None]
     )
-    sets = {"lfw": set_results(verify(pairs.reshape(400, 1, 8), same), same)}
-    write_results(folder / "bins", {"name": "<first> & co", "sets": sets})
+    sets = {"lfw": verification_set(verify(pairs.reshape(400, 1, 8), same), same)}
+    write_results(folder / "bins", "<first> & co", sets=sets)
     probes = normalised(np.repeat(rng.standard_normal((4, 8)), 3, axis=0) + 0.3 * rng.standard_normal((12, 8)))
     found = megaface(probes, np.repeat(np.arange(4), 3), normalised(rng.standard_normal((500, 8))))
-    write_results(folder / "mega", {"name": "<first> & co", "megaface": found})
+    write_results(folder / "mega", "<first> & co", megaface=found)
     return folder
 
 
@@ -104,8 +104,9 @@ def write_set(folder, name=None, accuracy=0.9, **sets):
     """Results on small sets, lfw or others; the accuracy tells them apart."""
     rng = np.random.default_rng(0)
     same = np.arange(40) % 2 == 0
-    part = set_results(verify(rng.standard_normal((80, 1, 8)), same), same) | {"accuracy": accuracy}
-    write_results(folder, {"name": name, "sets": dict.fromkeys(sets or ("lfw",), part)})
+    part = verification_set(verify(rng.standard_normal((80, 1, 8)), same), same)
+    part.accuracy = accuracy
+    write_results(folder, name, sets=dict.fromkeys(sets or ("lfw",), part))
     return folder
 
 
@@ -125,7 +126,7 @@ def test_results_of_one_name_are_joined_where_they_do_not_meet(tmp_path):
         write_set(tmp_path / "x" / "r18", None, 0.83),
     ]
     models = report.read_models(places)
-    figures = {name: {key: part["accuracy"] for key, part in found["sets"].items()} for name, found in models.items()}
+    figures = {name: {key: part.accuracy for key, part in found["sets"].items()} for name, found in models.items()}
     assert figures == {"r50": {"lfw": 0.81, "cfp_fp": 0.82, "agedb_30": 0.82}, "r18": {"lfw": 0.83}}
     models = report.read_models([*places, write_set(tmp_path / "3", "r50")])
     assert list(models) == ["r50 (1)", "r50 (2)", "r50 (3)", "r18"]
@@ -136,9 +137,11 @@ def test_results_of_one_name_are_joined_where_they_do_not_meet(tmp_path):
 def test_verification_and_identification_of_one_target_are_joined(results, tmp_path):
     whole = json.loads((results / "first/results.json").read_text())
     for part in ("verification", "identification"):
-        write_results(tmp_path / part, {key: whole[key] for key in ("name", "target", part)})
+        write_results(tmp_path / part, **{key: whole[key] for key in ("name", "target", part)})
     (model,) = report.read_models([tmp_path / "verification", tmp_path / "identification"]).values()
-    assert model == {"IJBC": {part: whole[part] for part in ("verification", "identification")}}
+    assert list(model) == ["IJBC"]
+    for part in ("verification", "identification"):
+        assert model["IJBC"][part].model_dump(exclude_unset=True) == whole[part]
 
 
 @pytest.mark.parametrize("name", ["a/b", "$x$ $", "_hidden", "中文"])
@@ -237,5 +240,9 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_results_hold_no_nan(tmp_path):
-    write_results(tmp_path, {"sets": {"a": {"val": float("nan"), "far": [float("inf"), 1.0]}}})
-    assert read_results(tmp_path)["sets"] == {"a": {"val": None, "far": [None, 1.0]}}
+    same = np.ones(20, bool)  # without impostors there is no TAR at a FAR
+    part = verification_set(verify(np.random.default_rng(0).standard_normal((40, 1, 8)), same), same)
+    write_results(tmp_path, None, sets={"a": part})
+    written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert written["sets"]["a"]["val"] is None and written["sets"]["a"]["far"] is None
+    assert read_results(tmp_path).sets["a"].accuracy == part.accuracy
