@@ -133,8 +133,9 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
         if not (mark.exists() and mark.read_text() == f"{chunk} {key}"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            mark.write_text(f"{chunk} {key}")
-            stamp.write_text(key)
+            for path, text in ((mark, f"{chunk} {key}"), (stamp, key)):
+                with replacing(path) as temporary:
+                    temporary.write_text(text)
 
 
 def _embed_pieces(

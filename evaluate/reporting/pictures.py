@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from evaluate.reporting.schema import printable
 from pipelines.common.files import replacing
 from pipelines.common.pillow import decode
 
@@ -53,7 +54,9 @@ def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
                 left, right = thumbnails(pair.left, places), thumbnails(pair.right, places)
                 gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
                 axes.imshow(np.concatenate([left, gap, right], axis=1))
-                caption = axes.text(0.5, -0.03, pair.caption, transform=axes.transAxes, fontsize=8, parse_math=False)
+                caption = axes.text(
+                    0.5, -0.03, printable(pair.caption), transform=axes.transAxes, fontsize=8, parse_math=False
+                )
                 caption.set(ha="center", va="top")
     return figure
 

@@ -13,9 +13,9 @@ FORMAT = 1  # of the files that are written; files from before it was written co
 IJB_FAR, MEGAFACE_FAR = "0.0001", "1e-06"  # the FARs whose figures a report puts first, as keys
 
 
-def _printable(text: object) -> object:
-    """Bytes of a file's name that are no text, which Python keeps as surrogates, become \N{REPLACEMENT CHARACTER}."""
-    return text.encode(errors="surrogateescape").decode(errors="replace") if isinstance(text, str) else text
+def printable(text: str) -> str:
+    """Bytes of a file's name that are no text, which Python keeps as surrogates, become �."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _text(value: object) -> object:
@@ -28,7 +28,9 @@ def _defined(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Name = Annotated[str, BeforeValidator(_printable), Field(min_length=1)]
+Name = Annotated[
+    str, BeforeValidator(lambda name: printable(name) if isinstance(name, str) else name), Field(min_length=1)
+]
 FileName = Annotated[Any, AfterValidator(_text)]  # a str of any bytes, which pydantic's own would refuse
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[FiniteFloat, Field(ge=0, le=1)]

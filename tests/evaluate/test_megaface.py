@@ -210,6 +210,8 @@ def test_features_of_a_checkpoint_are_written_and_read_again(tmp_path, monkeypat
     options = write_all(tmp_path, scrub, [], far, [])
     write_onnx(tmp_path / "n.onnx")
     computed = run_command(monkeypatch, tmp_path, options | {"--checkpoint": "n.onnx", "--images": "i"})
+    taken = json.loads((tmp_path / "out/results.json").read_text())["input"]
+    assert taken == "RGB in [-1, 1], as the graph normalises nothing"
     assert run_command(monkeypatch, tmp_path, options) == computed and computed["probes"] == 3
     (tmp_path / "i/megaface/0/x/2.jpg").write_bytes(jpeg(0)[:200])
     with pytest.raises(ValueError, match="megaface/0/x/2.jpg"):

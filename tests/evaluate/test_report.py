@@ -12,10 +12,13 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
 from evaluate.protocols.folds import verify
+from evaluate.protocols.identification import joint, open_set, search
 from evaluate.reporting import charts
 from evaluate.reporting.page import PUBLISHED, Page
-from evaluate.reporting.results import read_results, write_results
+from evaluate.reporting.results import read_results, write_json, write_results
+from evaluate.reporting.schema import HardPair, OneToMany
 from evaluate.verification import verification_set
+from pipelines.common.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +249,51 @@ def test_results_hold_no_nan(tmp_path):
     written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert written["sets"]["a"]["val"] is None and written["sets"]["a"]["far"] is None
     assert read_results(tmp_path).sets["a"].accuracy == part.accuracy
+
+
+def test_results_from_before_formats_had_numbers_are_read(tmp_path):
+    path = write_set(tmp_path / "r") / "results.json"
+    content = json.loads(path.read_text())
+    assert content.pop("format") == 1
+    for later in ("pairs", "val", "val_std", "far", "folds"):  # what a report shows needs none of these
+        content["sets"]["lfw"].pop(later)
+    path.write_text(json.dumps(content | {"of_another_program": 1}))
+    assert read_results(path).sets["lfw"].accuracy == 0.9
+    path.write_text(json.dumps(content | {"format": 2}))
+    with pytest.raises(ValueError, match="its format is 2, and this version of Facemill reads up to 1"):
+        read_results(path)
+
+
+def test_every_figure_of_the_protocols_is_in_the_schema():
+    """Keys that a schema does not know would be dropped without a word."""
+    rng = np.random.default_rng(0)
+    vectors = normalised(rng.standard_normal((30, 8)))
+    mate = np.r_[np.arange(10), np.full(10, -1)]
+    closed, opened = (
+        joint(vectors[10:20], vectors[:10], mate[:10]),
+        open_set([search(vectors[10:], vectors[:10], mate)], ["g1"]),
+    )
+    assert OneToMany(joint=closed, open_set=opened).model_dump(exclude_unset=True) == {
+        "joint": closed,
+        "open_set": opened,
+    }
+    same = np.arange(20) % 2 == 0
+    result = verify(rng.standard_normal((40, 1, 8)), same)
+    assert result.summary().keys() <= verification_set(result, same).model_dump().keys()
+
+
+def test_names_may_hold_bytes_that_are_no_text(tmp_path):
+    """Files' names may; long work is not lost by it."""
+    write_set(tmp_path / "r", "r\udce9", **{"lf\udce9": 1})
+    results = read_results(tmp_path / "r")
+    assert results.name == "r\ufffd" and list(results.sets) == ["lf\ufffd"]
+    pair = HardPair(templates=[1, 2], score=0.5, images=[["/\udce9.jpg"], ["/2.jpg"]])
+    write_json(tmp_path / "pair.json", pair)
+    assert HardPair.model_validate(json.loads((tmp_path / "pair.json").read_text()), strict=True) == pair
+    assert "lf\ufffd".upper() in make(tmp_path, tmp_path / "page", "r")
+
+
+def test_a_binary_file_is_no_result(tmp_path):
+    (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="results.json is no JSON"):
+        read_results(tmp_path)
