@@ -15,7 +15,7 @@ from evaluate.features.options import PRECISIONS, add_name_option, add_network_o
 from evaluate.features.preprocessing import input_options
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.identification import Search, joint, open_set, search
-from evaluate.protocols.ijb_lists import TARGETS, Identities, Images, Release
+from evaluate.protocols.ijb_lists import IJB, TARGETS, Images, TemplateList
 from evaluate.protocols.roc import RULES, Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
@@ -71,7 +71,7 @@ def verification(
     )
 
 
-def identification(templates: Templates, galleries: dict[str, Identities], probes: Identities) -> OneToMany:
+def identification(templates: Templates, galleries: dict[str, TemplateList], probes: TemplateList) -> OneToMany:
     """1:N figures: the joint gallery, and each gallery as an open set."""
     probe = templates.vectors[templates.index(probes.template)]
 
@@ -98,18 +98,18 @@ def identification(templates: Templates, galleries: dict[str, Identities], probe
     return OneToMany(joint=joint(probe, vectors, mate), open_set=open_set(searches, list(galleries)))
 
 
-def attach_images(hardest: Mapping[str, list[HardPair]], images: Images, release: Release, count: int = 4) -> None:
+def attach_images(hardest: Mapping[str, list[HardPair]], images: Images, data: IJB, count: int = 4) -> None:
     """Give each of the hardest pairs the paths of some images of its two templates, where they exist."""
     for pair in (pair for pairs in hardest.values() for pair in pairs):
         rows = [np.flatnonzero(images.template == template)[:count] for template in pair.templates]
-        paths = [[release.image_path(images.names[row]) for row in side] for side in rows]
+        paths = [[data.image_path(images.names[row]) for row in side] for side in rows]
         if all(path.is_file() for side in paths for path in side):
             pair.images = [[str(path.resolve()) for path in side] for side in paths]
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the release: a folder with meta/ and loose_crop/")
+    parser.add_argument("--data", type=Path, required=True, help="the data set: a folder with meta/ and loose_crop/")
     parser.add_argument("--target", choices=TARGETS, default="IJBC")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
@@ -131,15 +131,13 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def image_features(
-    args: argparse.Namespace, release: Release, images: Images
-) -> tuple[np.ndarray | None, dict[str, str]]:
+def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.ndarray | None, dict[str, str]]:
     """Features (n, v, d) from a file or of a checkpoint, and what its network took; None on a rank that is done."""
     file, views, taken = args.features, args.views, {}
     if file is None:
         views = 2
         file = extract(
-            release,
+            data,
             images,
             args.checkpoint,
             args.network,
@@ -159,17 +157,17 @@ def image_features(
 
 
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     input_options(args)  # told of a mistake in them before the long work
     keep_freed_memory()
-    release = Release(args.data, args.target)
-    images = release.images()
+    data = IJB(args.data, args.target)
+    images = data.images()
     # All lists are read before the long work, so that a fault in one is told at once.
-    pairs = release.pairs() if "verification" in args.protocol else None
-    people = (release.galleries(), release.probes()) if "identification" in args.protocol else None
+    pairs = data.pairs() if "verification" in args.protocol else None
+    people = (data.galleries(), data.probes()) if "identification" in args.protocol else None
     name_of = images.names.__getitem__
     detector = None if args.no_detector_score else finite(images.detector, "the detector scores", name_of)
-    features, taken = image_features(args, release, images)
+    features, taken = image_features(args, data, images)
     if features is None:
         return
     try:
@@ -180,7 +178,7 @@ def main() -> None:
     figures: dict[str, OneToOne | OneToMany] = {}
     if pairs:
         one = figures["verification"] = verification(templates, *pairs, args.rule)
-        attach_images(one.hardest, images, release)
+        attach_images(one.hardest, images, data)
         print_rates(f"{args.target} 1:1, TAR at FAR", one.tar, met=one.far)
     if people:
         many = figures["identification"] = identification(templates, *people)

@@ -105,7 +105,7 @@ def without_noise(
     return features[keep], identity[keep]
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="MegaFace challenge 1 on FaceScrub: rank-1 and TAR at FAR 1e-6.")
     parser.add_argument(
         "--facescrub-list", type=Path, required=True, help="paths ending in identity/name, or the kit's JSON"
@@ -150,7 +150,7 @@ def read_or_embed(
 
 
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     lists, noise_lists = (args.facescrub_list, args.megaface_list), (args.facescrub_noises, args.megaface_noises)
     scrub, distractors = (read_list(path, parts) for path, parts in zip(lists, (2, 3)))
     noises = [read_noises(path) for path in noise_lists]

@@ -54,10 +54,8 @@ def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
                 left, right = thumbnails(pair.left, places), thumbnails(pair.right, places)
                 gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
                 axes.imshow(np.concatenate([left, gap, right], axis=1))
-                caption = axes.text(
-                    0.5, -0.03, printable(pair.caption), transform=axes.transAxes, fontsize=8, parse_math=False
-                )
-                caption.set(ha="center", va="top")
+                caption = axes.text(0.5, -0.03, printable(pair.caption), transform=axes.transAxes, parse_math=False)
+                caption.set(ha="center", va="top", fontsize=8)
     return figure
 
 

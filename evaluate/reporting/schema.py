@@ -28,9 +28,8 @@ def _defined(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Name = Annotated[
-    str, BeforeValidator(lambda name: printable(name) if isinstance(name, str) else name), Field(min_length=1)
-]
+_PRINTABLE = BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)
+Name = Annotated[str, _PRINTABLE, Field(min_length=1)]
 FileName = Annotated[Any, AfterValidator(_text)]  # a str of any bytes, which pydantic's own would refuse
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[FiniteFloat, Field(ge=0, le=1)]

@@ -269,14 +269,11 @@ def test_every_figure_of_the_protocols_is_in_the_schema():
     rng = np.random.default_rng(0)
     vectors = normalised(rng.standard_normal((30, 8)))
     mate = np.r_[np.arange(10), np.full(10, -1)]
-    closed, opened = (
-        joint(vectors[10:20], vectors[:10], mate[:10]),
-        open_set([search(vectors[10:], vectors[:10], mate)], ["g1"]),
-    )
-    assert OneToMany(joint=closed, open_set=opened).model_dump(exclude_unset=True) == {
-        "joint": closed,
-        "open_set": opened,
+    figures = {
+        "joint": joint(vectors[10:20], vectors[:10], mate[:10]),
+        "open_set": open_set([search(vectors[10:], vectors[:10], mate)], ["g1"]),
     }
+    assert OneToMany(**figures).model_dump(exclude_unset=True) == figures
     same = np.arange(20) % 2 == 0
     result = verify(rng.standard_normal((40, 1, 8)), same)
     assert result.summary().keys() <= verification_set(result, same).model_dump().keys()
