@@ -98,13 +98,13 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
         command(output, "train/run.py", "--config", QUICKSTART, *values)
     bins = [path.resolve() for path in options.bins]
     names = distinct_names([path.with_suffix("") for path in bins])
-    if not done.exists() or list(read_results(done)["sets"]) != names:
+    if not done.exists() or list(read_results(done).sets) != names:
         where = ["--checkpoint", output, "--output", output]
         command(output, "-m", "evaluate.verification", *where, "--threads", 1, "--bins", *bins)
     log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    sets = read_results(done)["sets"]
+    sets = read_results(done).sets
     return Outcome(
-        {key: figures["folds"] for key, figures in sets.items()},
+        {key: figures.folds for key, figures in sets.items()},
         median(line["images_per_second"] for line in log if "images_per_second" in line),
     )
 

@@ -26,7 +26,7 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate.features.embed import embed_batches
 from evaluate.features.files import load_features
 from evaluate.ijb import FARS, identification
-from evaluate.protocols.ijb_lists import Release
+from evaluate.protocols.ijb_lists import IJB
 from evaluate.protocols.roc import Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import pool
@@ -72,9 +72,9 @@ def _peak() -> int:
 def facemill(folder: Path) -> tuple[list[Row], dict[str, float]]:
     """The stages of ``evaluate.ijb``; its TAR by FAR."""
     keep_freed_memory()
-    clock, release = Clock("facemill"), Release(folder, "IJBC")
-    images = clock("read image lists", release.images)
-    first, second, same = clock("read pairs", release.pairs)
+    clock, data = Clock("facemill"), IJB(folder, "IJBC")
+    images = clock("read image lists", data.images)
+    first, second, same = clock("read pairs", data.pairs)
     features = np.array(load_features(folder / "features.npy", len(images.names)))
     held = features.nbytes
     templates = clock("pool", lambda: pool(features, images.template, images.media, images.detector), held)
@@ -92,15 +92,15 @@ def facemill(folder: Path) -> tuple[list[Row], dict[str, float]]:
         return {f"{far:g}": roc.at(far).tar for far in FARS}
 
     tar = clock("ROC", rates, held)
-    clock("1:N, three galleries", lambda: identification(templates, release.galleries(), release.probes()), held)
+    clock("1:N, three galleries", lambda: identification(templates, data.galleries(), data.probes()), held)
     return clock.rows, tar
 
 
 def straightforward(folder: Path) -> tuple[list[Row], dict[str, float]]:
     """The same figures the usual way."""
-    clock, release = Clock("straightforward"), Release(folder, "IJBC")
-    images = release.images()
-    first, second, same = release.pairs()
+    clock, data = Clock("straightforward"), IJB(folder, "IJBC")
+    images = data.images()
+    first, second, same = data.pairs()
     features = np.array(load_features(folder / "features.npy", len(images.names)))
     held = features.nbytes
 

@@ -4,20 +4,24 @@ Writes ``results.json`` in the output folder; rates are fractions.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from evaluate.features.extract import extract, input_of
 from evaluate.features.files import load_features
-from evaluate.features.options import PRECISIONS, add_network_options
+from evaluate.features.options import PRECISIONS, add_name_option, add_network_options
 from evaluate.features.preprocessing import input_options
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.identification import Search, joint, open_set, search
-from evaluate.protocols.ijb_lists import TARGETS, Identities, Images, Release
+from evaluate.protocols.ijb_lists import IJB, TARGETS, Images, TemplateList
 from evaluate.protocols.roc import RULES, Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
-from evaluate.reporting.results import print_rates, write_results
+from evaluate.reporting.results import write_results
+from evaluate.reporting.schema import HardPair, OneToMany, OneToOne, Settings
+from evaluate.reporting.tables import print_rates
 from pipelines.common.command import run
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
@@ -29,7 +33,7 @@ HARDEST = 12  # pairs of each kind kept for the report
 
 def verification(
     templates: Templates, first: np.ndarray, second: np.ndarray, same: np.ndarray, rule: str = "nearest"
-) -> dict:
+) -> OneToOne:
     """1:1 figures of template id pairs (P,), (P,) and ``same`` bool (P,), with what a report draws from."""
     first, second = templates.index(first), templates.index(second)
     vectors = templates.vectors
@@ -38,36 +42,36 @@ def verification(
     points = {f"{far:g}": roc.at(far, rule) for far in FARS}
     lowest, highest = roc.genuine[: 4 * HARDEST][-1], roc.impostor[-4 * HARDEST :][0]
 
-    def hardest(chosen: np.ndarray, sign: int) -> list[dict]:
+    def hardest(chosen: np.ndarray, sign: int) -> list[HardPair]:
         """The first pairs by ``sign`` times score, listed pairs of the same two templates once."""
-        found = {}
+        found: dict[tuple, HardPair] = {}
         for i in chosen[np.argsort(sign * scores[chosen], kind="stable")]:
             pair = sorted((int(templates.ids[first[i]]), int(templates.ids[second[i]])))
-            found.setdefault(tuple(pair), {"templates": pair, "score": round(float(scores[i]), 6)})
+            found.setdefault(tuple(pair), HardPair(templates=pair, score=round(float(scores[i]), 6)))
         return list(found.values())[:HARDEST]
 
     fars, edges = np.geomspace(1e-7, 1, 281), np.linspace(-1, 1, 201)
-    return {
-        "tar": {far: point.tar for far, point in points.items()},
-        "far": {far: point.far for far, point in points.items()},
-        "threshold": {far: point.threshold for far, point in points.items()},
-        "rule": rule,
-        "genuine": len(roc.genuine),
-        "impostor": len(roc.impostor),
-        "roc": {"far": fars.tolist(), "tar": roc.curve(fars).tolist()},
-        "histogram": {
+    return OneToOne(
+        tar={far: point.tar for far, point in points.items()},
+        far={far: point.far for far, point in points.items()},
+        threshold={far: point.threshold for far, point in points.items()},
+        rule=rule,
+        genuine=len(roc.genuine),
+        impostor=len(roc.impostor),
+        roc={"far": fars.tolist(), "tar": roc.curve(fars).tolist()},
+        histogram={
             "edges": edges.tolist(),
             "genuine": np.diff(np.searchsorted(roc.genuine, edges)).tolist(),
             "impostor": np.diff(np.searchsorted(roc.impostor, edges)).tolist(),
         },
-        "hardest": {
+        hardest={
             "genuine": hardest(np.flatnonzero(same & (scores <= lowest)), 1),
             "impostor": hardest(np.flatnonzero(~same & (scores >= highest)), -1),
         },
-    }
+    )
 
 
-def identification(templates: Templates, galleries: dict[str, Identities], probes: Identities) -> dict:
+def identification(templates: Templates, galleries: dict[str, TemplateList], probes: TemplateList) -> OneToMany:
     """1:N figures: the joint gallery, and each gallery as an open set."""
     probe = templates.vectors[templates.index(probes.template)]
 
@@ -91,21 +95,21 @@ def identification(templates: Templates, galleries: dict[str, Identities], probe
     searches: list[Search] = []
     for name, gallery in galleries.items():
         searches.append(search(probe, *vectors_and_mates(gallery.template, gallery.subject, f"gallery {name}")))
-    return {"joint": joint(probe, vectors, mate), "open_set": open_set(searches, list(galleries))}
+    return OneToMany(joint=joint(probe, vectors, mate), open_set=open_set(searches, list(galleries)))
 
 
-def attach_images(hardest: dict[str, list[dict]], images: Images, release: Release, count: int = 4) -> None:
+def attach_images(hardest: Mapping[str, list[HardPair]], images: Images, data: IJB, count: int = 4) -> None:
     """Give each of the hardest pairs the paths of some images of its two templates, where they exist."""
     for pair in (pair for pairs in hardest.values() for pair in pairs):
-        rows = [np.flatnonzero(images.template == template)[:count] for template in pair["templates"]]
-        paths = [[release.image_path(images.names[row]) for row in side] for side in rows]
+        rows = [np.flatnonzero(images.template == template)[:count] for template in pair.templates]
+        paths = [[data.image_path(images.names[row]) for row in side] for side in rows]
         if all(path.is_file() for side in paths for path in side):
-            pair["images"] = [[str(path.resolve()) for path in side] for side in paths]
+            pair.images = [[str(path.resolve()) for path in side] for side in paths]
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the release: a folder with meta/ and loose_crop/")
+    parser.add_argument("--data", type=Path, required=True, help="the data set: a folder with meta/ and loose_crop/")
     parser.add_argument("--target", choices=TARGETS, default="IJBC")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
@@ -120,23 +124,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an image vector's length")
     parser.add_argument("--no-detector-score", action="store_true", help="do not weigh images by the detector")
     add_network_options(parser)
+    add_name_option(parser)
     args = parser.parse_args()
     if args.views and args.checkpoint:
         parser.error("--views is for --features; a checkpoint's images have both")
     return args
 
 
-def image_features(
-    args: argparse.Namespace, release: Release, images: Images
-) -> tuple[np.ndarray | None, dict[str, str]]:
+def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.ndarray | None, dict[str, str]]:
     """Features (n, v, d) from a file or of a checkpoint, and what its network took; None on a rank that is done."""
     file, views, taken = args.features, args.views, {}
     if file is None:
-        from evaluate.features.extract import extract, input_of  # decoding and networks are needed here alone
-
         views = 2
         file = extract(
-            release,
+            data,
             images,
             args.checkpoint,
             args.network,
@@ -156,17 +157,17 @@ def image_features(
 
 
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     input_options(args)  # told of a mistake in them before the long work
     keep_freed_memory()
-    release = Release(args.data, args.target)
-    images = release.images()
+    data = IJB(args.data, args.target)
+    images = data.images()
     # All lists are read before the long work, so that a fault in one is told at once.
-    pairs = release.pairs() if "verification" in args.protocol else None
-    people = (release.galleries(), release.probes()) if "identification" in args.protocol else None
+    pairs = data.pairs() if "verification" in args.protocol else None
+    people = (data.galleries(), data.probes()) if "identification" in args.protocol else None
     name_of = images.names.__getitem__
     detector = None if args.no_detector_score else finite(images.detector, "the detector scores", name_of)
-    features, taken = image_features(args, release, images)
+    features, taken = image_features(args, data, images)
     if features is None:
         return
     try:
@@ -174,25 +175,17 @@ def main() -> None:
     except ValueError:  # the templates tell at no cost that something is not finite; what it is, a second pass
         finite(features, "the features", name_of)
         raise
-    results: dict = {}
+    figures: dict[str, OneToOne | OneToMany] = {}
     if pairs:
-        results["verification"] = verification(templates, *pairs, args.rule)
-        attach_images(results["verification"]["hardest"], images, release)
-        print_rates(
-            f"{args.target} 1:1, TAR at FAR", results["verification"]["tar"], met=results["verification"]["far"]
-        )
+        one = figures["verification"] = verification(templates, *pairs, args.rule)
+        attach_images(one.hardest, images, data)
+        print_rates(f"{args.target} 1:1, TAR at FAR", one.tar, met=one.far)
     if people:
-        results["identification"] = identification(templates, *people)
-        for title, part in results["identification"].items():
-            ranks = {name: part[name] for name in part if name.startswith("rank")}
-            print_rates(f"{args.target} 1:N {title}", ranks | {f"TPIR@{x}": y for x, y in part["tpir"].items()})
-    settings = {
-        "views": features.shape[1],
-        "flip": args.flip,
-        "norm": args.norm,
-        "detector_score": detector is not None,
-    }
-    write_results(args.output, {"name": args.name, "target": args.target, **taken, "settings": settings, **results})
+        many = figures["identification"] = identification(templates, *people)
+        for title, part in (("joint", many.joint), ("open_set", many.open_set)):
+            print_rates(f"{args.target} 1:N {title}", part.ranks | {f"TPIR@{x}": y for x, y in part.tpir.items()})
+    settings = Settings(views=features.shape[1], flip=args.flip, norm=args.norm, detector_score=detector is not None)
+    write_results(args.output, args.name, target=args.target, settings=settings, **taken, **figures)
 
 
 if __name__ == "__main__":

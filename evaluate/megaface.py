@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.features.options import PRECISIONS, add_network_options
-from evaluate.features.preprocessing import input_options
-from evaluate.features.ranks import Ranks, ranks
+from evaluate.features.options import add_name_option, add_network_options, load_embedder
+from evaluate.features.ranks import World, ranks
 from evaluate.protocols.megaface_files import (
     feature_path,
     find_noises,
@@ -24,16 +23,19 @@ from evaluate.protocols.megaface_files import (
 )
 from evaluate.protocols.roc import tar_at
 from evaluate.protocols.scores import Largest, blocks
-from evaluate.reporting.results import print_rates, write_results
+from evaluate.reporting.results import write_results
+from evaluate.reporting.schema import MegaFace, Noises
+from evaluate.reporting.tables import print_rates
 from pipelines.common.command import run
 from pipelines.common.errors import UserError
+from pipelines.sources.lists import ListSource
 
 FAR = 1e-6
 CURVE_FAR = 1e-4  # how far the ROC is drawn
 NOISY_PROBES = ("centre", "drop")
 
 
-def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) -> dict:
+def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) -> MegaFace:
     """Rates of unit features: probes float32 (Q, d) of ``identity`` (Q,), distractors float32 (n, d) in list order.
 
     Rank-1 is given for the first 10, 100, ... distractors and for all, TAR at a FAR of at most 1e-6.
@@ -57,15 +59,15 @@ def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) 
     # Below one impostor pair a FAR is zero.
     fars = np.geomspace(max(1 / impostors, 1e-9), CURVE_FAR, 121)
     tar, limit = tar_at(genuine, largest, impostors, [FAR])
-    return {
-        "probes": len(probes),
-        "distractors": len(distractors),
-        "searches": len(genuine),
-        "rank1": rank1,
-        "tar": {f"{FAR:g}": float(tar[0])},
-        "threshold": {f"{FAR:g}": float(limit[0])},
-        "roc": {"far": fars.tolist(), "tar": tar_at(genuine, largest, impostors, fars)[0].tolist()},
-    }
+    return MegaFace(
+        probes=len(probes),
+        distractors=len(distractors),
+        searches=len(genuine),
+        rank1=rank1,
+        tar={f"{FAR:g}": float(tar[0])},
+        threshold={f"{FAR:g}": float(limit[0])},
+        roc={"far": fars.tolist(), "tar": tar_at(genuine, largest, impostors, fars)[0].tolist()},
+    )
 
 
 def _genuine(probes: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +105,7 @@ def without_noise(
     return features[keep], identity[keep]
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="MegaFace challenge 1 on FaceScrub: rank-1 and TAR at FAR 1e-6.")
     parser.add_argument(
         "--facescrub-list", type=Path, required=True, help="paths ending in identity/name, or the kit's JSON"
@@ -120,44 +122,35 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder with aligned facescrub/ and megaface/ images")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     add_network_options(parser)
+    add_name_option(parser)
     args = parser.parse_args()
     if (args.checkpoint is None) != (args.images is None):
         parser.error("--checkpoint and --images belong together")
     return args
 
 
-def features_of(args: argparse.Namespace, sets: dict[str, list[str]], world: Ranks) -> dict[str, np.ndarray]:
-    """Features (n, d) of the images of each set: of a checkpoint, which are also written, or read from files."""
-    if not args.checkpoint:
-        return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}
-    from evaluate.features.embed import embed
-    from evaluate.features.network import load_network
-    from pipelines.sources.lists import ListSource
+def read_or_embed(
+    args: argparse.Namespace, sets: dict[str, list[str]], world: World
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Features (n, d) of the images of each set, and what the network took for ``results.json``.
 
-    network = load_network(args.checkpoint, args.network, world.device, input_options(args))
-    if world.rank == 0:
-        print(f"the network takes {network.input}")
+    They are read from files; or a checkpoint's are computed, and written as such files by the first rank.
+    """
+    if not args.checkpoint:
+        return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}, {}
+    embed, taken = load_embedder(args, world)
     features = {}
     for kind, names in sets.items():
-        both = embed(
-            network.model,
-            ListSource([str(args.images / kind / name) for name in names]),
-            device=world.device,
-            batch_size=args.batch_size,
-            image_size=network.input_size,
-            rank=world.rank,
-            world_size=world.world_size,
-            threads=args.threads,
-            autocast=PRECISIONS[args.precision],
-        )
-        features[kind] = normalised(both.sum(axis=1))
-        for name, feature in zip(names, features[kind]) if world.rank == 0 else ():
-            write_feature(feature_path(args.features / kind, name, args.algorithm), feature)
-    return features
+        source = ListSource([str(args.images / kind / name) for name in names])
+        features[kind] = normalised(embed(source).sum(axis=1))
+        if world.main:
+            for name, feature in zip(names, features[kind]):
+                write_feature(feature_path(args.features / kind, name, args.algorithm), feature)
+    return features, {"input": taken}
 
 
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     lists, noise_lists = (args.facescrub_list, args.megaface_list), (args.facescrub_noises, args.megaface_noises)
     scrub, distractors = (read_list(path, parts) for path, parts in zip(lists, (2, 3)))
     noises = [read_noises(path) for path in noise_lists]
@@ -166,22 +159,22 @@ def main() -> None:
     if not distractors:
         raise UserError(f"{args.megaface_noises} leaves no distractor of {args.megaface_list}")
     with ranks() as world:
-        features = features_of(args, {"facescrub": scrub, "megaface": distractors}, world)
-        if world.rank > 0:
+        features, taken = read_or_embed(args, {"facescrub": scrub, "megaface": distractors}, world)
+        if not world.main:
             return
     identity = np.array([name.split("/")[0] for name in scrub])
     noisy = np.isin(np.arange(len(scrub)), rows[0])
     probes, identity = without_noise(normalised(features["facescrub"]), identity, noisy, args.noisy_probes)
     results = megaface(probes, identity, normalised(features["megaface"]))
-    results["noises"] = {}
+    results.noises = {}
     for kind, path, listed, found in zip(("facescrub", "megaface"), noise_lists, noises, rows):
         if path:
-            results["noises"][kind] = {"listed": len(listed), "found": len(found)}
+            results.noises[kind] = Noises(listed=len(listed), found=len(found))
             doubt = ": are they named as in the list, with suffix and folder?" if 2 * len(found) < len(listed) else ""
             print(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
-    print_rates("MegaFace rank-1 by distractors", results["rank1"])
-    print_rates("MegaFace TAR at FAR", results["tar"])
-    write_results(args.output, {"name": args.name, "megaface": results})
+    print_rates("MegaFace rank-1 by distractors", results.rank1)
+    print_rates("MegaFace TAR at FAR", results.tar)
+    write_results(args.output, args.name, megaface=results, **taken)
 
 
 if __name__ == "__main__":

@@ -6,30 +6,29 @@ every image stands for itself.
 """
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from evaluate.features.embed import embed_batches
-from evaluate.features.network import Network, load_network
-from evaluate.features.preprocessing import add_input_options, input_options
+from evaluate.features.embed import Embedder
+from evaluate.features.options import add_network_options, load_embedder, positive
+from evaluate.features.ranks import World
 from evaluate.protocols.embeddings import finite
+from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
+from evaluate.reporting.results import write_json
+from evaluate.reporting.schema import FORMAT, Overlap, SharedIdentity
 from pipelines.common.command import run
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
-from pipelines.common.pillow import decode
-from pipelines.loading.loader import sweep
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.source import Source
 
 _BLOCK = 4096  # identities a block of the similarity matrix, each way
-_TILE = 112  # pixels
 _COLUMNS = 4  # images shown of each identity
 _ROWS = 100  # pairs of identities shown
 
@@ -53,20 +52,18 @@ def images_by_identity(source: Source, most: int) -> tuple[np.ndarray, np.ndarra
     return indices, labels[indices]
 
 
-def mean_embeddings(
-    network: Network, source: Source, *, most: int, batch_size: int, device: torch.device, threads: int
-) -> tuple[Tensor, np.ndarray]:
-    """L2-normalised means float32 (c, d) of the identities' unit embeddings (original + mirrored), and labels (c,)."""
+def mean_embeddings(embedder: Embedder, source: Source, most: int) -> tuple[Tensor, np.ndarray]:
+    """L2-normalised means float32 (c, d) of the identities' unit embeddings (original + mirrored), and labels (c,).
+
+    At most ``most`` images of an identity are embedded.
+    """
     indices, labels = images_by_identity(source, most)
     if not len(indices):
         raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
-    batches = sweep(
-        source, indices, batch_size=batch_size, image_size=network.input_size, device=device, threads=threads
-    )
     present, rows = np.unique(labels, return_inverse=True)
     rows = torch.from_numpy(rows)
     sums, done = None, 0
-    for features in embed_batches(network.model, (batch.images for batch in batches)):
+    for features in embedder.batches(source, indices):
         features = features.cpu()
         batch = indices[done : done + len(features)]
         finite(features.numpy(), "the network's embeddings", lambda row: source.describe(int(batch[row])))  # noqa: B023
@@ -94,65 +91,60 @@ def nearest(first: Tensor, second: Tensor, *, device: torch.device | str = "cpu"
     return torch.cat(cosines).numpy(), torch.cat(rows).numpy()
 
 
-def picture(first: Source, second: Source, pairs: list[tuple[int, int]]) -> Image.Image:
-    """A row for each pair of labels: images of the one, a gap, images of the other."""
-    sheet = Image.new("RGB", ((2 * _COLUMNS + 1) * _TILE, max(len(pairs), 1) * _TILE), "white")
-    everyone = [source.labels(np.arange(len(source))) for source in (first, second)]
-    for row, labels in enumerate(pairs):
-        for side, (source, of_all, label) in enumerate(zip((first, second), everyone, labels)):
-            encoded, _ = source.read(np.flatnonzero(of_all == label)[:_COLUMNS])
-            for column, image in enumerate(encoded):
-                tile = decode(image).resize((_TILE, _TILE))
-                sheet.paste(tile, ((column + side * (_COLUMNS + 1)) * _TILE, row * _TILE))
-    return sheet
+def sheet(sources: Sequence[Source], pairs: Sequence[tuple[int, int]], captions: Sequence[str]) -> Figure:
+    """A row for each pair of labels: images of the identity in the first source, and of that in the second."""
+    labels = [source.labels(np.arange(len(source))) for source in sources]
+
+    def some_images(side: int, label: int) -> list[np.ndarray]:
+        encoded, _ = sources[side].read(np.flatnonzero(labels[side] == label)[:_COLUMNS])
+        return encoded
+
+    rows = [
+        Pair(some_images(0, first), some_images(1, second), caption)
+        for (first, second), caption in zip(pairs, captions)
+    ]
+    return pair_sheet({"Shared identities, the most similar first": rows}, columns=1)
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("first", type=Path, help="the training set")
     parser.add_argument("second", type=Path, help="the test set; may be a .bin")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
-    add_input_options(parser)
     parser.add_argument("--threshold", type=float, default=0.6, help="least cosine of the means of a shared identity")
-    parser.add_argument("--images", type=int, default=8, help="images of each identity that are embedded")
+    parser.add_argument("--images", type=positive, default=8, help="images of each identity that are embedded")
     parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for overlap.json and overlap.png")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=4, help="decoding threads")
-    arguments = parser.parse_args()
-    for option in ("images", "batch_size", "threads"):
-        if getattr(arguments, option) < 1:
-            parser.error(f"--{option.replace('_', '-')} must be 1 at least")
+    add_network_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_network(arguments.checkpoint, arguments.network, device, input_options(arguments))
-    print(f"the network takes {network.input}")
-    first, second = open_identities(arguments.first), open_identities(arguments.second)
+    embedder, taken = load_embedder(args, World(device))
+    sources = open_identities(args.first), open_identities(args.second)
     (first_means, first_labels), (second_means, second_labels) = (
-        mean_embeddings(
-            network,
-            source,
-            most=arguments.images,
-            batch_size=arguments.batch_size,
-            device=device,
-            threads=arguments.threads,
-        )
-        for source in (first, second)
+        mean_embeddings(embedder, source, args.images) for source in sources
     )
     cosines, rows = nearest(first_means, second_means, device=device)
-    shared = [row for row in np.argsort(-cosines, kind="stable").tolist() if cosines[row] >= arguments.threshold]
-    pairs = [(int(first_labels[rows[row]]), int(second_labels[row])) for row in shared]
-    listed = [
-        {"first": first.identity(one), "second": second.identity(other), "cosine": round(float(cosines[row]), 4)}
-        for row, (one, other) in zip(shared, pairs)
+    found = [row for row in np.argsort(-cosines, kind="stable").tolist() if cosines[row] >= args.threshold]
+    pairs = [(int(first_labels[rows[row]]), int(second_labels[row])) for row in found]
+    shared = [
+        SharedIdentity(
+            first=sources[0].identity(one), second=sources[1].identity(other), cosine=round(float(cosines[row]), 4)
+        )
+        for row, (one, other) in zip(found, pairs)
     ]
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with replacing(arguments.output / "overlap.json") as temporary:
-        temporary.write_text(json.dumps(listed, indent=1))
-    with replacing(arguments.output / "overlap.png") as temporary:
-        picture(first, second, pairs[:_ROWS]).save(temporary, "PNG")
-    print(f"{len(shared)} of {len(second_labels)} identities of {arguments.second} are also in {arguments.first}")
-    for line in listed[:20]:
-        print(f"  {line['cosine']:.3f}  {line['first']}  {line['second']}")
-    print(arguments.output)
+    lines = [f"{entry.cosine:.3f}  {entry.first}  {entry.second}" for entry in shared]
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(
+        args.output / "overlap.json", Overlap(format=FORMAT, input=taken, threshold=args.threshold, shared=shared)
+    )
+    save_figure(sheet(sources, pairs[:_ROWS], lines), args.output / "overlap.png", dpi=112)
+    print(f"{len(shared)} of {len(second_labels)} identities of {args.second} are also in {args.first}")
+    for line in lines[:20]:
+        print(f"  {line}")
+    print(args.output)
 
 
 if __name__ == "__main__":

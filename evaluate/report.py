@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from evaluate.reporting import charts
 from evaluate.reporting.page import Page
 from evaluate.reporting.pictures import Pair, pair_sheet
-from evaluate.reporting.results import read_results, results_file
-from evaluate.reporting.schema import check_results
+from evaluate.reporting.results import read_results
+from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, HardPair, Identification, Results
 from pipelines.common.command import run
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
@@ -34,14 +34,14 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
         for target in ("IJBC", "IJBB"):
             found = results.get(target, {})
             if "verification" in found:
-                figures[f"{target} TAR at FAR 1e-4"] = found["verification"]["tar"]["0.0001"]
+                figures[f"{target} TAR at FAR 1e-4"] = found["verification"].tar[IJB_FAR]
             if "identification" in found:
-                figures[f"{target} rank-1"] = found["identification"]["joint"]["rank1"]
+                figures[f"{target} rank-1"] = found["identification"].joint.rank1
         for title, pairs in results.get("sets", {}).items():
-            figures[f"{title} accuracy"] = pairs["accuracy"]
-        if "megaface" in results:
-            figures["MegaFace rank-1"] = list(results["megaface"]["rank1"].values())[-1]
-            figures["MegaFace TAR at FAR 1e-6"] = results["megaface"]["tar"]["1e-06"]
+            figures[f"{title} accuracy"] = pairs.accuracy
+        for part in results.get("megaface", {}).values():
+            figures["MegaFace rank-1"] = list(part.rank1.values())[-1]
+            figures["MegaFace TAR at FAR 1e-6"] = part.tar[MEGAFACE_FAR]
         cells = "".join(
             f"<div class='tile'><b>{100 * value:.2f}<small>%</small></b><span>{escape(title)}</span></div>"
             for title, value in figures.items()
@@ -66,20 +66,20 @@ def ijb(page: Page, target: str, models: Models) -> None:
         first = next(iter(one.values()))
         page.section(
             f"{name} 1:1 verification",
-            f"{first['genuine']:,} genuine and {first['impostor']:,} impostor template pairs. "
+            f"{first.genuine:,} genuine and {first.impostor:,} impostor template pairs. "
             "True accept rate in percent at fixed false accept rates.",
         )
-        curves = {model: (part["roc"]["far"], part["roc"]["tar"]) for model, part in one.items()}
-        drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, [float(x) for x in first["tar"]])}
+        curves = {model: (part.roc.far, part.roc.tar) for model, part in one.items()}
+        drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, [float(x) for x in first.tar])}
         for model, part in one.items():
             title = "Scores" if len(one) == 1 else f"Scores · {model}"
             drawn[f"{target}_scores_{model}"] = charts.histogram(
-                title + " (threshold at FAR 1e-4)", "cosine", part["histogram"], part["threshold"]["0.0001"]
+                title + " (threshold at FAR 1e-4)", "cosine", part.histogram, part.threshold[IJB_FAR]
             )
         page.figures(drawn)
-        columns = {far: f"{float(far):.0e}".replace("e-0", "e-") for far in first["tar"]}
-        ours = {model: part["tar"] for model, part in one.items()}
-        page.table("TAR at FAR", columns, ours, published_rows(page, target, "0.0001"))
+        columns = {far: f"{float(far):.0e}".replace("e-0", "e-") for far in first.tar}
+        ours = {model: part.tar for model, part in one.items()}
+        page.table("TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR))
     many = {model: result["identification"] for model, result in models.items() if "identification" in result}
     if many:
         page.section(
@@ -87,37 +87,37 @@ def ijb(page: Page, target: str, models: Models) -> None:
             "Rates in percent; TPIR at fixed FPIRs. Joint gallery: every probe has a mate. "
             "Open set: probes of the other gallery's subjects have none.",
         )
-        joint = {model: (range(1, len(part["joint"]["cmc"]) + 1), part["joint"]["cmc"]) for model, part in many.items()}
-        det = {
-            model: (part["open_set"]["det"]["fpir"], part["open_set"]["det"]["fnir"]) for model, part in many.items()
-        }
+        joint = {model: (range(1, len(part.joint.cmc) + 1), part.joint.cmc) for model, part in many.items()}
+        det = {model: (part.open_set.det.fpir, part.open_set.det.fnir) for model, part in many.items()}
         page.figures(
             {
                 f"{target}_cmc": charts.cmc("CMC, joint gallery", joint, page.colours),
                 f"{target}_det": charts.det("DET, open set", det, page.colours),
             }
         )
-        for kind, title in (("joint", "Joint gallery"), ("open_set", "Open set, mean of both galleries")):
-            ours = {model: part[kind] | part[kind]["tpir"] for model, part in many.items()}
-            fpirs = next(iter(many.values()))[kind]["tpir"]
-            columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {x: f"TPIR {x}" for x in fpirs}
-            page.table(title, columns, ours)
+        _rates(page, "Joint gallery", {model: part.joint for model, part in many.items()})
+        _rates(page, "Open set, mean of both galleries", {model: part.open_set for model, part in many.items()})
     for model, part in one.items():
-        _hardest(page, f"{name}: hardest templates" + (f" · {model}" if len(one) > 1 else ""), part["hardest"])
+        _hardest(page, f"{name}: hardest templates" + (f" · {model}" if len(one) > 1 else ""), part.hardest)
 
 
-def _hardest(page: Page, title: str, hardest: dict[str, list[dict]]) -> None:
+def _rates(page: Page, title: str, models: Mapping[str, Identification]) -> None:
+    columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {x: f"TPIR {x}" for x in next(iter(models.values())).tpir}
+    page.table(title, columns, {model: part.ranks | part.tpir for model, part in models.items()})
+
+
+def _hardest(page: Page, title: str, hardest: Mapping[str, list[HardPair]]) -> None:
     """The pairs as pictures where their images can be read, else as a table of template ids."""
     groups = {"genuine": "Genuine pairs with the lowest scores", "impostor": "Impostor pairs with the highest scores"}
     page.section(title)
     pictures = {
         groups[kind]: [
             Pair(
-                *[[Path(path).read_bytes() for path in side] for side in pair["images"]],
-                f"{pair['templates'][0]} · {pair['templates'][1]}: {pair['score']:.3f}",
+                *[[Path(path).read_bytes() for path in side] for side in pair.images],
+                f"{pair.templates[0]} · {pair.templates[1]}: {pair.score:.3f}",
             )
             for pair in pairs
-            if all(Path(path).is_file() for side in pair.get("images", [[""]]) for path in side)
+            if all(side and all(Path(path).is_file() for path in side) for side in pair.images)
         ]
         for kind, pairs in hardest.items()
     }
@@ -127,8 +127,7 @@ def _hardest(page: Page, title: str, hardest: dict[str, list[dict]]) -> None:
     cells = []
     for kind, pairs in hardest.items():
         rows = "".join(
-            f"<tr><th>{pair['templates'][0]} · {pair['templates'][1]}</th><td>{pair['score']:.4f}</td></tr>"
-            for pair in pairs
+            f"<tr><th>{pair.templates[0]} · {pair.templates[1]}</th><td>{pair.score:.4f}</td></tr>" for pair in pairs
         )
         cells.append(
             f'<div class="table"><table><thead><tr><th>{groups[kind]}</th><th>cosine</th></tr></thead>'
@@ -141,34 +140,35 @@ def bins(page: Page, models: Models) -> None:
     """Verification sets: one table of all, and curves a set."""
     names = list(dict.fromkeys(name for sets in models.values() for name in sets))
     page.section("Verification sets", "10-fold accuracy in percent, mean ± standard deviation over the folds.")
-    ours = {model: {name: sets[name]["accuracy"] for name in sets} for model, sets in models.items()}
-    spread = {model: {name: sets[name]["std"] for name in sets} for model, sets in models.items()}
+    ours = {model: {name: sets[name].accuracy for name in sets} for model, sets in models.items()}
+    spread = {model: {name: sets[name].std for name in sets} for model, sets in models.items()}
     columns = {name: name.upper().replace("_", "-") for name in names}
     rows = [(row, found) for row, found in published_rows(page, "bins", names[0]) if found.keys() & columns.keys()]
     page.table("Accuracy", columns, ours, rows, spread)
     for name in names:
         having = {model: sets[name] for model, sets in models.items() if name in sets}
-        curves = {model: (part["roc"]["far"], part["roc"]["tar"]) for model, part in having.items()}
+        curves = {model: (part.roc.far, part.roc.tar) for model, part in having.items()}
         drawn = {f"{name}_roc": charts.roc(f"ROC · {columns[name]}", curves, page.colours)}
         for model, part in having.items():
             drawn[f"{name}_distances_{model}"] = charts.histogram(
                 f"Squared distances · {columns[name]}" + (f" · {model}" if len(having) > 1 else ""),
                 "squared L2 distance",
-                part["histogram"],
-                part["threshold"],
+                part.histogram,
+                part.threshold,
             )
         page.figures(drawn)
         for model, part in having.items():
-            if part.get("worst") and Path(part["worst"]).is_file():
-                page.picture(Path(part["worst"]).read_bytes(), f"{columns[name]}: the worst pairs of {model}")
+            if part.worst and Path(part.worst).is_file():
+                page.picture(Path(part.worst).read_bytes(), f"{columns[name]}: the worst pairs of {model}")
 
 
 def megaface(page: Page, models: Models) -> None:
     """Rank-1 by distractors and verification."""
+    models = {model: parts["megaface"] for model, parts in models.items()}
     first = next(iter(models.values()))
-    page.section("MegaFace", f"{first['probes']:,} FaceScrub probes, up to {first['distractors']:,} distractors.")
-    rank1 = {model: ([int(n) for n in part["rank1"]], list(part["rank1"].values())) for model, part in models.items()}
-    curves = {model: (part["roc"]["far"], part["roc"]["tar"]) for model, part in models.items()}
+    page.section("MegaFace", f"{first.probes:,} FaceScrub probes, up to {first.distractors:,} distractors.")
+    rank1 = {model: ([int(n) for n in part.rank1], list(part.rank1.values())) for model, part in models.items()}
+    curves = {model: (part.roc.far, part.roc.tar) for model, part in models.items()}
     page.figures(
         {
             "megaface_rank1": charts.distractors("Identification", rank1, page.colours),
@@ -176,8 +176,7 @@ def megaface(page: Page, models: Models) -> None:
         }
     )
     ours = {
-        model: {"rank1": list(part["rank1"].values())[-1], "tar": part["tar"]["1e-06"]}
-        for model, part in models.items()
+        model: {"rank1": list(part.rank1.values())[-1], "tar": part.tar[MEGAFACE_FAR]} for model, part in models.items()
     }
     columns = {"rank1": "rank-1", "tar": "TAR at FAR 1e-6"}
     page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"))
@@ -199,8 +198,7 @@ def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
     found: dict[str, list[tuple[str, dict]]] = defaultdict(list)
     for place, path in zip(distinct_names(folders), paths):
         results = read_results(path)
-        check_results(results, results_file(path))
-        found[results["name"]].append((place, _by_kind(results)))
+        found[results.name].append((place, _by_kind(results)))
     models: dict[str, dict[str, dict]] = defaultdict(dict)
     for name, several in found.items():
         figures = [(kind, part) for _, kinds in several for kind, parts in kinds.items() for part in parts]
@@ -216,9 +214,13 @@ def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
     return models
 
 
-def _by_kind(results: dict) -> dict[str, dict]:
-    protocols = {part: results[part] for part in ("verification", "identification") if results.get(part)}
-    kinds = {results.get("target"): protocols, "sets": results.get("sets"), "megaface": results.get("megaface")}
+def _by_kind(results: Results) -> dict[str, dict]:
+    kinds: dict[str, dict] = {
+        results.target or "": {"verification": results.verification, "identification": results.identification},
+        "sets": results.sets or {},
+        "megaface": {"megaface": results.megaface},
+    }
+    kinds = {kind: {name: part for name, part in parts.items() if part} for kind, parts in kinds.items()}
     return {kind: parts for kind, parts in kinds.items() if parts}
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from evaluate.features.ranks import World
 from losses import CentreOptimizer, PartialFC, create_margin
 from models import create_model
 from models.weights import load_weights
@@ -14,7 +15,6 @@ from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
 from pipelines.sources.source import Source
 from train.config import Config
-from train.distributed import World
 from train.fine_tune import load_centres, stored_classes
 from train.recipes import Recipe
 

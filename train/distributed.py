@@ -1,33 +1,14 @@
-"""Where this process stands: its device, its rank, and what all ranks do together."""
+"""A run's ranks: how they find each other, and what all of them do together."""
 
 import os
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from evaluate.features.ranks import World
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
-
-
-@dataclass(frozen=True)
-class World:
-    """One process of a run.
-
-    Attributes:
-        device: what it trains on.
-        rank, size: its place among all processes.
-    """
-
-    device: torch.device
-    rank: int
-    size: int
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes the logs."""
-        return self.rank == 0
 
 
 def start(device: str = "auto") -> World:

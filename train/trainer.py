@@ -13,15 +13,17 @@ import yaml
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
+from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
-from evaluate.verification import table
+from evaluate.reporting.schema import SetFigures
+from evaluate.reporting.tables import accuracy_table
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
 from train.checkpoint import Checkpoints, save_weights
 from train.config import Config
-from train.distributed import World, average_batch_statistics
+from train.distributed import average_batch_statistics
 from train.optim import LearningRate, LossScaler, create_optimizer
 from train.progress import RunLog, duration
 from train.recipes import create_recipe
@@ -246,7 +248,8 @@ class Trainer:
             return
         save_weights(self.backbone, self.output / "model.pt")
         if results:
-            self.log.say(table(results))
+            figures = {name: SetFigures(**result.summary()) for name, result in results.items()}
+            self.log.say(accuracy_table(figures))
         seconds = time.perf_counter() - self._began
         share = self.verify_seconds / seconds
         self.log.say(f"trained in {duration(seconds)}, {share:.1%} of it verifying; wrote {self.output / 'model.pt'}")

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from evaluate.features.embed import embed
+from evaluate.features.embed import Embedder
+from evaluate.features.pairs import read_pairs
+from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult, verify
-from evaluate.verification import read_set
 from pipelines.common.files import distinct_names
 from pipelines.loading.loader import sweep
 from pipelines.sources.memory import MemorySource
 from train.config import Config
-from train.distributed import World
 
 
 def find_bin(name: str, train: Path) -> Path:
@@ -38,7 +38,7 @@ class Verifier:
 
     def _read(self, path: Path) -> tuple[MemorySource, np.ndarray]:
         """The images (2P) and whether each pair is one person (P,)."""
-        pairs = read_set(path)
+        pairs = read_pairs(path)
         source = MemorySource(pairs.encoded, name=str(path))
         for _ in sweep(
             source,
@@ -54,18 +54,12 @@ class Verifier:
 
     def __call__(self, backbone: nn.Module) -> dict[str, VerificationResult]:
         """Results by set; the same on every rank."""
-        results = {}
-        for name, (source, same) in self.sets.items():
-            features = embed(
-                backbone,
-                source,
-                device=self.world.device,
-                batch_size=self.config.verify.batch_size,
-                image_size=self.config.model.input_size,
-                rank=self.world.rank,
-                world_size=self.world.size,
-                threads=self.config.data.threads,
-                autocast=self.autocast,
-            )
-            results[name] = verify(features, same)
-        return results
+        embed = Embedder(
+            backbone,
+            self.config.model.input_size,
+            self.world,
+            batch_size=self.config.verify.batch_size,
+            threads=self.config.data.threads,
+            autocast=self.autocast,
+        )
+        return {name: verify(embed(source), same) for name, (source, same) in self.sets.items()}

@@ -1,12 +1,14 @@
 """Embeddings of a model for the images of a source: original and mirrored image in one pass, spread over all ranks."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from evaluate.features.ranks import World
 from evaluate.protocols.embeddings import finite, one_row_an_image
 from models.modes import evaluating
 from pipelines.common.errors import UserError
@@ -30,44 +32,55 @@ def embed_batches(
             yield features.unflatten(0, (-1, len(images))).transpose(0, 1)
 
 
-def embed(
-    model: nn.Module,
-    source: Source,
-    *,
-    device: torch.device | str,
-    batch_size: int,
-    image_size: int = 112,
-    flip: bool = True,
-    rank: int = 0,
-    world_size: int = 1,
-    threads: int = 2,
-    autocast: torch.dtype | None = None,
-) -> np.ndarray:
-    """Features of all images of ``source``: float32 (n, 2, d), original then mirrored; (n, 1, d) without ``flip``.
+@dataclass(frozen=True)
+class Embedder:
+    """Features of a source's images by a model, on this process or shared among all ranks.
 
-    Each rank embeds a contiguous share and receives all of it, so every rank must call. ``model`` is the bare module
-    (a DDP wrapper would synchronise its buffers). ``autocast`` is the dtype to compute in, say ``torch.bfloat16``.
-    Raises ``ValueError`` for embeddings that are not finite.
+    Attributes:
+        model: the bare module (a DDP wrapper would synchronise its buffers).
+        image_size: the side of the images that it takes, in pixels.
+        world: this process's place.
+        batch_size, threads: images at a time, and decoding threads, of each rank.
+        autocast: the dtype to compute in, say ``torch.bfloat16``.
+        flip: whether the mirrored image is embedded, too.
     """
-    count = len(source)
-    if count == 0:
-        raise UserError("there are no images to embed: is the set empty?")
-    share = -(-count // world_size)
-    # Equal shares, so that the gathered shapes agree: the last ranks repeat the last image, which is cut off again.
-    indices = np.minimum(np.arange(rank * share, (rank + 1) * share), count - 1)
-    batches = sweep(
-        source,
-        indices,
-        batch_size=min(batch_size, share),
-        image_size=image_size,
-        device=device,
-        dtype=torch.float32,
-        threads=threads,
-    )
-    images = (batch.images for batch in batches)
-    features = torch.cat(list(embed_batches(model, images, flip=flip, autocast=autocast)))
-    if world_size > 1:
-        shares = [torch.empty_like(features) for _ in range(world_size)]
-        dist.all_gather(shares, features)
-        features = torch.cat(shares)
-    return finite(features[:count].cpu().numpy(), "the network's embeddings", source.describe)
+
+    model: nn.Module
+    image_size: int
+    world: World
+    batch_size: int = 128
+    threads: int = 4
+    autocast: torch.dtype | None = None
+    flip: bool = True
+
+    def batches(self, source: Source, indices: np.ndarray) -> Iterator[Tensor]:
+        """Yield what `embed_batches` does for the images ``indices`` (n,) of ``source``, on this rank alone."""
+        batches = sweep(
+            source,
+            indices,
+            batch_size=min(self.batch_size, len(indices)),
+            image_size=self.image_size,
+            device=self.world.device,
+            threads=self.threads,
+        )
+        images = (batch.images for batch in batches)
+        return embed_batches(self.model, images, flip=self.flip, autocast=self.autocast)
+
+    def __call__(self, source: Source) -> np.ndarray:
+        """Features of all images of ``source``: float32 (n, 2, d), original then mirrored; (n, 1, d) without ``flip``.
+
+        Each rank embeds a contiguous share and receives all of it, so every rank must call. Raises ``ValueError`` for
+        embeddings that are not finite.
+        """
+        count, world = len(source), self.world
+        if count == 0:
+            raise UserError("there are no images to embed: is the set empty?")
+        share = -(-count // world.size)
+        # Equal shares, so that the gathered shapes agree: the last ranks repeat the last image, which is cut off again.
+        indices = np.minimum(np.arange(world.rank * share, (world.rank + 1) * share), count - 1)
+        features = torch.cat(list(self.batches(source, indices)))
+        if world.size > 1:
+            shares = [torch.empty_like(features) for _ in range(world.size)]
+            dist.all_gather(shares, features)
+            features = torch.cat(shares)
+        return finite(features[:count].cpu().numpy(), "the network's embeddings", source.describe)

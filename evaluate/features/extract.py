@@ -1,4 +1,4 @@
-"""Features of all images of an IJB release, on all ranks, in pieces that survive an interruption."""
+"""Features of all images of an IJB data set, on all ranks, in pieces that survive an interruption."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from evaluate.features.embed import embed_batches
 from evaluate.features.network import load_network
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
-from evaluate.protocols.ijb_lists import Images, Release
+from evaluate.protocols.ijb_lists import IJB, Images
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.loading.aligned import aligned_images
@@ -27,10 +27,10 @@ CHUNK = 4096  # images a piece; what an interruption costs each rank at most
 
 
 def extract(
-    release: Release,
+    data: IJB,
     images: Images,
     checkpoint: Path,
-    network: str | None,
+    backbone: str | None,
     output: Path,
     *,
     given: Mapping[str, Any] | None = None,
@@ -42,9 +42,10 @@ def extract(
     """Write ``features.npy`` float32 (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
 
     Under torchrun the ranks share the work. Pieces done by an interrupted call with the same checkpoint and images are
-    kept, whatever the number of ranks, and finished features are not computed again. ``given`` is `load_network`'s.
+    kept, whatever the number of ranks, and finished features are not computed again. ``backbone`` and ``given`` are
+    `load_network`'s.
     """
-    paths = _paths(release, images)
+    paths = _paths(data, images)
     _check_landmarks(images)
     final, folder = output / "features.npy", output / "features.partial"
     pieces = [
@@ -52,37 +53,35 @@ def extract(
         for number, start in enumerate(range(0, len(paths), chunk))
     ]
     with ranks() as world:
-        loaded = load_network(checkpoint, network, world.device, given)
-        if world.rank == 0:
-            print(f"the network takes {loaded.input}")
-            _discard_others(final, folder, _key(checkpoint, network, loaded.input, images, autocast), chunk)
+        network = load_network(checkpoint, backbone, world.device, given)
+        if world.main:
+            print(f"the network takes {network.input}")
+            _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast), chunk)
         world.barrier()
         done = final.exists()
         missing = [piece for piece in pieces if not piece[0].exists()]
         world.barrier()  # all have looked before the first writes
         if not done:
-            share = slice(*(len(missing) * k // world.world_size for k in (world.rank, world.rank + 1)))
+            share = slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))
             if missing[share]:
                 images_of = partial(
                     aligned_images,
                     paths,
                     images.landmarks,
                     batch_size=batch_size,
-                    image_size=loaded.input_size,
+                    image_size=network.input_size,
                     device=world.device,
                     threads=threads,
                 )
-                _embed_pieces(
-                    loaded.model, missing[share], images_of, images.names, batch_size, autocast, world.rank == 0
-                )
+                _embed_pieces(network.model, missing[share], images_of, images.names, batch_size, autocast, world.main)
             world.barrier()
-            if world.rank == 0:
+            if world.main:
                 _join(pieces, final, folder)
-        return final if world.rank == 0 else None
+        return final if world.main else None
 
 
-def _paths(release: Release, images: Images) -> list[Path]:
-    folder = release.root / "loose_crop"
+def _paths(data: IJB, images: Images) -> list[Path]:
+    folder = data.root / "loose_crop"
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of images {folder} is missing")
     present = set()
@@ -94,7 +93,7 @@ def _paths(release: Release, images: Images) -> list[Path]:
         raise FileNotFoundError(
             f"{len(missing)} of {len(images.names)} images are missing in {folder}, the first is {missing[0]}"
         )
-    return [release.image_path(name) for name in images.names]
+    return [data.image_path(name) for name in images.names]
 
 
 def _check_landmarks(images: Images) -> None:
@@ -113,14 +112,14 @@ def input_of(features: Path) -> str:
     return json.loads(features.with_suffix(".json").read_text())["input"]
 
 
-def _key(checkpoint: Path, network: str | None, taken: str, images: Images, autocast: torch.dtype | None) -> str:
+def _key(checkpoint: Path, backbone: str | None, taken: str, images: Images, autocast: torch.dtype | None) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in."""
     files = (
         [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
     )
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
-    model = {"checkpoint": stamps, "network": network, "input": taken}
+    model = {"checkpoint": stamps, "network": backbone, "input": taken}
     return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast)})
 
 
@@ -135,8 +134,9 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
         if not (mark.exists() and mark.read_text() == f"{chunk} {key}"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            mark.write_text(f"{chunk} {key}")
-            stamp.write_text(key)
+            for path, text in ((mark, f"{chunk} {key}"), (stamp, key)):
+                with replacing(path) as temporary:
+                    temporary.write_text(text)
 
 
 def _embed_pieces(

@@ -1,4 +1,4 @@
-"""Features of an IJB release's images from a file, of this room's own extraction or of another program."""
+"""Features of an IJB data set's images from a file, of this room's own extraction or of another program."""
 
 import zlib
 from pathlib import Path

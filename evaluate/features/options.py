@@ -4,7 +4,10 @@ import argparse
 
 import torch
 
-from evaluate.features.preprocessing import add_input_options
+from evaluate.features.embed import Embedder
+from evaluate.features.network import load_network
+from evaluate.features.preprocessing import add_input_options, input_options
+from evaluate.features.ranks import World
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -15,7 +18,28 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is for GPUs, and less exact")
     parser.add_argument("--batch-size", type=positive, default=128, help="images at a time on each device")
     parser.add_argument("--threads", type=positive, default=4, help="decoding threads of each rank")
+
+
+def add_name_option(parser: argparse.ArgumentParser) -> None:
+    """Add the name of a command's results."""
     parser.add_argument("--name", help="the model's name in a report; default: the output folder's")
+
+
+def load_embedder(args: argparse.Namespace, world: World, flip: bool = True) -> tuple[Embedder, str]:
+    """What embeds with ``--checkpoint`` as the options say, and which images its network takes, which is printed."""
+    network = load_network(args.checkpoint, args.network, world.device, input_options(args))
+    if world.main:
+        print(f"the network takes {network.input}")
+    embedder = Embedder(
+        network.model,
+        network.input_size,
+        world,
+        batch_size=args.batch_size,
+        threads=args.threads,
+        autocast=PRECISIONS[args.precision],
+        flip=flip,
+    )
+    return embedder, network.input
 
 
 def positive(text: str) -> int:

@@ -44,14 +44,14 @@ class Preprocessing:
 
 
 class Preprocessed(nn.Module):
-    """A network that takes RGB images in [-1, 1], whatever the one inside takes."""
+    """A model that takes RGB images in [-1, 1], whatever the one inside takes."""
 
-    def __init__(self, preprocessing: Preprocessing, network: nn.Module) -> None:
+    def __init__(self, preprocessing: Preprocessing, model: nn.Module) -> None:
         super().__init__()
-        self.preprocessing, self.network = preprocessing, network
+        self.preprocessing, self.model = preprocessing, model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.preprocessing(images))
+        return self.model(self.preprocessing(images))
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,8 @@ from evaluate.protocols.embeddings import finite
 from pipelines.common.errors import UserError
 
 FOLDS = 10
-
 FAR_TARGET = 1e-3
-
 ACCURACY_THRESHOLDS = np.arange(0, 4, 0.01)
-
 VAL_THRESHOLDS = np.arange(0, 4, 0.001)
 
 
@@ -32,8 +29,9 @@ class VerificationResult:
     distances: np.ndarray  # (P,)
 
     def summary(self) -> dict[str, float]:
-        """The numbers worth a line in a log."""
-        return {name: getattr(self, name) for name in ("accuracy", "std", "val", "val_std", "far", "threshold")}
+        """The number of pairs and the single figures."""
+        names = ("accuracy", "std", "val", "val_std", "far", "threshold")
+        return {"pairs": len(self.distances)} | {name: getattr(self, name) for name in names}
 
 
 def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:

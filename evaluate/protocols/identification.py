@@ -38,6 +38,10 @@ def search(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray, top: int =
     """Compare unit vectors (Q, d) with a gallery (G, d); ``mate`` (Q,) is the row of each probe's mate or -1.
 
     All figures are those of exact scores. ``top`` non-mated scores are returned in ``top_others``.
+
+    A float32 score s has its exact one in s ± error. So an entry with s above the mate's exact score + error comes
+    before the mate, one with s below it - error behind it, and only those between are computed exactly. Likewise a
+    row's best exact score belongs to an entry whose s is no more than two errors below the row's largest s.
     """
     if len(gallery) < 2:
         raise UserError("a gallery needs at least two templates")
@@ -52,23 +56,22 @@ def search(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray, top: int =
         first = part.start
         own = mate[part]
         with_mate = np.flatnonzero(own >= 0)
-        scores[with_mate, own[with_mate]] = -np.inf
+        scores[with_mate, own[with_mate]] = -np.inf  # the mate itself is no entry before it, and no other's score
         largest.add(scores, first * len(gallery))
 
-        # A row's best: all within the error of the float32 maximum, exactly. Without a mate in reach that is one entry.
         row, column = np.nonzero(scores >= scores.max(axis=1, keepdims=True) - 2 * error)
         best = np.full(len(scores), -np.inf)
         np.maximum.at(best, row, exact(probes, gallery, row + first, column))
         best_other[part] = best
 
-        reference = mate_score[part][with_mate, None]
-        surely = scores[with_mate] > (reference + error).astype(np.float32)
-        maybe = (scores[with_mate] >= (reference - error).astype(np.float32)) & ~surely
-        rank[with_mate + first] += surely.sum(axis=1)
-        row, column = np.nonzero(maybe)
+        target = mate_score[part][with_mate, None]
+        above = scores[with_mate] > (target + error).astype(np.float32)
+        near = (scores[with_mate] >= (target - error).astype(np.float32)) & ~above
+        rank[with_mate + first] += above.sum(axis=1)
+        row, column = np.nonzero(near)
         row = with_mate[row]
-        near, target = exact(probes, gallery, row + first, column), mate_score[row + first]
-        before = (near > target) | ((near == target) & (column < own[row]))
+        score, target = exact(probes, gallery, row + first, column), mate_score[row + first]
+        before = (score > target) | ((score == target) & (column < own[row]))
         np.add.at(rank, row[before] + first, 1)
     probe, column = np.divmod(largest.keys, len(gallery))
     top_others = np.sort(exact(probes, gallery, probe, column))[::-1][:top]

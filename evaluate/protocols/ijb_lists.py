@@ -1,4 +1,4 @@
-"""The lists of an IJB-B or IJB-C release in the layout of the insightface archives.
+"""The lists of IJB-B and IJB-C in the layout of the insightface archives.
 
 ``meta/`` holds, with ``ijbc`` or ``ijbb`` for the target,
 ``<target>_name_5pts_score.txt``         image name, five landmarks x y, detector score
@@ -33,15 +33,15 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Identities:
+class TemplateList:
     """Templates of a gallery or of the probes in the list's order, each once, and their subjects: int64 (T,)."""
 
     template: np.ndarray
     subject: np.ndarray
 
 
-class Release:
-    """``folder`` is the release or holds it in a folder named after ``target``."""
+class IJB:
+    """IJB-B or IJB-C: ``folder`` holds it, itself or in a folder named after ``target``."""
 
     def __init__(self, folder: str | Path, target: str) -> None:
         assert target in TARGETS
@@ -49,7 +49,7 @@ class Release:
         root = Path(folder)
         self.root = root if (root / "meta").is_dir() else root / target
         if not (self.root / "meta").is_dir():
-            raise FileNotFoundError(f"no folder meta in {root} or {root / target}: is this the {target} release?")
+            raise FileNotFoundError(f"no folder meta in {root} or {root / target}: where are the lists of {target}?")
 
     def _meta(self, *names: str) -> Path:
         """The first of these lists that exists."""
@@ -87,12 +87,12 @@ class Release:
             raise UserError(f"{path}: the label must be 0 or 1, pair {label.argmax() + 1} has {label.max()}")
         return np.ascontiguousarray(first), np.ascontiguousarray(second), label == 1
 
-    def galleries(self) -> dict[str, Identities]:
+    def galleries(self) -> dict[str, TemplateList]:
         """Both galleries, keyed g1 and g2."""
-        return {f"g{k}": _identities(self._meta(f"1N_gallery_G{k}.csv", f"1N_gallery_S{k}.csv")) for k in (1, 2)}
+        return {f"g{k}": _template_list(self._meta(f"1N_gallery_G{k}.csv", f"1N_gallery_S{k}.csv")) for k in (1, 2)}
 
-    def probes(self) -> Identities:
-        return _identities(self._meta("1N_probe_mixed.csv"))
+    def probes(self) -> TemplateList:
+        return _template_list(self._meta("1N_probe_mixed.csv"))
 
 
 def _table(path: Path, columns: int, dtype: type) -> tuple[list[str], np.ndarray]:
@@ -113,7 +113,7 @@ def _table(path: Path, columns: int, dtype: type) -> tuple[list[str], np.ndarray
     return names, numbers
 
 
-def _identities(path: Path) -> Identities:
+def _template_list(path: Path) -> TemplateList:
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         columns = {name.strip().upper(): name for name in reader.fieldnames or ()}
@@ -137,7 +137,7 @@ def _identities(path: Path) -> Identities:
                 raise UserError(f"{path} line {reader.line_num}: template {template} belongs to two subjects")
     if not subject_of:
         raise UserError(f"{path} lists no template")
-    return Identities(np.fromiter(subject_of.keys(), np.int64), np.fromiter(subject_of.values(), np.int64))
+    return TemplateList(np.fromiter(subject_of.keys(), np.int64), np.fromiter(subject_of.values(), np.int64))
 
 
 def integers(path: Path, chunk: int = 1 << 20) -> np.ndarray:

@@ -44,19 +44,21 @@ class Roc:
         ``at_most``: the largest TAR whose FAR does not exceed it.
         """
         assert rule in RULES
-        target = far * len(self.impostor)
+        target = far * len(self.impostor)  # false accepts that are wanted
         width = 2048
-        while True:
+        while True:  # until the window of exact points holds the answer, whatever lies outside it
             points = self._points(round(target), width)
             if rule == "at_most":
                 chosen = np.flatnonzero(points.false / len(self.impostor) <= far)
                 found = chosen[-1] if len(chosen) else None
+                # The next point exceeds the FAR, so all later ones do.
                 settled = found is not None and (found + 1 < len(points.false) or points.ends)
             else:
                 kept = np.flatnonzero(points.kept)
                 distance = np.abs(points.false[kept] / len(self.impostor) - far)
                 found = kept[len(kept) - 1 - distance[::-1].argmin()] if len(kept) else None
-                # Nothing outside the window may be nearer.
+                # Both ends of the window are farther from the target than what was found, so all outside is, too. The
+                # ends' own `kept`, which points outside may decide, does not matter then.
                 settled = found is not None and (
                     (points.starts or points.false[0] < target - abs(points.false[found] - target))
                     and (points.ends or points.false[-1] > target + abs(points.false[found] - target))
@@ -70,7 +72,13 @@ class Roc:
             width *= 8
 
     def _points(self, rank: int, width: int) -> "_Points":
-        """The exact points around the ``rank``-th largest impostor score, ``width`` impostors to either side."""
+        """The exact points around the ``rank``-th largest impostor score, ``width`` impostors to either side.
+
+        Exact scores are computed of the pairs whose float32 scores lie in [low, high]. A pair above ``high`` has an
+        exact score above high - error, one below ``low`` an exact score below low + error. So at a threshold strictly
+        between those two limits all pairs above the window are accepted and none below it, and the counts are exact.
+        Points at other thresholds are left out.
+        """
         count = len(self.impostor)
         above, below = rank - width, rank + width
         high = self.impostor[count - above] if above > 0 else np.inf
@@ -79,9 +87,9 @@ class Roc:
         scores = self._exact(inside)
         order = np.argsort(-scores, kind="stable")
         scores, same = scores[order], self._same[inside[order]]
-        # Everything above `high` in float32 lies above all but the outermost exact scores, which are left out below.
         true = len(self.genuine) - np.searchsorted(self.genuine, high, side="right") + np.cumsum(same)
         false = count - np.searchsorted(self.impostor, high, side="right") + np.cumsum(~same)
+        # Equal scores are one point, that of the last of them.
         last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True]) if len(scores) else np.empty(0, int)
         true, false, scores = true[last], false[last], scores[last]
         # roc_curve drops a point in the middle of three that lie equally spaced on a line.
@@ -89,12 +97,12 @@ class Roc:
         if len(scores) > 2:
             kept[1:-1] = (np.diff(true, 2) != 0) | (np.diff(false, 2) != 0)
         starts, ends = bool(high == np.inf), bool(low == -np.inf)
-        certain = (starts | (scores < high - self._error)) & (ends | (scores > low + self._error))
+        sure = (starts | (scores < high - self._error)) & (ends | (scores > low + self._error))
         if not starts:
-            certain[:1] = False  # whether the first and last are kept depends on points outside
+            sure[:1] = False  # whether the first and last are kept depends on points outside
         if not ends:
-            certain[-1:] = False
-        true, false, scores, kept = true[certain], false[certain], scores[certain], kept[certain]
+            sure[-1:] = False
+        true, false, scores, kept = true[sure], false[sure], scores[sure], kept[sure]
         if starts:
             true, false = np.r_[0, true], np.r_[0, false]
             scores, kept = np.r_[np.inf, scores], np.r_[True, kept]
@@ -109,10 +117,10 @@ class Roc:
 class _Points:
     """Consecutive points of the curve by falling threshold; ``starts``, ``ends``: nothing lies before, after them."""
 
-    true: np.ndarray
-    false: np.ndarray
-    threshold: np.ndarray
-    kept: np.ndarray
+    true: np.ndarray  # int64 (n,) genuine pairs at or above the threshold
+    false: np.ndarray  # int64 (n,) impostor pairs there
+    threshold: np.ndarray  # float64 (n,)
+    kept: np.ndarray  # bool (n,) whether roc_curve keeps the point
     starts: bool
     ends: bool
 

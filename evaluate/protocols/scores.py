@@ -43,26 +43,33 @@ def pair_scores(vectors: np.ndarray, first: np.ndarray, second: np.ndarray, rows
     cover a fifth of it, and products in order are many times cheaper than gathered vectors.
     """
     vectors = vectors.astype(np.float32)
-    left = np.flatnonzero(np.bincount(first, minlength=len(vectors)))
-    place = np.zeros(len(vectors), np.int32)
-    place[left] = np.arange(len(left), dtype=np.int32)
-    block = (place[first] // rows).astype(np.int16)  # sixteen bits sort by radix
-    order = np.argsort(block, kind="stable")
+    left = np.flatnonzero(np.bincount(first, minlength=len(vectors)))  # the vectors that are a first member, each once
+    assert len(left) <= rows << 15, "more blocks than sixteen bits can number"
+    # left[row_of[v]] == v numbers them without gaps; block k of the matrix has the rows from k * rows on.
+    row_of = np.zeros(len(vectors), np.int32)
+    row_of[left] = np.arange(len(left), dtype=np.int32)
+    block = (row_of[first] // rows).astype(np.int16)  # numpy sorts sixteen bits by radix
+    order = np.argsort(block, kind="stable")  # the pairs, block by block
     ends = np.bincount(block, minlength=1).cumsum()
     scores = np.empty(len(first), np.float32)
-    column = np.empty(len(vectors), np.int32)
+    column_of = np.empty(len(vectors), np.int32)
     for start, end, top in zip(np.r_[0, ends], ends, range(0, len(left), rows)):
         pairs = order[start:end]
-        right = second[pairs]
-        columns = np.flatnonzero(np.bincount(right, minlength=len(vectors)))
-        column[columns] = np.arange(len(columns), dtype=np.int32)
-        product = vectors[left[top : top + rows]] @ vectors[columns].T
-        scores[pairs] = product.ravel()[(place[first[pairs]] - top) * len(columns) + column[right]]
+        others = second[pairs]
+        right = np.flatnonzero(np.bincount(others, minlength=len(vectors)))
+        # right[column_of[v]] == v for the second members of this block; other entries are old, and are not read.
+        column_of[right] = np.arange(len(right), dtype=np.int32)
+        product = vectors[left[top : top + rows]] @ vectors[right].T
+        scores[pairs] = product.ravel()[(row_of[first[pairs]] - top) * len(right) + column_of[others]]
     return scores
 
 
 class Largest:
-    """The ``count`` largest of a stream of scores, and all that lie no more than ``slack`` below the last of them."""
+    """The ``count`` largest of a stream of scores, and all that lie no more than ``slack`` below the last of them.
+
+    At any time every score above ``_floor`` is held, and the floor lies at least ``slack`` below the ``count``-th
+    largest so far. That one only rises, so what was let go is never missed.
+    """
 
     def __init__(self, count: int, slack: float = 0.0) -> None:
         assert count > 0

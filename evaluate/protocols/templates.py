@@ -37,7 +37,7 @@ class Templates:
             missing = np.unique(ids[~known])
             raise UserError(
                 f"{len(missing)} templates have no image in the template and media list, the first is {missing[0]}: "
-                "are the lists of one release?"
+                "do the lists belong together?"
             )
         return rows
 

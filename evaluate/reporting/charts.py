@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
+from evaluate.reporting.schema import Histogram
+
 # Okabe and Ito's colours, told apart by everyone; the light ones last.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 GENUINE, IMPOSTOR = "#009e73", "#d55e00"
@@ -117,13 +119,13 @@ def distractors(title: str, curves: Curves, colours: Mapping[str, str]) -> Figur
     return figure
 
 
-def histogram(title: str, score: str, counts: Mapping[str, Sequence[float]], threshold: float | None) -> Figure:
+def histogram(title: str, score: str, counts: Histogram, threshold: float | None) -> Figure:
     """Densities of genuine and impostor scores; ``counts`` has edges (k + 1), genuine (k) and impostor (k)."""
     figure, axes = _axes(title, score, "density")
-    edges = np.asarray(counts["edges"])
-    occupied = np.flatnonzero(np.asarray(counts["genuine"]) + np.asarray(counts["impostor"]))
-    for kind, fill in (("impostor", IMPOSTOR), ("genuine", GENUINE)):
-        values = np.asarray(counts[kind], float)
+    edges = np.asarray(counts.edges)
+    occupied = np.flatnonzero(np.asarray(counts.genuine) + np.asarray(counts.impostor))
+    for kind, values, fill in (("impostor", counts.impostor, IMPOSTOR), ("genuine", counts.genuine, GENUINE)):
+        values = np.asarray(values, float)
         density = values / max(values.sum(), 1) / np.diff(edges)
         axes.stairs(density, edges, fill=True, color=fill, alpha=0.35)
         axes.stairs(density, edges, color=fill, linewidth=1.4, label=kind)

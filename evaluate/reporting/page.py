@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from evaluate.reporting import charts
+from evaluate.reporting.pictures import save_figure
 from pipelines.common.files import replacing
 
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -35,7 +36,7 @@ class Page:
         drawn = []
         for name, figure in figures.items():
             with rc_context(charts.STYLE):
-                figure.savefig(self.folder / f"{self._file(name)}.png", dpi=160)
+                save_figure(figure, self.folder / f"{self._file(name)}.png", dpi=160)
                 svg = io.StringIO()
                 figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
             drawn.append(f"<figure>{svg.getvalue()[svg.getvalue().index('<svg') :]}</figure>")

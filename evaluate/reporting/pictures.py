@@ -1,12 +1,15 @@
-"""A sheet of image pairs, such as those a model gets most wrong."""
+"""Sheets of image pairs, such as those a model gets most wrong, and how figures become files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from evaluate.reporting.schema import printable
+from pipelines.common.files import replacing
 from pipelines.common.pillow import decode
 
 
@@ -51,5 +54,12 @@ def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
                 left, right = thumbnails(pair.left, places), thumbnails(pair.right, places)
                 gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
                 axes.imshow(np.concatenate([left, gap, right], axis=1))
-                axes.text(0.5, -0.03, pair.caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+                caption = axes.text(0.5, -0.03, printable(pair.caption), transform=axes.transAxes, parse_math=False)
+                caption.set(ha="center", va="top", fontsize=8)
     return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: float) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)

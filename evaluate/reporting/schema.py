@@ -1,15 +1,39 @@
-"""What a report needs of ``results.json``, for files that were made by hand or cut about; they may hold more."""
+"""What ``results.json`` and ``overlap.json`` hold: built by the commands that write them, checked by what reads them.
 
-from pathlib import Path
-from typing import Annotated, Literal
+Rates are fractions, and null where they are not defined. Files may hold more than is written here; what only newer
+commands write may be missing.
+"""
 
-from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, ValidationError, model_validator
+import math
+from typing import Annotated, Any, Literal
 
-from pipelines.common.errors import UserError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
 
-Name = Annotated[str, Field(min_length=1)]
+FORMAT = 1  # of the files that are written; files from before it was written count as 0
+IJB_FAR, MEGAFACE_FAR = "0.0001", "1e-06"  # the FARs whose figures a report puts first, as keys
+
+
+def printable(text: str) -> str:
+    """Bytes of a file's name that are no text, which Python keeps as surrogates, become �."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _text(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("a text is expected")
+    return value
+
+
+def _defined(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_PRINTABLE = BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)
+Name = Annotated[str, _PRINTABLE, Field(min_length=1)]
+FileName = Annotated[Any, AfterValidator(_text)]  # a str of any bytes, which pydantic's own would refuse
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Number = Annotated[FiniteFloat | None, BeforeValidator(_defined)]
 Curve = Annotated[list[FiniteFloat], Field(min_length=1)]
 Pair = Field(min_length=2, max_length=2)
 
@@ -21,7 +45,7 @@ def _with_key(needed: str) -> AfterValidator:
         for key in figures:
             float(key)
         if needed not in figures:
-            raise UserError(f"'{needed}' is missing")
+            raise ValueError(f"'{needed}' is missing")
         return figures
 
     return AfterValidator(check)
@@ -34,7 +58,7 @@ class _Lengths(BaseModel):
     def _fit(self) -> "_Lengths":
         lengths = {name: len(values) for name, values in self}
         if len({count - (name == "edges") for name, count in lengths.items()}) > 1:
-            raise UserError(f"the lists do not fit each other: {lengths}")
+            raise ValueError(f"the lists do not fit each other: {lengths}")
         return self
 
 
@@ -54,24 +78,42 @@ class Histogram(_Lengths):
     impostor: list[FiniteFloat]
 
 
-class VerificationSet(BaseModel):
+class SetFigures(BaseModel):
+    """The figures of a verification set; see `evaluate.protocols.folds.VerificationResult`."""
+
+    pairs: Count | None = None
     accuracy: Rate | None
     std: FiniteFloat | None
+    val: Number = None
+    val_std: Number = None
+    far: Number = None
     threshold: FiniteFloat | None
+
+
+class VerificationSet(SetFigures):
+    """A verification set with what a report draws; ``worst`` is the path of a picture."""
+
+    folds: list[FiniteFloat] | None = None
     roc: Roc
     histogram: Histogram
-    worst: str | None = None
+    worst: FileName | None = None
 
 
 class HardPair(BaseModel):
+    """Two templates that are told apart, or taken for one person, wrongly; ``images`` are paths of some of each."""
+
     templates: Annotated[list[int], Pair]
     score: FiniteFloat
-    images: Annotated[list[list[str]], Pair] = [[], []]
+    images: Annotated[list[list[FileName]], Pair] = [[], []]
 
 
 class OneToOne(BaseModel):
-    tar: Annotated[dict[str, Rate | None], _with_key("0.0001")]
-    threshold: Annotated[dict[str, FiniteFloat | None], _with_key("0.0001")]
+    """IJB 1:1; ``tar``, ``far`` (the FAR really met) and ``threshold`` by the FAR that is asked for."""
+
+    tar: Annotated[dict[str, Rate | None], _with_key(IJB_FAR)]
+    far: dict[str, Number] | None = None
+    threshold: Annotated[dict[str, Number], _with_key(IJB_FAR)]
+    rule: str | None = None
     genuine: Count
     impostor: Count
     roc: Roc
@@ -79,52 +121,110 @@ class OneToOne(BaseModel):
     hardest: dict[Literal["genuine", "impostor"], list[HardPair]]
 
 
-class Gallery(BaseModel):
+class Identification(BaseModel):
+    """Rates of mates among the first k entries, and TPIR by the FPIR that is asked for."""
+
     rank1: Rate | None
+    rank5: Rate | None = None
+    rank10: Rate | None = None
     tpir: dict[str, Rate | None]
+
+    @property
+    def ranks(self) -> dict[str, float | None]:
+        return {"rank1": self.rank1, "rank5": self.rank5, "rank10": self.rank10}
+
+
+class Joint(Identification):
+    threshold: dict[str, Number] | None = None
     cmc: Curve
 
 
-class OpenSet(Gallery):
+class OpenSet(Identification):
+    galleries: dict[str, Identification] | None = None
+    cmc: Curve
     det: Det
 
 
 class OneToMany(BaseModel):
-    joint: Gallery
+    """IJB 1:N; see `evaluate.protocols.identification`."""
+
+    joint: Joint
     open_set: OpenSet
 
 
+class Noises(BaseModel):
+    """How many images a list of noises names, and how many of them there are."""
+
+    listed: Count
+    found: Count
+
+
 class MegaFace(BaseModel):
+    """``rank1`` by the number of distractors, ``tar`` and ``threshold`` by FAR."""
+
     probes: Count
     distractors: Count
+    searches: Count | None = None
     rank1: Annotated[dict[str, Rate], Field(min_length=1)]
-    tar: Annotated[dict[str, Rate | None], _with_key("1e-06")]
+    tar: Annotated[dict[str, Rate | None], _with_key(MEGAFACE_FAR)]
+    threshold: dict[str, Number] | None = None
     roc: Roc
+    noises: dict[str, Noises] | None = None
 
 
-class Results(BaseModel):
+class Settings(BaseModel):
+    """How IJB templates were made."""
+
+    views: Count
+    flip: str
+    norm: str
+    detector_score: bool
+
+
+class _File(BaseModel):
+    """``input`` says which images the network took."""
+
+    format: Count = 0
+    input: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> "_File":
+        if self.format > FORMAT:
+            raise ValueError(f"its format is {self.format}, and this version of Facemill reads up to {FORMAT}")
+        return self
+
+
+class Results(_File):
+    """``results.json`` of a model: figures of one IJB target, of verification sets by name, or of MegaFace."""
+
     name: Name
     target: Literal["IJBB", "IJBC"] | None = None
+    settings: Settings | None = None
     verification: OneToOne | None = None
     identification: OneToMany | None = None
+    flip: bool | None = None  # of the verification sets
     sets: Annotated[dict[Name, VerificationSet], Field(min_length=1)] | None = None
     megaface: MegaFace | None = None
 
     @model_validator(mode="after")
     def _any(self) -> "Results":
         if (self.verification or self.identification) and not self.target:
-            raise UserError("target is missing: IJBB or IJBC")
+            raise ValueError("target is missing: IJBB or IJBC")
         if not (self.verification or self.identification or self.sets or self.megaface):
-            raise UserError("there is neither verification, identification, sets nor megaface")
+            raise ValueError("there is neither verification, identification, sets nor megaface")
         return self
 
 
-def check_results(results: dict, path: Path) -> None:
-    """Raise a ``ValueError`` that names the file and the field where a report could not show ``results``."""
-    try:
-        Results.model_validate(results, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path} is no result that can be shown: {field + ': ' if field else ''}{reason}") from None
+class SharedIdentity(BaseModel):
+    """An identity of each set, and the cosine of their mean embeddings."""
+
+    first: FileName
+    second: FileName
+    cosine: FiniteFloat
+
+
+class Overlap(_File):
+    """``overlap.json``: the identities that two sets share, the most similar first."""
+
+    threshold: FiniteFloat
+    shared: list[SharedIdentity]

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_curve
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
 from evaluate.ijb import FARS, identification, verification
-from evaluate.protocols.ijb_lists import Release
+from evaluate.protocols.ijb_lists import IJB
 from evaluate.protocols.templates import FLIPS, pool
 
 
@@ -25,14 +25,14 @@ def run_ijb(monkeypatch, data, features, output, *options):
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ijb")
     features = np.load(write_release(folder, 0.01, seed=1, dimension=64), mmap_mode="r")
-    release = Release(folder, "IJBC")
-    images = release.images()
-    return release, pool(features.reshape(len(features), 2, -1), images.template, images.media, images.detector)
+    data = IJB(folder, "IJBC")
+    images = data.images()
+    return data, pool(features.reshape(len(features), 2, -1), images.template, images.media, images.detector)
 
 
 def test_verification_is_roc_curve_of_all_exact_scores(small):
-    release, templates = small
-    first, second, same = release.pairs()
+    data, templates = small
+    first, second, same = data.pairs()
     # Duplicates, swapped and contradictory pairs.
     extra = np.arange(200)
     first, second = np.r_[first, second[extra], first[extra]], np.r_[second, first[extra], second[extra]]
@@ -44,24 +44,24 @@ def test_verification_is_roc_curve_of_all_exact_scores(small):
     false, true = np.flipud(false), np.flipud(true)
     for far in FARS:
         place = min(zip(abs(false - far), range(len(false))))[1]
-        assert result["tar"][f"{far:g}"] == pytest.approx(true[place], abs=1e-12)
-        assert result["far"][f"{far:g}"] == pytest.approx(false[place], abs=1e-12)
-    assert result["hardest"]["genuine"][0]["score"] == pytest.approx(scores[same].min(), abs=1e-5)
-    assert result["hardest"]["impostor"][0]["score"] == pytest.approx(scores[~same].max(), abs=1e-5)
-    assert sum(result["histogram"]["impostor"]) == (~same).sum()
+        assert result.tar[f"{far:g}"] == pytest.approx(true[place], abs=1e-12)
+        assert result.far[f"{far:g}"] == pytest.approx(false[place], abs=1e-12)
+    assert result.hardest["genuine"][0].score == pytest.approx(scores[same].min(), abs=1e-5)
+    assert result.hardest["impostor"][0].score == pytest.approx(scores[~same].max(), abs=1e-5)
+    assert sum(result.histogram.impostor) == (~same).sum()
 
 
 def test_pairs_of_unknown_templates_are_named(small):
-    release, templates = small
-    first, second, same = release.pairs()
+    data, templates = small
+    first, second, same = data.pairs()
     second[5] = 10**8
     with pytest.raises(ValueError, match="first is 100000000"):
         verification(templates, first, second, same)
 
 
 def test_every_probe_needs_a_mate_and_every_subject_one_template(small):
-    release, templates = small
-    galleries, probes = release.galleries(), release.probes()
+    data, templates = small
+    galleries, probes = data.galleries(), data.probes()
     with pytest.raises(ValueError, match="have no mate"):
         identification(templates, {"g1": galleries["g1"]}, probes)
     with pytest.raises(ValueError, match="one template a subject"):
@@ -80,7 +80,7 @@ def test_command_and_settings(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def one_view(tmp_path_factory):
-    """A release and features of one view alone (n, 16), and its figures."""
+    """A data set and features of one view alone (n, 16), and its figures."""
     folder = tmp_path_factory.mktemp("views")
     both = np.load(write_release(folder, 0.005, dimension=16))
     single = both[:, :16].copy()

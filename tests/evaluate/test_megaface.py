@@ -48,10 +48,10 @@ def test_is_the_search_written_with_loops():
     probes, identity, distractors = make()
     result = megaface(probes.astype(np.float32), identity, distractors.astype(np.float32))
     rank1, tar = naive(probes, identity, distractors)
-    assert result["rank1"] == pytest.approx(rank1) and list(result["rank1"]) == ["10", "100", "1000", "2300"]
-    assert 0.1 < result["rank1"]["2300"] < result["rank1"]["10"]
-    assert result["tar"]["1e-06"] == pytest.approx(tar)
-    assert result["searches"] == 8 * 5 * 4
+    assert result.rank1 == pytest.approx(rank1) and list(result.rank1) == ["10", "100", "1000", "2300"]
+    assert 0.1 < result.rank1["2300"] < result.rank1["10"]
+    assert result.tar["1e-06"] == pytest.approx(tar)
+    assert result.searches == 8 * 5 * 4
 
 
 def test_noisy_probes_become_their_clean_centre_or_go():
@@ -210,6 +210,8 @@ def test_features_of_a_checkpoint_are_written_and_read_again(tmp_path, monkeypat
     options = write_all(tmp_path, scrub, [], far, [])
     write_onnx(tmp_path / "n.onnx")
     computed = run_command(monkeypatch, tmp_path, options | {"--checkpoint": "n.onnx", "--images": "i"})
+    taken = json.loads((tmp_path / "out/results.json").read_text())["input"]
+    assert taken == "RGB in [-1, 1], as the graph normalises nothing"
     assert run_command(monkeypatch, tmp_path, options) == computed and computed["probes"] == 3
     (tmp_path / "i/megaface/0/x/2.jpg").write_bytes(jpeg(0)[:200])
     with pytest.raises(ValueError, match="megaface/0/x/2.jpg"):

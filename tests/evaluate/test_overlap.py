@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from evaluate import overlap
+from evaluate.features import options
+from evaluate.features.embed import Embedder
 from evaluate.features.network import Network
+from evaluate.features.ranks import World
 from evaluate.overlap import images_by_identity, mean_embeddings, nearest
 from pipelines.prepare.convert import convert
 from pipelines.sources import open_source
@@ -23,6 +26,10 @@ class Pixels(torch.nn.Module):
 
     def forward(self, images):
         return torch.nn.functional.adaptive_avg_pool2d(images, 7).flatten(1)
+
+
+def embedder(model):
+    return Embedder(model, 56, World(torch.device("cpu")), batch_size=2, threads=1)
 
 
 def test_nearest_in_blocks_is_that_of_the_whole_matrix(monkeypatch):
@@ -45,11 +52,10 @@ def test_some_images_of_each_identity():
 def test_means_are_those_of_unit_embeddings():
     images = [jpeg(seed) for seed in range(5)]
     source = MemorySource(images, np.array([1, 0, 1, 1, 3]))
-    options = dict(batch_size=2, device=torch.device("cpu"), threads=1)
-    means, labels = mean_embeddings(Network(Pixels(), 56), source, most=9, **options)
+    means, labels = mean_embeddings(embedder(Pixels()), source, most=9)
     assert labels.tolist() == [0, 1, 3]
     alone = MemorySource(images, np.arange(5))
-    units, _ = mean_embeddings(Network(Pixels(), 56), alone, most=9, **options)
+    units, _ = mean_embeddings(embedder(Pixels()), alone, most=9)
     expected = torch.nn.functional.normalize(units[[0, 2, 3]].sum(dim=0), dim=0)
     torch.testing.assert_close(means[1], expected)
     torch.testing.assert_close(means[[0, 2]], units[[1, 4]])
@@ -58,7 +64,7 @@ def test_means_are_those_of_unit_embeddings():
 def test_images_without_an_identity_are_told():
     source = MemorySource([jpeg(0), jpeg(1)], np.array([-1, -1]), name="train.rec")
     with pytest.raises(ValueError, match=r"no image has an identity, as train\.rec, image 0"):
-        mean_embeddings(Network(Pixels(), 56), source, most=9, batch_size=2, device=torch.device("cpu"), threads=1)
+        mean_embeddings(embedder(Pixels()), source, most=9)
 
 
 @pytest.mark.parametrize("option", ["--images", "--batch-size", "--threads"])
@@ -66,7 +72,7 @@ def test_counts_below_one_are_refused(option, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["overlap", "a", "b", "--checkpoint", "c", option, "0"])
     with pytest.raises(SystemExit, match="2"):
         overlap.main()
-    assert f"{option} must be 1 at least" in capsys.readouterr().err
+    assert f"{option}: 0 is not above zero" in capsys.readouterr().err
 
 
 def test_a_network_without_numbers_finds_no_set_clean():
@@ -78,7 +84,7 @@ def test_a_network_without_numbers_finds_no_set_clean():
 
     source = MemorySource([jpeg(seed) for seed in range(5)], np.array([1, 0, 1, 1, 3]), name="test.bin")
     with pytest.raises(ValueError, match=r"not finite for 2 of 2 images, the first is test\.bin, image 1"):
-        mean_embeddings(Network(Broken(), 56), source, most=9, batch_size=2, device=torch.device("cpu"), threads=1)
+        mean_embeddings(embedder(Broken()), source, most=9)
 
 
 @pytest.mark.parametrize("kind", ["folder", "bin"])
@@ -93,13 +99,16 @@ def test_command(tmp_path, monkeypatch, capsys, kind):
         for name, image in (("x", people["b"][0]), ("y", people["d"][0]), ("z", jpeg(50))):
             (test / name).mkdir(parents=True)
             (test / name / "1.jpg").write_bytes(image)
-    monkeypatch.setattr(overlap, "load_network", lambda *_: Network(Pixels(), 56))
+    monkeypatch.setattr(options, "load_network", lambda *_: Network(Pixels(), 56))
     # A mean of two random pictures is at 0.7 to each of them.
     arguments = [tmp_path / "train", test, "--checkpoint", "any", "--output", tmp_path / "out", "--images", "1"]
     monkeypatch.setattr(sys, "argv", ["overlap", *map(str, arguments)])
     overlap.main()
-    (found,) = json.loads((tmp_path / "out" / "overlap.json").read_text())
+    result = json.loads((tmp_path / "out" / "overlap.json").read_text())
+    assert result["format"] == 1 and result["input"] == "RGB in [-1, 1]" and result["threshold"] == 0.6
+    (found,) = result["shared"]
     assert found == {"first": "b", "second": "3" if kind == "bin" else "x", "cosine": pytest.approx(1, abs=1e-3)}
     assert "1 of" in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "overlap.png") as sheet:
-        assert sheet.size == (9 * 112, 112)
+        pixels = np.asarray(sheet.convert("RGB"))
+    assert np.ptp(pixels, axis=2).max() > 50  # photographs are in it, and not just words

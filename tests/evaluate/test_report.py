@@ -12,10 +12,13 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
 from evaluate.protocols.folds import verify
+from evaluate.protocols.identification import joint, open_set, search
 from evaluate.reporting import charts
 from evaluate.reporting.page import PUBLISHED, Page
-from evaluate.reporting.results import read_results, write_results
-from evaluate.verification import set_results
+from evaluate.reporting.results import read_results, write_json, write_results
+from evaluate.reporting.schema import HardPair, OneToMany
+from evaluate.verification import verification_set
+from pipelines.common.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +37,11 @@ def results(tmp_path_factory):
     pairs = (
         rng.standard_normal((200, 2, 1, 8)) * np.where(same, 0.5, 1)[:, None, None, None] + same[:, None, None, None]
     )
-    sets = {"lfw": set_results(verify(pairs.reshape(400, 1, 8), same), same)}
-    write_results(folder / "bins", {"name": "<first> & co", "sets": sets})
+    sets = {"lfw": verification_set(verify(pairs.reshape(400, 1, 8), same), same)}
+    write_results(folder / "bins", "<first> & co", sets=sets)
     probes = normalised(np.repeat(rng.standard_normal((4, 8)), 3, axis=0) + 0.3 * rng.standard_normal((12, 8)))
     found = megaface(probes, np.repeat(np.arange(4), 3), normalised(rng.standard_normal((500, 8))))
-    write_results(folder / "mega", {"name": "<first> & co", "megaface": found})
+    write_results(folder / "mega", "<first> & co", megaface=found)
     return folder
 
 
@@ -104,8 +107,9 @@ def write_set(folder, name=None, accuracy=0.9, **sets):
     """Results on small sets, lfw or others; the accuracy tells them apart."""
     rng = np.random.default_rng(0)
     same = np.arange(40) % 2 == 0
-    part = set_results(verify(rng.standard_normal((80, 1, 8)), same), same) | {"accuracy": accuracy}
-    write_results(folder, {"name": name, "sets": dict.fromkeys(sets or ("lfw",), part)})
+    part = verification_set(verify(rng.standard_normal((80, 1, 8)), same), same)
+    part.accuracy = accuracy
+    write_results(folder, name, sets=dict.fromkeys(sets or ("lfw",), part))
     return folder
 
 
@@ -125,7 +129,7 @@ def test_results_of_one_name_are_joined_where_they_do_not_meet(tmp_path):
         write_set(tmp_path / "x" / "r18", None, 0.83),
     ]
     models = report.read_models(places)
-    figures = {name: {key: part["accuracy"] for key, part in found["sets"].items()} for name, found in models.items()}
+    figures = {name: {key: part.accuracy for key, part in found["sets"].items()} for name, found in models.items()}
     assert figures == {"r50": {"lfw": 0.81, "cfp_fp": 0.82, "agedb_30": 0.82}, "r18": {"lfw": 0.83}}
     models = report.read_models([*places, write_set(tmp_path / "3", "r50")])
     assert list(models) == ["r50 (1)", "r50 (2)", "r50 (3)", "r18"]
@@ -136,9 +140,11 @@ def test_results_of_one_name_are_joined_where_they_do_not_meet(tmp_path):
 def test_verification_and_identification_of_one_target_are_joined(results, tmp_path):
     whole = json.loads((results / "first/results.json").read_text())
     for part in ("verification", "identification"):
-        write_results(tmp_path / part, {key: whole[key] for key in ("name", "target", part)})
+        write_results(tmp_path / part, **{key: whole[key] for key in ("name", "target", part)})
     (model,) = report.read_models([tmp_path / "verification", tmp_path / "identification"]).values()
-    assert model == {"IJBC": {part: whole[part] for part in ("verification", "identification")}}
+    assert list(model) == ["IJBC"]
+    for part in ("verification", "identification"):
+        assert model["IJBC"][part].model_dump(exclude_unset=True) == whole[part]
 
 
 @pytest.mark.parametrize("name", ["a/b", "$x$ $", "_hidden", "中文"])
@@ -237,5 +243,54 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_results_hold_no_nan(tmp_path):
-    write_results(tmp_path, {"sets": {"a": {"val": float("nan"), "far": [float("inf"), 1.0]}}})
-    assert read_results(tmp_path)["sets"] == {"a": {"val": None, "far": [None, 1.0]}}
+    same = np.ones(20, bool)  # without impostors there is no TAR at a FAR
+    part = verification_set(verify(np.random.default_rng(0).standard_normal((40, 1, 8)), same), same)
+    write_results(tmp_path, None, sets={"a": part})
+    written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert written["sets"]["a"]["val"] is None and written["sets"]["a"]["far"] is None
+    assert read_results(tmp_path).sets["a"].accuracy == part.accuracy
+
+
+def test_results_from_before_formats_had_numbers_are_read(tmp_path):
+    path = write_set(tmp_path / "r") / "results.json"
+    content = json.loads(path.read_text())
+    assert content.pop("format") == 1
+    for later in ("pairs", "val", "val_std", "far", "folds"):  # what a report shows needs none of these
+        content["sets"]["lfw"].pop(later)
+    path.write_text(json.dumps(content | {"of_another_program": 1}))
+    assert read_results(path).sets["lfw"].accuracy == 0.9
+    path.write_text(json.dumps(content | {"format": 2}))
+    with pytest.raises(ValueError, match="its format is 2, and this version of Facemill reads up to 1"):
+        read_results(path)
+
+
+def test_every_figure_of_the_protocols_is_in_the_schema():
+    """Keys that a schema does not know would be dropped without a word."""
+    rng = np.random.default_rng(0)
+    vectors = normalised(rng.standard_normal((30, 8)))
+    mate = np.r_[np.arange(10), np.full(10, -1)]
+    figures = {
+        "joint": joint(vectors[10:20], vectors[:10], mate[:10]),
+        "open_set": open_set([search(vectors[10:], vectors[:10], mate)], ["g1"]),
+    }
+    assert OneToMany(**figures).model_dump(exclude_unset=True) == figures
+    same = np.arange(20) % 2 == 0
+    result = verify(rng.standard_normal((40, 1, 8)), same)
+    assert result.summary().keys() <= verification_set(result, same).model_dump().keys()
+
+
+def test_names_may_hold_bytes_that_are_no_text(tmp_path):
+    """Files' names may; long work is not lost by it."""
+    write_set(tmp_path / "r", "r\udce9", **{"lf\udce9": 1})
+    results = read_results(tmp_path / "r")
+    assert results.name == "r\ufffd" and list(results.sets) == ["lf\ufffd"]
+    pair = HardPair(templates=[1, 2], score=0.5, images=[["/\udce9.jpg"], ["/2.jpg"]])
+    write_json(tmp_path / "pair.json", pair)
+    assert HardPair.model_validate(json.loads((tmp_path / "pair.json").read_text()), strict=True) == pair
+    assert "lf\ufffd".upper() in make(tmp_path, tmp_path / "page", "r")
+
+
+def test_a_binary_file_is_no_result(tmp_path):
+    (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="results.json is no JSON"):
+        read_results(tmp_path)

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from evaluate import verification
 from evaluate.protocols.folds import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, verify, worst_pairs
-from evaluate.verification import table
+from evaluate.reporting.schema import SetFigures
+from evaluate.reporting.tables import accuracy_table
 from pipelines.sources.bins import read_bin, write_bin
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
@@ -95,11 +96,12 @@ def test_a_collapsed_network_shows_the_far_it_met():
     """All embeddings equal: every pair is accepted, which a TAR alone would praise."""
     _, same = make(2, 100)
     result = verify(np.ones((200, 2, 8), np.float32), same)
-    assert result.far == 1 and printed(table({"lfw": result}))["FAR % met"] == "100.00"
+    assert result.far == 1 and printed({"lfw": result})["FAR % met"] == "100.00"
 
 
-def printed(rows):
-    """The cells of a table's only row by their columns' headers, as a terminal shows them."""
+def printed(results):
+    """The cells of the only row of the table of results by their columns' headers, as a terminal shows them."""
+    rows = accuracy_table({name: SetFigures(**result.summary()) for name, result in results.items()})
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(rows)
     head, row = (line for line in console.export_text().splitlines() if line[0] in "┃│")
@@ -109,7 +111,7 @@ def printed(rows):
 @pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]"])
 def test_names_are_printed_as_they_are(name):
     features, same = make(3, 50)
-    assert printed(table({name: verify(features, same)}))["set"] == name
+    assert printed({name: verify(features, same)})["set"] == name
 
 
 @pytest.mark.parametrize("shape, message", [((19, 2, 4), "need features"), ((18, 2, 4), "too few")])

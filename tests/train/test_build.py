@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from evaluate.features.ranks import World
 from losses import PartialFC, create_margin
 from train.build import build_backbone
 from train.checkpoint import Checkpoints
 from train.config import Config
-from train.distributed import World
 from train.fine_tune import load_centres, stored_classes
 
 HERE = World(torch.device("cpu"), 0, 1)

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from evaluate.features.ranks import World
 from models.inspect import cost
 from models.registry import model_names
 from tests.train.test_run import faces  # noqa: F401  a fixture
 from train.config import load_config
-from train.distributed import World
 from train.trainer import Trainer
 
 CONFIGS = sorted(Path(__file__).resolve().parents[2].glob("configs/*.yaml"))

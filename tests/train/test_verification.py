@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluate.features.ranks import World
 from pipelines.sources.bins import write_bin
 from tests.train.test_run import command, config, faces, finish  # noqa: F401  fixtures
 from train.config import load_config
-from train.distributed import World
 from train.trainer import Trainer
 from train.verification import Verifier
 

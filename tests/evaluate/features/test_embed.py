@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evaluate.features.embed import embed, embed_batches
+from evaluate.features.embed import Embedder, embed_batches
+from evaluate.features.ranks import World
 from models.modes import evaluating
 from pipelines.sources.memory import MemorySource
 
@@ -33,19 +34,9 @@ class Means(nn.Module):
         return self.dropout(torch.cat([images[..., :10].mean((2, 3)), images.mean((2, 3))], 1))
 
 
-def run(count, rank=0, world_size=1, **options):
-    source = MemorySource(encoded(count))
-    return embed(
-        Means(),
-        source,
-        device="cpu",
-        batch_size=4,
-        image_size=32,
-        rank=rank,
-        world_size=world_size,
-        threads=1,
-        **options,
-    )
+def run(count, rank=0, size=1, **options):
+    embed = Embedder(Means(), 32, World(torch.device("cpu"), rank, size), batch_size=4, threads=1, **options)
+    return embed(MemorySource(encoded(count)))
 
 
 def on_a_rank(count):
@@ -139,5 +130,5 @@ def test_embeddings_that_are_not_finite_are_counted_and_named(value):
 
     source = MemorySource(encoded(11), name="lfw.bin")
     with pytest.raises(ValueError, match=r"not finite for 3 of 11 images, the first is lfw\.bin, image 8$"):
-        embed(Gives(network), source, device="cpu", batch_size=4, image_size=32, threads=1)
+        Embedder(Gives(network), 32, World(torch.device("cpu")), batch_size=4, threads=1)(source)
     assert calls == [8, 8, 6]

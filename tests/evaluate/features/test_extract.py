@@ -13,21 +13,21 @@ from evaluate import ijb
 from evaluate.features import extract as module
 from evaluate.features.extract import extract, input_of
 from evaluate.features.network import Network
-from evaluate.protocols.ijb_lists import Release
+from evaluate.protocols.ijb_lists import IJB
 from tests.evaluate.networks import write_onnx
 
 CHUNK = 8
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory):
-    """A tiny release with pictures, and a network."""
-    folder = tmp_path_factory.mktemp("release")
+def data(tmp_path_factory):
+    """A tiny data set with pictures, and a network."""
+    folder = tmp_path_factory.mktemp("data")
     write_release(folder, 0.0001, dimension=4)
     rng = np.random.default_rng(0)
     crops = folder / "IJBC/loose_crop"
     crops.mkdir()
-    for name in Release(folder, "IJBC").images().names:
+    for name in IJB(folder, "IJBC").images().names:
         pixels = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize(tuple(rng.integers(110, 150, 2))).save(crops / name, "JPEG")
     write_onnx(folder / "model.onnx")
@@ -35,7 +35,7 @@ def release(tmp_path_factory):
 
 
 def run(folder, output, **options):
-    found = Release(folder, "IJBC")
+    found = IJB(folder, "IJBC")
     images = found.images()
     return extract(found, images, folder / "model.onnx", None, output, batch_size=5, threads=1, chunk=CHUNK, **options)
 
@@ -51,27 +51,27 @@ def on_a_rank(folder, output):
 
 
 @pytest.fixture(scope="module")
-def whole(release, tmp_path_factory):
-    return np.load(run(release, tmp_path_factory.mktemp("whole")))
+def whole(data, tmp_path_factory):
+    return np.load(run(data, tmp_path_factory.mktemp("whole")))
 
 
-def test_features_are_those_of_the_aligned_images(release, whole):
+def test_features_are_those_of_the_aligned_images(data, whole):
     from evaluate.features.network import load_network
     from pipelines.loading.aligned import aligned_images
 
-    found = Release(release, "IJBC")
+    found = IJB(data, "IJBC")
     images = found.images()
     paths = [found.image_path(name) for name in images.names]
     chosen = np.array([3, len(paths) - 1])
     (pixels,) = aligned_images(paths, images.landmarks, [chosen], batch_size=2, device="cpu", threads=1)
-    model = load_network(release / "model.onnx").model
+    model = load_network(data / "model.onnx").model
     with torch.inference_mode():
         expected = torch.cat([model(pixels), model(pixels.flip(3))], 1)
     assert whole.shape == (len(paths), 32) and np.abs(whole).max() > 1
     np.testing.assert_allclose(whole[chosen], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_interrupted_extraction_goes_on_where_it_stopped(release, whole, tmp_path, monkeypatch):
+def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_path, monkeypatch):
     real, seen = module.aligned_images, []
 
     def counting(paths, landmarks, batches, **options):
@@ -87,29 +87,29 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(release, whole, tmp_
 
     monkeypatch.setattr(module, "aligned_images", counting)
     with pytest.raises(KeyboardInterrupt):
-        run(release, tmp_path)
+        run(data, tmp_path)
     assert not (tmp_path / "features.npy").exists()
     done = sorted((tmp_path / "features.partial").glob("*.npy"))
     assert len(done) == 2  # of 8 images each, in batches of 5 and 3
     (tmp_path / "second").touch()
     seen.clear()
-    features = np.load(run(release, tmp_path))
+    features = np.load(run(data, tmp_path))
     assert min(np.concatenate(seen)) == 2 * CHUNK
     np.testing.assert_allclose(features, whole, rtol=1e-4, atol=1e-4)
     seen.clear()
-    run(release, tmp_path)
+    run(data, tmp_path)
     assert not seen and not (tmp_path / "features.partial").exists()
 
 
-def test_two_ranks_share_the_work(release, whole, tmp_path, ranks):
-    paths = ranks(2, on_a_rank, release, tmp_path)
+def test_two_ranks_share_the_work(data, whole, tmp_path, ranks):
+    paths = ranks(2, on_a_rank, data, tmp_path)
     assert paths == [tmp_path / "features.npy", None]
     np.testing.assert_allclose(np.load(paths[0]), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_another_checkpoint_is_not_mixed_in(release, whole, tmp_path):
+def test_another_checkpoint_is_not_mixed_in(data, whole, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(release, copy)
+    shutil.copytree(data, copy)
     output = tmp_path / "out"
     run(copy, output)
     write_onnx(copy / "model.onnx", seed=1)
@@ -117,9 +117,9 @@ def test_another_checkpoint_is_not_mixed_in(release, whole, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
-def test_weights_in_folders_are_told_apart(release, tmp_path, monkeypatch, name):
+def test_weights_in_folders_are_told_apart(data, tmp_path, monkeypatch, name):
     """Features of one folder do not pass for those of another, whichever kind of file it holds."""
-    found = Release(release, "IJBC")
+    found = IJB(data, "IJBC")
     images, firsts = found.images(), []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
@@ -149,10 +149,10 @@ def write_lists(folder, change):
         path.write_text("\n".join(" ".join(line) for line in lines))
 
 
-def test_images_may_lie_in_folders(release, whole, tmp_path):
+def test_images_may_lie_in_folders(data, whole, tmp_path):
     """As NIST names them: img/1.jpg and frames/2.png."""
     copy = tmp_path / "copy"
-    shutil.copytree(release, copy)
+    shutil.copytree(data, copy)
     crops = copy / "IJBC/loose_crop"
 
     def renamed(number, line):
@@ -175,9 +175,9 @@ def test_images_may_lie_in_folders(release, whole, tmp_path):
 @pytest.mark.parametrize(
     "value, message", [("nan", "not finite for 2 of"), ("0", "2 of .* lie in one point"), ("-1", "2 of .* lie in one")]
 )
-def test_landmarks_that_align_nothing_are_named(release, tmp_path, value, message):
+def test_landmarks_that_align_nothing_are_named(data, tmp_path, value, message):
     copy = tmp_path / "copy"
-    shutil.copytree(release, copy)
+    shutil.copytree(data, copy)
 
     def spoilt(number, line):
         return [line[0], *[value] * 10, line[11]] if number in (4, 9) and len(line) > 10 else line
@@ -187,7 +187,7 @@ def test_landmarks_that_align_nothing_are_named(release, tmp_path, value, messag
         run(copy, tmp_path / "out")
 
 
-def test_a_network_without_numbers_writes_no_features(release, tmp_path, monkeypatch):
+def test_a_network_without_numbers_writes_no_features(data, tmp_path, monkeypatch):
     class Broken(torch.nn.Module):
         def forward(self, images):
             features = images.mean((2, 3))
@@ -195,28 +195,28 @@ def test_a_network_without_numbers_writes_no_features(release, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "load_network", lambda *_: Network(Broken(), 112))
     with pytest.raises(ValueError, match=r"not finite for 2 of 8 images, the first is 2\.jpg"):
-        run(release, tmp_path)
+        run(data, tmp_path)
     assert not (tmp_path / "features.npy").exists() and not list((tmp_path / "features.partial").glob("*.npy"))
 
 
-def test_features_of_another_input_are_not_mixed_in(release, whole, tmp_path):
-    path = run(release, tmp_path)
+def test_features_of_another_input_are_not_mixed_in(data, whole, tmp_path):
+    path = run(data, tmp_path)
     assert input_of(path) == "RGB in [-1, 1], as the graph normalises nothing"
-    again = np.load(run(release, tmp_path, given={"bgr": True}))
+    again = np.load(run(data, tmp_path, given={"bgr": True}))
     assert input_of(path).startswith("BGR in [-1, 1]")
     assert np.abs(again - whole).max() > 0.1
 
 
-def test_ijbs_results_say_what_the_network_took(release, tmp_path, monkeypatch):
-    words = ["--data", release, "--checkpoint", release / "model.onnx", "--output", tmp_path, "--input-range", "0,1"]
+def test_ijbs_results_say_what_the_network_took(data, tmp_path, monkeypatch):
+    words = ["--data", data, "--checkpoint", data / "model.onnx", "--output", tmp_path, "--input-range", "0,1"]
     monkeypatch.setattr(sys, "argv", ["ijb", *map(str, words), "--threads", "1"])
     ijb.main()
     assert json.loads((tmp_path / "results.json").read_text())["input"] == "RGB in [0, 1], set by --input-range"
 
 
-def test_a_checkpoint_that_is_missing_costs_no_features(release, tmp_path):
+def test_a_checkpoint_that_is_missing_costs_no_features(data, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(release, copy)
+    shutil.copytree(data, copy)
     path = run(copy, tmp_path / "out")
     (copy / "model.onnx").unlink()
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
@@ -224,9 +224,9 @@ def test_a_checkpoint_that_is_missing_costs_no_features(release, tmp_path):
     assert path.exists()
 
 
-def test_missing_images_are_counted_and_named(release, tmp_path):
+def test_missing_images_are_counted_and_named(data, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(release, copy)
+    shutil.copytree(data, copy)
     (copy / "IJBC/loose_crop/2.jpg").unlink()
     (copy / "IJBC/loose_crop/5.jpg").unlink()
     with pytest.raises(FileNotFoundError, match="^2 of .* the first is 2.jpg"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.synthetic_ijb import write_release
-from evaluate.protocols.ijb_lists import Release, integers
+from evaluate.protocols.ijb_lists import IJB, integers
 
 
 @pytest.fixture
@@ -33,41 +33,41 @@ def test_integers_refuses_anything_else(tmp_path, text):
 
 
 def test_lists_are_read_as_written(folder):
-    for root in (folder, folder / "IJBC"):  # the release, or the folder that holds it
-        release = Release(root, "IJBC")
-        images = release.images()
+    for root in (folder, folder / "IJBC"):  # the data set, or the folder that holds it
+        data = IJB(root, "IJBC")
+        images = data.images()
         lines = [line.split() for line in meta(folder, "name_5pts_score.txt").read_text().splitlines()]
         assert images.names == [line[0] for line in lines]
         np.testing.assert_allclose(images.landmarks.reshape(-1, 10), [[float(x) for x in line[1:11]] for line in lines])
         np.testing.assert_allclose(images.detector, [float(line[11]) for line in lines])
-        first, second, same = release.pairs()
+        first, second, same = data.pairs()
         pairs = np.loadtxt(meta(folder, "template_pair_label.txt"), dtype=int)
         np.testing.assert_array_equal(np.stack([first, second, same], 1), pairs)
-        assert set(release.galleries()) == {"g1", "g2"}
+        assert set(data.galleries()) == {"g1", "g2"}
 
 
 def test_a_media_list_in_another_order_is_matched_by_name(folder):
-    before = Release(folder, "IJBC").images()
+    before = IJB(folder, "IJBC").images()
     path = meta(folder, "face_tid_mid.txt")
     path.write_text("\n".join(reversed(path.read_text().splitlines())))
-    after = Release(folder, "IJBC").images()
+    after = IJB(folder, "IJBC").images()
     np.testing.assert_array_equal(before.template, after.template)
     np.testing.assert_array_equal(before.media, after.media)
 
 
 def test_templates_listed_several_times_count_once(folder):
-    before = Release(folder, "IJBC").probes()
+    before = IJB(folder, "IJBC").probes()
     path = meta(folder, "1N_probe_mixed.csv")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, *lines[1:5]]))
-    np.testing.assert_array_equal(Release(folder, "IJBC").probes().template, before.template)
+    np.testing.assert_array_equal(IJB(folder, "IJBC").probes().template, before.template)
 
 
 def test_ijbb_names(folder):
     for path in list((folder / "IJBC/meta").iterdir()):
         path.rename(path.with_name(path.name.replace("ijbc", "ijbb").replace("_G", "_S")))
-    release = Release(folder / "IJBC", "IJBB")
-    assert len(release.images().names) and len(release.galleries()["g2"].template)
+    data = IJB(folder / "IJBC", "IJBB")
+    assert len(data.images().names) and len(data.galleries()["g2"].template)
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_ijbb_names(folder):
 def test_damaged_lists_are_named(folder, name, damage, message):
     path = meta(folder, name)
     path.write_text(damage(path.read_text()))
-    release = Release(folder, "IJBC")
+    data = IJB(folder, "IJBC")
     with pytest.raises(ValueError, match=message) as error:
-        release.images(), release.pairs(), release.galleries()
+        data.images(), data.pairs(), data.galleries()
     assert name in str(error.value)
 
 
-def everything(release):
-    images, people = release.images(), [*release.galleries().values(), release.probes()]
-    arrays = [images.landmarks, images.detector, images.template, images.media, *release.pairs()]
+def everything(data):
+    images, people = data.images(), [*data.galleries().values(), data.probes()]
+    arrays = [images.landmarks, images.detector, images.template, images.media, *data.pairs()]
     return images.names, arrays + [array for part in people for array in (part.template, part.subject)]
 
 
@@ -116,21 +116,21 @@ def everything(release):
     ],
 )
 def test_how_other_programs_write_lists(folder, change):
-    names, arrays = everything(Release(folder, "IJBC"))
+    names, arrays = everything(IJB(folder, "IJBC"))
     for path in (folder / "IJBC/meta").iterdir():
         path.write_bytes(change(path.read_bytes()))
-    names_now, arrays_now = everything(Release(folder, "IJBC"))
+    names_now, arrays_now = everything(IJB(folder, "IJBC"))
     assert names_now == names
     for before, now in zip(arrays, arrays_now):
         np.testing.assert_array_equal(before, now)
 
 
 def test_whole_ids_may_be_written_with_a_point(folder):
-    before = Release(folder, "IJBC").images()
+    before = IJB(folder, "IJBC").images()
     path = meta(folder, "face_tid_mid.txt")
     lines = (line.split() for line in path.read_text().splitlines())
     path.write_text("\n".join(f"{name} {template}.0 {media}.0" for name, template, media in lines))
-    after = Release(folder, "IJBC").images()
+    after = IJB(folder, "IJBC").images()
     assert (after.template == before.template).all() and (after.media == before.media).all()
     assert after.template.dtype == np.int64
 
@@ -140,14 +140,14 @@ def test_names_in_any_encoding(folder):
     for name in ("name_5pts_score.txt", "face_tid_mid.txt"):
         path = meta(folder, name)
         path.write_bytes(b"caf\xe9/" + path.read_bytes())
-    release = Release(folder, "IJBC")
-    name = release.images().names[0]
-    assert os.fsencode(release.image_path(name)).endswith(b"loose_crop/caf\xe9/1.jpg")
+    data = IJB(folder, "IJBC")
+    name = data.images().names[0]
+    assert os.fsencode(data.image_path(name)).endswith(b"loose_crop/caf\xe9/1.jpg")
 
 
 def test_missing_lists_are_named(folder):
     meta(folder, "1N_gallery_G2.csv").unlink()
     with pytest.raises(FileNotFoundError, match="gallery_G2"):
-        Release(folder, "IJBC").galleries()
-    with pytest.raises(FileNotFoundError, match="is this the IJBB release"):
-        Release(folder, "IJBB")
+        IJB(folder, "IJBC").galleries()
+    with pytest.raises(FileNotFoundError, match="where are the lists of IJBB"):
+        IJB(folder, "IJBB")

@@ -2,9 +2,10 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from evaluate.reporting.pictures import Pair, pair_sheet, thumbnails
+from evaluate.reporting.pictures import Pair, pair_sheet, save_figure, thumbnails
 
 
 def encoded(colour, size=(40, 20)):
@@ -27,3 +28,26 @@ def test_a_sheet_shows_every_pair_once(count, columns, rows):
     assert len(figure.axes) == rows * columns
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == [pair.caption for pair in pairs]
     figure.savefig(io.BytesIO())
+
+
+def test_captions_are_shown_as_they_are():
+    """A name may look like a formula, or hold bytes that are no text."""
+    save = io.BytesIO()
+    figure = pair_sheet({"worst": [Pair([encoded("red")], [encoded("blue")], "$a_{ \udce9")]})
+    assert figure.axes[0].texts[0].get_text() == "$a_{ \ufffd"
+    figure.savefig(save)
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "sheet.png"
+    save_figure(Figure((1, 1)), path, dpi=20)
+    old = path.read_bytes()
+
+    def half(figure, file, **options):
+        file.write_bytes(b"half")
+        raise OSError
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError):
+        save_figure(Figure((2, 2)), path, dpi=20)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,46 @@
+"""Tables of figures for the terminal."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evaluate.reporting.schema import SetFigures
+
+
+def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
+    """The figures of each verification set in percent.
+
+    The FAR met is that of the held-out folds, which may be far from the FAR that is asked for.
+    """
+    table = Table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "FAR % met", "threshold")
+    for name, figures in sets.items():
+        table.add_row(
+            Text(name),  # as it is: a str would be read as markup
+            f"{figures.pairs}",
+            _percent(figures.accuracy, figures.std),
+            _percent(figures.val, figures.val_std),
+            _percent(figures.far),
+            f"{figures.threshold:.2f}",
+        )
+    return table
+
+
+def _percent(rate: float | None, std: float | None = None) -> str:
+    if rate is None:
+        return "–"
+    return f"{100 * rate:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
+
+
+def print_rates(title: str, rates: Mapping[str, float], met: Mapping[str, float] | None = None) -> None:
+    """Print percentages under their names; for TARs at wanted FARs, the FARs really ``met`` below them."""
+    table = Table(title=title, title_justify="left")
+    if met:
+        table.add_column()
+    for name in rates:
+        table.add_column(name, justify="right")
+    table.add_row(*["TAR %"] * bool(met), *(f"{100 * rate:.2f}" for rate in rates.values()))
+    if met:
+        table.add_row("FAR % met", *(f"{100 * met[name]:.2g}" for name in rates))
+    Console().print(table)
