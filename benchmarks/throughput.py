@@ -1,6 +1,6 @@
 """Images a second of the data pipeline, beside the usual ways, and of training: ``python benchmarks/throughput.py``.
 
-Without arguments it runs on the embedded data (which it prepares) and the quickstart's network.
+Without arguments it runs on the synthetic data (which it prepares) and the quickstart's network.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pipelines.synthetic.__main__ import prepare  # noqa: E402
 def main() -> None:
     """Measure, print the tables, write JSON and charts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="data set to read (default: the embedded one)")
+    parser.add_argument("--data", type=Path, help="data set to read (default: the synthetic one)")
     parser.add_argument("--config", type=Path, default=ROOT / "configs/quickstart.yaml", help="whose step to measure")
     parser.add_argument("--batch", type=int, default=128, help="images a batch of the data pipeline")
     parser.add_argument("--cores", type=int, default=2, help="threads or worker processes of each way")
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     data = options.data
     if data is None:
-        data = ROOT / "data/embedded"
+        data = ROOT / "data/synthetic"
         prepare(data)
     device = "cuda" if record.machine()["gpu"] else "cpu"
 

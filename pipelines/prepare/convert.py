@@ -193,7 +193,7 @@ def _side(good: Iterator[tuple[int, Read]]) -> tuple[int, Iterator[tuple[int, Re
     try:
         with Image.open(io.BytesIO(first[1].encoded)) as image:
             side = image.height
-    except Exception:  # Pillow's decoders raise almost any class; that the image is damaged is for ``verify`` to say
+    except Exception:  # Pillow's decoders raise almost any class; that the image is damaged is for ``check`` to say
         side = _DEFAULT_SIDE
     return side, itertools.chain([first], good)
 

@@ -38,7 +38,7 @@ def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str,
             try:
                 header = reader.read(image.encoded)
                 pixels.append(_moments(image.encoded))
-            except Exception:  # Pillow's decoders raise almost any class; which images are bad is for ``verify`` to say
+            except Exception:  # Pillow's decoders raise almost any class; which images are bad is for ``check`` to say
                 continue
             headers.append(header)
             sizes.append(len(image.encoded))

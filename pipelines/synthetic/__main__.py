@@ -1,6 +1,6 @@
-"""The embedded data set: procedural faces to train on and held-out identities to verify, without a download.
+"""The synthetic data set: procedural faces to train on and held-out identities to verify, without a download.
 
-Usage: ``python -m pipelines.synthetic data/embedded``. The folder gets ``train.rec``, ``train.idx`` and ``property``
+Usage: ``python -m pipelines.synthetic data/synthetic``. The folder gets ``train.rec``, ``train.idx`` and ``property``
 (insightface's layout), ``heldout.bin`` (pairs of identities that are not in the training set), ``faces.png`` (to look
 at: a row an identity) and ``settings.json``. It appears as a whole when all is written; a set made before with the same
 settings is left alone. Any number of processes writes the same bytes.
