@@ -22,7 +22,7 @@ from pipelines.common.command import run
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.pillow import decode
-from pipelines.loading.loader import sweep
+from pipelines.loading.loader import read_once
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
 from pipelines.sources.memory import MemorySource
@@ -60,7 +60,7 @@ def mean_embeddings(
     indices, labels = images_by_identity(source, most)
     if not len(indices):
         raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
-    batches = sweep(
+    batches = read_once(
         source, indices, batch_size=batch_size, image_size=network.input_size, device=device, threads=threads
     )
     present, rows = np.unique(labels, return_inverse=True)

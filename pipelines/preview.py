@@ -13,7 +13,7 @@ from matplotlib.image import imsave
 from pipelines.common.command import run
 from pipelines.common.files import replacing
 from pipelines.loading.augment import AUGMENTATIONS
-from pipelines.loading.loader import Loader, sweep
+from pipelines.loading.loader import Loader, read_once
 from pipelines.sources import open_source
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.source import Source
@@ -25,7 +25,7 @@ def contact_sheet(
     """Images from all over the source, as they are and augmented: uint8 (rows * size, (columns + 1) * size, 3)."""
     rows = min(rows, len(source))
     chosen = np.linspace(0, len(source) - 1, rows).astype(np.int64)
-    originals = next(sweep(source, chosen, batch_size=rows, image_size=image_size, dtype=torch.uint8)).images
+    originals = next(read_once(source, chosen, batch_size=rows, image_size=image_size, dtype=torch.uint8)).images
     encoded, _ = source.read(np.repeat(chosen, columns))
     repeated = MemorySource(encoded, np.zeros(len(encoded), np.int64))
     loader = Loader(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from evaluate.protocols.embeddings import finite, one_row_an_image
 from models.modes import evaluating
 from pipelines.common.errors import UserError
-from pipelines.loading.loader import sweep
+from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
 
@@ -55,7 +55,7 @@ def embed(
     share = -(-count // world_size)
     # Equal shares, so that the gathered shapes agree: the last ranks repeat the last image, which is cut off again.
     indices = np.minimum(np.arange(rank * share, (rank + 1) * share), count - 1)
-    batches = sweep(
+    batches = read_once(
         source,
         indices,
         batch_size=min(batch_size, share),

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.common.alignment import TEMPLATE, similarity
 from pipelines.common.errors import UserError
 from pipelines.loading.decoder import Decoder
-from pipelines.loading.loader import sweep_batches
+from pipelines.loading.loader import read_batches
 from pipelines.sources.lists import ListSource
 
 
@@ -63,7 +63,7 @@ def aligned_images(
         parameters=("matrix",),
         any_size=True,
     )
-    aligned = sweep_batches(
+    aligned = read_batches(
         ListSource([str(path) for path in paths]),
         batches,
         decoder,

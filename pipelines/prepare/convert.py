@@ -55,8 +55,9 @@ def convert(
 
     RecordIO is in insightface's layout, sorted by class; but with ``shuffle``, the key of a permutation of the images,
     and where there are more records than that layout can number (2^24), it is in im2rec's. Shards hold ``shard_size``
-    images. Identities without an image are no class, unless none of their images could be read in a layout that is
-    not sorted. An interrupted run can be started again; the shards that it finished are kept.
+    images. An identity without an image gets no class. In im2rec's layout and in shards, one whose images turn out to
+    be unreadable keeps its class, because classes are numbered before images are read. An interrupted run can be
+    started again; the shards that it finished are kept.
     """
     if form not in FORMS:
         raise UserError(f"form '{form}' is unknown; use one of {', '.join(FORMS)}")
