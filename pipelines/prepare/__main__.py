@@ -19,7 +19,7 @@ from pipelines.prepare.check import ERRORS, KINDS, Report, check
 from pipelines.prepare.convert import FORMS, LEFT_OUT, Written, all_labels, convert
 from pipelines.prepare.encode import Reencode
 from pipelines.prepare.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
-from pipelines.prepare.summary import contact_sheet, save_page, summarise
+from pipelines.prepare.summary import identity_sheet, save_page, summarise
 from pipelines.sources import open_source
 from pipelines.sources.bins import write_bin
 from pipelines.sources.folder import FolderSource
@@ -154,7 +154,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     for name, value in figures.items():
         print(f"{name:<22}{value}")
     if arguments.sheet or arguments.html:
-        sheet = contact_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
+        sheet = identity_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
     if arguments.sheet:
         with replacing(arguments.sheet) as temporary:
             sheet.save(temporary, "PNG")

@@ -7,7 +7,7 @@ from nvidia.dali import fn
 from pipelines.loading import augment
 from pipelines.loading.augment import AUGMENTATIONS, chance, choice, find_augmentation, uniform
 from pipelines.loading.decoder import Decoder
-from pipelines.preview import contact_sheet
+from pipelines.preview import augmented_sheet
 from pipelines.sources.memory import MemorySource
 
 SIZE = 112
@@ -163,10 +163,10 @@ def test_a_new_set_is_one_function(monkeypatch):
     assert difference(rotated, image[::-1, ::-1]) < 1
 
 
-def test_contact_sheet():
+def test_augmented_sheet():
     images = [photo(seed) for seed in range(30)]
     source = MemorySource([png(image).tobytes() for image in images])
-    sheet = contact_sheet(source, "arcface", rows=4, columns=9)
+    sheet = np.asarray(augmented_sheet(source, "arcface", rows=4, columns=9))
     tiles = sheet.reshape(4, SIZE, 10, SIZE, 3).swapaxes(1, 2)
     for row, index in enumerate((0, 9, 19, 29)):
         assert np.array_equal(tiles[row, 0], images[index])
