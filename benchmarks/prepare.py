@@ -33,7 +33,7 @@ from pipelines.sources import open_source
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.rec import RecordSource
 from pipelines.sources.source import Source
-from pipelines.synthetic.__main__ import prepare
+from pipelines.synthetic.dataset import make_dataset
 
 _SIDE = 112  # pixels of the images that are checked
 _PHOTOGRAPH = 250  # pixels of what is resized to that, as in LFW
@@ -70,7 +70,7 @@ def measure_prepare(
     """
     if data is None:
         data = scratch / "drawn"
-        prepare(data, identities=max(images // 16, 2), images_per_identity=16, held_out=20)
+        make_dataset(data, identities=max(images // 16, 2), images_per_identity=16, held_out=20)
     source = open_source(data)
     convert(source, scratch / "records", indices=np.arange(min(images, len(source))), threads=threads)
     records = RecordSource(scratch / "records" / "train.rec")

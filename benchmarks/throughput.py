@@ -14,7 +14,7 @@ from benchmarks import record  # noqa: E402
 from benchmarks.data import measure_data  # noqa: E402
 from benchmarks.step import measure_step  # noqa: E402
 from pipelines.common.command import run  # noqa: E402
-from pipelines.synthetic.__main__ import prepare  # noqa: E402
+from pipelines.synthetic.dataset import make_dataset  # noqa: E402
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     data = options.data
     if data is None:
         data = ROOT / "data/synthetic"
-        prepare(data)
+        make_dataset(data)
     device = "cuda" if record.machine()["gpu"] else "cpu"
 
     rows = measure_data(data, batch_size=options.batch, cores=options.cores, device=device, rounds=options.rounds)

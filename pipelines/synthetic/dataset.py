@@ -1,12 +1,11 @@
 """The synthetic data set: procedural faces to train on and held-out identities to verify, without a download.
 
-Usage: ``python -m pipelines.synthetic data/synthetic``. The folder gets ``train.rec``, ``train.idx`` and ``property``
-(insightface's layout), ``heldout.bin`` (pairs of identities that are not in the training set), ``faces.png`` (to look
-at: a row an identity) and ``settings.json``. It appears as a whole when all is written; a set made before with the same
-settings is left alone. Any number of processes writes the same bytes.
+Its folder holds ``train.rec``, ``train.idx`` and ``property`` (insightface's layout), ``heldout.bin`` (pairs of
+identities that are not in the training set), ``faces.png`` (to look at: a row an identity) and ``settings.json``. It
+appears as a whole when all is written; a set made before with the same settings is left alone. Any number of processes
+writes the same bytes.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -19,11 +18,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.progress import Progress
 
-from pipelines.common.command import run
 from pipelines.common.errors import UserError
+from pipelines.common.sheets import sheet
 from pipelines.sources.bins import write_bin
 from pipelines.sources.recordio import write_dataset
 from pipelines.synthetic import faces
@@ -31,9 +29,10 @@ from pipelines.synthetic import faces
 FILES = ("train.rec", "train.idx", "property", "heldout.bin", "faces.png", "settings.json")
 FOLDS = 10
 HELD_OUT_IMAGES = 6  # of each held-out identity; even, so that they make pairs
+_ROWS, _COLUMNS = 10, 12  # of faces.png: identities, and photographs of each
 
 
-def prepare(
+def make_dataset(
     folder: str | Path,
     *,
     identities: int = 1000,
@@ -79,7 +78,8 @@ def prepare(
                 write_bin(complete / "heldout.bin", *pair(list(people)))
         finally:
             executor.shutdown(cancel_futures=True)
-        Image.fromarray(contact_sheet(seed)).save(complete / "faces.png")
+        pictures = [[faces.render(seed, identity, image) for image in range(_COLUMNS)] for identity in range(_ROWS)]
+        sheet(pictures).save(complete / "faces.png")
         (complete / "settings.json").write_text(json.dumps(settings))
         complete.rename(folder)
     return True
@@ -103,11 +103,6 @@ def pair(people: Sequence[Sequence[bytes]]) -> tuple[list[bytes], np.ndarray]:
     return images, np.array(same)
 
 
-def contact_sheet(seed: int, rows: int = 10, columns: int = 12) -> np.ndarray:
-    """The first photographs of the first identities, a row an identity: RGB uint8 (112 rows, 112 columns, 3)."""
-    return np.vstack([np.hstack([faces.render(seed, row, image) for image in range(columns)]) for row in range(rows)])
-
-
 def _photographs(seed: int, identity: int, count: int) -> list[bytes]:
     return [faces.encode(seed, identity, image) for image in range(count)]
 
@@ -121,20 +116,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.synthetic", description=__doc__.split("\n\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--identities", type=int, default=1000)
-    parser.add_argument("--images-per-identity", type=int, default=16)
-    parser.add_argument("--held-out", type=int, default=300, help="identities of heldout.bin, a multiple of ten")
-    parser.add_argument("--seed", type=int, default=2048)
-    parser.add_argument("--processes", type=int, help="default: the CPUs available")
-    arguments = vars(parser.parse_args())
-    folder = arguments.pop("folder")
-    print(f"{folder}: {'written' if prepare(folder, **arguments) else 'already there'}")
-
-
-if __name__ == "__main__":
-    run(main)
