@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipelines.common.cpu import one_thread
 from pipelines.common.errors import UserError
+from pipelines.common.pixels import normalise
 from pipelines.loading.augment import find_augmentation
 from pipelines.loading.decoder import Decoder, UndecodableError
 from pipelines.loading.quarantine import Quarantine
@@ -278,15 +279,9 @@ def _to_images(pixels: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tens
     if images.is_cuda:
         if flips is not None:
             images = torch.where(flips[:, None, None, None], images.flip(3), images)
-        return _normalise(images, dtype)
+        return images if dtype == torch.uint8 else normalise(images, dtype)
     with one_thread():  # the decoding has all the cores busy
         if flips is not None:
             for image in compress(images.unbind(), flips.tolist()):  # stays in the cache: faster than for all at once
                 image.copy_(image.flip(2))
-        return _normalise(images, dtype)
-
-
-def _normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.uint8:
-        return images
-    return images.to(torch.float32).sub_(127.5).div_(127.5).to(dtype)
+        return images if dtype == torch.uint8 else normalise(images, dtype)

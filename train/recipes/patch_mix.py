@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pipelines.common.pixels import normalise, to_levels
+
 # Far above the rounding of a transform in float64, far below what a published figure could notice.
 _WHOLE = 2.0**-20
 
@@ -40,8 +42,7 @@ def perturb_patches(images: Tensor, chosen: Tensor, weights: Tensor, uniforms: T
         (b, 3, h, w): a new tensor.
     """
     rows, columns = images.shape[2] // patch, images.shape[3] // patch
-    levels = (images.float() * 127.5 + 127.5).round()  # what was decoded, before it was normalised
-    pixels = levels.unfold(2, patch, patch).unfold(3, patch, patch)
+    pixels = to_levels(images).unfold(2, patch, patch).unfold(3, patch, patch)
     pixels = pixels.permute(0, 2, 3, 1, 4, 5)  # (b, rows, columns, 3, p, p)
     # Gates in half precision are often equal; of equal ones the first are taken, on every device.
     place = weights.argsort(dim=1, descending=True, stable=True)[:, :top]
@@ -54,5 +55,5 @@ def perturb_patches(images: Tensor, chosen: Tensor, weights: Tensor, uniforms: T
     )
     out = images.clone(memory_format=torch.contiguous_format)
     view = out.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5)
-    view[image.flatten(), row.flatten(), column.flatten()] = ((mixed - 127.5) / 127.5).to(out.dtype)
+    view[image.flatten(), row.flatten(), column.flatten()] = normalise(mixed, out.dtype)
     return out.contiguous(memory_format=torch.channels_last)
