@@ -12,7 +12,7 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import unknown
 
 Draw = Callable[[np.ndarray], np.ndarray]
 
@@ -71,7 +71,7 @@ AUGMENTATIONS = {"none": Augmentation("none", flip=False), "flip": Augmentation(
 def find_augmentation(name: str) -> Augmentation:
     """The augmentation set called ``name``."""
     if name not in AUGMENTATIONS:
-        raise UserError(f"augmentation '{name}' is unknown; use one of {', '.join(AUGMENTATIONS)}")
+        raise unknown("augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name]
 
 

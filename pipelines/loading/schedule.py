@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, unknown
 from pipelines.loading.permutation import ROUNDS, permute
 
 SHUFFLES = ("global", "block", "none")
@@ -38,7 +38,7 @@ class Schedule:
         self, size: int, batch_size: int, *, seed: int, shuffle: str = "global", num_uniforms: int = 0
     ) -> None:
         if shuffle not in SHUFFLES:
-            raise UserError(f"shuffle '{shuffle}' is unknown; use one of {', '.join(SHUFFLES)}")
+            raise unknown("shuffle", shuffle, SHUFFLES)
         if not 0 <= seed < 2**64:
             raise UserError(f"the seed {seed} is not in [0, 2^64)")
         if not 1 <= batch_size <= size:
