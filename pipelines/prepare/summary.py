@@ -90,6 +90,7 @@ def save_page(path: Path, title: str, figures: dict[str, str], picture: Image.Im
             f'<img alt="a row for each of some identities" src="data:image/png;base64,'
             f'{base64.b64encode(png.getvalue()).decode()}">\n',
             encoding="utf-8",
+            errors="backslashreplace",  # the title is a path, of any bytes
         )
 
 

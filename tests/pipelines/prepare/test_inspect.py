@@ -1,5 +1,6 @@
 """Figures and pictures of a data set whose figures are known."""
 
+import os
 import sys
 
 import numpy as np
@@ -56,3 +57,11 @@ def test_command(tmp_path, monkeypatch, capsys):
         assert sheet.size == (12 * 112, 2 * 112)
     page = (tmp_path / "p.html").read_text()
     assert "a &lt;b&gt;" in page and "112 x 112 (100.0 %)" in page and "data:image/png;base64,iVBOR" in page
+
+
+def test_a_path_that_is_not_utf8_makes_a_page(tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_folder(folder, {"x": 1})
+    monkeypatch.setattr(sys, "argv", ["prepare", "inspect", str(folder), "--html", f"{tmp_path}/p.html"])
+    prepare.main()
+    assert "caf\\udce9</h1>" in (tmp_path / "p.html").read_text(encoding="utf-8")
