@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DATA := data/embedded
+DATA := data/synthetic
 CONFIG ?= configs/quickstart.yaml
 NPROC ?= 1
 

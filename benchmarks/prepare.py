@@ -25,7 +25,7 @@ from benchmarks.record import Row
 from pipelines.common.command import run
 from pipelines.common.mxnet_compat import import_mxnet
 from pipelines.loading.decoder import Decoder
-from pipelines.prepare.check import verify
+from pipelines.prepare.check import check
 from pipelines.prepare.convert import convert
 from pipelines.prepare.encode import Reencode
 from pipelines.prepare.reading import CHUNK
@@ -33,9 +33,9 @@ from pipelines.sources import open_source
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.rec import RecordSource
 from pipelines.sources.source import Source
-from pipelines.synthetic.__main__ import prepare
+from pipelines.synthetic.dataset import make_dataset
 
-_SIDE = 112  # pixels of the images that are verified
+_SIDE = 112  # pixels of the images that are checked
 _PHOTOGRAPH = 250  # pixels of what is resized to that, as in LFW
 _QUALITY = 90
 _AHEAD = 3  # batches that are decoded at a time
@@ -70,7 +70,7 @@ def measure_prepare(
     """
     if data is None:
         data = scratch / "drawn"
-        prepare(data, identities=max(images // 16, 2), images_per_identity=16, held_out=20)
+        make_dataset(data, identities=max(images // 16, 2), images_per_identity=16, held_out=20)
     source = open_source(data)
     convert(source, scratch / "records", indices=np.arange(min(images, len(source))), threads=threads)
     records = RecordSource(scratch / "records" / "train.rec")
@@ -78,9 +78,9 @@ def measure_prepare(
     convert(records, scratch / "photographs", transform=Reencode(_PHOTOGRAPH), threads=threads)
     photographs = RecordSource(scratch / "photographs" / "train.rec")
     tasks = {
-        "verify": {
+        "check": {
             "DALI's decoding alone": lambda: _decode(records, threads),
-            "prepare verify": lambda: verify(records, threads=threads),
+            "prepare check": lambda: check(records, threads=threads),
         },
         f"resize {_PHOTOGRAPH} px to {_SIDE}": _encoding(photographs, scratch, _SIDE, threads),
         f"encode as quality {_QUALITY}": _encoding(records, scratch, None, threads),
@@ -122,7 +122,7 @@ def _ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def _decode(source: Source, threads: int) -> None:
-    """What verify's decoder does, and nothing else."""
+    """What check's decoder does, and nothing else."""
     decoder = Decoder(batch_size=CHUNK, image_size=_SIDE, device=torch.device("cpu"), threads=threads)
     for number, begin in enumerate(range(0, len(source), CHUNK)):
         indices = np.arange(begin, min(begin + CHUNK, len(source)))

@@ -1,6 +1,6 @@
 """Images a second of the data pipeline, beside the usual ways, and of training: ``python benchmarks/throughput.py``.
 
-Without arguments it runs on the embedded data (which it prepares) and the quickstart's network.
+Without arguments it runs on the synthetic data (which it prepares) and the quickstart's network.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from benchmarks import record  # noqa: E402
 from benchmarks.data import measure_data  # noqa: E402
 from benchmarks.step import measure_step  # noqa: E402
 from pipelines.common.command import run  # noqa: E402
-from pipelines.synthetic.__main__ import prepare  # noqa: E402
+from pipelines.synthetic.dataset import make_dataset  # noqa: E402
 
 
 def main() -> None:
     """Measure, print the tables, write JSON and charts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="data set to read (default: the embedded one)")
+    parser.add_argument("--data", type=Path, help="data set to read (default: the synthetic one)")
     parser.add_argument("--config", type=Path, default=ROOT / "configs/quickstart.yaml", help="whose step to measure")
     parser.add_argument("--batch", type=int, default=128, help="images a batch of the data pipeline")
     parser.add_argument("--cores", type=int, default=2, help="threads or worker processes of each way")
@@ -30,8 +30,8 @@ def main() -> None:
     options = parser.parse_args()
     data = options.data
     if data is None:
-        data = ROOT / "data/embedded"
-        prepare(data)
+        data = ROOT / "data/synthetic"
+        make_dataset(data)
     device = "cuda" if record.machine()["gpu"] else "cpu"
 
     rows = measure_data(data, batch_size=options.batch, cores=options.cores, device=device, rounds=options.rounds)

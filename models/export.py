@@ -3,6 +3,11 @@
 A name that ends in ``.onnx`` gives an ONNX file, any other a folder in Hugging Face's layout.
 """
 
+import sys
+
+if not __package__:  # then this folder comes first in the search for modules, and its inspect.py before Python's own
+    sys.exit("error: run it as: python -m models.export")
+
 import argparse
 import json
 from pathlib import Path
@@ -16,7 +21,9 @@ from pipelines.common.errors import UserError
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Export a backbone to ONNX or to Hugging Face's layout.")
+    parser = argparse.ArgumentParser(
+        prog="python -m models.export", description="Export a backbone to ONNX or to Hugging Face's layout."
+    )
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, checkpoint or state dict")
     parser.add_argument("--network", help="the backbone's name; default: told from the files")
     parser.add_argument("--input-size", type=int, help="side of the images; default: told from the files")

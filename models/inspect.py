@@ -1,5 +1,10 @@
 """What a backbone costs: ``python -m models.inspect NAME|FILE``, or without arguments a table of all of them."""
 
+import sys
+
+if not __package__:  # then this folder comes first in the search for modules, and its inspect.py before Python's own
+    sys.exit("error: run it as: python -m models.inspect")
+
 import argparse
 import math
 import time
@@ -106,7 +111,9 @@ def _best(step: Callable[[], None], device: torch.device, seconds: float) -> flo
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Parameters, multiply-adds, memory and speed of backbones.")
+    parser = argparse.ArgumentParser(
+        prog="python -m models.inspect", description="Parameters, multiply-adds, memory and speed of backbones."
+    )
     parser.add_argument(
         "model", nargs="?", help="a backbone's name or a file of weights; default: a table of all names"
     )

@@ -103,6 +103,8 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Batch norms in here normalise as before, without counting the batch a second time in their running statistics."""
+    # In training a batch norm normalises by the batch's own statistics, so its result depends on neither of the two
+    # that are swapped: with momentum 0 the running ones stay, old + 0 · (new - old), and a count of None is not raised.
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     state = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.weights import require_finite
 from pipelines.common.errors import UserError
+from pipelines.common.files import replacing
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -48,30 +49,26 @@ def export_onnx(
     if fp16:
         network = _HalfInside(network.half())
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     axes = {"data": {0: "batch"}, "embedding": {0: "batch"}} if dynamic_batch else None
-    try:
+    with replacing(path) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's age, and of shapes it takes for constants, as they are
             torch.onnx.export(
                 network,
                 (images,),
-                str(partial),
+                str(temporary),
                 input_names=["data"],
                 output_names=["embedding"],
                 dynamic_axes=axes,
                 opset_version=OPSET,
                 dynamo=False,
             )
-        error = onnx_error(model, partial, torch.cat([images, images.flip(0, 3)]) if dynamic_batch else images)
+        error = onnx_error(model, temporary, torch.cat([images, images.flip(0, 3)]) if dynamic_batch else images)
         if math.isnan(error):
             half = "; do without --fp16" if fp16 else ""
             raise UserError(f"the embeddings of random images are zero or not finite{half}")
         if not error <= TOLERANCE[torch.float16 if fp16 else torch.float32]:
             raise RuntimeError(f"onnxruntime's embeddings differ from PyTorch's by {error:.1e} of their norm")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return error
 
 

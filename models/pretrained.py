@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.weights import load_backbone, require_finite
+from pipelines.common.files import replacing
 
 
 def from_pretrained(path: str | Path) -> nn.Module:
@@ -27,15 +28,11 @@ def save_pretrained(model: nn.Module, options: Mapping[str, Any], folder: Path, 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     config = {"model_type": "facemill", "architectures": [type(model).__name__], **options}
-    partial = folder / ".partial"
-    try:
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.replace(folder / "model.safetensors")
-        for name, text in (("config.json", json.dumps(config, indent=2) + "\n"), ("README.md", card)):
-            partial.write_text(text)
-            partial.replace(folder / name)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    for name, text in (("config.json", json.dumps(config, indent=2) + "\n"), ("README.md", card)):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def model_card(

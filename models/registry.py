@@ -1,6 +1,5 @@
 """The one table of backbones by name."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ from models.ir import IR
 from models.iresnet import IResNet
 from models.mobilefacenet import MobileFaceNet
 from models.vit import TransFace, VisionTransformer
-from pipelines.common.errors import UserError
+from pipelines.common.errors import unknown
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "r18": partial(IResNet, (2, 2, 2, 2)),
@@ -65,13 +64,11 @@ def create_model(name: str, embedding_size: int = 512, input_size: int = 112, **
         ValueError: for an unknown name or option.
     """
     if name not in BACKBONES:
-        raise UserError(f"unknown backbone {name!r}{_nearest(name, BACKBONES)}; there are: {', '.join(BACKBONES)}")
+        raise unknown("backbone", name, BACKBONES)
     known = _options(name)
     for option in options:
         if option not in known:
-            raise UserError(
-                f"backbone {name} has no option {option!r}{_nearest(option, known)}; it has: {', '.join(known)}"
-            )
+            raise unknown(f"option of {name}", option, known)
     return BACKBONES[name](embedding_size=embedding_size, input_size=input_size, **options)
 
 
@@ -83,8 +80,3 @@ def model_arguments(name: str) -> set[str]:
 def _options(name: str) -> list[str]:
     parameters = inspect.signature(BACKBONES[name]).parameters.values()
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f", did you mean {near[0]!r}?" if near else ""

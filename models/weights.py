@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.architecture import backbone_prefixes, guess_architecture
+from models.detect import backbone_prefixes, guess_architecture
 from models.registry import create_model, model_arguments
 from models.sharded import read_sharded
 from pipelines.common.errors import UserError

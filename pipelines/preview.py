@@ -1,4 +1,4 @@
-"""A contact sheet of an augmentation set: ``python -m pipelines.preview DATA --augment NAME --output PNG``.
+"""A sheet of pictures that shows an augmentation set: ``python -m pipelines.preview DATA --augment NAME --output PNG``.
 
 A row for each image: the image as it is, then as a training run could see it.
 """
@@ -8,24 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.image import imsave
+from PIL import Image
 
 from pipelines.common.command import run
 from pipelines.common.files import replacing
+from pipelines.common.sheets import sheet
 from pipelines.loading.augment import AUGMENTATIONS
-from pipelines.loading.loader import Loader, sweep
+from pipelines.loading.loader import Loader, read_once
 from pipelines.sources import open_source
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.source import Source
 
 
-def contact_sheet(
+def augmented_sheet(
     source: Source, augment: str, *, rows: int = 8, columns: int = 11, image_size: int = 112, seed: int = 0
-) -> np.ndarray:
-    """Images from all over the source, as they are and augmented: uint8 (rows * size, (columns + 1) * size, 3)."""
+) -> Image.Image:
+    """A row for each of some images from all over the source: the image as it is, then ``columns`` times augmented."""
     rows = min(rows, len(source))
     chosen = np.linspace(0, len(source) - 1, rows).astype(np.int64)
-    originals = next(sweep(source, chosen, batch_size=rows, image_size=image_size, dtype=torch.uint8)).images
+    originals = next(read_once(source, chosen, batch_size=rows, image_size=image_size, dtype=torch.uint8)).images
     encoded, _ = source.read(np.repeat(chosen, columns))
     repeated = MemorySource(encoded, np.zeros(len(encoded), np.int64))
     loader = Loader(
@@ -41,7 +42,7 @@ def contact_sheet(
     augmented = next(loader).images.unflatten(0, (rows, columns))
     loader.close()
     tiles = torch.cat([originals[:, None], augmented], dim=1)  # (rows, columns + 1, 3, h, w)
-    return tiles.permute(0, 3, 1, 4, 2).reshape(rows * image_size, -1, 3).numpy()
+    return sheet(list(map(list, tiles.permute(0, 1, 3, 4, 2).numpy())), image_size)
 
 
 def main() -> None:
@@ -52,11 +53,11 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    sheet = contact_sheet(
+    picture = augmented_sheet(
         open_source(arguments.data), arguments.augment, image_size=arguments.image_size, seed=arguments.seed
     )
     with replacing(arguments.output) as temporary:
-        imsave(temporary, sheet, format="png")
+        picture.save(temporary, "PNG")
     print(arguments.output)
 
 

@@ -36,7 +36,7 @@ def build_loader(config: Config, world: World, source: Source, recipe: Recipe) -
         world_size=world.size,
         threads=data.threads,
         prefetch=data.prefetch,
-        numbers=1 + recipe.numbers,
+        num_uniforms=1 + recipe.num_uniforms,
         clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
         quarantine=Path(config.output) / "quarantine.jsonl",

@@ -11,7 +11,7 @@ from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult, verify
 from pipelines.common.files import distinct_names
-from pipelines.loading.loader import sweep
+from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource
 from train.config import Config
 
@@ -40,7 +40,7 @@ class Verifier:
         """The images (2P) and whether each pair is one person (P,)."""
         pairs = read_pairs(path)
         source = MemorySource(pairs.encoded, name=str(path))
-        for _ in sweep(
+        for _ in read_once(
             source,
             np.arange(self.world.rank, len(source), self.world.size),
             batch_size=self.config.verify.batch_size,

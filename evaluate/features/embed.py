@@ -12,7 +12,7 @@ from evaluate.features.ranks import World
 from evaluate.protocols.embeddings import finite, one_row_an_image
 from models.modes import evaluating
 from pipelines.common.errors import UserError
-from pipelines.loading.loader import sweep
+from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
 
@@ -55,7 +55,7 @@ class Embedder:
 
     def batches(self, source: Source, indices: np.ndarray) -> Iterator[Tensor]:
         """Yield what `embed_batches` does for the images ``indices`` (n,) of ``source``, on this rank alone."""
-        batches = sweep(
+        batches = read_once(
             source,
             indices,
             batch_size=min(self.batch_size, len(indices)),

@@ -1,4 +1,7 @@
-"""The template that faces are aligned to, and the similarity that takes landmarks there. Points are complex, x + iy."""
+"""The template that faces are aligned to, the similarity that takes landmarks there, and its matrices.
+
+Points are complex, x + iy.
+"""
 
 import numpy as np
 
@@ -7,6 +10,12 @@ SIZE = 112
 TEMPLATE = np.array(
     [38.2946 + 51.6963j, 73.5318 + 51.5014j, 56.0252 + 71.7366j, 41.5493 + 92.3655j, 70.7299 + 92.2041j]
 )
+_CORNER = -0.5 - 0.5j  # of an image whose first pixel has its centre at 0
+
+
+def template(size: int) -> np.ndarray:
+    """The template in an image of ``size`` x ``size`` pixels, complex (5,): scaled about the corner of the image."""
+    return (TEMPLATE - _CORNER) * (size / SIZE) + _CORNER
 
 
 def similarity(landmarks: np.ndarray, target: np.ndarray = TEMPLATE) -> tuple[np.ndarray, np.ndarray]:
@@ -21,3 +30,19 @@ def similarity(landmarks: np.ndarray, target: np.ndarray = TEMPLATE) -> tuple[np
         centred = landmarks - landmarks.mean(-1, keepdims=True)
         scale = (centred.conj() * (target - target.mean())).sum(-1) / np.square(np.abs(centred)).sum(-1)
         return scale, target.mean() - scale * landmarks.mean(-1)
+
+
+def matrix(scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """z -> scale z + shift, complex (...), as matrices of (x, y, 1): float64 (..., 2, 3)."""
+    rows = (scale.real, -scale.imag, shift.real), (scale.imag, scale.real, shift.imag)
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def sampling_matrix(scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """What Pillow and DALI want in order to warp an image by z -> scale z + shift: float64 (..., 2, 3).
+
+    That is the way back, from places in the new image to the old one, and in coordinates whose origin is the corner of
+    the first pixel.
+    """
+    back = 1 / scale
+    return matrix(back, back * (_CORNER - shift) - _CORNER)

@@ -45,7 +45,7 @@ class Header(NamedTuple):
 
 
 class HeaderReader:
-    """Reads one header after the other. The JPEGs of a data set mostly begin alike, and then it parses but one."""
+    """Reads one header after the other. The JPEGs of a set usually share a header: it is parsed once and reused."""
 
     def __init__(self) -> None:
         self._start = b""  # that of the last JPEG, its frame header included

@@ -1,6 +1,6 @@
 """Augmentation sets: a name, the random parameters of a sample, and DALI operators that use them.
 
-A set is one function. Its keyword arguments are parameters of a sample, each made from one random number of the
+A set is one function. Its keyword arguments are parameters of a sample, each made from one uniform of the
 schedule, and its body builds a DALI graph. It runs under DALI's conditional execution: ``if`` on a sample's boolean
 sends only the chosen samples through an operator. The mirror image is left to the loader, which has it cheaper.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import unknown
 
 Draw = Callable[[np.ndarray], np.ndarray]
 
@@ -29,19 +29,19 @@ class Augmentation:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     transform: Callable[..., DataNode] | None = None
 
-    def parameters(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """The parameters, each (b,), from the schedule's numbers float32 (b, len(draws)) in [0, 1)."""
-        return {name: draw(column) for (name, draw), column in zip(self.draws.items(), numbers.T, strict=True)}
+    def parameters(self, uniforms: np.ndarray) -> dict[str, np.ndarray]:
+        """The parameters, each (b,), from the schedule's uniforms float32 (b, len(draws))."""
+        return {name: draw(column) for (name, draw), column in zip(self.draws.items(), uniforms.T, strict=True)}
 
 
 def chance(probability: float) -> Draw:
     """True with ``probability``."""
-    return lambda numbers: numbers < probability
+    return lambda uniforms: uniforms < probability
 
 
 def uniform(low: float, high: float) -> Draw:
     """float32 in [low, high)."""
-    return lambda numbers: np.float32(low) + np.float32(high - low) * numbers
+    return lambda uniforms: np.float32(low) + np.float32(high - low) * uniforms
 
 
 def log_uniform(low: float, high: float) -> Draw:
@@ -49,18 +49,20 @@ def log_uniform(low: float, high: float) -> Draw:
 
     The power is taken in float64: in float32 its last bit depends on the processor, and pixels are counted from it.
     """
-    return lambda numbers: (low * (high / low) ** numbers.astype(np.float64)).astype(np.float32)
+    return lambda uniforms: (low * (high / low) ** uniforms.astype(np.float64)).astype(np.float32)
 
 
 def one_of(count: int, probability: float) -> Draw:
     """One of 0 … count - 1, int32, with ``probability`` in all, else -1."""
-    return lambda numbers: np.where(numbers < probability, np.floor(numbers / probability * count), -1).astype(np.int32)
+    return lambda uniforms: np.where(uniforms < probability, np.floor(uniforms / probability * count), -1).astype(
+        np.int32
+    )
 
 
 def choice(*values: int) -> Draw:
     """One of the whole numbers ``values``, all equally likely, int32."""
     table = np.array(values, np.int32)
-    return lambda numbers: table[(numbers * len(table)).astype(np.int64)]
+    return lambda uniforms: table[(uniforms * len(table)).astype(np.int64)]
 
 
 AUGMENTATIONS = {"none": Augmentation("none", flip=False), "flip": Augmentation("flip")}
@@ -69,7 +71,7 @@ AUGMENTATIONS = {"none": Augmentation("none", flip=False), "flip": Augmentation(
 def find_augmentation(name: str) -> Augmentation:
     """The augmentation set called ``name``."""
     if name not in AUGMENTATIONS:
-        raise UserError(f"augmentation '{name}' is unknown; use one of {', '.join(AUGMENTATIONS)}")
+        raise unknown("augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name]
 
 

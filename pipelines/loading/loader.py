@@ -13,15 +13,16 @@ from torch import Tensor
 
 from pipelines.common.cpu import one_thread
 from pipelines.common.errors import UserError
+from pipelines.common.pixels import normalise
 from pipelines.loading.augment import find_augmentation
 from pipelines.loading.decoder import Decoder, UndecodableError
 from pipelines.loading.quarantine import Quarantine
 from pipelines.loading.schedule import Schedule
 from pipelines.sources.source import Source
 
-_FLIP = 0  # the column of the schedule's numbers that decides on the mirror image; those of the augmentation follow
+_FLIP = 0  # the column of the schedule's uniforms that decides on the mirror image; those of the augmentation follow
 _HINT_STEPS = 8  # of which the source is told at a time
-_SWEEP_AHEAD = 3  # batches that are decoded ahead in a sweep
+_AHEAD = 3  # batches that ``read_once`` has under way
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Batch:
     images: Tensor  # (b, 3, h, w), RGB in [-1, 1], channels-last, on the device
     labels: Tensor  # int64 (b,), on the device
     indices: Tensor  # int64 (b,), the samples' indices in the source, on the CPU
-    numbers: Tensor  # float32 (b, numbers), uniform in [0, 1), on the CPU: left to margins and recipes
+    uniforms: Tensor  # float32 (b, num_uniforms), random in [0, 1), on the CPU: for margins and recipes
     clean: Tensor | None = None  # with ``clean_view``: the images before augmentation, mirrored like them
 
 
@@ -40,15 +41,16 @@ class _Gathered:
     encoded: list[np.ndarray]  # uint8 (bytes,)
     labels: np.ndarray  # int64 (b,)
     indices: np.ndarray  # int64 (b,)
-    numbers: np.ndarray  # float32 (b, 1 + the augmentation's + those left over)
+    uniforms: np.ndarray  # float32 (b, 1 + the augmentation's + those left over)
     replaced: int  # how many samples stand in for bad ones
 
 
 class Loader:
     """An endless iterator over the batches of one rank, a pure function of (seed, step).
 
-    ``step`` is the global step that comes next; ``seek`` sets it. ``wait`` is how many seconds the last batch was
-    waited for. ``dtype`` uint8 leaves pixels in 0 … 255. ``decode_on`` and ``hw_decoder_load``: see ``Decoder``.
+    ``step`` is the global step that comes next; ``seek`` sets it. ``wait``: seconds spent waiting for the last
+    batch. ``batch_size`` is that of this rank; ``num_uniforms`` are how many random numbers a sample gets for margins
+    and recipes. ``dtype`` uint8 leaves pixels in 0 … 255. ``decode_on`` and ``hw_decoder_load``: see ``Decoder``.
 
     A sample that cannot be read or decoded is bad: it is logged, written to the file ``quarantine`` (a JSON object a
     line) and replaced by the schedule's substitute; ``replaced`` counts how often. ``ValueError`` ends the iteration
@@ -70,7 +72,7 @@ class Loader:
         world_size: int = 1,
         threads: int = 2,
         prefetch: int = 3,
-        numbers: int = 1,
+        num_uniforms: int = 1,
         clean_view: bool = False,
         max_bad_fraction: float = 0.001,
         quarantine: str | Path | None = None,
@@ -85,13 +87,13 @@ class Loader:
         self._share = (rank, world_size)
         self._prefetch = prefetch
         self._quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=quarantine)
-        self._own_numbers = 1 + len(augmentation.draws)
+        self._own_uniforms = 1 + len(augmentation.draws)
         self._schedule = Schedule(
             len(source),
             batch_size * world_size,
             seed=seed,
             shuffle=shuffle,
-            numbers=self._own_numbers + numbers,
+            num_uniforms=self._own_uniforms + num_uniforms,
         )
         self._decoder = Decoder(
             batch_size=batch_size,
@@ -130,19 +132,19 @@ class Loader:
         while len(self._ahead) < self._prefetch:
             batch = self._gather(self.step + len(self._ahead))
             self._ahead.append(batch)
-            numbers = batch.numbers[:, _FLIP + 1 : self._own_numbers]
-            self._decoder.submit(batch.encoded, self._augmentation.parameters(numbers))
+            uniforms = batch.uniforms[:, _FLIP + 1 : self._own_uniforms]
+            self._decoder.submit(batch.encoded, self._augmentation.parameters(uniforms))
         pixels = self._decode()
         batch = self._ahead.popleft()
         self.step += 1
         self.replaced += batch.replaced
-        flips = _to_device(batch.numbers[:, _FLIP] < 0.5, self._device) if self._augmentation.flip else None
+        flips = _to_device(batch.uniforms[:, _FLIP] < 0.5, self._device) if self._augmentation.flip else None
         images, *clean = (_to_images(view, flips, self._dtype) for view in pixels)
         finished = Batch(
             images=images,
             labels=_to_device(batch.labels, self._device),
             indices=torch.tensor(batch.indices),
-            numbers=torch.from_numpy(batch.numbers[:, self._own_numbers :]),
+            uniforms=torch.from_numpy(batch.uniforms[:, self._own_uniforms :]),
             clean=clean[0] if clean else None,
         )
         self.wait = time.perf_counter() - start
@@ -162,7 +164,7 @@ class Loader:
     def _gather(self, step: int) -> _Gathered:
         self._hint(step)
         epoch, step = divmod(step, self.steps_per_epoch)
-        scheduled, numbers = self._schedule.slice(epoch, step, *self._share)
+        scheduled, uniforms = self._schedule.slice(epoch, step, *self._share)
         while True:
             indices = self._substitute(epoch, step, scheduled)
             try:
@@ -175,7 +177,7 @@ class Loader:
         for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
             where = self._source.describe(int(indices[row]))
             raise UserError(f"{where}: the label is not in [0, {num_classes}); is the class count right?")
-        return _Gathered(encoded, labels, indices, numbers, replaced=int((indices != scheduled).sum()))
+        return _Gathered(encoded, labels, indices, uniforms, replaced=int((indices != scheduled).sum()))
 
     def _hint(self, step: int) -> None:
         """Let the source know, some steps at a time, what will be read after the schedule's lead."""
@@ -211,7 +213,7 @@ class Loader:
         return found
 
 
-def sweep(
+def read_once(
     source: Source,
     indices: np.ndarray,
     *,
@@ -228,10 +230,10 @@ def sweep(
     indices = np.array(indices, np.int64)
     decoder = Decoder(batch_size=batch_size, image_size=image_size, device=torch.device(device), threads=threads)
     batches = (indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size))
-    return sweep_batches(source, batches, decoder, dtype=dtype)
+    return read_batches(source, batches, decoder, dtype=dtype)
 
 
-def sweep_batches(
+def read_batches(
     source: Source,
     batches: Iterable[np.ndarray],
     decoder: Decoder,
@@ -239,12 +241,12 @@ def sweep_batches(
     dtype: torch.dtype = torch.float32,
     parameters: Callable[[np.ndarray], Mapping[str, np.ndarray]] = lambda indices: {},
 ) -> Iterator[Batch]:
-    """As ``sweep``, in given batches of indices and through a decoder, whose transform has ``parameters(indices)``."""
+    """As ``read_once``, in given batches of indices, through a decoder whose transform has ``parameters(indices)``."""
     to_read = iter(batches)
     ahead: deque[tuple[np.ndarray, np.ndarray]] = deque()
     try:
         while True:
-            for chosen in islice(to_read, _SWEEP_AHEAD - len(ahead)):
+            for chosen in islice(to_read, _AHEAD - len(ahead)):
                 encoded, labels = source.read(chosen)
                 decoder.submit(encoded, parameters(chosen))
                 ahead.append((chosen, labels))
@@ -260,7 +262,7 @@ def sweep_batches(
                 images=_to_images(pixels, None, dtype),
                 labels=_to_device(labels, decoder.device),
                 indices=torch.from_numpy(chosen),
-                numbers=torch.empty(len(chosen), 0),
+                uniforms=torch.empty(len(chosen), 0),
             )
     finally:
         decoder.clear()
@@ -277,15 +279,9 @@ def _to_images(pixels: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tens
     if images.is_cuda:
         if flips is not None:
             images = torch.where(flips[:, None, None, None], images.flip(3), images)
-        return _normalise(images, dtype)
+        return images if dtype == torch.uint8 else normalise(images, dtype)
     with one_thread():  # the decoding has all the cores busy
         if flips is not None:
             for image in compress(images.unbind(), flips.tolist()):  # stays in the cache: faster than for all at once
                 image.copy_(image.flip(2))
-        return _normalise(images, dtype)
-
-
-def _normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.uint8:
-        return images
-    return images.to(torch.float32).sub_(127.5).div_(127.5).to(dtype)
+        return images if dtype == torch.uint8 else normalise(images, dtype)

@@ -16,14 +16,14 @@ _MULTIPLIERS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)  # 
 _HALF_WORD = np.uint64(32)
 
 
-def permute(numbers: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """The images of ``numbers``, integers in [0, size) of shape (n,), under the permutation that ``keys`` choose.
+def permute(indices: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+    """The images of ``indices``, integers in [0, size) of shape (n,), under the permutation that ``keys`` choose.
 
     ``keys`` is uint64 (ROUNDS,), ``size`` at most 2^63. Returns int64 (n,).
     """
     height = math.isqrt(size - 1) + 1
     width = -(-size // height)
-    permuted = _network(numbers.astype(np.uint64), np.uint64(height), np.uint64(width), keys)
+    permuted = _network(indices.astype(np.uint64), np.uint64(height), np.uint64(width), keys)
     while len(outside := np.flatnonzero(permuted >= size)):
         permuted[outside] = _network(permuted[outside], np.uint64(height), np.uint64(width), keys)
     return permuted.astype(np.int64)
@@ -38,9 +38,9 @@ def _network(cells: np.ndarray, height: np.uint64, width: np.uint64, keys: np.nd
     return row * width + column
 
 
-def _hash(numbers: np.ndarray, key: np.uint64) -> np.ndarray:
-    """32 well mixed bits of each number: the top of a product has seen all bits of its factors."""
-    mixed = (numbers ^ key) * _MULTIPLIERS[0]
+def _hash(words: np.ndarray, key: np.uint64) -> np.ndarray:
+    """32 well mixed bits of each word: the top of a product has seen all bits of its factors."""
+    mixed = (words ^ key) * _MULTIPLIERS[0]
     mixed ^= mixed >> _HALF_WORD
     mixed *= _MULTIPLIERS[1]
     return mixed >> _HALF_WORD

@@ -1,8 +1,8 @@
 """Which sample comes when, and with which random numbers: pure functions of (seed, epoch, position).
 
 Global batch k of an epoch is its positions [kB, (k+1)B), and rank r of R takes the r-th of R equal slices of it. So any
-number of ranks with the same global batch sees the same samples with the same numbers, and to resume is to ask for a
-later step.
+number of ranks with the same global batch sees the same samples with the same random numbers, and to resume is to ask
+for a later step.
 
 All randomness comes from the counter-based generator Philox4x64-10 (Salmon et al., "Parallel Random Numbers: As Easy as
 1, 2, 3", SC 2011), keyed by (seed, epoch).
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, unknown
 from pipelines.loading.permutation import ROUNDS, permute
 
 SHUFFLES = ("global", "block", "none")
@@ -22,21 +22,23 @@ _WINDOW = 64 * _BLOCK  # positions that are shuffled among each other: some 330 
 _LEAD = 8  # global steps by which the disk is told in advance what will be read
 _CHUNK = 8  # steps whose order is computed at a time: for a single one, calling numpy costs more than its work
 
-_ORDER, _BLOCKS, _ROTATION, _NUMBERS, _SUBSTITUTES = range(5)  # what randomness is for
+_ORDER, _BLOCKS, _ROTATION, _UNIFORMS, _SUBSTITUTES = range(5)  # what randomness is for
 _COLUMNS = 8  # float32 numbers in one output of Philox
 
 
 class Schedule:
-    """The order of ``size`` samples in global batches of ``batch_size``, with ``numbers`` random numbers a sample.
+    """The order of ``size`` samples in global batches of ``batch_size``; ``num_uniforms`` random numbers for each.
 
     ``shuffle`` is ``global`` (a permutation of all samples), ``block`` (blocks of consecutive records are permuted,
     then the samples within a window of blocks), or ``none``. What is left of an epoch after the last whole batch is
-    dropped; with a shuffle it is a different rest every epoch.
+    dropped; with a shuffle that is a different remainder each epoch.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, shuffle: str = "global", numbers: int = 0) -> None:
+    def __init__(
+        self, size: int, batch_size: int, *, seed: int, shuffle: str = "global", num_uniforms: int = 0
+    ) -> None:
         if shuffle not in SHUFFLES:
-            raise UserError(f"shuffle '{shuffle}' is unknown; use one of {', '.join(SHUFFLES)}")
+            raise unknown("shuffle", shuffle, SHUFFLES)
         if not 0 <= seed < 2**64:
             raise UserError(f"the seed {seed} is not in [0, 2^64)")
         if not 1 <= batch_size <= size:
@@ -47,13 +49,13 @@ class Schedule:
         self.lead = -(-min(_WINDOW, size) // batch_size) if shuffle == "block" else _LEAD
         self._seed = seed
         self._shuffle = shuffle
-        self._numbers = numbers
+        self._num_uniforms = num_uniforms
         self._chunk = lru_cache(maxsize=4)(self._chunk)
 
     def slice(self, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """What ``rank`` gets of global batch ``step``: indices int64 (b,) and float32 (b, numbers) uniform in [0, 1).
+        """What ``rank`` gets of global batch ``step``: indices int64 (b,) and uniforms float32 (b, num_uniforms).
 
-        b is the global batch size over ``world_size``. The indices are not to be written to. Column c of the numbers
+        b is the global batch size over ``world_size``. The indices are not to be written to. Column c of the uniforms
         does not depend on how many columns there are.
         """
         positions = self.positions(step, rank, world_size)
@@ -120,10 +122,10 @@ class Schedule:
         """Multiples of 2^-24: float32 holds them exactly, and none rounds up to 1."""
         first, count = int(positions[0]), len(positions)
         words = [
-            self._raw(epoch, _NUMBERS, first, block, count=4 * count).view(np.uint32).reshape(count, _COLUMNS)
-            for block in range(-(-self._numbers // _COLUMNS))
+            self._raw(epoch, _UNIFORMS, first, block, count=4 * count).view(np.uint32).reshape(count, _COLUMNS)
+            for block in range(-(-self._num_uniforms // _COLUMNS))
         ]
-        columns = np.concatenate([np.empty((count, 0), np.uint32), *words], axis=1)[:, : self._numbers]
+        columns = np.concatenate([np.empty((count, 0), np.uint32), *words], axis=1)[:, : self._num_uniforms]
         return (columns >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
     def _raw(self, epoch: int, purpose: int, first: int = 0, second: int = 0, *, count: int) -> np.ndarray:

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.pillow import QUALITY
 from pipelines.prepare.align import Align, detector, read_landmarks
-from pipelines.prepare.check import ERRORS, KINDS, Report, verify
+from pipelines.prepare.check import ERRORS, KINDS, Report, check
 from pipelines.prepare.convert import FORMS, LEFT_OUT, Written, all_labels, convert
 from pipelines.prepare.encode import Reencode
 from pipelines.prepare.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
-from pipelines.prepare.summary import contact_sheet, save_page, summarise
+from pipelines.prepare.summary import identity_sheet, save_page, summarise
 from pipelines.sources import open_source
 from pipelines.sources.bins import write_bin
 from pipelines.sources.folder import FolderSource
@@ -33,11 +34,13 @@ def main() -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_align(commands)
-    _add_verify(commands)
+    _add_check(commands)
     _add_repair(commands)
     _add_inspect(commands)
     _add_split(commands)
     _add_pairs(commands)
+    if sys.argv[1:2] == ["verify"]:
+        raise UserError("'prepare verify' is now called 'prepare check'; its arguments are the same")
     arguments = parser.parse_args()
     arguments.command(arguments)
 
@@ -90,33 +93,33 @@ def _align(arguments: argparse.Namespace) -> None:
     _tell(arguments.out, convert(source, arguments.out, transform=transform, threads=arguments.threads))
 
 
-def _add_verify(commands: argparse._SubParsersAction) -> None:
+def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "verify", help="decode every image; the exit status is 1 if training would stumble over something"
+        "check", help="decode every image; the exit status is 1 if training would stumble over something"
     )
-    parser.set_defaults(command=_verify)
-    _add_checks(parser)
+    parser.set_defaults(command=_check)
+    _add_check_options(parser)
     parser.add_argument("--report", type=Path, help="a JSON file to write, with every problem found")
 
 
 def _add_repair(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("repair", help="write a data set anew without its bad images, with a new .idx")
     parser.set_defaults(command=_repair)
-    _add_checks(parser)
+    _add_check_options(parser)
     parser.add_argument("out", type=Path, help="the folder to write")
     parser.add_argument(
         "--drop", nargs="*", default=[], metavar="KIND", help=f"also leave out: {', '.join(KINDS[len(ERRORS) : -2])}"
     )
 
 
-def _add_checks(parser: argparse.ArgumentParser) -> None:
+def _add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data")
     parser.add_argument("--image-size", type=int, help="what images should measure; default: what the first one does")
     parser.add_argument("--tiny", type=int, default=2, help="name identities with fewer images")
     parser.add_argument("--threads", type=int, help="default: the CPUs available")
 
 
-def _verify(arguments: argparse.Namespace) -> None:
+def _check(arguments: argparse.Namespace) -> None:
     report = _checked(arguments, save=arguments.report)
     if arguments.report:
         print(arguments.report)
@@ -151,7 +154,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     for name, value in figures.items():
         print(f"{name:<22}{value}")
     if arguments.sheet or arguments.html:
-        sheet = contact_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
+        sheet = identity_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
     if arguments.sheet:
         with replacing(arguments.sheet) as temporary:
             sheet.save(temporary, "PNG")
@@ -204,7 +207,7 @@ def _pairs(arguments: argparse.Namespace) -> None:
 
 
 def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
-    report = verify(
+    report = check(
         open_source(arguments.data),
         image_size=arguments.image_size,
         tiny=arguments.tiny,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.common.alignment import SIZE, similarity
+from pipelines.common.alignment import SIZE, sampling_matrix, similarity
 from pipelines.common.errors import UserError
 from pipelines.common.pillow import QUALITY, decode, to_jpeg
 from pipelines.sources.identities import number_names
@@ -33,10 +33,7 @@ class Align:
         scale, shift = similarity(self.landmarks(index, photograph))
         if not 0 < abs(scale) < np.inf:
             raise UserError("the landmarks are not those of a face: they lie in one point, or are no numbers")
-        # Pillow wants the way back, from places in the crop to the photograph, where the first pixel's centre is .5.
-        back = 1 / scale
-        offset = (0.5 + 0.5j) - back * (0.5 + 0.5j) - shift * back
-        coefficients = back.real, -back.imag, offset.real, back.imag, back.real, offset.imag
+        coefficients = sampling_matrix(scale, shift).ravel().tolist()
         crop = photograph.transform(
             (SIZE, SIZE), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
         )

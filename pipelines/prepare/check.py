@@ -60,23 +60,23 @@ class Report:
             temporary.write_text(json.dumps(content, indent=1))
 
 
-def verify(
+def check(
     source: Source, *, image_size: int | None = None, tiny: int = 2, distance: int = 4, threads: int | None = None
 ) -> Report:
     """Look at every image.
 
     ``image_size``: what images should measure (default: what the first readable one does). ``tiny``: identities with
-    fewer images are named. ``distance``: bits of 128 in which the perceptual hashes of near duplicates may differ. Of
-    duplicates the first is not counted as one.
+    fewer images are named. ``distance``: bits of 128 in which the perceptual hashes of near duplicates may differ. The
+    first image of a group of duplicates is not reported.
     """
-    check = _Check(source, image_size, threads or len(os.sched_getaffinity(0)))
-    check.decode()
-    check.compare(distance)
-    check.count_identities(tiny)
-    return check.report
+    checker = _Checker(source, image_size, threads or len(os.sched_getaffinity(0)))
+    checker.decode()
+    checker.compare(distance)
+    checker.count_identities(tiny)
+    return checker.report
 
 
-class _Check:
+class _Checker:
     def __init__(self, source: Source, image_size: int | None, threads: int) -> None:
         size = len(source)
         self.source = source
@@ -95,7 +95,7 @@ class _Check:
         ahead: deque[list[tuple[Read, Header]]] = deque()
         chunks = read_all(self.source, np.arange(len(self.source)), threads=1)
         try:
-            for chunk in with_progress(chunks, "verifying", len(self.source)):
+            for chunk in with_progress(chunks, "checking", len(self.source)):
                 if batch := self._with_headers(chunk):
                     decoder.submit([image.encoded for image, _ in batch])
                     ahead.append(batch)

@@ -8,8 +8,9 @@ import hashlib
 import io
 import itertools
 import json
+import operator
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -17,7 +18,7 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, unknown
 from pipelines.common.files import replacing
 from pipelines.common.formats import image_suffix
 from pipelines.loading.permutation import ROUNDS, permute
@@ -55,11 +56,12 @@ def convert(
 
     RecordIO is in insightface's layout, sorted by class; but with ``shuffle``, the key of a permutation of the images,
     and where there are more records than that layout can number (2^24), it is in im2rec's. Shards hold ``shard_size``
-    images. Identities without an image are no class, unless none of their images could be read in a layout that is
-    not sorted. An interrupted run can be started again; the shards that it finished are kept.
+    images. An identity without an image gets no class. In im2rec's layout and in shards, one whose images turn out to
+    be unreadable keeps its class, because classes are numbered before images are read. An interrupted run can be
+    started again; the shards that it finished are kept.
     """
     if form not in FORMS:
-        raise UserError(f"form '{form}' is unknown; use one of {', '.join(FORMS)}")
+        raise unknown("form", form, FORMS)
     if shard_size < 1:
         raise UserError(f"shards cannot hold {shard_size} images")
     plan = _plan(source, indices, shuffle)
@@ -75,7 +77,7 @@ def convert(
         if form == "recordio":
             left_out.unlink(missing_ok=True)
         with left_out.open("a") as log:
-            writing = _Writing(source, plan, folder, log, transform, threads)
+            writing = _Writing(source, plan, folder, log, transform, threads, np.zeros(len(plan.names), bool))
             if form == "webdataset":
                 names = writing.write_shards(shard_size)
             elif shuffle is None and len(plan.order) + len(plan.names) + 1 <= LABEL_LIMIT:
@@ -133,19 +135,14 @@ class _Writing:
     log: TextIO
     transform: Transform | None
     threads: int | None
+    seen: np.ndarray  # bool (classes,), of which a good image has come
 
     def write_sorted(self) -> list[str]:
-        """Insightface's layout. Returns the names of the classes."""
-        names = []
-
-        def people() -> Iterator[Iterable[np.ndarray | bytes]]:
-            for label, images in itertools.groupby(good, key=lambda image: image[0]):
-                names.append(self.plan.names[label])
-                yield (image.encoded for _, image in images)
-
+        """Insightface's layout. Returns the names of the classes, which are those that have a good image."""
         side, good = _side(self._good(0, len(self.plan.order)))
-        write_dataset(self.folder, people(), image_size=side)
-        return names
+        by_class = itertools.groupby(good, key=operator.itemgetter(0))
+        write_dataset(self.folder, ((image.encoded for _, image in images) for _, images in by_class), image_size=side)
+        return [name for name, seen in zip(self.plan.names, self.seen.tolist()) if seen]
 
     def write_records(self) -> list[str]:
         """im2rec's layout."""
@@ -178,6 +175,7 @@ class _Writing:
             if image.reason:
                 self.log.write(_line(self.source, image.index, image.reason))
             else:
+                self.seen[label] = True
                 yield label, image
 
 
@@ -193,7 +191,7 @@ def _side(good: Iterator[tuple[int, Read]]) -> tuple[int, Iterator[tuple[int, Re
     try:
         with Image.open(io.BytesIO(first[1].encoded)) as image:
             side = image.height
-    except Exception:  # Pillow's decoders raise almost any class; that the image is damaged is for ``verify`` to say
+    except Exception:  # Pillow's decoders raise almost any class; that the image is damaged is for ``check`` to say
         side = _DEFAULT_SIDE
     return side, itertools.chain([first], good)
 

@@ -1,4 +1,4 @@
-"""A look at a data set: figures of it, and a contact sheet of random identities."""
+"""A look at a data set: figures of it, and a sheet of pictures of random identities."""
 
 import base64
 import html
@@ -13,11 +13,10 @@ from PIL import Image
 from pipelines.common.files import replacing
 from pipelines.common.header import Header, HeaderReader
 from pipelines.common.pillow import decode
+from pipelines.common.sheets import sheet
 from pipelines.prepare.convert import all_labels
-from pipelines.prepare.reading import read_leniently
+from pipelines.prepare.reading import Read, read_leniently
 from pipelines.sources.source import Source
-
-_TILE = 112  # pixels
 
 
 def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str, str]:
@@ -38,7 +37,7 @@ def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str,
             try:
                 header = reader.read(image.encoded)
                 pixels.append(_moments(image.encoded))
-            except Exception:  # Pillow's decoders raise almost any class; which images are bad is for ``verify`` to say
+            except Exception:  # Pillow's decoders raise almost any class; which images are bad is for ``check`` to say
                 continue
             headers.append(header)
             sizes.append(len(image.encoded))
@@ -59,34 +58,39 @@ def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str,
     }
 
 
-def contact_sheet(source: Source, *, rows: int = 12, columns: int = 12, seed: int = 0) -> Image.Image:
+def identity_sheet(source: Source, *, rows: int = 12, columns: int = 12, seed: int = 0) -> Image.Image:
     """A row of images for each of ``rows`` identities drawn with ``seed``; images that do not decode stay black."""
     labels = all_labels(source, np.arange(len(source)))
     generator = np.random.default_rng(seed)
     people = np.sort(generator.permutation(np.unique(labels[labels >= 0]))[:rows])
-    sheet = Image.new("RGB", (columns * _TILE, len(people) * _TILE))
-    for row, person in enumerate(people):
+    tiles = []
+    for person in people:
         chosen = np.sort(generator.permutation(np.flatnonzero(labels == person))[:columns])
-        for column, image in enumerate(read_leniently(source, chosen)):
-            try:
-                sheet.paste(decode(image.encoded).resize((_TILE, _TILE)), (column * _TILE, row * _TILE))
-            except Exception:  # as above
-                continue
-    return sheet
+        tiles.append([_decoded(image) for image in read_leniently(source, chosen)])
+        tiles[-1] += [None] * (columns - len(chosen))
+    return sheet(tiles)
 
 
-def save_page(path: Path, title: str, figures: dict[str, str], sheet: Image.Image) -> None:
+def _decoded(image: Read) -> Image.Image | None:
+    try:
+        return decode(image.encoded)
+    except Exception:  # as above
+        return None
+
+
+def save_page(path: Path, title: str, figures: dict[str, str], picture: Image.Image) -> None:
     """Write a page of HTML that needs no other file."""
-    picture = io.BytesIO()
-    sheet.save(picture, "PNG")
+    png = io.BytesIO()
+    picture.save(png, "PNG")
     rows = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(value)}" for name, value in figures.items())
     title = html.escape(title)
     with replacing(path) as temporary:
         temporary.write_text(
             f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1><table>{rows}</table>'
             f'<img alt="a row for each of some identities" src="data:image/png;base64,'
-            f'{base64.b64encode(picture.getvalue()).decode()}">\n',
+            f'{base64.b64encode(png.getvalue()).decode()}">\n',
             encoding="utf-8",
+            errors="backslashreplace",  # the title is a path, of any bytes
         )
 
 

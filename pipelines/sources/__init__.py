@@ -1,7 +1,8 @@
-"""Where images come from: ``open_source`` finds the reader of a data set."""
+"""Where images come from: ``open_source`` finds the reader of a data set in the table ``READERS``."""
 
 import glob
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.common.errors import UserError
@@ -16,13 +17,38 @@ from pipelines.sources.webdataset import ShardSource
 
 logger = logging.getLogger(__name__)
 
+Reader = Callable[[list[Path]], Source]  # gets files of one suffix, in order: shards, where there are several
 
+
+def _of_one(read: Callable[[Path], Source]) -> Reader:
+    """The reader of a format that has no shards."""
+
+    def reader(paths: list[Path]) -> Source:
+        if len(paths) > 1:
+            raise UserError(f"{paths[0]} is one of {len(paths)} {paths[0].suffix} files: name the one that is meant")
+        return read(paths[0])
+
+    return reader
+
+
+READERS: dict[str, Reader] = {
+    ".rec": _of_one(RecordSource),
+    ".lst": _of_one(open_list),
+    ".txt": _of_one(open_list),
+    ".mdb": _of_one(LmdbSource),
+    ".lmdb": _of_one(LmdbSource),
+    ".tar": ShardSource,
+    ".parquet": ParquetSource,
+}
+# In a folder, files with these suffixes do not tell what it is: a list lies beside images, lock.mdb beside data.mdb.
+_BY_NAME_ONLY = frozenset((".rec", ".lst", ".txt", ".mdb", ".lmdb"))
 _SPARE = 100  # classes without an image that are worth no word
-_KINDS = "train.rec, identity/*.jpg, *.tar, *.parquet or data.mdb"
 
 
 def open_source(path: str | Path) -> Source:
-    """The images at ``path``: a folder with one of _KINDS, a file of such a kind, a list (.lst, .txt), or a glob.
+    """The images at ``path``: a file of a kind in READERS, a glob of shards, or a folder.
+
+    A folder holds train.rec, data.mdb, shards (.tar, .parquet), or else images as identity/*.jpg.
 
     Warns of class counts that can hardly be meant, and raises ``ValueError`` for one that no machine would hold.
     """
@@ -48,33 +74,23 @@ def _open(path: Path) -> Source:
             return _open_files(matches)
         raise FileNotFoundError(f"there is no data set at {path}")
     if (path / "train.rec").is_file():
-        return RecordSource(path / "train.rec")
+        return _open_files([path / "train.rec"])
     if records := sorted(path.glob("*.rec")):
         raise UserError(f"{path} has no train.rec; name the file that is meant: {', '.join(map(str, records[:5]))}")
     if (path / "data.mdb").is_file():
-        return LmdbSource(path)
-    for pattern in ("*.tar", "*.parquet"):
-        if files := sorted(path.glob(pattern)):
+        return _open_files([path / "data.mdb"])
+    for suffix in READERS:
+        if suffix not in _BY_NAME_ONLY and (files := sorted(path.glob(f"*{suffix}"))):
             return _open_files(files)
     return FolderSource(path)
 
 
 def _open_files(paths: list[Path]) -> Source:
     """The images of one file, or of several shards of a kind."""
-    kinds = {path.suffix for path in paths}
-    if kinds == {".tar"}:
-        return ShardSource(paths)
-    if kinds == {".parquet"}:
-        return ParquetSource(paths)
-    if len(paths) == 1:
-        path = paths[0]
-        if path.suffix == ".rec":
-            return RecordSource(path)
-        if path.suffix in (".lst", ".txt"):
-            return open_list(path)
-        if path.suffix in (".mdb", ".lmdb"):
-            return LmdbSource(path)
-    raise UserError(f"{paths[0]} is no data set: give a .rec file, a list (.lst, .txt), or a folder with {_KINDS}")
+    suffixes = {path.suffix for path in paths}
+    if len(suffixes) == 1 and (reader := READERS.get(paths[0].suffix)):
+        return reader(paths)
+    raise UserError(f"{paths[0]} is no data set: give a file or shards of one kind ({', '.join(READERS)}), or a folder")
 
 
-__all__ = ["Source", "open_source"]
+__all__ = ["READERS", "Source", "open_source"]

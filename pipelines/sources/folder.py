@@ -7,25 +7,26 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import read_file
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.sources.identities import Identities
 from pipelines.sources.left_out import LeftOut
+from pipelines.sources.source import FileSource
 
 logger = logging.getLogger(__name__)
 
 _EXAMPLES = 5  # identities that a message names
 
 
-class FolderSource:
+class FolderSource(FileSource):
     """A folder ``root/identity/image``. Classes are the identities that have images, in sorted order of their names.
 
     Only that one level is looked at. Names that begin with a dot are left out; a warning says what else is.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self._identities: list[str] = []
+        self._root = os.path.join(root, "")  # noqa: PTH118  a str: there may be millions
         self._names: list[str] = []
-        counts: list[int] = []
+        identities, counts = list[str](), list[int]()
         left_out, touched, without = LeftOut(), 0, list[str]()
         with os.scandir(root) as entries:
             folders = sorted((entry.name, entry.path) for entry in entries if not entry.name.startswith("."))
@@ -37,7 +38,7 @@ class FolderSource:
             names, lost = _look_into(folder, left_out)
             touched += lost
             if names:
-                self._identities.append(folder)
+                identities.append(identity)
                 self._names += names
                 counts.append(len(names))
             else:
@@ -49,33 +50,11 @@ class FolderSource:
             )
         if left_out or without:
             logger.warning("%s: left out: %s", root, _told(left_out, touched, without))
-        self.num_classes = len(counts)
-        self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        super().__init__(Identities(len(identities), identities), labels)
 
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        encoded = [read_file(self._path(index)) for index in indices]
-        for index, image in zip(indices, encoded):
-            if not len(image):
-                raise UserError(f"{self._path(index)} is empty")
-        return encoded, self._labels[indices]
-
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        return self._labels[indices]
-
-    def identity(self, label: int) -> str:
-        return os.path.basename(self._identities[label])  # noqa: PTH119  a str: there may be millions
-
-    def describe(self, index: int) -> str:
-        return f"{self._path(index)}, label {self._labels[index]}"
-
-    def prefetch(self, indices: np.ndarray) -> None:
-        """Does nothing: to hint at a file one has to open it, which waits for the disk."""
-
-    def _path(self, index: int) -> str:
-        return f"{self._identities[self._labels[index]]}/{self._names[index]}"
+    def place(self, index: int) -> str:
+        return f"{self._root}{self._identities.names[self._labels[index]]}/{self._names[index]}"
 
 
 def _look_into(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:

@@ -14,47 +14,26 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import read_file
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.sources.identities import Identities, label_text, number_texts
+from pipelines.sources.source import FileSource
 
 logger = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
-class ListSource:
+class ListSource(FileSource):
     """The files ``paths`` with ``labels`` int64 (n,), the classes of ``identities``; without them, -1, no class."""
 
     def __init__(
         self, paths: Sequence[str], identities: Identities | None = None, labels: np.ndarray | None = None
     ) -> None:
         self._paths = paths
-        self._identities = identities or Identities(0)
-        self._labels = np.full(len(paths), -1, np.int64) if labels is None else labels
-        self.num_classes = self._identities.count
+        super().__init__(identities or Identities(0), np.full(len(paths), -1, np.int64) if labels is None else labels)
 
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        encoded = [read_file(self._paths[index]) for index in indices]
-        for index, image in zip(indices, encoded):
-            if not len(image):
-                raise UserError(f"{self._paths[index]} is empty")
-        return encoded, self._labels[indices]
-
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        return self._labels[indices]
-
-    def identity(self, label: int) -> str:
-        return self._identities.name(label)
-
-    def describe(self, index: int) -> str:
-        return self._paths[index] + (f", label {self._labels[index]}" if self.num_classes else "")
-
-    def prefetch(self, indices: np.ndarray) -> None:
-        """Does nothing: to hint at a file one has to open it, which waits for the disk."""
+    def place(self, index: int) -> str:
+        return self._paths[index]
 
 
 def open_list(path: Path) -> ListSource:

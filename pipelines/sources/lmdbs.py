@@ -14,11 +14,12 @@ from pipelines.common.errors import UserError
 from pipelines.common.formats import image_suffix
 from pipelines.sources.identities import number_labels, number_names, read_identities
 from pipelines.sources.recordio import unpack
+from pipelines.sources.source import LabelledSource
 
 logger = logging.getLogger(__name__)
 
 
-class LmdbSource:
+class LmdbSource(LabelledSource):
     """The images of the LMDB at ``path``, a folder with ``data.mdb`` or the file itself, in the order of the keys."""
 
     def __init__(self, path: Path) -> None:
@@ -40,15 +41,10 @@ class LmdbSource:
         folder = path if path.is_dir() else path.parent
         if len({type(person) for person in people}) > 1:
             raise UserError(f"{path} holds both image records with labels and images called 'identity/name'")
-        self._identities, self._labels = (
-            number_names(people)
-            if isinstance(people[0], str)
-            else number_labels(np.array(people, np.int64), read_identities(folder), path)
-        )
-        self.num_classes = self._identities.count
-
-    def __len__(self) -> int:
-        return len(self._keys)
+        if isinstance(people[0], str):
+            super().__init__(*number_names(people))
+        else:
+            super().__init__(*number_labels(np.array(people, np.int64), read_identities(folder), path))
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         with self._environment.begin() as transaction:
@@ -56,17 +52,8 @@ class LmdbSource:
         images = [value if image_suffix(value) else unpack(value)[1] for value in values]
         return [np.frombuffer(image, np.uint8) for image in images], self._labels[indices]
 
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        return self._labels[indices]
-
-    def identity(self, label: int) -> str:
-        return self._identities.name(label)
-
-    def describe(self, index: int) -> str:
-        return f"{self.path} key {self._keys[index]!r}, label {self._labels[index]}"
-
-    def prefetch(self, indices: np.ndarray) -> None:
-        """Does nothing: where the values lie is known only to LMDB."""
+    def place(self, index: int) -> str:
+        return f"{self.path} key {self._keys[index]!r}"
 
     def _list(self, cursor: "lmdb.Cursor") -> tuple[list[bytes], list[str | int]]:  # noqa: F821  see __init__
         """The keys of the images, and the names or class numbers of their identities."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.sources.identities import Identities, label_text, number_labels, number_texts
+from pipelines.sources.source import LabelledSource
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _PERHAPS = ("class", "class_id", "name", "id")  # these may also tell images apa
 _GROUPS = 1024  # row groups that are kept: some 100 images each, as Hugging Face writes them
 
 
-class ParquetSource:
+class ParquetSource(LabelledSource):
     """The images of Parquet files, in the order of the files and within them."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -50,17 +51,13 @@ class ParquetSource:
         self._groups = [group[:2] for group in groups]
         self._ends = np.cumsum([rows for _, _, rows in groups])
         known = _class_names(self._files[0].schema_arrow, label)
-        self._identities, self._labels = _number(columns, label, known, self._paths)
-        self.num_classes = self._identities.count
+        super().__init__(*_number(columns, label, known, self._paths))
         self._lock = threading.Lock()  # a ParquetFile must not be read by two threads at a time
         self._load = lru_cache(_GROUPS)(self._read_group)
         logger.warning(
             "%s: Parquet is read by row groups; train on it with shuffle: block, or convert it to RecordIO first",
             self._paths[0].parent,
         )
-
-    def __len__(self) -> int:
-        return len(self._labels)
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         encoded = []
@@ -74,20 +71,11 @@ class ParquetSource:
             encoded.append(np.frombuffer(buffer, np.uint8))
         return encoded, self._labels[indices]
 
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        return self._labels[indices]
-
-    def identity(self, label: int) -> str:
-        return self._identities.name(label)
-
-    def describe(self, index: int) -> str:
+    def place(self, index: int) -> str:
         group = int(np.searchsorted(self._ends, index, side="right"))
         file, group_of_file = self._groups[group]
         row = int(index) - (int(self._ends[group - 1]) if group else 0)
-        return f"{self._paths[file].name} row group {group_of_file} row {row}, label {self._labels[index]}"
-
-    def prefetch(self, indices: np.ndarray) -> None:
-        """Does nothing: a row group is read when its first image is asked for."""
+        return f"{self._paths[file].name} row group {group_of_file} row {row}"
 
     def _read_group(self, number: int) -> Any:
         file, group = self._groups[number]

@@ -8,16 +8,15 @@ Images are numbered in the order in which they lie in the file, whatever the key
 """
 
 import bisect
-import contextlib
 import logging
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
+from pipelines.sources.index_cache import cached
 from pipelines.sources.recordio import (
     LABEL_LIMIT,
     LENGTH_BITS,
@@ -35,8 +34,7 @@ _CACHE_VERSION = 2
 _NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
 
 
-@dataclass(frozen=True)
-class RecordIndex:
+class RecordIndex(NamedTuple):
     """What has to be known of a ``.rec`` to read its images."""
 
     offsets: np.ndarray  # int64 (n,), byte offsets of the image records, ascending
@@ -50,15 +48,11 @@ def read_index(rec: str | Path) -> RecordIndex:
 
     An ``.idx`` that is missing or does not belong to the file is replaced by a scan of the file, with a warning; it is
     not overwritten (see ``rebuild_index``). The class count is the one of ``property``, else the number of identity
-    records, else the greatest label + 1. A cache counts while sizes and times of all three files are what they were.
+    records, else the greatest label + 1. A cache counts while all three files are what they were.
     """
     rec = Path(rec)
-    stamp = _stamp(rec)
-    index = _load_cache(rec, stamp)
-    if index is None:
-        index = _build(rec)
-        _save_cache(rec, stamp, index)
-    return index
+    files = rec, rec.with_suffix(".idx"), rec.with_name("property")
+    return cached(rec.with_suffix(".cache.npz"), files, _CACHE_VERSION, RecordIndex, lambda: _build(rec))
 
 
 def rebuild_index(rec: str | Path, idx: str | Path | None = None) -> Path:
@@ -210,37 +204,3 @@ def _count_labels(reader: RecordReader) -> int:
     if greatest < 0:
         raise UserError(f"{reader.path} holds no labels; write their count into the file 'property': classes,112,112")
     return int(greatest) + 1
-
-
-def _stamp(rec: Path) -> np.ndarray:
-    """Sizes and times of the files an index is made from; -1 for those that are missing."""
-    stamp = [_CACHE_VERSION]
-    for path in (rec, rec.with_suffix(".idx"), rec.with_name("property")):
-        if path == rec or path.exists():
-            stamp += [path.stat().st_size, path.stat().st_mtime_ns]
-        else:
-            stamp += [-1, -1]
-    return np.array(stamp)
-
-
-def _cache(rec: Path) -> Path:
-    return rec.with_suffix(".cache.npz")
-
-
-def _load_cache(rec: Path, stamp: np.ndarray) -> RecordIndex | None:
-    try:
-        with np.load(_cache(rec), allow_pickle=False) as saved:
-            if np.array_equal(saved["stamp"], stamp):
-                numbers = (int(saved[name]) for name in ("end", "num_classes", "first_record"))
-                return RecordIndex(saved["offsets"], *numbers)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # none, or one that is damaged: it is made anew
-    return None
-
-
-def _save_cache(rec: Path, stamp: np.ndarray, index: RecordIndex) -> None:
-    # Data sets often lie in folders that are read-only (even where root could write): then every start builds it again.
-    if not rec.parent.stat().st_mode & 0o222:
-        return
-    with contextlib.suppress(OSError), replacing(_cache(rec)) as temporary, temporary.open("wb") as file:
-        np.savez(file, stamp=stamp, **vars(index))

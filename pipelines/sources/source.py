@@ -1,8 +1,12 @@
-"""What a source of images is."""
+"""What a source of images is, and what most sources have in common."""
 
 from typing import Protocol
 
 import numpy as np
+
+from pipelines.common.errors import UserError
+from pipelines.common.files import read_file
+from pipelines.sources.identities import Identities
 
 
 class Source(Protocol):
@@ -30,3 +34,42 @@ class Source(Protocol):
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Hint that these images will be read soon."""
+
+
+class LabelledSource:
+    """The base of sources that know all labels, int64 (n,), from the start: they add ``read`` and ``place``."""
+
+    def __init__(self, identities: Identities, labels: np.ndarray) -> None:
+        self.num_classes = identities.count
+        self._identities = identities
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def place(self, index: int) -> str:
+        """Where an image lies, for messages."""
+        raise NotImplementedError
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return self._labels[indices]
+
+    def identity(self, label: int) -> str:
+        return self._identities.name(label)
+
+    def describe(self, index: int) -> str:
+        return self.place(index) + (f", label {self._labels[index]}" if self.num_classes else "")
+
+    def prefetch(self, indices: np.ndarray) -> None:
+        """Does nothing: few readers can give a hint without waiting for the disk themselves."""
+
+
+class FileSource(LabelledSource):
+    """The base of sources whose images are files of their own: ``place`` is the path."""
+
+    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        encoded = [read_file(self.place(index)) for index in indices]
+        for index, image in zip(indices, encoded):
+            if not len(image):
+                raise UserError(f"{self.place(index)} is empty")
+        return encoded, self._labels[indices]

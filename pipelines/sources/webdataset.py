@@ -6,11 +6,9 @@ as are ``12.jpg`` and ``12.png``. Of members with the very same name the last co
 once and cached beside each shard (``<shard>.index.npz``).
 """
 
-import contextlib
 import logging
 import os
 import tarfile
-import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.sources.identities import label_text, number_names, number_texts, read_identities
+from pipelines.sources.index_cache import cached
 from pipelines.sources.left_out import LeftOut
+from pipelines.sources.source import LabelledSource
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +35,11 @@ class _Index(NamedTuple):
     offsets: np.ndarray  # int64 (n,)
     lengths: np.ndarray  # int64 (n,)
     names: np.ndarray  # unicode (n,), labels or folders
-    labelled: np.ndarray  # bool (), whether they are labels
+    labelled: bool  # whether they are labels
     remarks: np.ndarray  # unicode (r,), what there is to say of the file
 
 
-class ShardSource:
+class ShardSource(LabelledSource):
     """The images of tar files, in the order of the files and within them."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -56,15 +55,10 @@ class ShardSource:
         folder = self._paths[0].parent
         if not names:
             raise UserError(f"{folder}: the shards hold no images ({', '.join(IMAGE_SUFFIXES)})")
-        filled = [(path, bool(index.labelled)) for path, index in zip(self._paths, indices) if len(index.names)]
-        self._identities, self._labels = (
-            number_texts(names, read_identities(folder), folder) if _all_labelled(filled) else number_names(names)
-        )
-        self.num_classes = self._identities.count
+        filled = [(path, index.labelled) for path, index in zip(self._paths, indices) if len(index.names)]
+        labelled = _all_labelled(filled)
+        super().__init__(*(number_texts(names, read_identities(folder), folder) if labelled else number_names(names)))
         self._map = lru_cache(_MAPPED)(lambda shard: np.asarray(np.memmap(self._paths[shard], np.uint8, "r")))
-
-    def __len__(self) -> int:
-        return len(self._offsets)
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         encoded = []
@@ -75,34 +69,14 @@ class ShardSource:
             encoded.append(self._map(shard)[offset : offset + length])
         return encoded, self._labels[indices]
 
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        return self._labels[indices]
-
-    def identity(self, label: int) -> str:
-        return self._identities.name(label)
-
-    def describe(self, index: int) -> str:
+    def place(self, index: int) -> str:
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        return f"{self._paths[shard].name} image at byte {self._offsets[index]}, label {self._labels[index]}"
-
-    def prefetch(self, indices: np.ndarray) -> None:
-        """Does nothing: the kernel reads ahead within a mapped file."""
+        return f"{self._paths[shard].name} image at byte {self._offsets[index]}"
 
 
 def _read_index(path: Path) -> _Index:
-    stamp = np.array([_CACHE_VERSION, path.stat().st_size, path.stat().st_mtime_ns])
     cache = path.with_name(f"{path.name}.index.npz")
-    try:
-        with np.load(cache, allow_pickle=False) as saved:
-            if np.array_equal(saved["stamp"], stamp):
-                return _Index(*(saved[name] for name in _Index._fields))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # none, or one that is damaged: it is made anew
-    index = _scan(path)
-    if path.parent.stat().st_mode & 0o222:  # data sets often lie in folders that are read-only
-        with contextlib.suppress(OSError), replacing(cache) as temporary, temporary.open("wb") as file:
-            np.savez(file, stamp=stamp, **index._asdict())
-    return index
+    return cached(cache, [path], _CACHE_VERSION, _Index, lambda: _scan(path))
 
 
 def _all_labelled(shards: list[tuple[Path, bool]]) -> bool:
@@ -150,7 +124,7 @@ def _scan(path: Path) -> _Index:
         places[:, 0].copy(),
         places[:, 1].copy(),
         np.array(names, np.str_),
-        np.array(labelled),
+        labelled,
         np.array(remarks, np.str_),
     )
 

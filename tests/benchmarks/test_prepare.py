@@ -15,7 +15,7 @@ def test_measures_every_way(tmp_path):
     for row in rows:
         ways.setdefault(row["name"].partition(":")[0], []).append(row)
     assert {name: len(found) for name, found in ways.items()} == {
-        "verify": 2,
+        "check": 2,
         "resize 250 px to 112": 2,
         "encode as quality 90": 2,
         "folder to RecordIO": 3,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.synthetic.__main__ import prepare
+from pipelines.synthetic.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
 def test_measures_every_way(tmp_path):
-    prepare(tmp_path / "data", identities=20, images_per_identity=8, held_out=20, processes=1)
+    make_dataset(tmp_path / "data", identities=20, images_per_identity=8, held_out=20, processes=1)
     arguments = ["--data", tmp_path / "data", "--batch", "16", "--cores", "1", "--rounds", "1", "--output", tmp_path]
     overrides = ["data.batch_size=16", "data.threads=1"]
     command = [sys.executable, ROOT / "benchmarks/throughput.py", *arguments, *overrides]

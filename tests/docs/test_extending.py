@@ -17,6 +17,7 @@ from PIL import Image
 from losses import MARGINS, PartialFC, create_margin
 from models.registry import BACKBONES
 from pipelines.loading.loader import Batch
+from pipelines.sources import READERS
 from tests.docs.blocks import ROOT, blocks
 from train.recipes import RECIPES
 
@@ -30,7 +31,7 @@ SECTIONS = [section for section in dict.fromkeys(block.section for block in BLOC
 def own_tables():
     """The tables as they were, after each test."""
     needed = [block.needed for block in BLOCKS]
-    tables = [BACKBONES, MARGINS, RECIPES, *(table for table in needed if table is not None)]
+    tables = [BACKBONES, MARGINS, READERS, RECIPES, *(table for table in needed if table is not None)]
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before):

@@ -358,9 +358,9 @@ def test_no_autocast_region_and_no_cast_within(build):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="unknown backbone 'r51', did you mean 'r50'"):
+    with pytest.raises(ValueError, match="unknown backbone 'r51'; did you mean 'r50'"):
         create_model("r51")
-    with pytest.raises(ValueError, match="no option 'dropuot', did you mean 'dropout'"):
+    with pytest.raises(ValueError, match="unknown option of r18 'dropuot'; did you mean 'dropout'"):
         create_model("r18", dropuot=0.4)
-    with pytest.raises(ValueError, match="mbf has no option 'dropout'"):
+    with pytest.raises(ValueError, match="unknown option of mbf 'dropout'"):
         create_model("mbf", dropout=0.4)

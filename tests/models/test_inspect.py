@@ -1,6 +1,8 @@
 """What backbones cost, against published counts and hand-made ones."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,3 +97,11 @@ def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             run_inspect(monkeypatch, capsys, missing)
         assert f"there is no checkpoint {missing}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["export", "inspect"])
+def test_run_as_a_script_it_says_how_to_run_it(name):
+    """As a script, its folder would come before the standard library, whose ``inspect`` it would shadow."""
+    script = Path(__file__).resolve().parents[2] / f"models/{name}.py"
+    done = subprocess.run([sys.executable, str(script), "r50"], capture_output=True, text=True, timeout=60)
+    assert done.returncode and (done.stdout, done.stderr) == ("", f"error: run it as: python -m models.{name}\n")

@@ -68,7 +68,7 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.indices, other.indices)
-        assert torch.equal(one.numbers, other.numbers)
+        assert torch.equal(one.uniforms, other.uniforms)
 
 
 def decoded(index: int) -> torch.Tensor:

@@ -25,13 +25,13 @@ def test_perturbs_the_heaviest_patches_of_the_chosen_images():
     levels = torch.randint(0, 256, (5, 3, 36, 36), generator=generator)
     images = (levels / 255 - 0.5) / 0.5
     weights = torch.rand(2, 16, generator=generator)
-    numbers = torch.rand(2, 3, 4, generator=generator)
+    uniforms = torch.rand(2, 3, 4, generator=generator)
     chosen = torch.tensor([1, 4])
-    out = perturb_patches(images, chosen, weights, numbers, top=3, patch=9)
+    out = perturb_patches(images, chosen, weights, uniforms, top=3, patch=9)
     expected = images.clone()
     for n, image in enumerate(chosen.tolist()):
         for t, place in enumerate(weights[n].argsort(descending=True)[:3].tolist()):
-            share, donor, row, column = numbers[n, t].tolist()
+            share, donor, row, column = uniforms[n, t].tolist()
             top, left = int(row * 4) * 9, int(column * 4) * 9
             source = levels[image, :, place // 4 * 9 : place // 4 * 9 + 9, place % 4 * 9 : place % 4 * 9 + 9]
             given = levels[int(donor * 5), :, top : top + 9, left : left + 9]
@@ -64,17 +64,17 @@ def test_fractions_are_still_cut_down():
 def test_unmixed_patches_come_back_to_the_bit():
     pixels = torch.randint(0, 256, (2, 3, 18, 18), generator=torch.Generator().manual_seed(0))
     images = (pixels.float() - 127.5) / 127.5
-    numbers = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1))
-    numbers[..., 0] = 0
-    out = perturb_patches(images, torch.tensor([0, 1]), torch.rand(2, 9), numbers, top=3, patch=6)
+    uniforms = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    uniforms[..., 0] = 0
+    out = perturb_patches(images, torch.tensor([0, 1]), torch.rand(2, 9), uniforms, top=3, patch=6)
     assert torch.equal(out, images)
 
 
 def test_of_equal_weights_the_first_patches_are_taken():
     images = torch.linspace(-1, 1, 2 * 3 * 24 * 24).reshape(2, 3, 24, 24)
-    numbers = torch.full((1, 3, 4), 0.99)
+    uniforms = torch.full((1, 3, 4), 0.99)
     weights = torch.full((1, 16), 0.5)
     weights[0, 5] = 0.75
-    out = perturb_patches(images, torch.tensor([0]), weights, numbers, top=3, patch=6)
+    out = perturb_patches(images, torch.tensor([0]), weights, uniforms, top=3, patch=6)
     changed = (out != images).any(1)[0].unfold(0, 6, 6).unfold(1, 6, 6).flatten(2).any(2).flatten()
     assert changed.nonzero()[:, 0].tolist() == [0, 1, 5]

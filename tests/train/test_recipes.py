@@ -19,14 +19,14 @@ from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
 
 
-def batch_of(count, size, numbers, clean=False, seed=0):
+def batch_of(count, size, num_uniforms, clean=False, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 3, size, size, generator=generator) * 2 - 1
     return Batch(
         images=images,
         labels=torch.arange(count) % 4,
         indices=torch.arange(count),
-        numbers=torch.rand(count, 1 + numbers, generator=generator),
+        uniforms=torch.rand(count, 1 + num_uniforms, generator=generator),
         clean=images * 0.5 if clean else None,
     )
 
@@ -52,7 +52,7 @@ def test_transface_perturbs_a_share_and_weighs_rows():
     recipe, backbone = TransFace(), Linear()
     network = recipe.network(backbone)
     head = PartialFC(create_margin("arcface"), 8, 4)
-    batch = batch_of(40, 18, recipe.numbers)
+    batch = batch_of(40, 18, recipe.num_uniforms)
     seen = []
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     before = backbone.norm.running_mean.clone()
@@ -66,7 +66,7 @@ def test_transface_perturbs_a_share_and_weighs_rows():
 
     recipe._perturbed = watched
     result = recipe.step(batch, network, head, 0.0)
-    chosen = batch.numbers[:, 1] < 0.2
+    chosen = batch.uniforms[:, 1] < 0.2
     differs = (seen[0] != batch.images).flatten(1).any(1)
     assert differs.tolist() == chosen.tolist() and 0 < chosen.sum() < 40
     assert changed_statistics == [False] and backbone.training
@@ -172,8 +172,8 @@ def on_a_rank(name, options):
     network, head = recipe.network(backbone), PartialFC(create_margin("arcface", s=16.0), 8, 4)
     results = []
     for seed in range(2):
-        batch = batch_of(16, 18, recipe.numbers, seed=seed)
-        batch.numbers[:, 2::4] = 0  # nothing of the donor patches, which come from a rank's own images
+        batch = batch_of(16, 18, recipe.num_uniforms, seed=seed)
+        batch.uniforms[:, 2::4] = 0  # nothing of the donor patches, which come from a rank's own images
         share = slice(16 // world * here, 16 // world * (here + 1))
         batch = Batch(**{name: value[share] for name, value in vars(batch).items() if value is not None})
         loss = recipe.step(batch, network, head, 0.0).loss

@@ -58,7 +58,7 @@ class ContraFace(Recipe):
         for dropout in self._dropouts:
             dropout.p = self.late_dropout if late else self.dropout
         first, second = network(batch.images)
-        uniform = self.margin_numbers(batch)
+        uniform = self.margin_uniforms(batch)
         # The mean over both views' rows is half of either loss.
         out = head(torch.cat([first, second]), batch.labels.repeat(2), uniform=uniform.repeat(2))
         labels, factor = batch.labels, self.factor

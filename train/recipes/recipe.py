@@ -27,12 +27,12 @@ class Recipe(nn.Module):
     """The margin loss and nothing else; other recipes add to it. Its buffers are saved with the run.
 
     Attributes:
-        numbers: random numbers of the schedule that a sample's step needs, beside the margin's.
+        num_uniforms: random numbers in [0, 1) of the schedule that a sample's step needs, beside the margin's.
         clean_view: whether batches should carry the images before augmentation too.
         entropy: whether the head should say the entropies of its softmax.
     """
 
-    numbers = 0
+    num_uniforms = 0
     clean_view = False
     entropy = False
 
@@ -41,11 +41,11 @@ class Recipe(nn.Module):
         return backbone
 
     @staticmethod
-    def margin_numbers(batch: Batch) -> Tensor:
+    def margin_uniforms(batch: Batch) -> Tensor:
         """(b,) the random number of each sample that belongs to the margin, on the device."""
-        return batch.numbers[:, 0].to(batch.labels.device, non_blocking=True)
+        return batch.uniforms[:, 0].to(batch.labels.device, non_blocking=True)
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
-        out = head(network(batch.images), batch.labels, uniform=self.margin_numbers(batch))
+        out = head(network(batch.images), batch.labels, uniform=self.margin_uniforms(batch))
         return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine)})

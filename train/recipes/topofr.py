@@ -51,7 +51,7 @@ class TopoFR(Recipe):
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         embeddings = network(batch.images).float()
-        out = head(embeddings, batch.labels, uniform=self.margin_numbers(batch))
+        out = head(embeddings, batch.labels, uniform=self.margin_uniforms(batch))
         weights = hardness_weights(out.entropy, out.row_losses, out.batch.valid)
         loss = out.batch.mean(weights * out.row_losses)
         metrics = {"cosine": out.batch.mean(out.cosine), "row_weight": out.batch.mean(weights)}

@@ -36,7 +36,7 @@ class TransFace(Recipe):
         weight_gradient: whether the gradient also flows through the row weights, as in the published code.
     """
 
-    numbers = 1 + 4 * _TOP
+    num_uniforms = 1 + 4 * _TOP
 
     def __init__(self, probability: Share = 0.2, weight_gradient: bool = False) -> None:
         super().__init__()
@@ -54,20 +54,20 @@ class TransFace(Recipe):
         weights = 1 + torch.exp(-deviations.float().mean(1))
         if not self.weight_gradient:
             weights = weights.detach()
-        out = head(embeddings, batch.labels, weights, uniform=self.margin_numbers(batch))
+        out = head(embeddings, batch.labels, weights, uniform=self.margin_uniforms(batch))
         return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine), "row_weight": weights.detach().mean()})
 
     @torch.no_grad()
     def _perturbed(self, batch: Batch) -> Tensor:
         """Only the chosen images pass through the network once more, in evaluation mode: batch statistics rest."""
-        chosen = (batch.numbers[:, 1] < self.probability).nonzero()[:, 0]
+        chosen = (batch.uniforms[:, 1] < self.probability).nonzero()[:, 0]
         if not len(chosen):
             return batch.images
         device = batch.images.device
-        numbers = batch.numbers[chosen, 2:].unflatten(1, (_TOP, 4)).to(device, non_blocking=True)
+        uniforms = batch.uniforms[chosen, 2:].unflatten(1, (_TOP, 4)).to(device, non_blocking=True)
         chosen = chosen.to(device, non_blocking=True)
         (backbone,) = self._backbone
         with evaluating(backbone):
             _, weights, _ = backbone.forward_patches(batch.images[chosen])
         patches = round(weights.shape[1] ** 0.5)
-        return perturb_patches(batch.images, chosen, weights.float(), numbers, _TOP, batch.images.shape[3] // patches)
+        return perturb_patches(batch.images, chosen, weights.float(), uniforms, _TOP, batch.images.shape[3] // patches)

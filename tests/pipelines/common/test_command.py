@@ -31,7 +31,7 @@ run(main)
     assert result.stderr == b"error: caf\\udce9.jpg is bad\n"
 
 
-@pytest.mark.parametrize("command", ["verify", "repair"])
+@pytest.mark.parametrize("command", ["check", "repair"])
 def test_names_that_are_not_utf8(tmp_path, command):
     folder = tmp_path / "faces" / "a"
     folder.mkdir(parents=True)
@@ -39,7 +39,13 @@ def test_names_that_are_not_utf8(tmp_path, command):
         Image.fromarray(np.full((32, 32, 3), 60 * number, np.uint8)).save(folder / f"{number}.jpg")
     (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes((folder / "0.jpg").read_bytes()[:200])
     out = tmp_path / "out"
-    where = ["--report", str(out)] if command == "verify" else [str(out)]
+    where = ["--report", str(out)] if command == "check" else [str(out)]
     result = python("-m", "pipelines.prepare", command, str(tmp_path / "faces"), *where)
-    assert (result.returncode, result.stderr.count(b"error")) == (1 if command == "verify" else 0, 0)
+    assert (result.returncode, result.stderr.count(b"error")) == (1 if command == "check" else 0, 0)
     assert b"caf\\udce9.jpg" in result.stdout and out.exists()
+
+
+def test_the_former_place_of_the_synthetic_faces_says_the_new_one():
+    result = python("-m", "pipelines.embedded", "data/embedded")
+    assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (2, b"", 1)
+    assert b"python -m pipelines.synthetic" in result.stderr

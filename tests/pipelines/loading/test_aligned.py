@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.common.alignment import TEMPLATE
-from pipelines.loading.aligned import aligned_images, transforms
+from pipelines.common.alignment import TEMPLATE, matrix, similarity
+from pipelines.loading.aligned import aligned_images, sampling_matrices
 
 rng = np.random.default_rng(0)
 
@@ -19,6 +19,11 @@ def umeyama(source, target):
     return np.column_stack([scale * rotation, target.mean(0) - scale * rotation @ source.mean(0)])
 
 
+def transforms(landmarks):
+    """The forward matrices (n, 2, 3)."""
+    return matrix(*similarity(landmarks[..., 0] + 1j * landmarks[..., 1]))
+
+
 def test_similarity_is_umeyamas():
     landmarks = rng.uniform(0, 200, (50, 5, 2))
     landmarks[:10] = landmarks[:10] * [-1, 1]  # best fitted by a reflection, which is not allowed
@@ -30,7 +35,16 @@ def test_landmarks_in_one_point_are_named():
     landmarks = rng.uniform(0, 200, (4, 5, 2))
     landmarks[2] = 7
     with pytest.raises(ValueError, match="image 2"):
-        transforms(landmarks)
+        sampling_matrices(landmarks)
+
+
+@pytest.mark.parametrize("size", [112, 56])
+def test_sampling_matrices_lead_from_the_crop_to_the_photograph(size):
+    """From a landmark of the template to that of the photograph, where first pixels have their centre at (0.5, 0.5)."""
+    landmarks = np.stack([TEMPLATE.real, TEMPLATE.imag], 1) * 3 + [20, 7]  # at whole numbers for pixel centres
+    (back,) = sampling_matrices(landmarks[None], size)
+    inside = (np.stack([TEMPLATE.real, TEMPLATE.imag], 1) + 0.5) * size / 112
+    np.testing.assert_allclose(inside @ back[:, :2].T + back[:, 2], landmarks + 0.5, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from nvidia.dali import fn
 from pipelines.loading import augment
 from pipelines.loading.augment import AUGMENTATIONS, chance, choice, find_augmentation, uniform
 from pipelines.loading.decoder import Decoder
-from pipelines.preview import contact_sheet
+from pipelines.preview import augmented_sheet
 from pipelines.sources.memory import MemorySource
 
 SIZE = 112
@@ -25,7 +25,7 @@ def png(image: np.ndarray) -> np.ndarray:
     return cv2.imencode(".png", image[..., ::-1])[1]
 
 
-def decode(images: list[np.ndarray], augmentation: augment.Augmentation, numbers: np.ndarray, size: int = SIZE):
+def decode(images: list[np.ndarray], augmentation: augment.Augmentation, uniforms: np.ndarray, size: int = SIZE):
     decoder = Decoder(
         batch_size=len(images),
         image_size=size,
@@ -34,14 +34,14 @@ def decode(images: list[np.ndarray], augmentation: augment.Augmentation, numbers
         transform=augmentation.transform,
         parameters=tuple(augmentation.draws),
     )
-    decoder.submit([png(image) for image in images], augmentation.parameters(numbers))
+    decoder.submit([png(image) for image in images], augmentation.parameters(uniforms))
     (pixels,) = decoder.result()
     return pixels.numpy()
 
 
-def arcface(image: np.ndarray, size: int = SIZE, **numbers: float) -> np.ndarray:
-    """The image after arcface's set with these of the schedule's numbers, all others such that nothing happens."""
-    return decode([image], ARCFACE, np.array([list({**OFF, **numbers}.values())], np.float32), size)[0]
+def arcface(image: np.ndarray, size: int = SIZE, **uniforms: float) -> np.ndarray:
+    """The image after arcface's set with these of the schedule's uniforms, all others such that nothing happens."""
+    return decode([image], ARCFACE, np.array([list({**OFF, **uniforms}.values())], np.float32), size)[0]
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -49,13 +49,13 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_draws():
-    numbers = np.arange(1000, dtype=np.float32) / 1000
-    assert chance(0.2)(numbers).sum() == 200
-    drawn = uniform(-1, 3)(numbers)
+    uniforms = np.arange(1000, dtype=np.float32) / 1000
+    assert chance(0.2)(uniforms).sum() == 200
+    drawn = uniform(-1, 3)(uniforms)
     assert drawn.dtype == np.float32
     assert drawn.min() == -1
     assert 2.99 < drawn.max() < 3
-    values, counts = np.unique(choice(3, 5, 9)(numbers), return_counts=True)
+    values, counts = np.unique(choice(3, 5, 9)(uniforms), return_counts=True)
     assert values.tolist() == [3, 5, 9]
     assert counts.max() - counts.min() <= 1
     assert choice(3, 5)(np.array([1 - 2**-24], np.float32))[0] == 5
@@ -67,8 +67,8 @@ def test_an_unknown_name_lists_the_known():
 
 
 def test_arcface_draws_as_published():
-    numbers = np.random.default_rng(0).random((20_000, len(ARCFACE.draws)), np.float32)
-    drawn = ARCFACE.parameters(numbers)
+    uniforms = np.random.default_rng(0).random((20_000, len(ARCFACE.draws)), np.float32)
+    drawn = ARCFACE.parameters(uniforms)
     for name, probability in {"shrink": 0.1, "blur": 0.2, "recolour": 0.2, "grey": 0.1}.items():
         assert drawn[name].mean() == pytest.approx(probability, abs=0.01)
     for name, (low, high) in {"shrunk": (0.5, 0.8), "hue": (0, 20), "saturation": (1, 1.2)}.items():
@@ -128,18 +128,18 @@ def test_arcface_all_at_once_ends_in_grey():
 def test_a_sample_does_not_depend_on_its_batch():
     generator = np.random.default_rng(6)
     images = [photo(seed) for seed in range(24)]
-    numbers = generator.random((24, len(ARCFACE.draws)), np.float32)
-    numbers[:, [0, 2, 4, 7]] *= 0.3  # more of each than usual
-    together = decode(images, ARCFACE, numbers)
+    uniforms = generator.random((24, len(ARCFACE.draws)), np.float32)
+    uniforms[:, [0, 2, 4, 7]] *= 0.3  # more of each than usual
+    together = decode(images, ARCFACE, uniforms)
     assert (together != np.stack(images)).any((1, 2, 3)).sum() > 12
     for row in range(24):
-        assert np.array_equal(decode(images[row : row + 1], ARCFACE, numbers[row : row + 1])[0], together[row])
+        assert np.array_equal(decode(images[row : row + 1], ARCFACE, uniforms[row : row + 1])[0], together[row])
 
 
 def test_images_of_another_size_are_resized_before():
-    large, numbers = photo(7, 300), {"grey": 0.05}
-    expected = arcface(cv2.resize(large, (64, 64), interpolation=cv2.INTER_AREA), 64, **numbers)
-    result = arcface(large, 64, **numbers)
+    large, uniforms = photo(7, 300), {"grey": 0.05}
+    expected = arcface(cv2.resize(large, (64, 64), interpolation=cv2.INTER_AREA), 64, **uniforms)
+    result = arcface(large, 64, **uniforms)
     assert result.shape == (64, 64, 3)
     assert difference(result, expected) < 1.5
 
@@ -156,17 +156,17 @@ def test_a_new_set_is_one_function(monkeypatch):
         return images
 
     image = photo(8)
-    numbers = np.array([[0.1], [0.5], [0.9]], np.float32)
-    plain, flipped, rotated = decode([image] * 3, find_augmentation("test_set"), numbers)
+    uniforms = np.array([[0.1], [0.5], [0.9]], np.float32)
+    plain, flipped, rotated = decode([image] * 3, find_augmentation("test_set"), uniforms)
     assert np.array_equal(plain, image)
     assert np.array_equal(flipped, image[::-1])
     assert difference(rotated, image[::-1, ::-1]) < 1
 
 
-def test_contact_sheet():
+def test_augmented_sheet():
     images = [photo(seed) for seed in range(30)]
     source = MemorySource([png(image).tobytes() for image in images])
-    sheet = contact_sheet(source, "arcface", rows=4, columns=9)
+    sheet = np.asarray(augmented_sheet(source, "arcface", rows=4, columns=9))
     tiles = sheet.reshape(4, SIZE, 10, SIZE, 3).swapaxes(1, 2)
     for row, index in enumerate((0, 9, 19, 29)):
         assert np.array_equal(tiles[row, 0], images[index])

@@ -15,8 +15,8 @@ import torch
 
 from pipelines.common.alignment import TEMPLATE
 from pipelines.loading.aligned import aligned_images
-from pipelines.loading.loader import Loader, sweep
-from pipelines.prepare.check import verify
+from pipelines.loading.loader import Loader, read_once
+from pipelines.prepare.check import check
 from pipelines.sources.memory import MemorySource
 from tests.pipelines.kinds import SIDE, foreign, kinds
 from tests.pipelines.sources.test_fuzz_records import mutate
@@ -64,10 +64,10 @@ def fuzz(count, seed):
                 assert same[sound].all()
                 assert torch.equal(trained.images[sound], expected[rows[sound]])
             case 1:
-                report = verify(source, threads=2)
+                report = check(source, threads=2)
                 assert set(report.problems["unreadable"]) <= set(changed.tolist())
             case 2:
-                _swept(list, sweep(source, np.arange(BATCH), batch_size=BATCH, image_size=SIDE))
+                _swept(list, read_once(source, np.arange(BATCH), batch_size=BATCH, image_size=SIDE))
             case 3:
                 _aligned(batch)
     assert read and named
@@ -77,7 +77,7 @@ def fuzz(count, seed):
 
 def pixels_of(images):
     sound = MemorySource(images)
-    (batch,) = sweep(sound, np.arange(len(images)), batch_size=len(images), image_size=SIDE, dtype=torch.uint8)
+    (batch,) = read_once(sound, np.arange(len(images)), batch_size=len(images), image_size=SIDE, dtype=torch.uint8)
     return batch.images
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.loading.augment import AUGMENTATIONS
-from pipelines.loading.loader import Batch, sweep
+from pipelines.loading.loader import Batch, read_once
 from pipelines.loading.schedule import Schedule
 from tests.pipelines.face_source import (
     COUNT,
@@ -27,17 +27,17 @@ from tests.pipelines.face_source import (
 
 def test_batches_are_the_scheduled_images_normalised_and_mirrored():
     loader = make()
-    schedule = Schedule(COUNT, 8, seed=3, numbers=2)
+    schedule = Schedule(COUNT, 8, seed=3, num_uniforms=2)
     mirrored = 0
     for step, batch in enumerate(take(loader, 15)):  # two and a half epochs
-        indices, numbers = schedule.slice(*divmod(step, 6))
+        indices, uniforms = schedule.slice(*divmod(step, 6))
         assert np.array_equal(batch.indices, indices)
         assert np.array_equal(batch.labels, LABELS[indices])
-        assert np.array_equal(batch.numbers, numbers[:, 1:])
+        assert np.array_equal(batch.uniforms, uniforms[:, 1:])
         assert batch.images.shape == (8, 3, SIZE, SIZE)
         assert batch.images.dtype == torch.float32
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        for image, index, flip in zip(batch.images, indices, numbers[:, 0] < 0.5):
+        for image, index, flip in zip(batch.images, indices, uniforms[:, 0] < 0.5):
             expected = decoded(index)
             assert (image - (expected.flip(2) if flip else expected)).abs().mean() < 0.02
             mirrored += flip
@@ -64,7 +64,7 @@ def test_without_augmentation_nothing_is_mirrored():
 
 
 def test_augmentation_has_numbers_of_its_own():
-    numbers = np.concatenate([Schedule(COUNT, 8, seed=3, numbers=9).slice(epoch, 0)[1] for epoch in range(20)])
+    uniforms = np.concatenate([Schedule(COUNT, 8, seed=3, num_uniforms=9).slice(epoch, 0)[1] for epoch in range(20)])
     loader = make(augment="arcface", dtype=torch.uint8)
     images = []
     for epoch in range(20):
@@ -73,7 +73,7 @@ def test_augmentation_has_numbers_of_its_own():
     loader.close()
     colours = torch.cat(images).int().amax(1) - torch.cat(images).int().amin(1)
     grey = colours.amax((1, 2)) <= 2
-    assert np.array_equal(grey, numbers[:, 1 + list(AUGMENTATIONS["arcface"].draws).index("grey")] < 0.1)
+    assert np.array_equal(grey, uniforms[:, 1 + list(AUGMENTATIONS["arcface"].draws).index("grey")] < 0.1)
     assert 5 < grey.sum() < 40
 
 
@@ -142,10 +142,10 @@ def test_images_of_other_sizes_are_resized():
 
 
 def test_no_augmentation_hides_another_size():
-    slices = [Schedule(COUNT, 8, seed=3, numbers=2).slice(0, step) for step in range(6)]
-    indices, numbers = (np.stack(parts) for parts in zip(*slices))
+    slices = [Schedule(COUNT, 8, seed=3, num_uniforms=2).slice(0, step) for step in range(6)]
+    indices, uniforms = (np.stack(parts) for parts in zip(*slices))
     shrinks = 1 + list(AUGMENTATIONS["arcface"].draws).index("shrink")  # the flip has the first column
-    step, row = np.argwhere(numbers[..., shrinks] < 0.1)[-1]  # brought to another size and back
+    step, row = np.argwhere(uniforms[..., shrinks] < 0.1)[-1]  # brought to another size and back
     hidden, plain = int(indices[step, row]), int(indices[0, 0])
     assert step > 0
     large = {index: jpeg(face(index, 3 * SIZE)) for index in (hidden, plain)}
@@ -190,7 +190,7 @@ def test_closing_ends_the_threads():
         assert threads() >= before + 6
         loader.close()
         assert threads() <= before + 1
-    batches = sweep(FaceSource(), np.arange(COUNT), batch_size=4, image_size=SIZE, threads=6)
+    batches = read_once(FaceSource(), np.arange(COUNT), batch_size=4, image_size=SIZE, threads=6)
     next(batches)
     batches.close()
     assert threads() <= before + 1
@@ -223,15 +223,15 @@ def test_mistakes():
 
 
 def test_clean_view_is_the_image_before_augmentation():
-    """Mirrored like the other; and asking for it or for more numbers changes nothing else."""
-    loader = make(augment="rsp", clean_view=True, numbers=30, dtype=torch.uint8)
+    """Mirrored like the other; and asking for it or for more uniforms changes nothing else."""
+    loader = make(augment="rsp", clean_view=True, num_uniforms=30, dtype=torch.uint8)
     flipped = make(augment="flip", dtype=torch.uint8)
     alone = make(augment="rsp", dtype=torch.uint8)
     changed = 0
     for batch, plain, same in zip(take(loader, 6), take(flipped, 6), take(alone, 6)):
         assert torch.equal(batch.clean, plain.images)
         assert torch.equal(batch.images, same.images)
-        assert torch.equal(batch.numbers[:, :1], same.numbers) and batch.numbers.shape == (len(batch.images), 30)
+        assert torch.equal(batch.uniforms[:, :1], same.uniforms) and batch.uniforms.shape == (len(batch.images), 30)
         changed += (batch.images != batch.clean).flatten(1).any(1).sum().item()
     assert 0 < changed < 30
 
@@ -246,7 +246,7 @@ def test_gpu_batches_are_close_to_those_of_the_cpu(decode_on, augment):
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert (batch.images.cpu() - other.images).abs().mean() < 0.03
         assert torch.equal(batch.labels.cpu(), other.labels)
-        assert torch.equal(batch.numbers.cpu(), other.numbers)
+        assert torch.equal(batch.uniforms.cpu(), other.uniforms)
         assert torch.equal(batch.indices, other.indices)
 
 

@@ -48,7 +48,7 @@ def test_bad_images_are_replaced_and_told_of(kind, tmp_path):
         bad_rows = np.isin(other.indices, bad)
         replaced += bad_rows.sum()
         assert not np.isin(batch.indices, bad).any()
-        assert torch.equal(batch.numbers, other.numbers)
+        assert torch.equal(batch.uniforms, other.uniforms)
         assert torch.equal(batch.images[~bad_rows], other.images[~bad_rows])
         assert torch.equal(batch.indices[~bad_rows], other.indices[~bad_rows])
         assert np.array_equal(batch.labels, LABELS[batch.indices])

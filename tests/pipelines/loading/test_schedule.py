@@ -41,8 +41,8 @@ def test_permute_reaches_all_permutations_of_few():
 
 def test_permute_in_a_large_domain():
     size = 2**63 - 25
-    numbers = np.array([0, 1, size // 2, size - 2, size - 1])
-    permuted = permute(numbers, size, np.arange(ROUNDS, dtype=np.uint64))
+    indices = np.array([0, 1, size // 2, size - 2, size - 1])
+    permuted = permute(indices, size, np.arange(ROUNDS, dtype=np.uint64))
     assert len(set(permuted)) == 5
     assert (permuted >= 0).all()
     assert (permuted < size).all()
@@ -74,21 +74,21 @@ def test_an_epoch_shows_every_sample_once(size, batch_size, epoch, seed, shuffle
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_share_the_batch_of_one(shuffle, world_size):
-    schedule = Schedule(100_003, 64, seed=5, shuffle=shuffle, numbers=11)
+    schedule = Schedule(100_003, 64, seed=5, shuffle=shuffle, num_uniforms=11)
     for epoch, step in [(0, 0), (3, 17), (7, schedule.steps_per_epoch - 1)]:
-        indices, numbers = schedule.slice(epoch, step)
+        indices, uniforms = schedule.slice(epoch, step)
         shares = [schedule.slice(epoch, step, rank, world_size) for rank in range(world_size)]
         assert np.array_equal(np.concatenate([share[0] for share in shares]), indices)
-        assert np.array_equal(np.concatenate([share[1] for share in shares]), numbers)
+        assert np.array_equal(np.concatenate([share[1] for share in shares]), uniforms)
 
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_a_step_does_not_depend_on_those_before(shuffle):
-    visited = Schedule(5000, 32, seed=1, shuffle=shuffle, numbers=3)
+    visited = Schedule(5000, 32, seed=1, shuffle=shuffle, num_uniforms=3)
     for step in range(100):
         visited.slice(2, step)
     for ours, fresh in zip(
-        visited.slice(2, 100), Schedule(5000, 32, seed=1, shuffle=shuffle, numbers=3).slice(2, 100), strict=True
+        visited.slice(2, 100), Schedule(5000, 32, seed=1, shuffle=shuffle, num_uniforms=3).slice(2, 100), strict=True
     ):
         assert np.array_equal(ours, fresh)
 
@@ -159,34 +159,34 @@ def test_philox_reference_has_the_published_answer():
     assert philox([0, 0, 0, 0], [0, 0]) == answer
 
 
-def test_numbers_are_those_of_philox():
+def test_uniforms_are_those_of_philox():
     seed, epoch, step, rank = 2**64 - 3, 9, 21, 1
-    schedule = Schedule(1000, 8, seed=seed, numbers=13)
-    _, numbers = schedule.slice(epoch, step, rank, 2)
-    assert numbers.dtype == np.float32
+    schedule = Schedule(1000, 8, seed=seed, num_uniforms=13)
+    _, uniforms = schedule.slice(epoch, step, rank, 2)
+    assert uniforms.dtype == np.float32
     for row in range(4):
         position = step * 8 + rank * 4 + row
         for column in range(13):
             # numpy counts up before it draws, hence the 1
             words = philox([position + 1, column // 8, 0, 3], [seed, epoch])
             word = words[column % 8 // 2] >> 32 * (column % 2) & 0xFFFFFFFF
-            assert numbers[row, column] == (word >> 8) / 2**24
+            assert uniforms[row, column] == (word >> 8) / 2**24
 
 
-def test_numbers_do_not_depend_on_how_many_there_are():
-    wide = Schedule(1000, 100, seed=3, numbers=30).slice(1, 4)[1]
+def test_uniforms_do_not_depend_on_how_many_there_are():
+    wide = Schedule(1000, 100, seed=3, num_uniforms=30).slice(1, 4)[1]
     for count in (0, 1, 8, 9, 16):
-        assert np.array_equal(Schedule(1000, 100, seed=3, numbers=count).slice(1, 4)[1], wide[:, :count])
+        assert np.array_equal(Schedule(1000, 100, seed=3, num_uniforms=count).slice(1, 4)[1], wide[:, :count])
 
 
-def test_numbers_are_uniform_and_independent():
-    schedule = Schedule(200_000, 20_000, seed=8, numbers=10)
-    numbers = np.concatenate([schedule.slice(epoch, step)[1] for epoch in range(2) for step in range(5)])
-    assert numbers.min() >= 0
-    assert numbers.max() < 1
-    for column in numbers.T:
+def test_uniforms_are_uniform_and_independent():
+    schedule = Schedule(200_000, 20_000, seed=8, num_uniforms=10)
+    uniforms = np.concatenate([schedule.slice(epoch, step)[1] for epoch in range(2) for step in range(5)])
+    assert uniforms.min() >= 0
+    assert uniforms.max() < 1
+    for column in uniforms.T:
         assert stats.kstest(column, "uniform").pvalue > SURELY_UNIFORM
-    rows = np.concatenate([numbers[:-1], numbers[1:]], axis=1)  # with the next sample's
+    rows = np.concatenate([uniforms[:-1], uniforms[1:]], axis=1)  # with the next sample's
     correlation = np.corrcoef(rows.T) - np.eye(20)
     assert np.abs(correlation).max() < 0.015
 

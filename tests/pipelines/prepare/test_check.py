@@ -1,4 +1,4 @@
-"""What ``verify`` finds in data sets with planted faults, and that ``repair`` loses nothing else."""
+"""What ``check`` finds in data sets with planted faults, and that ``repair`` loses nothing else."""
 
 import json
 import shutil
@@ -14,9 +14,9 @@ from PIL import Image
 from pipelines.common.command import run
 from pipelines.common.header import HeaderReader
 from pipelines.prepare import __main__ as prepare
-from pipelines.prepare import check as verify_module
+from pipelines.prepare import check as check_module
 from pipelines.prepare import reading
-from pipelines.prepare.check import KINDS, verify
+from pipelines.prepare.check import KINDS, check
 from pipelines.prepare.duplicates import groups_of, near_pairs, picture_hashes
 from pipelines.sources import open_source
 from pipelines.sources.memory import MemorySource
@@ -70,7 +70,7 @@ UNREADABLE = {"truncated", "cut in its header", "text", "gif", "truncated png"}
 def test_every_kind_of_file_has_its_outcome():
     names = list(FILES)
     source = MemorySource(list(FILES.values()), np.arange(len(FILES)) % 2)
-    report = verify(source, threads=1)
+    report = check(source, threads=1)
     named = {kind: {names[index] for index in indices} for kind, indices in found(report).items()}
     assert named == {
         "unreadable": UNREADABLE,
@@ -88,15 +88,15 @@ def test_every_kind_of_file_has_its_outcome():
 
 def test_faults_in_any_place_of_any_batch(monkeypatch):
     """Batches with none, some, or nothing but faults, where the last one is short."""
-    for module in (reading, verify_module):
+    for module in (reading, check_module):
         monkeypatch.setattr(module, "CHUNK", 4)
     rng = np.random.default_rng(0)
     bad = rng.random(43) < 0.3
     bad[8:12] = True
     images = [jpeg(n, 112)[: -200 if bad[n] else None] for n in range(43)]
-    report = verify(MemorySource(images, np.zeros(43, np.int64)), threads=2)
+    report = check(MemorySource(images, np.zeros(43, np.int64)), threads=2)
     assert found(report) == {"unreadable": np.flatnonzero(bad).tolist()}
-    report = verify(MemorySource(images[8:12], np.zeros(4, np.int64)), threads=1)
+    report = check(MemorySource(images[8:12], np.zeros(4, np.int64)), threads=1)
     assert found(report) == {"unreadable": [0, 1, 2, 3], "empty_identity": [0]}
 
 
@@ -106,7 +106,7 @@ def test_identities_and_labels(tmp_path):
         for key, label in enumerate(labels):
             writer.write(key, pack(IRHeader(0, label, key), jpeg(key)))
     (tmp_path / "property").write_text("5,112,112")
-    report = verify(RecordSource(tmp_path / "a.rec"), threads=1)
+    report = check(RecordSource(tmp_path / "a.rec"), threads=1)
     assert found(report) == {
         "unreadable": [7],
         "label_out_of_range": [3, 4],
@@ -114,12 +114,12 @@ def test_identities_and_labels(tmp_path):
         "tiny_identity": [3],
     }
     assert "a.rec record 3 at byte" in report.problems["label_out_of_range"][3]
-    assert found(verify(RecordSource(tmp_path / "a.rec"), tiny=1, threads=1)).get("tiny_identity") is None
+    assert found(check(RecordSource(tmp_path / "a.rec"), tiny=1, threads=1)).get("tiny_identity") is None
 
 
 def test_ten_thousand_tiny_identities():
     image = jpeg(0, 16)
-    report = verify(MemorySource([image] * 10_000, np.arange(10_000)), threads=2)
+    report = check(MemorySource([image] * 10_000, np.arange(10_000)), threads=2)
     assert len(report.problems["tiny_identity"]) == 10_000 and report.sound
     assert len(report.problems["duplicate"]) == 9_999
 
@@ -137,9 +137,9 @@ class TestCommands:
         rec.write_bytes(content)
         return people
 
-    def test_verify_and_repair(self, tmp_path, command):
+    def test_check_and_repair(self, tmp_path, command):
         people = self.damaged(tmp_path, command)
-        status, said, _ = command("verify", tmp_path / "records", "--report", tmp_path / "report.json")
+        status, said, _ = command("check", tmp_path / "records", "--report", tmp_path / "report.json")
         report = json.loads((tmp_path / "report.json").read_text())
         assert (status, report["images"], report["counts"]["unreadable"]) == (1, 6, 2)
         assert [index for index, _ in report["problems"]["unreadable"]] == [1, 5]
@@ -155,7 +155,11 @@ class TestCommands:
         }
         listed = np.loadtxt(tmp_path / "repaired" / "train.idx", np.int64)[:, 1]
         assert listed.tolist() == scan(tmp_path / "repaired" / "train.rec").tolist()
-        assert command("verify", tmp_path / "repaired")[0] == 0
+        assert command("check", tmp_path / "repaired")[0] == 0
+
+    def test_its_former_name_says_the_new_one(self, tmp_path, command):
+        status, said, error = command("verify", tmp_path, "--threads", "2")
+        assert (status, said, error.count("\n")) == (2, "", 1) and "'prepare check'" in error
 
     def test_repair_drops_what_is_asked_for(self, tmp_path, command):
         for name in ("0", "1"):
@@ -298,6 +302,6 @@ class TestPictureHashes:
 
 def test_real_faces(shared):
     """Training stumbles over none of them."""
-    report = verify(open_source(shared / "faces" / "recordio" / "validation.rec"), threads=2)
+    report = check(open_source(shared / "faces" / "recordio" / "validation.rec"), threads=2)
     assert report.sound and report.images == 229
     assert not report.problems["wrong_size"]

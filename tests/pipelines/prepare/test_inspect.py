@@ -1,12 +1,13 @@
 """Figures and pictures of a data set whose figures are known."""
 
+import os
 import sys
 
 import numpy as np
 from PIL import Image
 
 from pipelines.prepare import __main__ as prepare
-from pipelines.prepare.summary import contact_sheet, summarise
+from pipelines.prepare.summary import identity_sheet, summarise
 from pipelines.sources.memory import MemorySource
 from tests.pipelines.photos import encoded, write_folder
 
@@ -31,18 +32,18 @@ def test_figures():
     assert summarise(MemorySource(images * 9, np.zeros(36, np.int64)), sample=5)["looked into"].startswith("5 images")
 
 
-def test_contact_sheet_has_a_row_for_each_identity():
+def test_sheet_has_a_row_for_each_identity():
     colours = {0: (250, 0, 0), 1: (0, 250, 0), 2: (0, 0, 250)}
     labels = np.array([0, 1, 2, 0, 1, 2, 2])
     images = [plain(colours[label], "PNG", size=40) for label in labels]
     images[4] = b"none"
-    sheet = np.asarray(contact_sheet(MemorySource(images, labels), rows=5, columns=3))
+    sheet = np.asarray(identity_sheet(MemorySource(images, labels), rows=5, columns=3))
     assert sheet.shape == (3 * 112, 3 * 112, 3)
     middles = sheet[56::112, 56::112]
     assert middles[0].tolist() == [[250, 0, 0], [250, 0, 0], [0, 0, 0]]
     assert sorted(middles[1].tolist()) == [[0, 0, 0], [0, 0, 0], [0, 250, 0]]
     assert middles[2].tolist() == [[0, 0, 250]] * 3
-    assert np.asarray(contact_sheet(MemorySource(images, labels), rows=2, columns=1)).shape == (224, 112, 3)
+    assert np.asarray(identity_sheet(MemorySource(images, labels), rows=2, columns=1)).shape == (224, 112, 3)
 
 
 def test_command(tmp_path, monkeypatch, capsys):
@@ -56,3 +57,11 @@ def test_command(tmp_path, monkeypatch, capsys):
         assert sheet.size == (12 * 112, 2 * 112)
     page = (tmp_path / "p.html").read_text()
     assert "a &lt;b&gt;" in page and "112 x 112 (100.0 %)" in page and "data:image/png;base64,iVBOR" in page
+
+
+def test_a_path_that_is_not_utf8_makes_a_page(tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_folder(folder, {"x": 1})
+    monkeypatch.setattr(sys, "argv", ["prepare", "inspect", str(folder), "--html", f"{tmp_path}/p.html"])
+    prepare.main()
+    assert "caf\\udce9</h1>" in (tmp_path / "p.html").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from pipelines.prepare.check import verify
+from pipelines.prepare.check import check
 from pipelines.sources import open_source
 from pipelines.sources.recordio import IRHeader, RecordWriter, pack
 from pipelines.sources.recordio_index import read_index
@@ -72,8 +72,8 @@ def test_in_im2rec_s_layout(tmp_path):
         assert (len(index.offsets), index.num_classes, index.first_record) == (10, 2, 0)
 
 
-def test_they_are_unreadable_to_verify(tmp_path):
+def test_they_are_unreadable_to_check(tmp_path):
     rec = write(tmp_path, {20, 40}, image=jpeg(0))
-    report = verify(open_source(rec), threads=1)
+    report = check(open_source(rec), threads=1)
     assert list(report.problems["unreadable"]) == [19, 39]
     assert "record 20 at byte" in report.problems["unreadable"][19]

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from pipelines.sources import open_source
+from pipelines.sources import READERS, open_source
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.rec import RecordSource
@@ -66,6 +66,24 @@ class TestOpenSource:
         for folder in (tmp_path, tmp_path / "empty"):
             with pytest.raises(ValueError, match=rf"{folder} holds neither train\.rec nor identity/\*\.jpg"):
                 open_source(folder)
+
+    def test_a_reader_of_ones_own_takes_files_globs_and_folders(self, tmp_path, monkeypatch):
+        for name in ("b", "a"):
+            (tmp_path / f"{name}.pages").write_bytes(name.encode())
+        (tmp_path / "faces.txt").write_text("a list beside them")
+        read = []
+        monkeypatch.setitem(READERS, ".pages", lambda paths: read.append(paths) or MemorySource([b"x"] * len(paths)))
+        for path in (tmp_path / "a.pages", tmp_path / "*.pages", tmp_path):
+            open_source(path)
+        assert [[path.stem for path in paths] for paths in read] == [["a"], ["a", "b"], ["a", "b"]]
+
+    def test_a_format_without_shards_is_asked_for_by_one_name(self, tmp_path):
+        for name in ("a", "b"):
+            write_dataset(tmp_path, IMAGES, name=name)
+        with pytest.raises(ValueError, match=r"a\.rec is one of 2 \.rec files: name the one that is meant"):
+            open_source(tmp_path / "*.rec")
+        with pytest.raises(ValueError, match=r"a\.idx is no data set"):
+            open_source(tmp_path / "a.*")
 
     def test_a_folder_with_records_of_another_name_asks_for_it(self, tmp_path):
         write_dataset(tmp_path, IMAGES, name="other")

@@ -1,4 +1,4 @@
-"""The embedded data set: complete or absent, the same for any number of processes, folds apart by identity."""
+"""The synthetic data set: complete or absent, the same for any number of processes, folds apart by identity."""
 
 import io
 import os
@@ -14,8 +14,7 @@ from PIL import Image
 
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
-from pipelines.synthetic import __main__ as embedded
-from pipelines.synthetic import faces
+from pipelines.synthetic import dataset, faces
 
 SMALL = {"identities": 3, "images_per_identity": 4, "held_out": 20, "seed": 11}
 
@@ -23,7 +22,7 @@ SMALL = {"identities": 3, "images_per_identity": 4, "held_out": 20, "seed": 11}
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sets") / "below" / "small"
-    assert embedded.prepare(folder, **SMALL, processes=2)
+    assert dataset.make_dataset(folder, **SMALL, processes=2)
     return folder
 
 
@@ -40,26 +39,26 @@ def test_it_trains_on_the_first_identities_and_verifies_the_others(small):
 
 
 def test_any_number_of_processes_writes_the_same_bytes(small, tmp_path):
-    embedded.prepare(tmp_path / "alone", **SMALL, processes=1)
-    assert {path.name for path in (tmp_path / "alone").iterdir()} == set(embedded.FILES)
-    for name in embedded.FILES:
+    dataset.make_dataset(tmp_path / "alone", **SMALL, processes=1)
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == set(dataset.FILES)
+    for name in dataset.FILES:
         assert (tmp_path / "alone" / name).read_bytes() == (small / name).read_bytes(), name
 
 
 def test_a_complete_set_is_left_alone(small):
     before = {path: path.stat().st_mtime_ns for path in small.iterdir()}
-    assert not embedded.prepare(small, **SMALL)
+    assert not dataset.make_dataset(small, **SMALL)
     assert {path: path.stat().st_mtime_ns for path in small.iterdir()} == before
     with pytest.raises(ValueError, match="made with .*'seed': 11"):
-        embedded.prepare(small, **SMALL | {"seed": 12})
+        dataset.make_dataset(small, **SMALL | {"seed": 12})
 
 
 def test_nothing_is_written_over(tmp_path):
     (tmp_path / "train.rec").write_text("mine")
     with pytest.raises(ValueError, match="incomplete"):
-        embedded.prepare(tmp_path, **SMALL)
+        dataset.make_dataset(tmp_path, **SMALL)
     with pytest.raises(ValueError, match="incomplete"):
-        embedded.prepare(tmp_path / "train.rec", **SMALL)
+        dataset.make_dataset(tmp_path / "train.rec", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["train.rec"]
     assert (tmp_path / "train.rec").read_text() == "mine"
 
@@ -67,14 +66,14 @@ def test_nothing_is_written_over(tmp_path):
 @pytest.mark.parametrize("change", [{"identities": 1}, {"images_per_identity": 0}, {"held_out": 10}, {"held_out": 25}])
 def test_counts_that_make_no_set_are_refused(tmp_path, change):
     with pytest.raises(ValueError, match="|".join(map(str, change.values()))):
-        embedded.prepare(tmp_path / "set", **SMALL | change)
+        dataset.make_dataset(tmp_path / "set", **SMALL | change)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("count, images", [(20, 6), (30, 6), (50, 2), (300, 6)])
 def test_pairs_make_ten_folds_apart_by_identity(count, images):
     people = [[b"%d %d" % (person, image) for image in range(images)] for person in range(count)]
-    encoded, same = embedded.pair(people)
+    encoded, same = dataset.pair(people)
     pairs = np.array([each.split() for each in encoded], int).reshape(-1, 2, 2)  # pair, side, (person, image)
     assert len(pairs) == len(same) == count * images
     assert np.array_equal(pairs[:, 0, 0] == pairs[:, 1, 0], same)
@@ -87,7 +86,7 @@ def test_pairs_make_ten_folds_apart_by_identity(count, images):
         assert len(np.unique(pairs[kind].reshape(-1, 2), axis=0)) == count * images  # each once in either kind
 
 
-def test_the_contact_sheet_shows_the_set(small):
+def test_the_sheet_shows_the_set(small):
     sheet = np.asarray(Image.open(small / "faces.png"))
     assert np.array_equal(sheet[112:224, 224:336], faces.render(11, 1, 2))
     picture = np.asarray(Image.open(io.BytesIO(bytes(open_source(small).read(np.array([6]))[0][0]))))

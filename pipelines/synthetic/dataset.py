@@ -1,0 +1,118 @@
+"""The synthetic data set: procedural faces to train on and held-out identities to verify, without a download.
+
+Its folder holds ``train.rec``, ``train.idx`` and ``property`` (insightface's layout), ``heldout.bin`` (pairs of
+identities that are not in the training set), ``faces.png`` (to look at: a row an identity) and ``settings.json``. It
+appears as a whole when all is written; a set made before with the same settings is left alone. Any number of processes
+writes the same bytes.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from pipelines.common.errors import UserError
+from pipelines.common.sheets import sheet
+from pipelines.sources.bins import write_bin
+from pipelines.sources.recordio import write_dataset
+from pipelines.synthetic import faces
+
+FILES = ("train.rec", "train.idx", "property", "heldout.bin", "faces.png", "settings.json")
+FOLDS = 10
+HELD_OUT_IMAGES = 6  # of each held-out identity; even, so that they make pairs
+_ROWS, _COLUMNS = 10, 12  # of faces.png: identities, and photographs of each
+
+
+def make_dataset(
+    folder: str | Path,
+    *,
+    identities: int = 1000,
+    images_per_identity: int = 16,
+    held_out: int = 300,
+    seed: int = 2048,
+    processes: int | None = None,
+) -> bool:
+    """Write the data set unless it is there. Returns whether it had to be written.
+
+    ``processes`` defaults to the CPUs this process may use. Raises ``ValueError`` for counts that make no data set, and
+    where ``folder`` holds anything else than this very set.
+    """
+    folder = Path(folder)
+    if identities < 2 or images_per_identity < 1:
+        raise UserError(f"{identities} identities of {images_per_identity} images cannot be trained on")
+    if held_out % FOLDS or held_out < 2 * FOLDS:
+        raise UserError(f"{held_out} held-out identities do not make {FOLDS} folds: give 20, 30, 40, ...")
+    settings = {
+        "identities": identities,
+        "images_per_identity": images_per_identity,
+        "held_out": held_out,
+        "seed": seed,
+    }
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not all((folder / name).is_file() for name in FILES):
+            raise UserError(f"{folder} holds something else or an incomplete set; remove it or name another folder")
+        if (existing := json.loads((folder / "settings.json").read_text())) != settings:
+            raise UserError(f"{folder} holds a set made with {existing}; remove it or name another folder")
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        complete = Path(scratch) / "complete"
+        counts = [images_per_identity] * identities + [HELD_OUT_IMAGES] * held_out
+        executor = ProcessPoolExecutor(
+            processes or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), _end_with_parent
+        )
+        try:
+            with Progress() as progress:
+                people = executor.map(_photographs, [seed] * len(counts), range(len(counts)), counts)
+                people = progress.track(people, len(counts), description="drawing identities")
+                write_dataset(complete, islice(people, identities), image_size=faces.SIZE)
+                write_bin(complete / "heldout.bin", *pair(list(people)))
+        finally:
+            executor.shutdown(cancel_futures=True)
+        pictures = [[faces.render(seed, identity, image) for image in range(_COLUMNS)] for identity in range(_ROWS)]
+        sheet(pictures).save(complete / "faces.png")
+        (complete / "settings.json").write_text(json.dumps(settings))
+        complete.rename(folder)
+    return True
+
+
+def pair(people: Sequence[Sequence[bytes]]) -> tuple[list[bytes], np.ndarray]:
+    """Pairs for ten folds in order, no identity in two of them: images (2P), the same person? (P,) bool.
+
+    ``people``: the images of each identity, as many and an even number of each. Every image is once in a genuine pair
+    and once in an impostor pair.
+    """
+    images, same = [], []
+    for fold in np.array_split(np.arange(len(people)), FOLDS):
+        for genuine in (True, False):
+            for i, person in enumerate(fold):
+                for k in range(0, len(people[person]), 2):
+                    # the partner's distance along the fold changes with k, and is never a whole turn
+                    partner = person if genuine else fold[(i + 1 + k // 2 % (len(fold) - 1)) % len(fold)]
+                    images += people[person][k], people[partner][k + 1]
+                    same.append(genuine)
+    return images, np.array(same)
+
+
+def _photographs(seed: int, identity: int, count: int) -> list[bytes]:
+    return [faces.encode(seed, identity, image) for image in range(count)]
+
+
+def _end_with_parent() -> None:
+    """Let a worker die with its parent, even a killed one, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
