@@ -1,1 +1,1 @@
-"""What every room needs: commands, files, the processor, kinds of images, alignment."""
+"""What every room needs: commands, files, the processor, and of images kinds, headers, pixels, alignment, sheets."""

@@ -125,12 +125,14 @@ def arcface(
 _PLACE = {"area": uniform(0.02, 1 / 3), "aspect": log_uniform(0.3, 3.3), "top": uniform(0, 1), "left": uniform(0, 1)}
 
 
-def _rectangle(image_size: int, area: DataNode, aspect: DataNode, top: DataNode, left: DataNode) -> tuple:
+def _rectangle(
+    image_size: int, area: DataNode, aspect: DataNode, top: DataNode, left: DataNode
+) -> tuple[DataNode, DataNode]:
     """Place and shape, (rows, columns) in pixels, of a share ``area`` of the image with ``aspect`` rows a column."""
     rows = math.clamp(math.sqrt(area * aspect), 0.0, 1.0) * image_size
     columns = math.clamp(math.sqrt(area / aspect), 0.0, 1.0) * image_size
     place = fn.stack(top * (image_size - rows), left * (image_size - columns))
-    return (fn.cast(value, dtype=types.INT32) for value in (place, fn.stack(rows, columns)))
+    return fn.cast(place, dtype=types.INT32), fn.cast(fn.stack(rows, columns), dtype=types.INT32)
 
 
 def _erase(images: DataNode, image_size: int, **rectangle: DataNode) -> DataNode:

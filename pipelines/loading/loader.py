@@ -48,13 +48,23 @@ class _Gathered:
 class Loader:
     """An endless iterator over the batches of one rank, a pure function of (seed, step).
 
-    ``step`` is the global step that comes next; ``seek`` sets it. ``wait``: seconds spent waiting for the last
-    batch. ``batch_size`` is that of this rank; ``num_uniforms`` are how many random numbers a sample gets for margins
-    and recipes. ``dtype`` uint8 leaves pixels in 0 … 255. ``decode_on`` and ``hw_decoder_load``: see ``Decoder``.
+    ``step`` is the global step that comes next; ``seek`` sets it. ``wait``: seconds spent waiting for the last batch.
 
     A sample that cannot be read or decoded is bad: it is logged, written to the file ``quarantine`` (a JSON object a
     line) and replaced by the schedule's substitute; ``replaced`` counts how often. ``ValueError`` ends the iteration
     when more than ``max_bad_fraction`` of all samples are bad, and at a label outside the source's classes.
+
+    Args:
+        batch_size: of this rank; a global batch has ``batch_size * world_size`` samples.
+        seed: of the order, the mirror images, the augmentation and ``Batch.uniforms``.
+        augment, shuffle: names in ``AUGMENTATIONS`` and ``SHUFFLES``.
+        image_size: side of the images in pixels.
+        dtype: of the images; uint8 leaves their pixels in 0 … 255.
+        threads: of the decoder.
+        prefetch: batches that are decoded at a time.
+        num_uniforms: random numbers that a sample gets for margins and recipes.
+        clean_view: whether batches carry ``clean`` too.
+        decode_on, hw_decoder_load: see ``Decoder``.
     """
 
     def __init__(

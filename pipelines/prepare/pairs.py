@@ -54,9 +54,10 @@ def draw_pairs(labels: np.ndarray, count: int, *, seed: int) -> tuple[np.ndarray
 def _draw(people: list[np.ndarray], count: int, genuine: bool, generator: np.random.Generator) -> list[tuple[int, int]]:
     """Different pairs within one person or of two."""
     candidates = [images for images in people if len(images) > 1] if genuine else people
+    needed = 1 if genuine else 2  # people of a pair
     pairs: dict[tuple[int, int], None] = {}
     for _ in range(_ATTEMPTS * count):
-        if len(pairs) == count or len(candidates) < 2 - genuine:
+        if len(pairs) == count or len(candidates) < needed:
             break
         if genuine:
             images = candidates[generator.integers(len(candidates))]

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,7 +18,8 @@ _CHUNKS_AHEAD = 4  # for each thread
 Transform = Callable[[int, bytes], bytes]  # (index in the source, encoded image) -> encoded image
 
 
-class Read(NamedTuple):
+@dataclass(frozen=True)
+class Read:
     index: int
     encoded: np.ndarray | bytes  # empty where the image is bad
     reason: str  # why; empty where the image is good
@@ -72,7 +73,7 @@ def _read(source: Source, indices: np.ndarray, transform: Transform | None) -> l
             image = Read(image.index, b"", f"begins like none of {', '.join(IMAGE_SUFFIXES)}")
         if transform and not image.reason:
             try:
-                image = image._replace(encoded=transform(image.index, bytes(image.encoded)))
+                image = replace(image, encoded=transform(image.index, bytes(image.encoded)))
             except Exception as error:  # Pillow's decoders raise almost any class
                 image = Read(image.index, b"", f"does not decode ({error})")
         images.append(image)

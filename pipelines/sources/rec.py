@@ -34,8 +34,8 @@ class RecordSource:
         encoded, stored = self._records.read(indices)
         with np.errstate(invalid="ignore"):  # NaN and what int64 cannot hold
             labels = stored.astype(np.int64)
-        for wrong in np.flatnonzero(labels != stored):
-            raise self._records.error(indices[wrong], f"label {stored[wrong]:.10g} is no class number")
+        if len(wrong := np.flatnonzero(labels != stored)):
+            raise self._records.error(indices[wrong[0]], f"label {stored[wrong[0]]:.10g} is no class number")
         if not all(map(len, encoded)):
             empty = next(index for index, image in zip(indices, encoded) if not len(image))
             raise self._records.error(empty, "the record holds no image")

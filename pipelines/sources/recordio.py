@@ -65,7 +65,7 @@ def pack(header: IRHeader, payload: bytes | np.ndarray) -> bytes:
     return b"".join((_HEADER.pack(label.size, 0.0, header.id, header.id2), stored.tobytes(), payload))
 
 
-def unpack(record: bytes) -> tuple[IRHeader, bytes]:
+def unpack(record: bytes | np.ndarray) -> tuple[IRHeader, bytes | np.ndarray]:
     """The header and the payload of a record. With ``flag > 0`` the label is a float32 array ``(flag,)``.
 
     ``record`` may also be a uint8 array; the payload is then a view of it.

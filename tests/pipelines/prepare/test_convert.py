@@ -346,3 +346,17 @@ def test_identities_json_that_is_none(tmp_path):
         (tmp_path / "identities.json").write_text(text)
         with pytest.raises(ValueError, match=r"identities\.json"):
             open_source(tmp_path)
+
+
+def test_an_identity_of_unreadable_images_gets_no_class_where_classes_are_counted_last(tmp_path):
+    source = MemorySource([jpeg(0), b"none", jpeg(1)], np.array([0, 1, 2]))
+    for form, shuffle, names in (
+        ("recordio", None, ["0", "2"]),
+        ("recordio", 1, ["0", "1", "2"]),
+        ("webdataset", None, ["0", "1", "2"]),
+    ):
+        out = tmp_path / f"{form} {shuffle}"
+        written = convert(source, out, form=form, shuffle=shuffle)
+        assert (written.identities, written.images, written.left_out) == (len(names), 2, 1)
+        assert json.loads((out / "identities.json").read_text()) == names
+        assert {name: len(images) for name, images in people_in(open_source(out)).items() if images} == {"0": 1, "2": 1}

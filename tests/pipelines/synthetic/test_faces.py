@@ -23,7 +23,7 @@ def people() -> np.ndarray:
 
 
 def test_a_photograph_is_a_pure_function_of_three_numbers():
-    code = "import sys; from pipelines import faces; sys.stdout.buffer.write(faces.encode(5, 3, 2))"
+    code = "import sys; from pipelines.synthetic import faces; sys.stdout.buffer.write(faces.encode(5, 3, 2))"
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     faces.render(5, 3, 1)  # what was drawn before does not matter
     assert faces.encode(5, 3, 2) == elsewhere
