@@ -26,7 +26,7 @@ sys.path[0] = str(ROOT)
 
 import numpy as np  # noqa: E402
 
-from benchmarks import record  # noqa: E402
+from benchmarks import results  # noqa: E402
 from evaluate.reporting.results import read_results  # noqa: E402
 from pipelines.common.command import run  # noqa: E402
 from pipelines.common.files import distinct_names  # noqa: E402
@@ -121,7 +121,7 @@ def command(output: Path, *arguments: object) -> None:
         raise UserError(f"{output.name}: {last.removeprefix('error: ')} (see {printed.name})")
 
 
-def compare(folds: np.ndarray, plain: np.ndarray) -> record.Row:
+def compare(folds: np.ndarray, plain: np.ndarray) -> results.Row:
     """Figures in percent from the accuracies (seeds, folds) of a row and of the row it is compared with.
 
     ``spread`` is the standard deviation of the seeds' accuracies, ``error`` the standard error of ``over_plain`` from
@@ -138,9 +138,9 @@ def compare(folds: np.ndarray, plain: np.ndarray) -> record.Row:
     }
 
 
-def table(names: Sequence[str], seeds: Sequence[int], outcomes: dict[tuple[str, int], Outcome]) -> list[record.Row]:
+def table(names: Sequence[str], seeds: Sequence[int], outcomes: dict[tuple[str, int], Outcome]) -> list[results.Row]:
     """A row for each verification set and each name, compared with the first name of its network."""
-    rows: list[record.Row] = []
+    rows: list[results.Row] = []
     for key in outcomes[names[0], seeds[0]].folds:
         folds = {name: np.array([outcomes[name, seed].folds[key] for seed in seeds]) for name in names}
         for name in names:
@@ -151,7 +151,7 @@ def table(names: Sequence[str], seeds: Sequence[int], outcomes: dict[tuple[str, 
     return rows
 
 
-def printed(row: record.Row) -> record.Row:
+def printed(row: results.Row) -> results.Row:
     """A row as a reader wants it."""
     spread = {} if row["spread"] is None else {"spread": f"{row['spread']:.2f}"}
     return {
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="rows trained at a time, one thread each")
     parser.add_argument("--override", nargs="+", default=[], metavar="section.key=value", help="in every row")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/accuracy", help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for the JSON file and the chart")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file and the chart")
     options = parser.parse_args()
     names = options.rows or list(ROWS)
     if unknown := set(names) - set(ROWS):
@@ -184,10 +184,10 @@ def main() -> None:
     rows = table(names, options.seeds, outcomes)
     for key in dict.fromkeys(row["set"] for row in rows):
         title = f"{key}, seeds {', '.join(map(str, options.seeds))}"
-        record.show([printed(row) for row in rows if row["set"] == key], title)
-    path = record.save("accuracy", rows, options.output)
+        results.show([printed(row) for row in rows if row["set"] == key], title)
+    path = results.save("accuracy", rows, options.output)
     bars = [{"name": f"{row['network']} {row['row']}, {row['set']}", "accuracy": row["accuracy"]} for row in rows]
-    record.bar_chart(bars, "name", "accuracy", "verification accuracy, %", path.with_suffix(".png"))
+    results.bar_chart(bars, "name", "accuracy", "verification accuracy, %", path.with_suffix(".png"))
     print(path)
 
 

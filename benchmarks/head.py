@@ -30,7 +30,7 @@ import matplotlib
 import torch
 
 from benchmarks.materialised import MaterialisedHead
-from benchmarks.record import RESULTS, Row, save, show, slug
+from benchmarks.results import RESULTS, Row, save, show, slug
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head import tile_torch as tile
 from pipelines.common.command import run

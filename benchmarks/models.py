@@ -21,7 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks.record import RESULTS, Row, bar_chart, save, show, slug  # noqa: E402
+from benchmarks.results import RESULTS, Row, bar_chart, save, show, slug  # noqa: E402
 from models import create_model, model_names  # noqa: E402
 from models.inspect import forward_gmac  # noqa: E402
 from pipelines.common.command import run  # noqa: E402

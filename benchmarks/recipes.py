@@ -15,7 +15,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch  # noqa: E402
 
-from benchmarks import record  # noqa: E402
+from benchmarks import results  # noqa: E402
 from losses import PartialFC, create_margin  # noqa: E402
 from losses.auxiliary.contrastive import AdaptiveContrast  # noqa: E402
 from losses.auxiliary.hardness import hardness_weights  # noqa: E402
@@ -62,7 +62,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def measure(name: str, count: int, rounds: int, device: torch.device) -> list[record.Row]:
+def measure(name: str, count: int, rounds: int, device: torch.device) -> list[results.Row]:
     """Rows {recipe, part, milliseconds, of_plain_step}."""
     half = device.type == "cuda"
     recipes = {"plain": create_recipe("plain"), name: create_recipe(name).to(device)}
@@ -104,12 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for the JSON file")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = [row for name in NETWORKS for row in measure(name, options.batch, options.rounds, device)]
-    record.show(rows, f"recipes, batch {options.batch}")
-    print(record.save("recipes", rows, options.output))
+    results.show(rows, f"recipes, batch {options.batch}")
+    print(results.save("recipes", rows, options.output))
 
 
 if __name__ == "__main__":

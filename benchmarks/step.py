@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.record import Row
+from benchmarks.results import Row
 from pipelines.loading.loader import Batch
 from train import distributed
 from train.config import load_config

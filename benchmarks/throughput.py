@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from benchmarks import record  # noqa: E402
+from benchmarks import results  # noqa: E402
 from benchmarks.data import measure_data  # noqa: E402
 from benchmarks.step import measure_step  # noqa: E402
 from pipelines.common.command import run  # noqa: E402
@@ -25,23 +25,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="images a batch of the data pipeline")
     parser.add_argument("--cores", type=int, default=2, help="threads or worker processes of each way")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken")
-    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for JSON and charts")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for JSON and charts")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the config")
     options = parser.parse_args()
     data = options.data
     if data is None:
         data = ROOT / "data/embedded"
         prepare(data)
-    device = "cuda" if record.machine()["gpu"] else "cpu"
+    device = "cuda" if results.machine()["gpu"] else "cpu"
 
     rows = measure_data(data, batch_size=options.batch, cores=options.cores, device=device, rounds=options.rounds)
-    record.show(rows, f"data pipeline, {options.cores} cores")
-    path = record.save("data", rows, options.output)
-    record.bar_chart(rows, "name", "images_per_second", "data pipeline", path.with_suffix(".png"))
+    results.show(rows, f"data pipeline, {options.cores} cores")
+    path = results.save("data", rows, options.output)
+    results.bar_chart(rows, "name", "images_per_second", "data pipeline", path.with_suffix(".png"))
 
     rows = measure_step(options.config, [f"data.train={data}", *options.overrides], rounds=options.rounds)
-    record.show(rows, f"training step, {options.config.stem}")
-    print(path, record.save("step", rows, options.output))
+    results.show(rows, f"training step, {options.config.stem}")
+    print(path, results.save("step", rows, options.output))
 
 
 if __name__ == "__main__":
