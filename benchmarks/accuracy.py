@@ -1,7 +1,7 @@
 """Verification accuracy of recipes and margins, each trained alike on one small data set.
 
-    python benchmarks/accuracy.py --data celeba297 --bins lfw.bin
-    python benchmarks/accuracy.py plain rsp topofr --seeds 1 2 3 --data celeba297 --bins lfw.bin
+    python -m benchmarks.accuracy --data celeba297 --bins lfw.bin
+    python -m benchmarks.accuracy plain rsp topofr --seeds 1 2 3 --data celeba297 --bins lfw.bin
 
 A row is a few values of the quickstart's config. ``train/run.py`` trains it and ``evaluate.verification`` judges it, as
 a user would; the first row of each network is what the others are compared with. Folds of a verification set share no
@@ -19,19 +19,19 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from benchmarks import results
+from evaluate.reporting.results import read_results
+from pipelines.common.command import run
 from pipelines.common.errors import UserError
+from pipelines.common.files import distinct_names
+from train.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
-
-import numpy as np  # noqa: E402
-
-from benchmarks import results  # noqa: E402
-from evaluate.reporting.results import read_results  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
-from pipelines.common.files import distinct_names  # noqa: E402
-from train.config import load_config  # noqa: E402
-
 QUICKSTART = ROOT / "configs/quickstart.yaml"
 # Small enough for minutes on one core, and long enough that faces are told apart.
 NETWORKS = {

@@ -1,4 +1,4 @@
-"""Step time of each recipe over the plain step on the same network: ``python benchmarks/recipes.py``.
+"""Step time of each recipe over the plain step on the same network: ``python -m benchmarks.recipes``.
 
 Both steps run in turns in one process on batches that lie ready; the figures are medians over the rounds, of the
 recipe's step over the plain step of the same round. The parts that a recipe adds are timed by themselves as well.
@@ -11,19 +11,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks import results  # noqa: E402
-from losses import PartialFC, create_margin  # noqa: E402
-from losses.auxiliary.contrastive import AdaptiveContrast  # noqa: E402
-from losses.auxiliary.hardness import hardness_weights  # noqa: E402
-from losses.auxiliary.topology import topological_loss  # noqa: E402
-from models import create_model  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
-from pipelines.loading.loader import Batch  # noqa: E402
-from train.recipes import Recipe, create_recipe  # noqa: E402
+from benchmarks import results
+from losses import PartialFC, create_margin
+from losses.auxiliary.contrastive import AdaptiveContrast
+from losses.auxiliary.hardness import hardness_weights
+from losses.auxiliary.topology import topological_loss
+from models import create_model
+from pipelines.common.command import run
+from pipelines.loading.loader import Batch
+from train.recipes import Recipe, create_recipe
 
 NETWORKS = {"transface": "transface_t", "topofr": "r18", "contraface": "r18"}
 EMBEDDING_SIZE = 512

@@ -1,4 +1,4 @@
-"""Images a second of the data pipeline, beside the usual ways, and of training: ``python benchmarks/throughput.py``.
+"""Images a second of the data pipeline, beside the usual ways, and of training: ``python -m benchmarks.throughput``.
 
 Without arguments it runs on the embedded data (which it prepares) and the quickstart's network.
 """
@@ -7,14 +7,16 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import results  # noqa: E402
-from benchmarks.data import measure_data  # noqa: E402
-from benchmarks.step import measure_step  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
-from pipelines.synthetic.__main__ import prepare  # noqa: E402
+from benchmarks import results
+from benchmarks.data import measure_data
+from benchmarks.step import measure_step
+from pipelines.common.command import run
+from pipelines.synthetic.__main__ import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:

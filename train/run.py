@@ -7,13 +7,13 @@ from pathlib import Path
 
 # On a CPU torch's threads share the cores with the decoding: waiting threads that spin would halve it. Read at import.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# As a script, Python looks for modules in train/ first; the rooms are beside it.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.common.command import run  # noqa: E402
-from train import distributed  # noqa: E402
-from train.config import load_config  # noqa: E402
-from train.trainer import train  # noqa: E402
+from pipelines.common.command import run
+from train import distributed
+from train.config import load_config
+from train.trainer import train
 
 
 def main() -> None:
