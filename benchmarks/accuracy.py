@@ -44,7 +44,7 @@ NETWORKS = {
         "precision=bf16",
     ],
 }
-EVERY_RUN = ["data.batch_size=64", "data.threads=1", "verify.bins=[]", "log.tensorboard=false"]
+EVERY_RUN = ["data.batch_size=64", "data.threads=1", "verify.bins=[]", "log.sinks=[jsonl]"]
 
 
 def margin(name: str, **options: float) -> list[str]:

@@ -30,11 +30,11 @@ NETWORKS = {"transface": "transface_t", "topofr": "r18", "contraface": "r18"}
 EMBEDDING_SIZE = 512
 
 
-def random_batch(count: int, numbers: int, device: torch.device) -> Batch:
+def random_batch(count: int, uniforms: int, device: torch.device) -> Batch:
     """Noise in the shape of a batch."""
     images = (torch.rand(count, 3, 112, 112, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (count,), device=device)
-    return Batch(images, labels, torch.arange(count), torch.rand(count, 1 + numbers), images.clone())
+    return Batch(images, labels, torch.arange(count), torch.rand(count, 1 + uniforms), images.clone())
 
 
 def parts(name: str, recipe: Recipe, batch: Batch) -> dict[str, Callable[[], object]]:
@@ -67,7 +67,7 @@ def measure(name: str, count: int, rounds: int, device: torch.device) -> list[re
     """Rows {recipe, part, milliseconds, of_plain_step}."""
     half = device.type == "cuda"
     recipes = {"plain": create_recipe("plain"), name: create_recipe(name).to(device)}
-    steps, batch = {}, random_batch(count, recipes[name].numbers, device)
+    steps, batch = {}, random_batch(count, recipes[name].num_uniforms, device)
     for key, recipe in recipes.items():
         backbone = create_model(NETWORKS[name], EMBEDDING_SIZE).to(device, memory_format=torch.channels_last)
         head = PartialFC(

@@ -12,8 +12,17 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 
 from pipelines.common.command import run
 from train import distributed
-from train.config import load_config
+from train.config import Config, load_config
+from train.keys import key_table
 from train.trainer import train
+
+
+class Keys(argparse.Action):
+    """An option that prints what a config may hold, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(key_table(Config))
+        parser.exit()
 
 
 def main() -> None:
@@ -21,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a face recognition model.")
     parser.add_argument("--config", required=True, help="YAML file of the run (see configs/)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
+    parser.add_argument("--keys", action=Keys, nargs=0, help="print every key with its default and meaning, and exit")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
     world = distributed.start(config.device)

@@ -24,28 +24,36 @@ class StepResult:
 
 
 class Recipe(nn.Module):
-    """The margin loss and nothing else; other recipes add to it. Its buffers are saved with the run.
+    """The margin loss and nothing else; other recipes add to it.
+
+    A recipe's parameters are trained with the backbone's (at ``optim.lr``, its gradients averaged over the ranks), and
+    saved with its buffers. A network that it uses as it is, such as a teacher, is neither: hide it in a list.
 
     Attributes:
-        numbers: random numbers of the schedule that a sample's step needs, beside the margin's.
-        clean_view: whether batches should carry the images before augmentation too.
-        entropy: whether the head should say the entropies of its softmax.
+        num_uniforms: uniform random numbers that a sample's step needs, beside the margin's one. They do not depend on
+            the number of ranks.
+        clean_view: ask for the images before augmentation too (``batch.clean``).
+        entropy: ask the head for softmax entropies (``out.entropy``).
     """
 
-    numbers = 0
+    num_uniforms = 0
     clean_view = False
     entropy = False
 
     def network(self, backbone: nn.Module) -> nn.Module:
-        """What is called on the images in training, around the backbone whose weights it trains."""
+        """What is called on the images in training, around the backbone whose weights it trains.
+
+        A recipe that needs more than embeddings asks the backbone for it (`train.recipes.backbones`). Parameters that
+        depend on the backbone's size may be made here.
+        """
         return backbone
 
     @staticmethod
-    def margin_numbers(batch: Batch) -> Tensor:
-        """(b,) the random number of each sample that belongs to the margin, on the device."""
+    def margin_uniforms(batch: Batch) -> Tensor:
+        """(b,) the uniform random number of each sample that belongs to the margin, on the device."""
         return batch.numbers[:, 0].to(batch.labels.device, non_blocking=True)
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
-        out = head(network(batch.images), batch.labels, uniform=self.margin_numbers(batch))
+        out = head(network(batch.images), batch.labels, uniform=self.margin_uniforms(batch))
         return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine)})

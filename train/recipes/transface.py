@@ -7,6 +7,7 @@ from losses import PartialFC
 from models.modes import evaluating
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
+from train.recipes.backbones import PatchWeighing, require
 from train.recipes.patch_mix import perturb_patches
 from train.recipes.recipe import Recipe, Share, StepResult
 
@@ -16,10 +17,8 @@ _TOP = 7
 class _WithPatches(nn.Module):
     """The backbone, giving embeddings (b, d), patch weights (b, patches) and patch standard deviations (b, patches)."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: PatchWeighing) -> None:
         super().__init__()
-        if not hasattr(backbone, "forward_patches"):
-            raise UserError("recipe transface needs a transface_* backbone, which weighs its patches")
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,7 +35,7 @@ class TransFace(Recipe):
         weight_gradient: whether the gradient also flows through the row weights, as in the published code.
     """
 
-    numbers = 1 + 4 * _TOP
+    num_uniforms = 1 + 4 * _TOP
 
     def __init__(self, probability: Share = 0.2, weight_gradient: bool = False) -> None:
         super().__init__()
@@ -45,8 +44,9 @@ class TransFace(Recipe):
         self.probability, self.weight_gradient = probability, weight_gradient
 
     def network(self, backbone: nn.Module) -> nn.Module:
+        network = _WithPatches(require(backbone, PatchWeighing, "transface", "transface_t … transface_l"))
         self._backbone = [backbone]  # in a list, so that its weights are not this module's
-        return _WithPatches(backbone)
+        return network
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         images = self._perturbed(batch)
@@ -54,7 +54,7 @@ class TransFace(Recipe):
         weights = 1 + torch.exp(-deviations.float().mean(1))
         if not self.weight_gradient:
             weights = weights.detach()
-        out = head(embeddings, batch.labels, weights, uniform=self.margin_numbers(batch))
+        out = head(embeddings, batch.labels, weights, uniform=self.margin_uniforms(batch))
         return StepResult(out.loss, {"cosine": out.rows.mean(out.cosine), "row_weight": weights.detach().mean()})
 
     @torch.no_grad()
