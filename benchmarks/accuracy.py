@@ -1,7 +1,7 @@
 """Verification accuracy of recipes and margins, each trained alike on one small data set.
 
-    python benchmarks/accuracy.py --data celeba297 --bins lfw.bin
-    python benchmarks/accuracy.py plain rsp topofr --seeds 1 2 3 --data celeba297 --bins lfw.bin
+    python -m benchmarks.accuracy --data celeba297 --bins lfw.bin
+    python -m benchmarks.accuracy plain rsp topofr --seeds 1 2 3 --data celeba297 --bins lfw.bin
 
 A row is a few values of the quickstart's config. ``train/run.py`` trains it and ``evaluate.verification`` judges it, as
 a user would; the first row of each network is what the others are compared with. Folds of a verification set share no
@@ -19,19 +19,19 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from benchmarks import results
+from evaluate.reporting.results import read_results
+from pipelines.common.command import run
 from pipelines.common.errors import UserError
+from pipelines.common.files import distinct_names
+from train.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
-
-import numpy as np  # noqa: E402
-
-from benchmarks import record  # noqa: E402
-from evaluate.reporting.results import read_results  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
-from pipelines.common.files import distinct_names  # noqa: E402
-from train.config import load_config  # noqa: E402
-
 QUICKSTART = ROOT / "configs/quickstart.yaml"
 # Small enough for minutes on one core, and long enough that faces are told apart.
 NETWORKS = {
@@ -44,7 +44,7 @@ NETWORKS = {
         "precision=bf16",
     ],
 }
-EVERY_RUN = ["data.batch_size=64", "data.threads=1", "verify.bins=[]", "log.tensorboard=false"]
+EVERY_RUN = ["data.batch_size=64", "data.threads=1", "verify.bins=[]", "log.sinks=[jsonl]"]
 
 
 def margin(name: str, **options: float) -> list[str]:
@@ -121,7 +121,7 @@ def command(output: Path, *arguments: object) -> None:
         raise UserError(f"{output.name}: {last.removeprefix('error: ')} (see {printed.name})")
 
 
-def compare(folds: np.ndarray, plain: np.ndarray) -> record.Row:
+def compare(folds: np.ndarray, plain: np.ndarray) -> results.Row:
     """Figures in percent from the accuracies (seeds, folds) of a row and of the row it is compared with.
 
     ``spread`` is the standard deviation of the seeds' accuracies, ``error`` the standard error of ``over_plain`` from
@@ -138,9 +138,9 @@ def compare(folds: np.ndarray, plain: np.ndarray) -> record.Row:
     }
 
 
-def table(names: Sequence[str], seeds: Sequence[int], outcomes: dict[tuple[str, int], Outcome]) -> list[record.Row]:
+def table(names: Sequence[str], seeds: Sequence[int], outcomes: dict[tuple[str, int], Outcome]) -> list[results.Row]:
     """A row for each verification set and each name, compared with the first name of its network."""
-    rows: list[record.Row] = []
+    rows: list[results.Row] = []
     for key in outcomes[names[0], seeds[0]].folds:
         folds = {name: np.array([outcomes[name, seed].folds[key] for seed in seeds]) for name in names}
         for name in names:
@@ -151,7 +151,7 @@ def table(names: Sequence[str], seeds: Sequence[int], outcomes: dict[tuple[str, 
     return rows
 
 
-def printed(row: record.Row) -> record.Row:
+def printed(row: results.Row) -> results.Row:
     """A row as a reader wants it."""
     spread = {} if row["spread"] is None else {"spread": f"{row['spread']:.2f}"}
     return {
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="rows trained at a time, one thread each")
     parser.add_argument("--override", nargs="+", default=[], metavar="section.key=value", help="in every row")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/accuracy", help="folder for the runs")
-    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for the JSON file and the chart")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file and the chart")
     options = parser.parse_args()
     names = options.rows or list(ROWS)
     if unknown := set(names) - set(ROWS):
@@ -184,10 +184,10 @@ def main() -> None:
     rows = table(names, options.seeds, outcomes)
     for key in dict.fromkeys(row["set"] for row in rows):
         title = f"{key}, seeds {', '.join(map(str, options.seeds))}"
-        record.show([printed(row) for row in rows if row["set"] == key], title)
-    path = record.save("accuracy", rows, options.output)
+        results.show([printed(row) for row in rows if row["set"] == key], title)
+    path = results.save("accuracy", rows, options.output)
     bars = [{"name": f"{row['network']} {row['row']}, {row['set']}", "accuracy": row["accuracy"]} for row in rows]
-    record.bar_chart(bars, "name", "accuracy", "verification accuracy, %", path.with_suffix(".png"))
+    results.bar_chart(bars, "name", "accuracy", "verification accuracy, %", path.with_suffix(".png"))
     print(path)
 
 

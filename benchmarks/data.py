@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.record import Row
+from benchmarks.results import Row
 from pipelines.common.errors import UserError
 from pipelines.common.mxnet_compat import import_mxnet
 from pipelines.loading.loader import Loader

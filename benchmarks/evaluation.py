@@ -21,7 +21,7 @@ from sklearn.metrics import roc_curve
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from benchmarks.record import Row, save, show
+from benchmarks.results import Row, save, show
 from benchmarks.synthetic_ijb import write_release
 from evaluate.features.embed import embed_batches
 from evaluate.features.files import load_features

@@ -1,8 +1,8 @@
 """Time and memory of the classifier head: forward, backward and update of the centres.
 
-    python benchmarks/head.py
-    python benchmarks/head.py --identities 100000 --sample-rates 1 --batch 256
-    python benchmarks/head.py --largest --methods fused materialised --sample-rates 1 --memory 4
+    python -m benchmarks.head
+    python -m benchmarks.head --identities 100000 --sample-rates 1 --batch 256
+    python -m benchmarks.head --largest --methods fused materialised --sample-rates 1 --memory 4
 
 Methods: ``fused`` (PartialFC with the update inside the backward pass), the same with the loop's arithmetic in Triton
 (``triton``, on a GPU) and under torch.compile (``compiled``), ``streamed`` (the update after the backward pass),
@@ -23,14 +23,14 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-if __name__ == "__main__":
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import matplotlib
 import torch
 
 from benchmarks.materialised import MaterialisedHead
-from benchmarks.record import RESULTS, Row, save, show, slug
+from benchmarks.results import RESULTS, Row, save, show, slug
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head import tile_torch as tile
 from pipelines.common.command import run

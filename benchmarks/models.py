@@ -1,7 +1,7 @@
 """Images a second of backbones, forward and with the backward pass, by memory layout, precision and compiler.
 
-    python benchmarks/models.py
-    python benchmarks/models.py r100 vit_l --batch 128
+    python -m benchmarks.models
+    python -m benchmarks.models r100 vit_l --batch 128
 
 The ways are measured in turns in one process; figures are medians. MFU is the share of this device's best matrix
 product in the way's precision that the convolutions, linear layers and attention of the backbone reach; a backward
@@ -16,15 +16,16 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from benchmarks.record import RESULTS, Row, bar_chart, save, show, slug  # noqa: E402
-from models import create_model, model_names  # noqa: E402
-from models.inspect import forward_gmac  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
+from benchmarks.results import RESULTS, Row, bar_chart, save, show, slug
+from models import create_model, model_names
+from models.inspect import forward_gmac
+from pipelines.common.command import run
 
 ON_GPU = ["r18", "r50", "r100", "mbf", "vit_t", "vit_s", "vit_b", "vit_l", "transface_b"]
 ON_CPU = ["mbf", "r18", "vit_t"]

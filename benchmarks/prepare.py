@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import record
-from benchmarks.record import Row
+from benchmarks import results
+from benchmarks.results import Row
 from pipelines.common.command import run
 from pipelines.common.mxnet_compat import import_mxnet
 from pipelines.loading.decoder import Decoder
@@ -49,15 +49,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16_000, help="images that are taken of it")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each way")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken")
-    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for JSON and chart")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for JSON and chart")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rows = measure_prepare(
             Path(scratch), options.data, images=options.images, threads=options.threads, rounds=options.rounds
         )
-    record.show(rows, f"prepare, {options.threads} threads")
-    path = record.save("prepare", rows, options.output)
-    record.bar_chart(rows, "name", "of_yardstick", "speed in parts of the yardstick", path.with_suffix(".png"))
+    results.show(rows, f"prepare, {options.threads} threads")
+    path = results.save("prepare", rows, options.output)
+    results.bar_chart(rows, "name", "of_yardstick", "speed in parts of the yardstick", path.with_suffix(".png"))
     print(path)
 
 

@@ -1,4 +1,4 @@
-"""Step time of each recipe over the plain step on the same network: ``python benchmarks/recipes.py``.
+"""Step time of each recipe over the plain step on the same network: ``python -m benchmarks.recipes``.
 
 Both steps run in turns in one process on batches that lie ready; the figures are medians over the rounds, of the
 recipe's step over the plain step of the same round. The parts that a recipe adds are timed by themselves as well.
@@ -11,19 +11,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks import record  # noqa: E402
-from losses import PartialFC, create_margin  # noqa: E402
-from losses.auxiliary.contrastive import AdaptiveContrast  # noqa: E402
-from losses.auxiliary.hardness import hardness_weights  # noqa: E402
-from losses.auxiliary.topology import topological_loss  # noqa: E402
-from models import create_model  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
-from pipelines.loading.loader import Batch  # noqa: E402
-from train.recipes import Recipe, create_recipe  # noqa: E402
+from benchmarks import results
+from losses import PartialFC, create_margin
+from losses.auxiliary.contrastive import AdaptiveContrast
+from losses.auxiliary.hardness import hardness_weights
+from losses.auxiliary.topology import topological_loss
+from models import create_model
+from pipelines.common.command import run
+from pipelines.loading.loader import Batch
+from train.recipes import Recipe, create_recipe
 
 NETWORKS = {"transface": "transface_t", "topofr": "r18", "contraface": "r18"}
 EMBEDDING_SIZE = 512
@@ -62,7 +63,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def measure(name: str, count: int, rounds: int, device: torch.device) -> list[record.Row]:
+def measure(name: str, count: int, rounds: int, device: torch.device) -> list[results.Row]:
     """Rows {recipe, part, milliseconds, of_plain_step}."""
     half = device.type == "cuda"
     recipes = {"plain": create_recipe("plain"), name: create_recipe(name).to(device)}
@@ -104,12 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for the JSON file")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = [row for name in NETWORKS for row in measure(name, options.batch, options.rounds, device)]
-    record.show(rows, f"recipes, batch {options.batch}")
-    print(record.save("recipes", rows, options.output))
+    results.show(rows, f"recipes, batch {options.batch}")
+    print(results.save("recipes", rows, options.output))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.record import Row
+from benchmarks.results import Row
 from pipelines.loading.loader import Batch
 from train import distributed
 from train.config import load_config
@@ -23,7 +23,7 @@ def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds:
     that training spends in the loader: waiting, and handing in and taking over a batch.
     """
     with TemporaryDirectory() as output:
-        settings = load_config(config, [*overrides, f"output={output}", "log.tensorboard=false", "verify.bins=[]"])
+        settings = load_config(config, [*overrides, f"output={output}", "log.sinks=[jsonl]", "verify.bins=[]"])
         world = distributed.start(settings.device)
         try:
             trainer = Trainer(settings, world)

@@ -1,4 +1,4 @@
-"""Images a second of the data pipeline, beside the usual ways, and of training: ``python benchmarks/throughput.py``.
+"""Images a second of the data pipeline, beside the usual ways, and of training: ``python -m benchmarks.throughput``.
 
 Without arguments it runs on the synthetic data (which it prepares) and the quickstart's network.
 """
@@ -7,14 +7,16 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import record  # noqa: E402
-from benchmarks.data import measure_data  # noqa: E402
-from benchmarks.step import measure_step  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
-from pipelines.synthetic.dataset import make_dataset  # noqa: E402
+from benchmarks import results
+from benchmarks.data import measure_data
+from benchmarks.step import measure_step
+from pipelines.common.command import run
+from pipelines.synthetic.dataset import make_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -25,23 +27,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="images a batch of the data pipeline")
     parser.add_argument("--cores", type=int, default=2, help="threads or worker processes of each way")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken")
-    parser.add_argument("--output", type=Path, default=record.RESULTS, help="folder for JSON and charts")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for JSON and charts")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the config")
     options = parser.parse_args()
     data = options.data
     if data is None:
         data = ROOT / "data/synthetic"
         make_dataset(data)
-    device = "cuda" if record.machine()["gpu"] else "cpu"
+    device = "cuda" if results.machine()["gpu"] else "cpu"
 
     rows = measure_data(data, batch_size=options.batch, cores=options.cores, device=device, rounds=options.rounds)
-    record.show(rows, f"data pipeline, {options.cores} cores")
-    path = record.save("data", rows, options.output)
-    record.bar_chart(rows, "name", "images_per_second", "data pipeline", path.with_suffix(".png"))
+    results.show(rows, f"data pipeline, {options.cores} cores")
+    path = results.save("data", rows, options.output)
+    results.bar_chart(rows, "name", "images_per_second", "data pipeline", path.with_suffix(".png"))
 
     rows = measure_step(options.config, [f"data.train={data}", *options.overrides], rounds=options.rounds)
-    record.show(rows, f"training step, {options.config.stem}")
-    print(path, record.save("step", rows, options.output))
+    results.show(rows, f"training step, {options.config.stem}")
+    print(path, results.save("step", rows, options.output))
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def test_every_row_imports_rows_above_it_only():
         ("train/recipes/new.py", "from evaluate import features"),
         ("train/recipes/new.py", "from models.vit import TransFace"),
         ("train/new.py", "from evaluate.ijb import main"),
-        ("train/new.py", "import benchmarks.record"),
+        ("train/new.py", "import benchmarks.results"),
     ],
 )
 def test_a_forbidden_import_is_found_wherever_it_stands(tmp_path, file, line):

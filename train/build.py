@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
+"""From the sections of a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
 
 from pathlib import Path
 
@@ -14,23 +14,24 @@ from models.weights import load_weights
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
 from pipelines.sources.source import Source
-from train.config import Config
+from train.config import Config, Data, Head, Model
 from train.fine_tune import load_centres, stored_classes
 from train.recipes import Recipe
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
-def build_loader(config: Config, world: World, source: Source, recipe: Recipe) -> Loader:
-    """The stream of this rank's batches."""
-    data = config.data
+def build_loader(
+    data: Data, source: Source, recipe: Recipe, world: World, *, seed: int, image_size: int, quarantine: Path
+) -> Loader:
+    """The stream of this rank's batches; images that cannot be read are told in the file ``quarantine``."""
     return Loader(
         source,
         batch_size=data.batch_size,
-        seed=config.seed,
+        seed=seed,
         augment=data.augment,
         shuffle=data.shuffle,
-        image_size=config.model.input_size,
+        image_size=image_size,
         device=world.device,
         rank=world.rank,
         world_size=world.size,
@@ -39,14 +40,13 @@ def build_loader(config: Config, world: World, source: Source, recipe: Recipe) -
         num_uniforms=1 + recipe.num_uniforms,
         clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
-        quarantine=Path(config.output) / "quarantine.jsonl",
+        quarantine=quarantine,
     )
 
 
-def build_backbone(config: Config, world: World, fresh: bool) -> nn.Module:
+def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fresh: bool) -> nn.Module:
     """The backbone on its device; the same initial weights on every rank, those of ``init_from`` in a ``fresh`` run."""
-    model = config.model
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     backbone = create_model(model.name, model.embedding_size, model.input_size, **model.options)
     if fresh and model.init_from:
         load_weights(backbone, model.init_from)
@@ -54,42 +54,54 @@ def build_backbone(config: Config, world: World, fresh: bool) -> nn.Module:
         if world.device.type != "cuda":
             raise UserError("model.sync_batchnorm works on GPUs only")
         backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
-    if config.data.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in backbone.modules()):
+    if batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in backbone.modules()):
         raise UserError(f"data.batch_size is 1, but {model.name} normalises by its batch's statistics; take 2 at least")
     return backbone.to(world.device, memory_format=torch.channels_last)
 
 
-def replicate(network: nn.Module, config: Config, world: World) -> nn.Module:
+def replicate(network: nn.Module, world: World, *, compile: bool, compress: str) -> nn.Module:
     """The network as all ranks train it together; itself where there is one rank."""
-    if config.model.compile:
+    if compile:
         network.compile()
     if world.size == 1:
         return network
     devices = [world.device.index] if world.device.type == "cuda" else None
     # Buffers stay a rank's own: batch statistics are averaged when they are needed, not at every step.
     replicated = DistributedDataParallel(network, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
-    if config.optim.compress != "none":
-        replicated.register_comm_hook(None, getattr(default_hooks, f"{config.optim.compress}_compress_hook"))
+    if compress != "none":
+        replicated.register_comm_hook(None, getattr(default_hooks, f"{compress}_compress_hook"))
     return replicated
 
 
-def build_head(config: Config, world: World, num_classes: int, recipe: Recipe, fresh: bool) -> PartialFC:
-    """The sharded classifier; in a ``fresh`` run, centres of ``init_from`` come before those of new classes."""
-    head, half = config.head, HALF[config.precision] is not None
+def build_head(
+    head: Head,
+    world: World,
+    *,
+    embedding_size: int,
+    num_classes: int,
+    entropy: bool,
+    half: bool,
+    seed: int,
+    fresh: bool,
+) -> PartialFC:
+    """The sharded classifier; in a ``fresh`` run, centres of ``init_from`` come before those of new classes.
+
+    ``half``: whether products may be in half precision, which a GPU then computes in bf16.
+    """
     older = head.init_from if fresh else None
     if head.kernels == "triton" and world.device.type != "cuda":
         raise UserError("head.kernels: triton needs a GPU; on a CPU it is torch")
     classifier = PartialFC(
         create_margin(head.margin, **head.options),
-        config.model.embedding_size,
+        embedding_size,
         stored_classes(older) if older else num_classes,
         sample_rate=head.sample_rate,
         mode=head.mode,
         kernels=head.kernels,
         tile=head.tile,
-        entropy=recipe.entropy,
+        entropy=entropy,
         matmul_dtype=torch.bfloat16 if half and world.device.type == "cuda" else torch.float32,
-        seed=config.seed,
+        seed=seed,
         device=world.device,
     )
     if older:
@@ -102,15 +114,15 @@ def build_head(config: Config, world: World, num_classes: int, recipe: Recipe, f
 
 
 def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
-    """The centres' optimiser, with the backbone's rule; fused into the backward pass where that is possible."""
+    """The centres' optimiser; fused into the backward pass where that is possible."""
     optim = config.optim
     several = optim.accumulate > 1
-    # Sampled batches draw different rows, so several of them cannot share one walk over the centres.
+    # Sampled batches draw different centres, so several of them cannot share one pass over the centres.
     fused = config.head.fused and head.mode == "streamed" and not (several and head.sample_rate < 1)
     return CentreOptimizer(
         head,
         lr=optim.lr,
-        algorithm=optim.name,
+        algorithm=config.centre_optimizer,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         fused=fused,

@@ -12,11 +12,35 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.stateful import Stateful
 
 from pipelines.common.errors import UserError
+from pipelines.common.files import replacing
 
 _NAME = re.compile(r"step_(\d{9})$")
+# What this version writes. A higher number is for what an older version would misread; checkpoints without one are 1.
+FORMAT = 1
+
+# A part of a run: what has ``state_dict`` and ``load_state_dict``, or tensors that are read into in place.
+Part = Stateful | Tensor | dict[str, Tensor]
+
+
+class OptimizerState:
+    """An optimiser as a part of a checkpoint, its state under the names of the module's parameters."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._module, self._optimizer = module, optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, made at zero where there was no step yet."""
+        return get_optimizer_state_dict(self._module, self._optimizer)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        set_optimizer_state_dict(self._module, self._optimizer, state)
 
 
 class Checkpoints:
@@ -39,12 +63,20 @@ class Checkpoints:
 
     @staticmethod
     def meta(path: Path, *fields: str) -> dict[str, Any]:
-        """What the checkpoint says of itself, ``fields`` at least. Raises ``ValueError`` where it does not."""
+        """What the checkpoint says of itself, ``fields`` at least.
+
+        Raises ``ValueError`` where it does not, or is of a newer format than this version reads.
+        """
         file = path / "meta.json"
         try:
             meta = json.loads(file.read_text())
         except ValueError:  # no text, or no JSON
             meta = None
+        if isinstance(meta, dict) and meta.get("format", 1) not in range(1, FORMAT + 1):
+            raise UserError(
+                f"{path} is of format {meta['format']}, and this version of Facemill reads {FORMAT} at most; "
+                "use the version that wrote it, or a newer one"
+            )
         missing = [name for name in fields if not isinstance(meta, dict) or name not in meta]
         if missing:
             raise UserError(
@@ -53,17 +85,18 @@ class Checkpoints:
             )
         return meta
 
-    def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> Path:
-        """Write a checkpoint; all ranks call. ``state`` holds tensors, DTensors and state dicts of them."""
+    def save(self, step: int, parts: dict[str, Part], meta: dict[str, Any]) -> Path:
+        """Write a checkpoint of the parts, with what ``meta`` says in its ``meta.json``; all ranks call."""
         final = self.folder / f"step_{step:09d}"
         partial = final.with_suffix(".partial")
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         dist.barrier()
-        _quietly(dcp.save, state, partial)
+        _quietly(dcp.save, parts, partial)
         if dist.get_rank() == 0:
-            (partial / "meta.json").write_text(json.dumps({"step": step, **meta}, indent=1))
+            meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
+            (partial / "meta.json").write_text(json.dumps(meta, indent=1))
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             for old in self.all()[: -self.keep]:
@@ -71,28 +104,39 @@ class Checkpoints:
         dist.barrier()
         return final
 
-    def load(self, path: Path, state: dict[str, Any]) -> None:
-        """Read a checkpoint into the tensors of ``state``, in place, sharded as they are; all ranks call."""
+    def load(self, path: Path, parts: dict[str, Part]) -> None:
+        """Read a checkpoint into the parts, sharded as they are; all ranks call."""
+        stored = self.meta(path, "step").get("parts", list(parts))
+        if different := sorted(set(stored) ^ set(parts)):
+            raise UserError(
+                f"cannot resume from {path}: it has {', '.join(stored)}, this run {', '.join(parts)}: "
+                f"restore the config of which {different[0]} comes, or choose another output"
+            )
         try:
-            _quietly(dcp.load, state, path)
-        except Exception as error:
+            _quietly(dcp.load, parts, path)
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
                 f"cannot resume from {path}: {text[-1]}; remove it to resume from the one before"
             ) from error
 
 
-def _quietly(function: Callable[..., Any], state: dict[str, Any], path: Path) -> None:
+def latest_step(folder: Path) -> int:
+    """The step from which a run with this folder of checkpoints goes on: that of its newest one, or 0."""
+    found = Checkpoints(folder, keep=1).all()
+    return int(_NAME.search(found[-1].name)[1]) if found else 0
+
+
+def _quietly(function: Callable[..., Any], parts: dict[str, Part], path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        function(state, checkpoint_id=str(path))
+        function(parts, checkpoint_id=str(path))
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a plain state dict of CPU tensors, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
-    partial.replace(path)
+    with replacing(path) as temporary:
+        torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
 
 
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     Field,
@@ -20,6 +20,8 @@ from pipelines.common.errors import UserError
 from pipelines.loading.augment import AUGMENTATIONS
 from train import yaml_file
 from train.mistakes import explain
+from train.optim import OPTIMIZERS
+from train.progress import SINKS
 from train.recipes import RECIPES
 from train.section import LocalPath, OpenSection, Section, one_of
 
@@ -29,8 +31,12 @@ class Data(Section):
         description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet"
     )
     batch_size: PositiveInt = Field(128, description="images a rank takes in a step")
-    augment: Annotated[str, one_of(AUGMENTATIONS)] = Field("flip", description="augmentation set")
-    shuffle: Literal["global", "block", "none"] = Field("global", description="block reads runs of records: for disks")
+    augment: Annotated[str, one_of("augmentation", AUGMENTATIONS)] = Field(
+        "flip", description=f"augmentation set: {', '.join(AUGMENTATIONS)}"
+    )
+    shuffle: Literal["global", "block", "none"] = Field(
+        "global", description="order of images; block reads runs of records"
+    )
     threads: PositiveInt = Field(4, description="decoding threads a rank")
     prefetch: PositiveInt = Field(3, description="batches decoded ahead")
     max_bad_fraction: float = Field(0.001, ge=0, le=1, description="stop when more images than this cannot be read")
@@ -39,10 +45,10 @@ class Data(Section):
 class Model(OpenSection):
     table: ClassVar = BACKBONES
 
-    name: Annotated[str, one_of(BACKBONES)] = Field(
+    name: Annotated[str, one_of("backbone", BACKBONES)] = Field(
         description="backbone (models.create_model); its options stand beside it"
     )
-    embedding_size: PositiveInt = 512
+    embedding_size: PositiveInt = Field(512, description="numbers of an embedding")
     input_size: PositiveInt = Field(112, description="images are decoded to this size")
     init_from: LocalPath | None = Field(
         None, description="weights to start from: any file or folder models.load_weights reads"
@@ -51,22 +57,30 @@ class Model(OpenSection):
     compile: bool = Field(False, description="torch.compile the backbone")
 
 
+CentreRule = Literal["sgd", "adamw"]  # what losses.CentreOptimizer knows
+
+
+class CentreOptim(Section):
+    name: CentreRule | None = Field(None, description="rule of the class centres; null takes optim.name")
+
+
 class Head(OpenSection):
     chooser: ClassVar = "margin"
     table: ClassVar = MARGINS
 
-    margin: Annotated[str, one_of(MARGINS)] = Field(
+    margin: Annotated[str, one_of("margin", MARGINS)] = Field(
         "arcface", description="loss (losses.create_margin); its options stand beside it"
     )
     sample_rate: float = Field(1.0, gt=0, le=1, description="share of the classes in a step (Partial FC)")
-    mode: Literal["streamed", "dense"] = "streamed"
-    kernels: Literal["torch", "triton"] = Field("torch", description="of a tile; triton needs a GPU")
+    mode: Literal["streamed", "dense"] = Field("streamed", description="dense holds all logits, to compare with")
+    kernels: Literal["torch", "triton"] = Field("torch", description="arithmetic of a tile; triton needs a GPU")
     tile: PositiveInt | None = Field(None, description="class centres a tile; null chooses")
     fused: bool = Field(True, description="update centres in the backward pass; their gradient never exists")
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
     init_from: LocalPath | None = Field(
         None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
     )
+    optim: CentreOptim = CentreOptim()
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> "Head":
@@ -77,30 +91,32 @@ class Head(OpenSection):
 class Recipe(OpenSection):
     table: ClassVar = RECIPES
 
-    name: Annotated[str, one_of(RECIPES)] = Field(
+    name: Annotated[str, one_of("recipe", RECIPES)] = Field(
         "plain", description="what a step does beside the margin loss; its options stand beside it"
     )
 
 
 class Optim(Section):
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: PositiveFloat = Field(0.1, description="at the end of the warm-up, for the whole global batch")
+    name: Annotated[str, one_of("optimizer", OPTIMIZERS)] = Field("sgd", description="optimiser of the backbone")
+    lr: PositiveFloat = Field(0.1, description="learning rate at the end of the warm-up, for the whole global batch")
     backbone_lr: PositiveFloat = Field(1.0, description="the backbone's share of lr; less for weights of init_from")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    clip: PositiveFloat | None = Field(5.0, description="largest norm of the backbone's gradient; null for none")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(5e-4, ge=0, description="of backbone, recipe and centres, all their parameters")
+    clip: PositiveFloat | None = Field(5.0, description="largest norm of the gradient; null for none")
     accumulate: PositiveInt = Field(1, description="batches a step")
     compress: Literal["none", "bf16", "fp16"] = Field("none", description="gradients between ranks")
 
 
 class Schedule(Section):
-    name: Literal["polynomial", "cosine", "step", "constant"] = "polynomial"
-    epochs: PositiveFloat = 20
-    warmup_epochs: NonNegativeFloat | None = None
-    warmup_steps: NonNegativeInt | None = None
-    power: PositiveFloat = Field(2.0, description="of the polynomial")
+    name: Literal["polynomial", "cosine", "step", "constant"] = Field(
+        "polynomial", description="how the learning rate falls after the warm-up"
+    )
+    epochs: PositiveFloat = Field(20, description="length of the run")
+    warmup_epochs: NonNegativeFloat | None = Field(None, description="length of the linear warm-up, in epochs")
+    warmup_steps: NonNegativeInt | None = Field(None, description="the same in steps; null for both means none")
+    power: PositiveFloat = Field(2.0, description="exponent of the polynomial")
     milestones: list[PositiveFloat] = Field([], description="epochs after which a step schedule multiplies by gamma")
-    gamma: PositiveFloat = 0.1
+    gamma: PositiveFloat = Field(0.1, description="factor of the step schedule at a milestone")
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "Schedule":
@@ -115,19 +131,28 @@ class Verify(Section):
     bins: list[LocalPath] = Field(
         [], description="verification sets: paths, or names of .bin files beside the training data"
     )
-    every_steps: PositiveInt = 2000
-    batch_size: PositiveInt = 256
+    every_steps: PositiveInt = Field(2000, description="steps from one verification to the next")
+    batch_size: PositiveInt = Field(256, description="images a rank embeds at a time")
 
 
 class Checkpoint(Section):
-    every_steps: PositiveInt = 5000
+    every_steps: PositiveInt = Field(5000, description="steps from one checkpoint to the next")
     keep: PositiveInt = Field(3, description="newest checkpoints to keep")
     resume: Literal["auto", "never"] = Field("auto", description="go on where the output folder's run stopped")
 
 
 class Log(Section):
-    every_steps: PositiveInt = 50
-    tensorboard: bool = True
+    every_steps: PositiveInt = Field(50, description="steps from one line of figures to the next")
+    sinks: list[Annotated[str, one_of("log sink", SINKS)]] = Field(
+        ["jsonl", "tensorboard"], description="where the figures go beside the terminal"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tensorboard(cls, tree: Any) -> Any:
+        if isinstance(tree, Mapping) and "tensorboard" in tree:
+            raise UserError("the key tensorboard has become sinks: [jsonl, tensorboard], or [jsonl] for none")
+        return tree
 
 
 class Config(Section):
@@ -142,10 +167,22 @@ class Config(Section):
     verify: Verify = Verify()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="of the arithmetic; weights are float32")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where each rank has a device")
     output: LocalPath = Field(description="folder of the run")
-    seed: int = Field(2048, ge=0, lt=2**31)
+    seed: int = Field(2048, ge=0, lt=2**63, description="of everything random: weights, order, augmentation, dropout")
+
+    @property
+    def centre_optimizer(self) -> str:
+        """The rule of the class centres."""
+        return self.head.optim.name or self.optim.name
+
+    @model_validator(mode="after")
+    def _centres_have_a_rule(self) -> "Config":
+        if self.centre_optimizer not in get_args(CentreRule):
+            rules = " or ".join(get_args(CentreRule))
+            raise UserError(f"class centres have no rule {self.optim.name!r}; set head.optim.name to {rules}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

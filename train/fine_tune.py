@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
 from losses import PartialFC
 from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
@@ -43,7 +44,7 @@ def _load_sharded(head: PartialFC, checkpoint: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dcp.load(centres, storage_reader=SafeReader(checkpoint))
-    except Exception as error:  # a damaged file can raise anything
+    except (Exception, CheckpointException) as error:  # a damaged file can raise anything; the latter is no Exception
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"no centres of {head.weight.shape[1]} numbers in {checkpoint}: {text[-1]}") from error
 

@@ -1,24 +1,55 @@
-"""The backbone's optimiser, the learning rate of a step, and loss scaling for fp16."""
+"""The optimisers by name, the learning rate of a step, and loss scaling for fp16."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines.common.errors import UserError
-from train.config import Optim, Schedule
+from pipelines.common.errors import UserError, unknown
+
+if TYPE_CHECKING:  # a config names an optimiser of the table
+    from train.config import Optim, Schedule
 
 
-def create_optimizer(model: nn.Module, config: Optim) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over the trained parameters; weight decay reaches all of them, as published."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if config.name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
-        )
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+def sgd(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+    """SGD with momentum."""
+    return torch.optim.SGD(
+        parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True
+    )
+
+
+def adamw(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+    """AdamW, which has no use for ``optim.momentum``."""
+    return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, foreach=True)
+
+
+# From parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every step.
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Optim], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+
+
+def create_optimizer(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+    """The optimiser ``optim.name`` of those that are trained; weight decay reaches all of them, as published."""
+    if optim.name not in OPTIMIZERS:
+        raise unknown("optimizer", optim.name, OPTIMIZERS)
+    return OPTIMIZERS[optim.name]([p for p in parameters if p.requires_grad], optim)
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average gradients over the ranks, as DistributedDataParallel does it for the network's; all ranks call."""
+    if dist.get_world_size() == 1 or not parameters:
+        return
+    # A parameter that a rank's step did not need counts there as 0: all ranks must sum the same numbers.
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
+        parameter.grad = gradient.view_as(parameter)
 
 
 class LearningRate:

@@ -1,12 +1,67 @@
-"""What a run tells: a progress line for people, one JSON object a log step for programs, TensorBoard for curves."""
+"""What a run tells: a progress line for people, and a record a log step for the sinks: files, TensorBoard's curves."""
 
 import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+
+from pipelines.common.files import replacing
+from train.checkpoint import latest_step
+
+
+class Sink(Protocol):
+    """Where a run's figures go. It is made with the run's folder, on rank 0 only."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Take the figures of a log step or a verification: a flat dict of numbers with ``step``."""
+
+    def close(self) -> None:
+        """Let nothing be lost. It is called on every way out of a run."""
+
+
+class JsonLines:
+    """``log.jsonl``, an object a line. A resumed run drops the lines past the step from which it goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "log.jsonl"
+        _keep_until(path, latest_step(folder / "checkpoints"))
+        self._file = path.open("a", buffering=1)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Write a line, at once."""
+        self._file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """The folder ``tensorboard``, a curve for each figure that is a float."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        last = latest_step(folder / "checkpoints")  # of what stays; the next one and all that follow are dropped
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=last + 1 if last else None)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add a point to each curve."""
+        for name, value in record.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self._writer.close()
+
+
+SINKS: dict[str, Callable[[Path], Sink]] = {"jsonl": JsonLines, "tensorboard": TensorBoard}
 
 
 def duration(seconds: float) -> str:
@@ -16,61 +71,46 @@ def duration(seconds: float) -> str:
 
 
 class RunLog:
-    """Logs of a run in its folder: ``log.jsonl``, ``tensorboard/``, and the terminal.
+    """The terminal, with a progress line where it is one, and the ``sinks`` (names of `SINKS`) of a run."""
 
-    A resumed run goes on in the same files: lines past the position it resumes from are dropped first.
-    """
-
-    def __init__(self, folder: Path, total_steps: int, start_step: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, total_steps: int, start_step: int, sinks: Sequence[str]) -> None:
         self.console = Console(markup=False, emoji=False, highlight=False)  # names print as they are
-        self.total = total_steps
-        path = folder / "log.jsonl"
-        _keep_until(path, start_step)
-        self._file = path.open("a", buffering=1)
-        self._board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(folder / "tensorboard", purge_step=start_step if start_step else None)
+        self._sinks: list[Sink] = []
         self._progress = None
-        if self.console.is_terminal:
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
-            self._progress = Progress(*columns, console=self.console)
-            self._task = self._progress.add_task("starting", total=total_steps, completed=start_step)
-            self._progress.start()
+        with ExitStack() as opened:
+            for name in sinks:
+                self._sinks.append(SINKS[name](folder))
+                opened.callback(self._sinks[-1].close)
+            if self.console.is_terminal:
+                columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
+                self._progress = opened.enter_context(Progress(*columns, console=self.console))
+                self._task = self._progress.add_task("starting", total=total_steps, completed=start_step)
+            self._opened = opened.pop_all()
 
     def step(self, record: dict[str, Any], line: str) -> None:
-        """Note a log step: ``record`` (with ``step``) for the files, ``line`` for the terminal."""
-        self._file.write(json.dumps(record) + "\n")
-        self._curves(record)
+        """Note a log step: ``record`` (with ``step``) for the sinks, ``line`` for the terminal."""
+        self._log(record)
         if self._progress:
             self._progress.update(self._task, completed=record["step"], description=line)
         else:
-            self.console.print(line, soft_wrap=True)
+            self.say(line)
 
     def event(self, record: dict[str, Any], line: str) -> None:
         """Note something that is no training step, such as a verification."""
-        self._file.write(json.dumps(record) + "\n")
-        self._curves(record)
+        self._log(record)
         self.say(line)
 
-    def _curves(self, record: dict[str, Any]) -> None:
-        if self._board:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(name, value, record["step"])
+    def _log(self, record: dict[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.log(record)
 
     def say(self, line: str | Table) -> None:
         """Print a line or a table."""
         self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
-        """Finish the progress line and the files."""
-        if self._progress:
-            self._progress.stop()
-        if self._board:
-            self._board.close()
-        self._file.close()
+        """Finish the progress line and close every sink, whatever another one raises."""
+        self._opened.close()
 
 
 def _keep_until(path: Path, step: int) -> None:
@@ -85,6 +125,5 @@ def _keep_until(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept))

@@ -7,13 +7,22 @@ from pathlib import Path
 
 # On a CPU torch's threads share the cores with the decoding: waiting threads that spin would halve it. Read at import.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# As a script, Python looks for modules in train/ first; the rooms are beside it.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.common.command import run  # noqa: E402
-from train import distributed  # noqa: E402
-from train.config import load_config  # noqa: E402
-from train.trainer import train  # noqa: E402
+from pipelines.common.command import run
+from train import distributed
+from train.config import Config, load_config
+from train.keys import key_table
+from train.trainer import train
+
+
+class Keys(argparse.Action):
+    """An option that prints what a config may hold, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(key_table(Config))
+        parser.exit()
 
 
 def main() -> None:
@@ -21,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a face recognition model.")
     parser.add_argument("--config", required=True, help="YAML file of the run (see configs/)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
+    parser.add_argument("--keys", action=Keys, nargs=0, help="print every key with its default and meaning, and exit")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
     world = distributed.start(config.device)

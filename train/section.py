@@ -1,6 +1,5 @@
 """What every section of a config is: typed keys, and the options of what it names, checked as its own keys are."""
 
-import difflib
 import inspect
 import os
 import re
@@ -17,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, unknown
 
 
 class Section(BaseModel):
@@ -77,14 +76,12 @@ class OpenSection(Section):
         return dict(self.model_extra or {})
 
 
-def one_of(known: Mapping[str, Any]) -> AfterValidator:
-    """A name that must be a key of a table."""
+def one_of(kind: str, known: Mapping[str, Any]) -> AfterValidator:
+    """A name that must be a key of a table of things of a ``kind``."""
 
     def check(name: str) -> str:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            question = f"; did you mean {near[0]}? There" if near else "; there"
-            raise UserError(f"there is no {name!r}{question} are: {', '.join(known)}")
+            raise unknown(kind, name, known)
         return name
 
     return AfterValidator(check)

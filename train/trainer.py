@@ -2,29 +2,29 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
 from pipelines.common.errors import UserError
+from pipelines.common.files import replacing
 from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
+from pipelines.sources.source import Source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
-from train.checkpoint import Checkpoints, save_weights
+from train.checkpoint import Checkpoints, OptimizerState, Part, save_weights
 from train.config import Config
 from train.distributed import average_batch_statistics
-from train.optim import LearningRate, LossScaler, create_optimizer
+from train.optim import LearningRate, LossScaler, average_gradients, create_optimizer
 from train.progress import RunLog, duration
 from train.recipes import create_recipe
 from train.verification import Verifier
@@ -42,7 +42,7 @@ class Trainer:
         self.output = Path(config.output)
         self.half = HALF[config.precision]
         self.step = 0
-        self.best = -1.0
+        self.best = torch.tensor(-1.0, dtype=torch.float64)  # mean accuracy of the best verification
         self.verify_seconds = 0.0
         self.waited = 0.0  # seconds since the last log step that were spent in the loader
 
@@ -51,15 +51,8 @@ class Trainer:
         if num_classes < source.num_classes:
             raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
         self.verifier = Verifier(config, world, self.half if world.device.type == "cuda" else None)
-        self.recipe = create_recipe(config.recipe.name, **config.recipe.options).to(world.device)
-        self.loader = build_loader(config, world, source, self.recipe)
         self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep)
-        fresh = not self.checkpoints.all()
-        self.backbone = build_backbone(config, world, fresh)
-        self.network = replicate(self.recipe.network(self.backbone), config, world)
-        self.head = build_head(config, world, num_classes, self.recipe, fresh)
-        self.optimizer = create_optimizer(self.backbone, config.optim)
-        self.centre_optimizer = build_centre_optimizer(config, self.head)
+        self._build(source, num_classes, fresh=not self.checkpoints.all())
         self.steps_per_epoch = Fraction(self.loader.steps_per_epoch, config.optim.accumulate)
         self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
         self.scaler = LossScaler(config.precision == "fp16")
@@ -68,6 +61,53 @@ class Trainer:
         self.meta = {"global_batch": self.global_batch, "num_classes": num_classes, "images": len(source)}
         self.meta |= {"seed": config.seed, "model": config.model.name}
         self._resume()
+
+    def _build(self, source: Source, num_classes: int, fresh: bool) -> None:
+        """The parts that are trained, and what feeds and trains them."""
+        config, world = self.config, self.world
+        model, optim, seed = config.model, config.optim, config.seed
+        torch.manual_seed(seed)
+        self.recipe = create_recipe(config.recipe.name, **config.recipe.options)
+        quarantine = self.output / "quarantine.jsonl"
+        self.loader = build_loader(
+            config.data, source, self.recipe, world, seed=seed, image_size=model.input_size, quarantine=quarantine
+        )
+        self.backbone = build_backbone(model, world, seed=seed, batch_size=config.data.batch_size, fresh=fresh)
+        network = self.recipe.network(self.backbone)
+        self.recipe.to(world.device)
+        self.network = replicate(network.to(world.device), world, compile=model.compile, compress=optim.compress)
+        self.head = build_head(
+            config.head,
+            world,
+            embedding_size=model.embedding_size,
+            num_classes=num_classes,
+            entropy=self.recipe.entropy,
+            half=self.half is not None,
+            seed=seed,
+            fresh=fresh,
+        )
+        self.optimizer = create_optimizer(self.backbone.parameters(), optim)
+        others = set(self.backbone.parameters())
+        self.recipe_parameters = [p for p in self.recipe.parameters() if p.requires_grad and p not in others]
+        self.recipe_optimizer = create_optimizer(self.recipe_parameters, optim) if self.recipe_parameters else None
+        self.centre_optimizer = build_centre_optimizer(config, self.head)
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What a checkpoint holds, by its names there: what is listed here is saved and resumed, and nothing else."""
+        parts = {
+            "backbone": self.backbone,
+            "optimizer": OptimizerState(self.backbone, self.optimizer),
+            "head": self.head,
+            "recipe": self.recipe,
+            "centre_optimizer": self.centre_optimizer.state_dict(),
+            "scaler": self.scaler,
+            "window": self.window,
+            "best": self.best,
+        }
+        if self.recipe_optimizer:
+            parts["recipe_optimizer"] = OptimizerState(self.recipe, self.recipe_optimizer)
+        return parts
 
     @property
     def epoch(self) -> float:
@@ -78,8 +118,15 @@ class Trainer:
 
     def fit(self) -> dict[str, VerificationResult]:
         """Train to the end; return the last verification."""
+        with ExitStack() as opened:  # closed on every way out: a run's end, its failure, an interrupt
+            opened.callback(self.loader.close)
+            self.log = self._open_log()
+            if self.log:
+                opened.callback(self.log.close)
+            return self._fit()
+
+    def _fit(self) -> dict[str, VerificationResult]:
         config, total = self.config, self.learning_rate.total
-        self.log = self._open_log()
         self.loader.seek(self.step * config.optim.accumulate)
         batches = iter(self.loader)
         self._since, self.waited, self._last = time.perf_counter(), 0.0, self.step
@@ -107,9 +154,11 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * optim.backbone_lr
+        for group in self.recipe_optimizer.param_groups if self.recipe_optimizer else ():
+            group["lr"] = lr
         self.centre_optimizer.lr, self.centre_optimizer.grad_scale = lr, self.scaler.scale
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
-        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 65_537 + self.world.rank)
+        torch.manual_seed(step_seed(self.config.seed, self.step, self.world.rank))
         self.network.train()
         metrics: dict[str, Tensor] = {}
         for part in range(optim.accumulate):
@@ -130,21 +179,24 @@ class Trainer:
         return result.metrics
 
     def _update(self) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        average_gradients(self.recipe_parameters)
+        optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
+        parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        optimizers.append(self.centre_optimizer)
         if self.scaler.unscale(parameters):
             if self.config.optim.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, self.config.optim.clip, foreach=True)
-            self.optimizer.step()
-            self.centre_optimizer.step()
-        self.optimizer.zero_grad()
-        self.centre_optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
 
     # -- logs, verification, checkpoints -------------------------------------------------------------------------------
 
     def _open_log(self) -> RunLog | None:
         if not self.world.main:
             return None
-        log = RunLog(self.output, self.learning_rate.total, self.step, self.config.log.tensorboard)
+        log = RunLog(self.output, self.learning_rate.total, self.step, self.config.log.sinks)
         start = f"resuming at step {self.step}" if self.step else "starting"
         log.say(
             f"{start}: {self.meta['images']} images of {self.meta['num_classes']} identities, "
@@ -198,25 +250,13 @@ class Trainer:
             self.log.event(record, f"verified at step {self.step}: {figures}  ({seconds:.1f} s)")
             if mean > self.best:
                 save_weights(self.backbone, self.output / "best.pt")
-        self.best = max(self.best, mean)
+        self.best.fill_(max(self.best.item(), mean))
         return results
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "backbone": self.backbone.state_dict(),
-            "optimizer": get_optimizer_state_dict(self.backbone, self.optimizer),
-            "head": self.head.state_dict(),
-            "recipe": self.recipe.state_dict(),
-            "centre_optimizer": self.centre_optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "window": self.window,
-            "best": torch.tensor(self.best),
-        }
 
     def _save(self) -> None:
         began = time.perf_counter()
         average_batch_statistics(self.backbone)
-        self.checkpoints.save(self.step, self._state(), self.meta)
+        self.checkpoints.save(self.step, self.parts, self.meta)
         self._since += time.perf_counter() - began
 
     def _resume(self) -> None:
@@ -233,17 +273,10 @@ class Trainer:
                     "restore it (the global batch is data.batch_size x processes x optim.accumulate) "
                     "or choose another output"
                 )
-        state = self._state()
-        self.checkpoints.load(found[-1], state)
-        self.backbone.load_state_dict(state["backbone"])
-        set_optimizer_state_dict(self.backbone, self.optimizer, state["optimizer"])
-        self.head.load_state_dict(state["head"])
-        self.recipe.load_state_dict(state["recipe"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.best, self.step = float(state["best"]), meta["step"]
+        self.checkpoints.load(found[-1], self.parts)
+        self.step = meta["step"]
 
     def _finish(self, results: dict[str, VerificationResult]) -> None:
-        self.loader.close()
         if not self.log:
             return
         save_weights(self.backbone, self.output / "model.pt")
@@ -253,13 +286,18 @@ class Trainer:
         seconds = time.perf_counter() - self._began
         share = self.verify_seconds / seconds
         self.log.say(f"trained in {duration(seconds)}, {share:.1%} of it verifying; wrote {self.output / 'model.pt'}")
-        self.log.close()
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of a rank's step, in [0, 2^63): neighbours differ, and no ``seed`` below 2^63 is too large for torch."""
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
 
 
 def write_config(config: Config, output: Path) -> None:
     """Keep the resolved config with the run, so that its model can be built again."""
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+    with replacing(output / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
 
 
 def train(config: Config, world: World) -> dict[str, VerificationResult]:

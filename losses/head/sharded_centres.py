@@ -57,7 +57,7 @@ class ShardedCentres(nn.Module):
         generator = torch.Generator(device)
         for block in range(start // _INIT_BLOCK, -(-stop // _INIT_BLOCK)):
             first = block * _INIT_BLOCK
-            generator.manual_seed(self.seed * 1_000_003 + block)
+            generator.manual_seed((self.seed * 1_000_003 + block) % 2**63)
             values = torch.randn(_INIT_BLOCK, embedding_size, generator=generator, device=device) * _INIT_STD
             inside = slice(max(start, first), min(stop, first + _INIT_BLOCK))
             weight[inside.start - start : inside.stop - start] = values[inside.start - first : inside.stop - first]

@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from benchmarks import evaluation, record
+from benchmarks import evaluation, results
 
 
 def test_both_ways_agree_and_every_stage_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "save", lambda name, rows: record.save(name, rows, tmp_path))
+    monkeypatch.setattr(evaluation, "save", lambda name, rows: results.save(name, rows, tmp_path))
     options = ["--scale", "0.01", "--threads", "1", "--networks", "--images", "40", "--batch-size", "16"]
     monkeypatch.setattr(sys, "argv", ["", *options])
     evaluation.main()

@@ -179,7 +179,7 @@ def test_parts_outside_the_repository_train(tmp_path):
         "schedule": {"epochs": 1},
         "precision": "fp32",
         "device": "cpu",
-        "log": {"every_steps": 1, "tensorboard": False},
+        "log": {"every_steps": 1, "sinks": ["jsonl"]},
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from models.registry import BACKBONES  # noqa: E402
-from pipelines.common.command import run  # noqa: E402
-from train.run import main  # noqa: E402
+from models.registry import BACKBONES
+from pipelines.common.command import run
+from train.run import main
 
 
 class Plain(nn.Module):

@@ -4,42 +4,59 @@ import pytest
 import torch
 
 from evaluate.features.ranks import World
-from losses import PartialFC, create_margin
-from train.build import build_backbone
-from train.checkpoint import Checkpoints
-from train.config import Config
-from train.fine_tune import load_centres, stored_classes
+from train.build import build_backbone, build_centre_optimizer, build_head
+from train.config import Config, Head, Model
 
 HERE = World(torch.device("cpu"), 0, 1)
 
 
-def config(**data):
-    model = {"name": "mbf", "width": 0.0625, "embedding_size": 8, "input_size": 32}
-    return Config.model_validate({"data": {"train": "faces", **data}, "model": model, "output": "run"})
+def backbone(batch_size):
+    model = Model(name="mbf", width=0.0625, embedding_size=8, input_size=32)
+    return build_backbone(model, HERE, seed=3, batch_size=batch_size, fresh=True)
 
 
 def test_one_image_has_no_batch_statistics():
     with pytest.raises(ValueError, match="data.batch_size is 1, but mbf normalises"):
-        build_backbone(config(batch_size=1), HERE, fresh=True)
-    images = torch.randn(2, 3, 32, 32)
-    assert build_backbone(config(batch_size=2), HERE, fresh=True)(images).isfinite().all()
+        backbone(batch_size=1)
+    assert backbone(batch_size=2)(torch.randn(2, 3, 32, 32)).isfinite().all()
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", '{"step": 3}', "null"])
-def test_a_checkpoint_that_does_not_say_what_it_is(tmp_path, content):
-    folder = tmp_path / "checkpoints" / "step_000000003"
-    folder.mkdir(parents=True)
-    (folder / "meta.json").write_text(content)
-    with pytest.raises(ValueError, match="meta.json does not say the num_classes") as raised:
-        Checkpoints.meta(folder, "num_classes", "step")
-    assert str(folder) in str(raised.value)
-    with pytest.raises(ValueError, match="meta.json does not say the num_classes"):
-        stored_classes(tmp_path)
+def head(**options):
+    section = Head.model_validate({"s": 16, **options})
+    return build_head(section, HERE, embedding_size=8, num_classes=5, entropy=False, half=True, seed=3, fresh=True)
 
 
-def test_centres_that_are_not_finite(tmp_path):
-    centres = torch.ones(3, 4)
-    centres[1, 2] = torch.nan
-    torch.save({"state_dict_softmax_fc": {"weight": centres}}, tmp_path / "checkpoint_gpu_0.pt")
-    with pytest.raises(ValueError, match=f"{tmp_path} has class centres that are not finite"):
-        load_centres(PartialFC(create_margin("arcface"), 4, 3), tmp_path)
+def test_seeds_decide_the_initial_weights():
+    first, again = backbone(2), backbone(2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
+    assert torch.equal(head().weight, head().weight)
+
+
+def test_triton_needs_a_gpu():
+    with pytest.raises(ValueError, match="head.kernels: triton needs a GPU"):
+        head(kernels="triton")
+
+
+@pytest.mark.parametrize(
+    "overrides, fused, deferred",
+    [
+        ({}, True, False),
+        ({"head": {"fused": False}}, False, False),
+        ({"head": {"mode": "dense"}}, False, False),
+        ({"precision": "fp16"}, True, True),
+        ({"optim": {"accumulate": 2}}, True, True),
+        ({"optim": {"accumulate": 2}, "head": {"sample_rate": 0.5}}, False, False),
+    ],
+)
+def test_when_centres_are_updated(overrides, fused, deferred):
+    tree = {"data": {"train": "faces"}, "model": {"name": "mbf"}, "output": "run", **overrides}
+    config = Config.model_validate(tree)
+    optimizer = build_centre_optimizer(config, head(**overrides.get("head", {})))
+    assert (optimizer.fused, optimizer.deferred) == (fused, deferred)
+
+
+def test_centres_may_have_a_rule_of_their_own():
+    tree = {"data": {"train": "faces"}, "model": {"name": "mbf"}, "output": "run", "optim": {"name": "adamw"}}
+    assert build_centre_optimizer(Config.model_validate(tree), head()).algorithm == "adamw"
+    tree["head"] = {"optim": {"name": "sgd"}}
+    assert build_centre_optimizer(Config.model_validate(tree), head()).algorithm == "sgd"

@@ -8,7 +8,9 @@ import pytest
 
 from losses import MARGINS
 from models.registry import BACKBONES
-from train.config import Head, Model, load_config
+from train.config import Config, Head, Model, load_config
+from train.keys import key_table
+from train.optim import OPTIMIZERS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -51,11 +53,17 @@ def test_defaults_options_and_overrides(file):
         ("recipe.topology=1", "unknown key recipe.topology"),
         (
             "head.margin=arcfase",
-            "head.margin: there is no 'arcfase'; did you mean arcface? There are: arcface, cosface",
+            "head.margin: unknown margin 'arcfase'; did you mean 'arcface'? known: arcface, cosface",
         ),
-        ("model.name=r51", "model.name: there is no 'r51'; did you mean r50? There are: r18, "),
-        ("recipe.name=plane", "recipe.name: there is no 'plane'; did you mean plain?"),
-        ("data.augment=flop", "data.augment: there is no 'flop'; did you mean flip?"),
+        ("model.name=r51", "model.name: unknown backbone 'r51'; did you mean 'r50'? known: r18, "),
+        ("recipe.name=plane", "recipe.name: unknown recipe 'plane'; did you mean 'plain'?"),
+        ("optim.name=adam", "optim.name: unknown optimizer 'adam'; did you mean 'adamw'? known: sgd, adamw"),
+        ("head.optim.name=lion", "head.optim.name: must be 'sgd' or 'adamw', not 'lion'"),
+        ("head.optim.nme=sgd", "unknown key head.optim.nme"),
+        ("log.sinks=[json]", "log.sinks.0: unknown log sink 'json'; did you mean 'jsonl'?"),
+        ("log.tensorboard=false", "log: the key tensorboard has become sinks: [jsonl, tensorboard], or [jsonl]"),
+        (f"seed={2**63}", "seed: must be less than 9223372036854775808"),
+        ("data.augment=flop", "data.augment: unknown augmentation 'flop'; did you mean 'flip'?"),
         ("optim.lr=.inf", "optim.lr: must be a finite number, not inf"),
         ("optim.lr=1e400", "optim.lr: must be a finite number"),
         ("schedule.epochs=.inf", "schedule.epochs: must be a finite number"),
@@ -118,6 +126,33 @@ def test_every_number_of_every_option_is_bounded(section):
         for wrong in (float("nan"), [1], -1e9):
             with pytest.raises(ValueError):
                 options.model_validate({name: wrong})
+
+
+def test_an_optimiser_that_the_centres_do_not_have(file, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "lion", OPTIMIZERS["sgd"])
+    with pytest.raises(ValueError, match="class centres have no rule 'lion'; set head.optim.name to sgd or adamw"):
+        load_config(file, ["optim.name=lion"])
+    config = load_config(file, ["optim.name=lion", "head.optim.name=sgd", f"seed={2**63 - 1}"])
+    assert (config.optim.name, config.centre_optimizer, config.seed) == ("lion", "sgd", 2**63 - 1)
+
+
+def keys_of(section, prefix=""):
+    for name, field in section.model_fields.items():
+        if name in section.sections():
+            yield from keys_of(section.sections()[name], f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.description
+
+
+def test_every_key_has_its_line_with_a_meaning():
+    table = {line.split()[0]: line for line in key_table(Config).splitlines()}
+    keys = dict(keys_of(Config))
+    assert set(table) == {*keys, "model.*", "head.*", "recipe.*"}
+    for key, meaning in keys.items():
+        assert meaning and meaning in table[key], key
+    assert table["schedule.name"].split()[1] == "polynomial" and "(polynomial, cosine, step" in table["schedule.name"]
+    assert table["data.train"].split()[1] == "(required)" and table["verify.bins"].split()[1] == "[]"
+    assert "one of r18, " in table["model.*"]
 
 
 def test_empty_sections_mean_their_defaults(file):

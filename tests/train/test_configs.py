@@ -9,7 +9,6 @@ import torch.distributed as dist
 from evaluate.features.ranks import World
 from models.inspect import cost
 from models.registry import model_names
-from tests.train.test_run import faces  # noqa: F401  a fixture
 from train.config import load_config
 from train.trainer import Trainer
 
@@ -47,7 +46,7 @@ def run_on_two_ranks(ranks, path, folder, data, overrides, count):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
-def test_config_takes_two_steps(ranks, path, tmp_path, faces):  # noqa: F811
+def test_config_takes_two_steps(ranks, path, tmp_path, faces):
     name = SMALLEST[load_config(path).model.name[0]]
     run_on_two_ranks(ranks, path, tmp_path, faces, [f"model.name={name}", "model.input_size=36"], 2)
 
@@ -60,7 +59,7 @@ LEAN_COPIES, LEAN = 2.1, ["optim.momentum=0", "optim.weight_decay=0", "precision
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", model_names())
-def test_backbone_takes_a_step(ranks, name, tmp_path, faces):  # noqa: F811
+def test_backbone_takes_a_step(ranks, name, tmp_path, faces):
     overrides = [f"model.name={name}", "model.input_size=36", "model.checkpoint_activations=true"]
     copy_on_both = 2 * 4 * cost(name=name, input_size=36).parameters
     free = available_memory() - 2**30

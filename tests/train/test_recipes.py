@@ -11,7 +11,7 @@ from losses import PartialFC, create_margin
 from losses.head.collective import rank, world_size
 from models import create_model
 from pipelines.loading.loader import Batch
-from tests.train.test_run import close, command, config, curve, faces, finish  # noqa: F401  fixtures
+from tests.train.support import close, curve, finish
 from train.config import Optim
 from train.optim import create_optimizer
 from train.recipes import create_recipe
@@ -98,7 +98,7 @@ def test_topofr_trains_the_scale_of_embeddings():
         weights[name] = [weight.detach().clone()]
         with torch.no_grad():
             weight *= 8
-        optimizer = create_optimizer(backbone, Optim(lr=0.01, clip=None))
+        optimizer = create_optimizer(backbone.parameters(), Optim(lr=0.01, clip=None))
         for _ in range(8):
             recipe.step(batch_of(32, 32, 0, clean=True), network, head, 0.0).loss.backward()
             optimizer.step()
@@ -212,7 +212,7 @@ OVERRIDES = {
 }
 
 
-def test_topofr_on_two_ranks_is_one(config, tmp_path):  # noqa: F811
+def test_topofr_on_two_ranks_is_one(config, tmp_path):
     topofr = [*OVERRIDES["topofr"], "model={name: plain, embedding_size: 16, input_size: 32}"]
     finish(config, f"output={tmp_path}/one", *topofr)
     finish(config, f"output={tmp_path}/two", "data.batch_size=8", *topofr, ranks=2)
@@ -221,7 +221,7 @@ def test_topofr_on_two_ranks_is_one(config, tmp_path):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OVERRIDES)
-def test_resumed_recipes(config, tmp_path, name):  # noqa: F811
+def test_resumed_recipes(config, tmp_path, name):
     finish(config, f"output={tmp_path}/whole", *OVERRIDES[name], "checkpoint.every_steps=4")
     finish(config, f"output={tmp_path}/parts", *OVERRIDES[name], "checkpoint.every_steps=4")
     kept = sorted((tmp_path / "parts" / "checkpoints").iterdir())[:1]

@@ -1,82 +1,14 @@
 """Whole runs by the command a user types: equal on one rank and two, exact after a kill, clear about mistakes."""
 
-import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
 
-from models.sharded import read_sharded
-
-ROOT = Path(__file__).resolve().parents[2]
-RUN = str(Path(__file__).with_name("plain_run.py"))
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    """Eight identities of twelve images: a colour each, with noise."""
-    folder = tmp_path_factory.mktemp("faces")
-    generator = np.random.default_rng(0)
-    for identity in range(8):
-        (folder / f"{identity:02d}").mkdir()
-        colour = generator.integers(40, 216, 3)
-        for image in range(12):
-            pixels = (colour + generator.normal(0, 30, (32, 32, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{identity:02d}" / f"{image}.jpg", quality=95)
-    return folder
-
-
-@pytest.fixture
-def config(tmp_path, faces):
-    path = tmp_path / "run.yaml"
-    tree = {
-        "data": {"train": str(faces), "batch_size": 16, "threads": 1},
-        "model": {"name": "plain", "embedding_size": 16, "input_size": 32},
-        "head": {"margin": "arcface", "s": 16, "m": 0.2},
-        "optim": {"lr": 0.02},
-        "schedule": {"epochs": 3, "warmup_steps": 2},
-        "precision": "fp32",
-        "device": "cpu",
-        "checkpoint": {"every_steps": 4},
-        "log": {"every_steps": 1, "tensorboard": False},
-        "output": str(tmp_path / "run"),
-    }
-    path.write_text(yaml.safe_dump(tree))
-    return path
-
-
-def command(config, *overrides, ranks=1):
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return [*launcher, RUN, "--config", str(config), *overrides]
-
-
-def finish(*args, **kwargs):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=environment, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def curve(folder):
-    lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
-
-
-def close(ours, theirs):
-    """Equal steps, and losses equal up to the rounding that a few steps of training carry on."""
-    assert [step for step, _ in ours] == [step for step, _ in theirs]
-    assert max(abs(a - b) for (_, a), (_, b) in zip(ours, theirs)) < 1e-4 * theirs[0][1]
+from tests.train.support import close, command, curve, finish, learnt
 
 
 @pytest.mark.parametrize("overrides", [[], ["head.sample_rate=0.5"]], ids=["full", "sampled"])
@@ -159,12 +91,6 @@ def test_fine_tunes_an_earlier_run(config, tmp_path, faces):
     arguments = command(config, *start, f"head.init_from={tmp_path}/new", f"data.train={tmp_path}/fewer")
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and "8 classes, more than the 6" in result.stderr
-
-
-def learnt(output):
-    """The final weights, and the centres of the last checkpoint."""
-    checkpoint = max((output / "checkpoints").iterdir())
-    return torch.load(output / "model.pt", weights_only=True) | {"centres": read_sharded(checkpoint, "head")["weight"]}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, unknown
 from train.recipes.contraface import ContraFace
 from train.recipes.recipe import Recipe, StepResult
 from train.recipes.topofr import TopoFR
@@ -19,7 +19,7 @@ RECIPES: dict[str, type[Recipe]] = {
 def create_recipe(name: str, **options: Any) -> Recipe:
     """A recipe by name; options it does not know are named."""
     if name not in RECIPES:
-        raise UserError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise unknown("recipe", name, RECIPES)
     try:
         return RECIPES[name](**options)
     except TypeError as error:

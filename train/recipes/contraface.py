@@ -6,18 +6,16 @@ from torch import Tensor, nn
 from losses import PartialFC
 from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.head.collective import RowGather, world_size
-from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
+from train.recipes.backbones import TwoPart, require
 from train.recipes.recipe import DropoutRate, Factor, Recipe, Share, StepResult
 
 
 class _TwoViews(nn.Module):
     """The backbone, whose dropout and last layers are applied twice: (b, d), (b, d)."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: TwoPart) -> None:
         super().__init__()
-        if not (hasattr(backbone, "trunk") and hasattr(backbone, "head")):
-            raise UserError("recipe contraface needs an iresnet (r18 ... r200): a trunk and a projection with dropout")
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,13 +43,13 @@ class ContraFace(Recipe):
         gather: bool = False,
     ) -> None:
         super().__init__()
-        self.factor, self.gather = contrast, gather
+        self.contrast_weight, self.gather = contrast, gather
         self.dropout, self.late_dropout, self.late_epoch = dropout, late_dropout, late_epoch
         self.contrast = AdaptiveContrast(momentum=momentum)
 
     def network(self, backbone: nn.Module) -> nn.Module:
         self._dropouts = [module for module in backbone.modules() if isinstance(module, nn.Dropout)]
-        return _TwoViews(backbone)
+        return _TwoViews(require(backbone, TwoPart, "contraface", "r18 … r200"))
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         late = self.late_epoch is not None and epoch >= self.late_epoch
@@ -61,10 +59,10 @@ class ContraFace(Recipe):
         uniform = self.margin_uniforms(batch)
         # The mean over both views' rows is half of either loss.
         out = head(torch.cat([first, second]), batch.labels.repeat(2), uniform=uniform.repeat(2))
-        labels, factor = batch.labels, self.factor
+        labels = batch.labels
         if self.gather and world_size() > 1:
             gather = RowGather(len(first), first.device)
             first, second, labels = gather.replicated(first), gather.replicated(second), gather(labels)
         contrast = self.contrast(first, second, labels)
         metrics = {"cosine": out.batch.mean(out.cosine), "contrast": contrast.detach(), "margin": self.contrast.margin}
-        return StepResult(out.loss + factor * contrast, metrics)
+        return StepResult(out.loss + self.contrast_weight * contrast, metrics)

@@ -24,12 +24,16 @@ class StepResult:
 
 
 class Recipe(nn.Module):
-    """The margin loss and nothing else; other recipes add to it. Its buffers are saved with the run.
+    """The margin loss and nothing else; other recipes add to it.
+
+    A recipe's parameters are trained with the backbone's (at ``optim.lr``, its gradients averaged over the ranks), and
+    saved with its buffers. A network that it uses as it is, such as a teacher, is neither: hide it in a list.
 
     Attributes:
-        num_uniforms: random numbers in [0, 1) of the schedule that a sample's step needs, beside the margin's.
-        clean_view: whether batches should carry the images before augmentation too.
-        entropy: whether the head should say the entropies of its softmax.
+        num_uniforms: uniform random numbers that a sample's step needs, beside the margin's one. They do not depend on
+            the number of ranks.
+        clean_view: ask for the images before augmentation too (``batch.clean``).
+        entropy: ask the head for softmax entropies (``out.entropy``).
     """
 
     num_uniforms = 0
@@ -37,12 +41,16 @@ class Recipe(nn.Module):
     entropy = False
 
     def network(self, backbone: nn.Module) -> nn.Module:
-        """What is called on the images in training, around the backbone whose weights it trains."""
+        """What is called on the images in training, around the backbone whose weights it trains.
+
+        A recipe that needs more than embeddings asks the backbone for it (`train.recipes.backbones`). Parameters that
+        depend on the backbone's size may be made here.
+        """
         return backbone
 
     @staticmethod
     def margin_uniforms(batch: Batch) -> Tensor:
-        """(b,) the random number of each sample that belongs to the margin, on the device."""
+        """(b,) the uniform random number of each sample that belongs to the margin, on the device."""
         return batch.uniforms[:, 0].to(batch.labels.device, non_blocking=True)
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:

@@ -8,6 +8,7 @@ from losses.auxiliary.hardness import hardness_weights
 from losses.auxiliary.topology import topological_loss
 from losses.head.collective import RowGather, world_size
 from pipelines.loading.loader import Batch
+from train.recipes.backbones import last_norm
 from train.recipes.recipe import Factor, Recipe, StepResult
 
 
@@ -40,9 +41,9 @@ class TopoFR(Recipe):
         small data set that is too late. Here it starts at 1/(2·√d) for d dimensions, the factor by which the distances
         of images are multiplied, d being their values.
         """
-        norms = [module for module in backbone.modules() if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm))]
-        if norms and norms[-1].affine:
-            weight, bias = norms[-1].weight.requires_grad_(), norms[-1].bias
+        norm = last_norm(backbone)
+        if norm is not None and norm.affine:
+            weight, bias = norm.weight.requires_grad_(), norm.bias
             with torch.no_grad():  # by one factor, so that embeddings of `init_from` keep their directions
                 factor = 0.5 / torch.linalg.vector_norm(weight)
                 weight *= factor

@@ -7,6 +7,7 @@ from losses import PartialFC
 from models.modes import evaluating
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
+from train.recipes.backbones import PatchWeighing, require
 from train.recipes.patch_mix import perturb_patches
 from train.recipes.recipe import Recipe, Share, StepResult
 
@@ -16,10 +17,8 @@ _TOP = 7
 class _WithPatches(nn.Module):
     """The backbone, giving embeddings (b, d), patch weights (b, patches) and patch standard deviations (b, patches)."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: PatchWeighing) -> None:
         super().__init__()
-        if not hasattr(backbone, "forward_patches"):
-            raise UserError("recipe transface needs a transface_* backbone, which weighs its patches")
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,8 +44,9 @@ class TransFace(Recipe):
         self.probability, self.weight_gradient = probability, weight_gradient
 
     def network(self, backbone: nn.Module) -> nn.Module:
+        network = _WithPatches(require(backbone, PatchWeighing, "transface", "transface_t … transface_l"))
         self._backbone = [backbone]  # in a list, so that its weights are not this module's
-        return _WithPatches(backbone)
+        return network
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         images = self._perturbed(batch)

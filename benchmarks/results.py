@@ -67,7 +67,7 @@ def save(name: str, rows: Sequence[Row], folder: Path = RESULTS) -> Path:
     record = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine(),
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "rows": list(rows),
     }
     path.write_text(json.dumps(record, indent=1) + "\n")

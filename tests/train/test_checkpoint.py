@@ -1,0 +1,111 @@
+"""Checkpoints: complete or absent, the newest kept, read into what was saved, refused where they do not fit."""
+
+import json
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from train.checkpoint import FORMAT, Checkpoints, OptimizerState, latest_step, save_weights
+
+
+class Trained:
+    """A layer, its optimiser after some steps, and a tensor of its own."""
+
+    def __init__(self, steps: int) -> None:
+        torch.manual_seed(dist.get_rank() if steps else 9)
+        self.layer = nn.Linear(3, 2)
+        self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=0.1)
+        self.window = torch.full((2,), float(steps))
+        for _ in range(steps):
+            self.step()
+
+    def step(self) -> None:
+        self.layer(torch.ones(3)).sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @property
+    def parts(self):
+        optimizer = OptimizerState(self.layer, self.optimizer)
+        return {"layer": self.layer, "optimizer": optimizer, "window": self.window, "own": {"window": self.window * 2}}
+
+
+def saved_and_loaded(folder):
+    old, checkpoints = Trained(3), Checkpoints(folder, keep=2)
+    for step in (3, 7, 12):
+        path = checkpoints.save(step, old.parts, {"images": 5})
+    new = Trained(0)
+    parts = new.parts
+    checkpoints.load(path, parts)
+    same = torch.equal(new.window, old.window) and torch.equal(parts["own"]["window"], old.window * 2)
+    for trained in (old, new):
+        trained.step()
+    return same and all(torch.equal(a, b) for a, b in zip(old.layer.parameters(), new.layer.parameters()))
+
+
+def test_goes_on_as_if_nothing_had_happened(ranks, tmp_path):
+    assert ranks(1, saved_and_loaded, tmp_path) == [True]
+    assert [path.name for path in Checkpoints(tmp_path, keep=2).all()] == ["step_000000007", "step_000000012"]
+    assert latest_step(tmp_path) == 12 and latest_step(tmp_path / "none") == 0
+    meta = json.loads((tmp_path / "step_000000012" / "meta.json").read_text())
+    assert meta["format"] == FORMAT and meta["step"] == 12 and meta["images"] == 5
+    assert meta["parts"] == ["layer", "optimizer", "window", "own"]
+
+
+def load_error(folder, parts):
+    checkpoints = Checkpoints(folder, keep=1)
+    if not checkpoints.all():
+        checkpoints.save(4, Trained(1).parts, {})
+    try:
+        checkpoints.load(checkpoints.all()[-1], {name: Trained(0).parts[name] for name in parts})
+    except ValueError as error:
+        return str(error)
+
+
+def test_parts_of_another_run(ranks, tmp_path):
+    (error,) = ranks(1, load_error, tmp_path, ["layer", "optimizer", "window"])
+    assert (
+        "it has layer, optimizer, window, own, this run layer, optimizer, window: restore the config of which own"
+        in error
+    )
+    meta = tmp_path / "step_000000004" / "meta.json"
+    meta.write_text('{"step": 4}')  # as before there was a list of parts, and a format
+    assert ranks(1, load_error, tmp_path, ["layer", "optimizer", "window", "own"]) == [None]
+
+
+@pytest.mark.parametrize("version", [FORMAT + 1, 0, "2", None])
+def test_an_unknown_format(tmp_path, version):
+    (tmp_path / "meta.json").write_text(json.dumps({"format": version, "step": 1}))
+    with pytest.raises(
+        ValueError, match=f"is of format {version}, and this version of Facemill reads {FORMAT} at most"
+    ):
+        Checkpoints.meta(tmp_path, "step")
+
+
+def test_what_is_cut_short_is_no_checkpoint(tmp_path):
+    for name in ("step_000000001", "step_000000002.partial", "other"):
+        (tmp_path / name).mkdir()
+    assert Checkpoints(tmp_path, keep=1).all() == []
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"step": 3}', "null"])
+def test_a_checkpoint_that_does_not_say_what_it_is(tmp_path, content):
+    folder = tmp_path / "checkpoints" / "step_000000003"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(content)
+    with pytest.raises(ValueError, match="meta.json does not say the num_classes") as raised:
+        Checkpoints.meta(folder, "num_classes", "step")
+    assert str(folder) in str(raised.value)
+
+
+def test_weights_are_written_whole(tmp_path):
+    path = tmp_path / "model.pt"
+    save_weights(nn.Linear(2, 3), path)
+    before = path.read_bytes()
+    broken = nn.Linear(2, 3)
+    broken.register_parameter("bias", nn.Parameter(torch.empty(3, device="meta")))
+    with pytest.raises(NotImplementedError):
+        save_weights(broken, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,69 @@
+"""Centres of an earlier run as the start of a new one."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from losses import PartialFC, create_margin
+from train.checkpoint import Checkpoints
+from train.fine_tune import load_centres, stored_classes
+
+
+def new_head(classes=5):
+    return PartialFC(create_margin("arcface"), 4, classes)
+
+
+def save(folder, centres):
+    """A checkpoint of a run with these centres."""
+    head = new_head(len(centres))
+    with torch.no_grad():
+        head.weight.copy_(centres[head.start : head.stop])
+    checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+    checkpoints.save(7, {"head": head}, {"num_classes": len(centres)})
+
+
+def test_centres_of_a_run_on_two_ranks(ranks, tmp_path):
+    centres = torch.randn(5, 4)
+    ranks(2, save, tmp_path, centres)
+    assert stored_classes(tmp_path) == 5
+    (loaded,) = ranks(1, loaded_weight, tmp_path)
+    assert torch.equal(loaded, centres)
+
+
+def loaded_weight(folder):
+    head = new_head()
+    load_centres(head, folder)
+    return head.weight.detach()
+
+
+def wrong_size(folder):
+    with pytest.raises(ValueError, match="no centres of 3 numbers in .*step_000000007"):
+        load_centres(PartialFC(create_margin("arcface"), 3, 5), folder)
+    return dist.get_rank()
+
+
+def test_embeddings_of_another_size(ranks, tmp_path):
+    ranks(1, save, tmp_path, torch.ones(5, 4))
+    assert ranks(1, wrong_size, tmp_path) == [0]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"step": 3}', "null"])
+def test_a_checkpoint_that_does_not_say_its_classes(tmp_path, content):
+    folder = tmp_path / "checkpoints" / "step_000000003"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(content)
+    with pytest.raises(ValueError, match="meta.json does not say the num_classes"):
+        stored_classes(tmp_path)
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(OSError, match=str(tmp_path)):
+        stored_classes(tmp_path)
+
+
+def test_centres_that_are_not_finite(tmp_path):
+    centres = torch.ones(3, 4)
+    centres[1, 2] = torch.nan
+    torch.save({"state_dict_softmax_fc": {"weight": centres}}, tmp_path / "checkpoint_gpu_0.pt")
+    with pytest.raises(ValueError, match=f"{tmp_path} has class centres that are not finite"):
+        load_centres(PartialFC(create_margin("arcface"), 4, 3), tmp_path)

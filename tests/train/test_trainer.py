@@ -1,0 +1,131 @@
+"""Runs on ranks of the pool: a recipe's own parameters, large seeds, and every way out of a run."""
+
+import json
+import shutil
+from contextlib import nullcontext
+from itertools import product
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from evaluate.features.ranks import World
+from models.registry import BACKBONES
+from tests.train.plain_run import Plain
+from tests.train.support import close, curve, curves
+from train.config import load_config
+from train.recipes import RECIPES, Recipe, StepResult
+from train.trainer import Trainer, step_seed, write_config
+
+
+class Projected(Recipe):
+    """The margin loss of embeddings that pass through a learnt projection outside the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        self.projection = nn.Linear(16, 16)
+        return backbone
+
+    def step(self, batch, network, head, epoch):
+        self.steps += 1
+        out = head(self.projection(network(batch.images)), batch.labels)
+        return StepResult(out.loss)
+
+
+class Fault(Exception):
+    """What a step raises in a test."""
+
+
+def fit(config, *overrides, fails_at=None):
+    """Run a config; returns the trainer's first step, what its recipe has learnt, and the names of its parts."""
+    BACKBONES["plain"], RECIPES["projected"] = Plain, Projected
+    world = World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
+    trainer = Trainer(load_config(config, overrides), world)
+    write_config(trainer.config, trainer.output)
+    step, begun = trainer.train_step, trainer.step
+
+    def failing(batches):
+        if trainer.step == fails_at:
+            raise Fault
+        return step(batches)
+
+    trainer.train_step = failing
+    with pytest.raises(Fault) if fails_at else nullcontext():
+        trainer.fit()
+    assert not trainer.loader._ahead, "a closed loader decodes nothing"
+    return begun, {name: tensor.clone() for name, tensor in trainer.recipe.state_dict().items()}, sorted(trainer.parts)
+
+
+def same(ours, theirs, **tolerance):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
+
+
+OWN = ["recipe.name=projected", "optim.clip=0.5", "optim.name=adamw", "optim.lr=0.01", "head.optim.name=sgd"]
+
+
+def test_parameters_of_a_recipe_are_trained_alike_on_two_ranks(ranks, config, tmp_path):
+    ((_, one, parts),) = ranks(1, fit, config, f"output={tmp_path}/one", *OWN)
+    assert "recipe_optimizer" in parts and one["steps"] == 18
+    two = ranks(2, fit, config, f"output={tmp_path}/two", *OWN, "data.batch_size=8")
+    first, second = (state for _, state, _ in two)
+    same(first, second, rtol=0, atol=0)
+    same(first, one, rtol=1e-3, atol=1e-4)
+    close(curve(tmp_path / "two"), curve(tmp_path / "one"))
+    ((_, start, _),) = ranks(1, fit, config, f"output={tmp_path}/start", *OWN, "optim.lr=1e-12")
+    assert (one["projection.weight"] - start["projection.weight"]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("seed", [2048, 2**63 - 1])
+def test_resumed_with_parameters_and_any_seed(ranks, config, tmp_path, seed):
+    """What a recipe has learnt, its optimiser's moments and its buffers go on."""
+    settings = [*OWN, f"seed={seed}", "head.sample_rate=0.5"]
+    ((_, whole, _),) = ranks(1, fit, config, f"output={tmp_path}/whole", *settings)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for path in sorted((tmp_path / "parts" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(path)
+    ((begun, parts, _),) = ranks(1, fit, config, f"output={tmp_path}/parts", *settings)
+    assert begun == 12
+    same(parts, whole, rtol=0, atol=0)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def refused(config, *overrides):
+    try:
+        fit(config, *overrides)
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(ranks, config, tmp_path):
+    ranks(1, fit, config, *OWN, "schedule.epochs=1")
+    (error,) = ranks(1, refused, config, *OWN, "recipe.name=plain")
+    assert "cannot resume from" in error and "restore the config of which recipe_optimizer comes" in error
+
+
+def fail(config, step, *overrides):
+    return fit(config, *overrides, fails_at=step)[0]
+
+
+def test_a_fault_in_a_step_loses_no_figures(ranks, config, tmp_path):
+    """Neither in a fresh run, nor in one that goes on from step 4."""
+    settings = [f"output={tmp_path}/run", "log.sinks=[jsonl, tensorboard]", "checkpoint.every_steps=4"]
+    for begins, fails_at in ((0, 6), (4, 7)):
+        assert ranks(1, fail, config, fails_at, *settings) == [begins]
+        lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, fails_at + 1))
+        found = curves(tmp_path / "run")["loss"]
+        assert [step for step, _ in found] == list(range(1, fails_at + 1))
+        assert [value for _, value in found] == pytest.approx([line["loss"] for line in lines])
+
+
+def test_seeds_of_steps():
+    seeds = [step_seed(*place) for place in product((0, 7, 2**63 - 1), (0, 1, 10**7), (0, 1, 511))]
+    assert len(set(seeds)) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63
+    assert step_seed(2048, 5, 1) == (2048 * 1_000_003 + 5) * 65_537 + 1
+    torch.manual_seed(max(seeds))

@@ -1,0 +1,57 @@
+"""What a recipe may ask of a backbone beside its embeddings: a backbone that has it works, whichever it is."""
+
+from typing import Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from pipelines.common.errors import UserError
+
+
+class TwoPart(Protocol):
+    """``head(trunk(images))`` is the embedding; the head may be applied more than once (recipe ``contraface``)."""
+
+    def trunk(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) in [-1, 1] → features, of any shape (b, …)."""
+
+    def head(self, features: Tensor) -> Tensor:
+        """Features → (b, embedding_size), in training with a dropout mask of its own (``nn.Dropout``)."""
+
+
+class PatchWeighing(Protocol):
+    """It weighs the patches of an image, whose grid is square (recipe ``transface``)."""
+
+    def forward_patches(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, 3, h, w) in [-1, 1] → embeddings (b, d), patch weights (b, n), patch standard deviations (b, n).
+
+        Patches are numbered row by row of the image; the standard deviation is over the numbers of a patch's token.
+        """
+
+
+class NormLast(Protocol):
+    """It says which batch norm gives its embeddings their scale (recipe ``topofr``, see ``last_norm``)."""
+
+    last_norm: nn.BatchNorm1d | nn.SyncBatchNorm | None
+
+
+Ability = TypeVar("Ability")
+
+
+def require(backbone: nn.Module, ability: type[Ability], recipe: str, those: str) -> Ability:
+    """The backbone, if it has all methods of a protocol. Else a ``ValueError`` names the recipe and what it lacks.
+
+    Args:
+        those: names of backbones that have them, for the message.
+    """
+    methods = [name for name in vars(ability) if not name.startswith("_")]
+    if missing := [name for name in methods if not hasattr(backbone, name)]:
+        lacks = " and ".join(f"{name}()" for name in missing)
+        raise UserError(f"recipe {recipe} needs a backbone with {lacks}, such as {those}")
+    return backbone
+
+
+def last_norm(backbone: nn.Module) -> nn.BatchNorm1d | nn.SyncBatchNorm | None:
+    """The batch norm that gives the embeddings: `NormLast`'s, else the last one of the backbone's modules, if any."""
+    if hasattr(backbone, "last_norm"):
+        return backbone.last_norm
+    norms = [module for module in backbone.modules() if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm))]
+    return norms[-1] if norms else None
