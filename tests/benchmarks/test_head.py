@@ -11,7 +11,7 @@ import torch
 from benchmarks.head import METHODS, build, largest
 from benchmarks.materialised import MaterialisedHead
 from losses import PartialFC, create_margin
-from tests.losses.head.test_partial_fc import close, problem
+from tests.losses.support import close, problem
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "head.py"
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from losses import PartialFC, create_margin
 from tests.losses import naive
-from tests.losses.head.test_partial_fc import problem
+from tests.losses.support import problem
 
 FAMILIES = {
     "sphereface": ({}, naive.sphereface),

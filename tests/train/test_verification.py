@@ -11,7 +11,7 @@ from PIL import Image
 
 from evaluate.features.ranks import World
 from pipelines.sources.bins import write_bin
-from tests.train.test_run import command, config, faces, finish  # noqa: F401  fixtures
+from tests.train.support import command, finish
 from train.config import load_config
 from train.trainer import Trainer
 from train.verification import Verifier
@@ -45,7 +45,7 @@ def accuracies(output):
     ]
 
 
-def test_sets_of_one_name_are_both_verified(config, tmp_path):  # noqa: F811
+def test_sets_of_one_name_are_both_verified(config, tmp_path):
     paths = [write_pairs(tmp_path / folder / "lfw.bin") for folder in ("a", "b")]
     finish(config, f"verify.bins=[{paths[0]},{paths[1]}]", "schedule.epochs=1")
     ((step, found),) = accuracies(tmp_path / "run")
@@ -53,7 +53,7 @@ def test_sets_of_one_name_are_both_verified(config, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_a_bad_set_is_named_by_the_rank_that_has_the_image(config, tmp_path, world):  # noqa: F811
+def test_a_bad_set_is_named_by_the_rank_that_has_the_image(config, tmp_path, world):
     path = write_pairs(tmp_path / "sets" / "cut.bin", cut=17)
     settings = load_config(config, [f"verify.bins=[{path}]", "verify.batch_size=5", *SMALL])
     for rank in range(world):
@@ -66,7 +66,7 @@ def test_a_bad_set_is_named_by_the_rank_that_has_the_image(config, tmp_path, wor
 
 
 @pytest.mark.parametrize("options, words", [({"count": 5}, "bad.bin has 5 pairs, too few"), ({"cut": 3}, "image 3")])
-def test_a_set_that_cannot_be_used_ends_the_run_before_it_begins(config, tmp_path, options, words):  # noqa: F811
+def test_a_set_that_cannot_be_used_ends_the_run_before_it_begins(config, tmp_path, options, words):
     path = write_pairs(tmp_path / "sets" / "bad.bin", **options)
     result = subprocess.run(command(config, f"verify.bins=[{path}]"), capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and "Traceback" not in result.stderr
@@ -94,7 +94,7 @@ def train_until_it_breaks(path, overrides):
     return [checkpoint.name for checkpoint in trainer.checkpoints.all()]
 
 
-def test_a_checkpoint_is_saved_before_its_step_is_verified(config, tmp_path, ranks):  # noqa: F811
+def test_a_checkpoint_is_saved_before_its_step_is_verified(config, tmp_path, ranks):
     """A run that ends while it verifies step 4 goes on from there, with the verification that it owes."""
     path = write_pairs(tmp_path / "sets" / "lfw.bin")
     settings = [f"verify.bins=[{path}]", "verify.every_steps=4", f"output={tmp_path}/run", *SMALL]

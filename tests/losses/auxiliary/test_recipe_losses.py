@@ -9,7 +9,7 @@ from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.auxiliary.hardness import gaussian_posterior, hardness_weights
 from losses.auxiliary.topology import spanning_edges, topological_loss
 from losses.head.collective import rank
-from tests.losses.head.test_partial_fc import close
+from tests.losses.support import close
 
 
 def prim(distances):

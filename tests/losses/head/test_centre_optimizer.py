@@ -6,12 +6,7 @@ import torch.distributed.checkpoint as dcp
 
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head.sampling import draw
-from tests.losses.head.test_partial_fc import close, problem
-
-RULES = {
-    "sgd": dict(algorithm="sgd", lr=0.1, momentum=0.9, weight_decay=5e-2),
-    "adamw": dict(algorithm="adamw", lr=0.01, weight_decay=0.1),
-}
+from tests.losses.support import RULES, close, problem
 
 
 def make(centres, rule, head_options=None, **options):

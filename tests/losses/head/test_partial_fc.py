@@ -9,16 +9,9 @@ from hypothesis import strategies as st
 from losses import PartialFC, create_margin
 from losses.head.sampling import draw
 from tests.losses import naive
+from tests.losses.support import close, problem
 
 MARGIN = {"arcface": (dict(s=64, m=0.5), naive.arc(64, 0.5)), "cosface": (dict(s=64, m=0.4), naive.cos(64, 0.4))}
-
-
-def problem(rows=12, d=16, classes=37, seed=0, spread=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, d, generator=generator)
-    labels = torch.randint(0, classes, (rows,), generator=generator)
-    embeddings = centres[labels] * spread + torch.randn(rows, d, generator=generator)
-    return embeddings, labels, centres
 
 
 def run(embeddings, labels, centres, margin="arcface", options=None, weights=None, **head_options):
@@ -29,14 +22,6 @@ def run(embeddings, labels, centres, margin="arcface", options=None, weights=Non
     out.loss.backward()
     gradient = head.weight.grad
     return out, x.grad, gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def close(ours, expected, tolerance=2e-5):
-    """Within ``tolerance`` of the largest expected magnitude: what float32 can promise of sums."""
-    ours, expected = ours.double(), expected.double()
-    assert ours.shape == expected.shape
-    assert torch.isfinite(ours).all()
-    assert (ours - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["streamed", "dense"])

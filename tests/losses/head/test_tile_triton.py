@@ -11,8 +11,7 @@ import losses.head.partial_fc
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head.sampling import draw
 from losses.margins.margin import HardNegativeCurve, Margin
-from tests.losses.head.test_centre_optimizer import RULES
-from tests.losses.head.test_partial_fc import close, problem
+from tests.losses.support import RULES, close, problem
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

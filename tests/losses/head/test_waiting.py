@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from losses import MARGINS, CentreOptimizer, PartialFC, create_margin
-from tests.losses.head.test_centre_optimizer import RULES
+from tests.losses.support import RULES
 
 CLASSES, D, ROWS = 5000, 64, 32
 

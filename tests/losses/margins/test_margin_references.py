@@ -10,7 +10,7 @@ from losses.margins.margin import BatchView
 from losses.margins.scf import log_bessel
 from tests.losses import naive
 from tests.losses.families import step
-from tests.losses.head.test_partial_fc import close
+from tests.losses.support import close
 
 
 def reference(shared, name):

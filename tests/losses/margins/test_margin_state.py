@@ -6,7 +6,7 @@ import torch
 from losses import CentreOptimizer
 from tests.losses import naive
 from tests.losses.families import FAMILIES, batch, make, state, step
-from tests.losses.head.test_partial_fc import close
+from tests.losses.support import close
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -11,7 +11,7 @@ from losses import MARGINS, create_margin
 from losses.margins.margin import BatchView
 from tests.losses import naive
 from tests.losses.families import FAMILIES, batch, make, step
-from tests.losses.head.test_partial_fc import close
+from tests.losses.support import close
 
 
 def test_every_margin_is_here():

@@ -8,7 +8,7 @@ from torch import Tensor
 from losses import CentreOptimizer, Margin, PartialFC
 from losses.margins.margin import BatchView
 from tests.losses import naive
-from tests.losses.head.test_partial_fc import close, problem
+from tests.losses.support import close, problem
 
 
 class Leaky(Margin):

@@ -19,7 +19,7 @@ from pipelines.loading.loader import Loader, read_once
 from pipelines.prepare.check import check
 from pipelines.sources.memory import MemorySource
 from tests.pipelines.kinds import SIDE, foreign, kinds
-from tests.pipelines.sources.test_fuzz_records import mutate
+from tests.pipelines.mutation import mutate
 
 BATCH = 64
 BAD = 8  # mutants and foreign files in a batch; the first rows are the most dangerous ones

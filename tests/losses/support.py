@@ -1,0 +1,25 @@
+"""Batches of a classification problem, its centres, and comparison, for the tests of the head and the margins."""
+
+import torch
+
+
+def problem(rows=12, d=16, classes=37, seed=0, spread=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, d, generator=generator)
+    labels = torch.randint(0, classes, (rows,), generator=generator)
+    embeddings = centres[labels] * spread + torch.randn(rows, d, generator=generator)
+    return embeddings, labels, centres
+
+
+def close(ours, expected, tolerance=2e-5):
+    """Within ``tolerance`` of the largest expected magnitude: what float32 can promise of sums."""
+    ours, expected = ours.double(), expected.double()
+    assert ours.shape == expected.shape
+    assert torch.isfinite(ours).all()
+    assert (ours - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6)
+
+
+RULES = {
+    "sgd": dict(algorithm="sgd", lr=0.1, momentum=0.9, weight_decay=5e-2),
+    "adamw": dict(algorithm="adamw", lr=0.01, weight_decay=0.1),
+}
