@@ -57,13 +57,19 @@ def number_labels(labels: np.ndarray, known: Sequence[str], where: object) -> tu
         return Identities(len(known), known), labels
     if known:
         logger.warning("%s: labels go up to %d, but only %d classes have names", where, greatest, len(known))
-    if greatest < 2 * len(present) + _SPARE:
+    if are_classes(present, where):
         return Identities(greatest + 1, known), labels
-    logger.warning(
-        "%s: labels up to %d for %d identities: numbered anew in ascending order", where, greatest, len(present)
-    )
     old = Identities(greatest + 1, known)
     return Identities(len(present), list(map(old.name, present.tolist()))), np.searchsorted(present, labels)
+
+
+def are_classes(present: np.ndarray, where: object) -> bool:
+    """Whether labels, int64 (c,), each once and ascending, are nearly dense; warns where they are not."""
+    greatest, count = int(present[-1]), len(present)
+    if greatest < 2 * count + _SPARE:
+        return True
+    logger.warning("%s: labels up to %d for %d identities: numbered anew in ascending order", where, greatest, count)
+    return False
 
 
 def number_texts(texts: Sequence[str], known: Sequence[str], where: object) -> tuple[Identities, np.ndarray]:

@@ -20,10 +20,11 @@ class RecordSource:
         if index.num_classes > LABEL_LIMIT:
             logger.warning("%s: RecordIO's float32 labels tell only %d classes apart surely", rec, LABEL_LIMIT)
         self.num_classes = index.num_classes
+        self._stored = index.labels  # of the classes, if other than their numbers
         names = read_identities(Path(rec).parent)
         if names and len(names) != index.num_classes:
             logger.warning("%s: %d classes, but identities.json has %d names", rec, index.num_classes, len(names))
-        self._identities = Identities(index.num_classes, names)
+        self._identities = Identities(index.num_classes, names or list(map(str, self._stored.tolist())))
         self._records = RecordReader(rec, index.offsets, index.first_record)
         self._end = index.end
 
@@ -39,12 +40,19 @@ class RecordSource:
         if not all(map(len, encoded)):
             empty = next(index for index, image in zip(indices, encoded) if not len(image))
             raise self._records.error(empty, "the record holds no image")
-        return encoded, labels
+        return encoded, self._numbers(labels)
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         stored = self._records.labels(indices)
         whole = np.isfinite(stored) & (stored == np.floor(stored)) & (abs(stored) < 2**62)
-        return np.where(whole, stored, -1).astype(np.int64)
+        return self._numbers(np.where(whole, stored, -1).astype(np.int64))
+
+    def _numbers(self, labels: np.ndarray) -> np.ndarray:
+        """Class numbers of labels as stored; -1 for one that no class has."""
+        if not len(self._stored):
+            return labels
+        numbers = np.searchsorted(self._stored, labels).clip(max=len(self._stored) - 1)
+        return np.where(self._stored[numbers] == labels, numbers, -1)
 
     def identity(self, label: int) -> str:
         return self._identities.name(label)

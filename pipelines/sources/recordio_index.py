@@ -16,6 +16,7 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
+from pipelines.sources.identities import FILE, are_classes, read_identities
 from pipelines.sources.index_cache import cached
 from pipelines.sources.recordio import (
     LABEL_LIMIT,
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
 _CHUNK = 1 << 20  # words, records or lines at a time where all are gone through
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
 
 
@@ -41,6 +42,7 @@ class RecordIndex(NamedTuple):
     end: int  # the byte at which the record after the last image starts
     num_classes: int
     first_record: int  # records before the first image: 1 in insightface's layout, else 0
+    labels: np.ndarray = np.empty(0, np.int64)  # (classes,), what the file calls them; none: by their numbers
 
 
 def read_index(rec: str | Path) -> RecordIndex:
@@ -48,10 +50,11 @@ def read_index(rec: str | Path) -> RecordIndex:
 
     An ``.idx`` that is missing or does not belong to the file is replaced by a scan of the file, with a warning; it is
     not overwritten (see ``rebuild_index``). The class count is the one of ``property``, else the number of identity
-    records, else the greatest label + 1. A cache counts while all three files are what they were.
+    records, else the names in ``identities.json``, else the greatest label + 1; where that leaves great gaps, classes
+    are numbered anew. A cache counts while all four files are what they were.
     """
     rec = Path(rec)
-    files = rec, rec.with_suffix(".idx"), rec.with_name("property")
+    files = rec, rec.with_suffix(".idx"), rec.with_name("property"), rec.with_name(FILE)
     return cached(rec.with_suffix(".cache.npz"), files, _CACHE_VERSION, RecordIndex, lambda: _build(rec))
 
 
@@ -102,7 +105,8 @@ def _build(rec: Path) -> RecordIndex:
     offsets = reader.offsets
     if not _is_range(reader, 0):
         if _has_image(reader, 0) or not _is_range(reader, len(reader) - 1):
-            return RecordIndex(offsets, reader.size, listed_classes or _count_labels(reader), 0)
+            classes, labels = _classes(listed_classes, reader)
+            return RecordIndex(offsets, reader.size, classes, 0, labels)
         raise UserError(f"{rec}: {_NO_HEADER}")
 
     header = np.ravel(reader.unpack(0)[0].label).astype(np.float64)
@@ -118,8 +122,8 @@ def _build(rec: Path) -> RecordIndex:
         logger.warning("%s: 'property' announces %d classes, record 0 %d", rec, listed_classes, identities)
     end = int(offsets[last]) if last < len(reader) else reader.size
     images = offsets[1:last]
-    classes = listed_classes or identities or _count_labels(RecordReader(rec, images))
-    return RecordIndex(images, end, classes, 1)
+    classes, labels = _classes(listed_classes or identities, RecordReader(rec, images))
+    return RecordIndex(images, end, classes, 1, labels)
 
 
 def _first_identity_record(reader: RecordReader, announced: float) -> int:
@@ -195,12 +199,23 @@ def _read_property(path: Path) -> int | None:
     return int(classes)
 
 
-def _count_labels(reader: RecordReader) -> int:
-    """The greatest label + 1. Reads the head of every record once."""
-    greatest = -1.0
+def _classes(announced: int | None, reader: RecordReader) -> tuple[int, np.ndarray]:
+    """The class count, and the labels that classes have in the file where these are not their numbers.
+
+    Without an ``announced`` count it reads the head of every record once.
+    """
+    own_numbers = np.empty(0, np.int64)
+    if announced:
+        return announced, own_numbers
+    present = np.empty(0, np.float32)
     for begin in range(0, len(reader), _CHUNK):
         labels = reader.labels(np.arange(begin, min(begin + _CHUNK, len(reader))))
-        greatest = max(greatest, labels[np.isfinite(labels)].max(initial=-1.0))
-    if greatest < 0:
+        present = np.union1d(present, labels[np.isfinite(labels)])
+    if not len(present) or present[-1] < 0:
         raise UserError(f"{reader.path} holds no labels; write their count into the file 'property': classes,112,112")
-    return int(greatest) + 1
+    count = int(present[-1]) + 1
+    if (named := len(read_identities(reader.path.parent))) >= count:
+        return named, own_numbers
+    wrong = (present < 0) | (present != np.floor(present))  # which record has them is for reading it to say
+    labels = present[~wrong].astype(np.int64)
+    return (count, own_numbers) if wrong.any() or are_classes(labels, reader.path) else (len(labels), labels)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.sources import open_source
 from pipelines.sources import recordio_index as index_module
 from pipelines.sources.recordio import (
     MAGIC,
@@ -282,3 +283,28 @@ def test_real_files(shared, tmp_path):
         index = read_index(tmp_path / f"{name}.rec")
         assert (len(index.offsets), index.num_classes) == (count, 25)  # counted from the labels: there is no property
         assert index.offsets.tolist() == scan(tmp_path / f"{name}.rec").tolist()
+
+
+class TestLabelsWithGaps:
+    """As those of CASIA-WebFace, numbers of a film database, written by im2rec without a ``property``."""
+
+    LABELS = [45, 99, 45, 6573068, 6573068, 99]
+
+    def write(self, folder):
+        with RecordWriter(folder / "train.rec") as writer:
+            for key, label in enumerate(self.LABELS):
+                writer.write(key, pack(IRHeader(0, label, key), bytes([key + 1] * 9)))
+        return folder
+
+    def test_are_numbered_anew_and_told(self, tmp_path, caplog):
+        for _ in range(2):  # the second time from the cache
+            source = open_source(self.write(tmp_path))
+            assert source.num_classes == 3
+            assert source.read(np.arange(6))[1].tolist() == source.labels(np.arange(6)).tolist() == [0, 1, 0, 2, 2, 1]
+            assert [source.identity(label) for label in range(3)] == ["45", "99", "6573068"]
+        assert "labels up to 6573068 for 3 identities: numbered anew" in caplog.text
+
+    def test_stand_where_a_count_is_announced(self, tmp_path):
+        self.write(tmp_path)
+        (tmp_path / "property").write_text("6573069,112,112")
+        assert open_source(tmp_path).read(np.array([3]))[1].tolist() == [6573068]

@@ -175,10 +175,12 @@ class TestRecords:
 
     def test_great_labels_stay_exact(self, tmp_path):
         labels = [0, 2**24, 2**24 - 1, 12_345_677]
+        (tmp_path / "property").write_text(f"{2**24 + 1},112,112")
         source = RecordSource(self.write(tmp_path, labels))
         assert source.read(np.arange(4))[1].tolist() == labels
 
     def test_more_classes_than_float32_tells_apart_are_warned_of(self, tmp_path, caplog):
+        (tmp_path / "property").write_text(f"{2**24 + 3},112,112")
         RecordSource(self.write(tmp_path, [2**24 + 2]))
         assert "float32 labels" in caplog.text
 
