@@ -1,6 +1,7 @@
 """Embeddings and labels → loss: margins by name, and the sharded head that evaluates any of them."""
 
 import inspect
+from collections.abc import Callable
 
 from losses.head.centre_optimizer import CentreOptimizer
 from losses.head.partial_fc import HeadOutput, PartialFC
@@ -44,10 +45,11 @@ def create_margin(name: str, **options: float | str | None) -> Margin:
     """
     if name not in MARGINS:
         raise unknown("margin", name, MARGINS)
+    constructor: Callable[..., Margin] = MARGINS[name]
     try:
-        return MARGINS[name](**options)
+        return constructor(**options)
     except TypeError as error:
-        known = ", ".join(inspect.signature(MARGINS[name]).parameters)
+        known = ", ".join(inspect.signature(constructor).parameters)
         raise UserError(f"margin {name!r}: {error}; its options are {known}") from None
 
 

@@ -20,6 +20,8 @@ class AdaptiveContrast(nn.Module):
         margin: where m starts.
     """
 
+    margin: Tensor
+
     def __init__(self, s: float = 64.0, momentum: float = 0.99, margin: float = 0.0) -> None:
         super().__init__()
         self.s, self.momentum = s, momentum

@@ -86,7 +86,9 @@ class CentreOptimizer:
         backward.embedding_gradient(d_x)
 
     def _keep_drawn(self, backward: Backward, d_x: Tensor | None) -> None:
-        self._drawn.append((backward.centre_pass.sampled, backward.centre_gradient(d_x)))
+        sampled = backward.centre_pass.sampled
+        assert sampled is not None  # see ``_way``
+        self._drawn.append((sampled, backward.centre_gradient(d_x)))
 
     @torch.no_grad()
     def step(self) -> None:

@@ -50,7 +50,8 @@ class CentrePass:
 
     def tiles(self) -> Iterator[Tile]:
         for first in range(0, len(self), self.size):
-            index, active = slice(first, min(first + self.size, len(self))), None
+            index: slice | Tensor = slice(first, min(first + self.size, len(self)))
+            active = None
             if self.sampled is not None:
                 active = None if self.sampled.active is None else self.sampled.active[index]
                 index = self.sampled.index[index]
@@ -146,6 +147,15 @@ class Backward:
 OnCentreGradient = Callable[[Backward, Tensor | None], None]
 
 
+class _StreamedContext(FunctionCtx):
+    saved_tensors: tuple[Tensor, Tensor]
+    needs_input_grad: tuple[bool, ...]
+    centre_pass: CentrePass
+    margin: Margin
+    batch: BatchView
+    on_centre_gradient: OnCentreGradient | None
+
+
 class StreamedSoftmax(Function):
     """(cos_y, lse) as differentiable functions of the unit embeddings (B, d) and the centres (C_r, d).
 
@@ -156,7 +166,7 @@ class StreamedSoftmax(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: _StreamedContext,
         x: Tensor,
         weight: Tensor,
         cos_y: Tensor,
@@ -177,7 +187,7 @@ class StreamedSoftmax(Function):
 
     @staticmethod
     @torch.no_grad()
-    def backward(ctx: FunctionCtx, d_cos_y: Tensor, d_lse: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _StreamedContext, d_cos_y: Tensor, d_lse: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x, lse = ctx.saved_tensors
         # Rows without other classes have lse = -inf; their gradient is nothing, not NaN.
         lse = lse.masked_fill(lse.isneginf(), torch.inf)

@@ -101,14 +101,18 @@ class RowGather:
         return rows if self.world == 1 else _GatherReplicated.apply(rows, self)
 
 
+class _GatherContext(FunctionCtx):
+    gather: RowGather
+
+
 class _GatherPartial(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, gather: RowGather) -> Tensor:
+    def forward(ctx: _GatherContext, rows: Tensor, gather: RowGather) -> Tensor:
         ctx.gather = gather
         return gather(rows)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _GatherContext, gradient: Tensor) -> tuple[Tensor, None]:
         gather = ctx.gather
         if len(set(gather.sizes)) > 1:
             gradient = gradient.contiguous().clone()
@@ -121,12 +125,12 @@ class _GatherPartial(Function):
 
 class _GatherReplicated(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, gather: RowGather) -> Tensor:
+    def forward(ctx: _GatherContext, rows: Tensor, gather: RowGather) -> Tensor:
         ctx.gather = gather
         return gather(rows)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _GatherContext, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient[ctx.gather.start : ctx.gather.stop] * ctx.gather.world, None
 
 

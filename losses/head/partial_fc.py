@@ -109,7 +109,8 @@ class PartialFC(ShardedCentres):
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
         self.step = 0
-        self.kernels, self.arithmetic = kernels, losses.head.tile_torch
+        self.kernels = kernels
+        self.arithmetic: ModuleType = losses.head.tile_torch
         if kernels == "triton":
             self.arithmetic = _triton_kernels()
             self.arithmetic.check(margin, matmul_dtype)
@@ -138,7 +139,7 @@ class PartialFC(ShardedCentres):
         uniform = None if uniform is None else gather(uniform)
         weights = torch.ones_like(norm) if weights is None else gather.replicated(weights)
         if self.queue is not None and self.training:
-            x, labels = self._with_past(x, labels)
+            x, labels = self._with_past(self.queue, x, labels)
             norm, weights = (F.pad(value, (0, len(self.queue)), value=1.0) for value in (norm, weights))
         batch, cos_y = self._view(x, labels, norm, uniform)
 
@@ -151,7 +152,9 @@ class PartialFC(ShardedCentres):
             self.step += 1
         target = self.margin.target(cos_y, batch)
         row_losses = torch.where(batch.valid, self.margin.loss(target, lse, batch), 0.0)
-        entropy = _entropy(target.detach(), lse.detach(), mean_logit) if self.entropy else None
+        entropy = None
+        if lse is not None and mean_logit is not None:
+            entropy = _entropy(target.detach(), lse.detach(), mean_logit)
         loss, local = batch.mean(weights * row_losses), slice(gather.start, gather.stop)
         return HeadOutput(loss, row_losses, batch, entropy, local)
 
@@ -169,13 +172,13 @@ class PartialFC(ShardedCentres):
             batch.state = self.margin.update(batch)
         return batch, cos_y
 
-    def _with_past(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _with_past(self, queue: EmbeddingQueue, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The batch's (B, d) unit embeddings and labels, followed by the queue's.
 
         The loss is a mean over all of them for the centres. To the encoder it is the batch's mean, so the gradient of
         ``x`` grows by the ratio of the numbers of rows.
         """
-        past, past_labels = self.queue.exchange(x.detach(), labels, self._target_centres)
+        past, past_labels = queue.exchange(x.detach(), labels, self._target_centres)
         if x.requires_grad:
             count, past_count = (labels >= 0).sum(), (past_labels >= 0).sum()
             x.register_hook(lambda gradient: gradient * ((count + past_count) / count.clamp(min=1)))

@@ -15,6 +15,11 @@ class EmbeddingQueue(nn.Module):
     x/‖x‖ - w/‖w‖ and 1/‖w‖ are kept.
     """
 
+    offset: Tensor
+    inv_norm: Tensor
+    labels: Tensor
+    oldest: Tensor
+
     def __init__(self, size: int, embedding_size: int, device: torch.device | str) -> None:
         super().__init__()
         self.register_buffer("offset", torch.zeros(size, embedding_size, device=device))

@@ -11,13 +11,14 @@ smallest hashes among all classes.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class SampledClasses(NamedTuple):
+@dataclass
+class SampledClasses:
     """The rows of one rank's shard that take part in a step.
 
     Attributes:

@@ -79,7 +79,9 @@ class ShardedCentres(nn.Module):
         """A tensor with a row for each centre of this rank as a DTensor of all C rows; itself without ranks."""
         if world_size(self.group) == 1:
             return local
-        mesh = DeviceMesh.from_group(self.group or dist.group.WORLD, local.device.type)
+        group = self.group or dist.group.WORLD
+        assert group is not None  # there are other ranks
+        mesh = DeviceMesh.from_group(group, local.device.type)
         shape = (self.num_classes, *local.shape[1:])
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=stride)

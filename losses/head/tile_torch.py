@@ -102,6 +102,7 @@ def d_product(
         exp: what ``exp_sums`` gave with ``shift``, if it was kept; it need not be computed again then.
     """
     if exp is not None:
+        assert shift is not None
         d_cos = exp * ((shift - lse).exp() * d_lse * margin.s)[:, None]
     else:
         logits, slope = _logits(x, tile, margin, batch, lse[:, None], sloped=True)

@@ -230,9 +230,9 @@ def sgd_(
 ) -> None:  # fmt: skip
     """See ``tile_torch.sgd_``."""
     count, size = gradient.shape
-    index, first = _index_or_first(index)
+    numbers, first = _index_or_first(index)
     _sgd[(count,)](
-        state["weight"], state.get("momentum"), gradient, inv_norm, index, active, first,
+        state["weight"], state.get("momentum"), gradient, inv_norm, numbers, active, first,
         lr, momentum, weight_decay, scale, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
@@ -243,10 +243,10 @@ def adamw_(
 ) -> None:  # fmt: skip
     """See ``tile_torch.adamw_``."""
     count, size = gradient.shape
-    index, first = _index_or_first(index)
+    numbers, first = _index_or_first(index)
     _adamw[(count,)](
         *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")),
-        gradient, inv_norm, index, active, first, lr, *betas, eps, weight_decay, scale, SIZE=size, BLOCK=_width(size),
+        gradient, inv_norm, numbers, active, first, lr, *betas, eps, weight_decay, scale, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 

@@ -26,6 +26,9 @@ class AdaFace(Margin):
     ``t_alpha`` of each new one, before they are used. No gradient flows through the norms.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         s: Scale = 64.0,

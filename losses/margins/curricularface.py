@@ -4,6 +4,7 @@ A negative is hard for a row when its cosine exceeds the row's own, margin inclu
 """
 
 import torch
+from torch import Tensor
 
 from losses.margins.arcface import ArcFace
 from losses.margins.combined import Gradient
@@ -25,6 +26,8 @@ class CurricularFace(ArcFace):
     Args:
         rate: share of a new batch in t ← rate·mean(c_y) + (1 - rate)·t, which comes before t is used.
     """
+
+    t: Tensor
 
     def __init__(
         self,

@@ -30,6 +30,8 @@ class GBCosFace(Margin):
         rate: share of a new batch in the global boundary, after the batch has used it; the first batch starts it.
     """
 
+    boundary: Tensor
+
     def __init__(
         self,
         s: Scale = 32.0,
@@ -60,7 +62,8 @@ class GBCosFace(Margin):
             self._follow(self.boundary, mean, self.rate, batch)
         return middle.lerp(boundary, self.alpha)
 
-    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
+    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
+        assert lse is not None
         own = target / self.s
         other = lse.clamp(min=-self.s) / self.s  # where there is no other class, as if one were opposite
         v = self._towards_boundary((own + other) / 2, batch)
@@ -94,5 +97,5 @@ class GBMagFace(GBCosFace):
     def margin(self, batch: BatchView) -> Tensor:
         return self.magnitude.margin(batch.norm)
 
-    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
+    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
         return super().loss(target, lse, batch) + self.magnitude.penalty(batch.norm)

@@ -189,9 +189,10 @@ class Margin(nn.Module):
             slope = slope.masked_fill(cos > self.interclass_filter, 0.0)
         return self.s * slope
 
-    def loss(self, target: Tensor, lse: Tensor, batch: BatchView) -> Tensor:
+    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
         """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden.
 
         Called once a batch, so state that depends on ``lse`` is brought up to date here.
         """
+        assert lse is not None  # the margin is competitive
         return F.softplus(lse - target)
