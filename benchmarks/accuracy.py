@@ -98,15 +98,17 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
         command(output, "train/run.py", "--config", QUICKSTART, *values)
     bins = [path.resolve() for path in options.bins]
     names = distinct_names([path.with_suffix("") for path in bins])
-    if not done.exists() or list(read_results(done).sets) != names:
+    if not done.exists() or list(folds_of(done)) != names:
         where = ["--checkpoint", output, "--output", output]
         command(output, "-m", "evaluate.verification", *where, "--threads", 1, "--bins", *bins)
     log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    sets = read_results(done).sets
-    return Outcome(
-        {key: figures.folds for key, figures in sets.items()},
-        median(line["images_per_second"] for line in log if "images_per_second" in line),
-    )
+    return Outcome(folds_of(done), median(line["images_per_second"] for line in log if "images_per_second" in line))
+
+
+def folds_of(done: Path) -> dict[str, list[float]]:
+    """The accuracies of the folds by verification set."""
+    sets = read_results(done).sets or {}
+    return {key: figures.folds for key, figures in sets.items() if figures.folds}
 
 
 def command(output: Path, *arguments: object) -> None:
@@ -179,8 +181,12 @@ def main() -> None:
     if unknown := set(names) - set(ROWS):
         raise UserError(f"unknown row {sorted(unknown)[0]!r}; there are: {', '.join(ROWS)}")
     tasks = [(name, seed) for seed in options.seeds for name in names]
+
+    def trained(task: tuple[str, int]) -> Outcome:
+        return outcome(*task, options)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = dict(zip(tasks, pool.map(lambda task: outcome(*task, options), tasks)))
+        outcomes = dict(zip(tasks, pool.map(trained, tasks)))
     rows = table(names, options.seeds, outcomes)
     for key in dict.fromkeys(row["set"] for row in rows):
         title = f"{key}, seeds {', '.join(map(str, options.seeds))}"

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.types import DALIDataType, DALIImageType
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.measure import finish
 from benchmarks.results import Row
 from pipelines.common.errors import UserError
 from pipelines.common.mxnet_compat import import_mxnet
@@ -78,19 +80,14 @@ def _race(ways: dict[str, Batches], device: torch.device, rounds: int, seconds: 
         for name, batches in ways.items():
             for _ in range(_QUEUED):
                 next(batches)
-            _finish(device)
+            finish(device)
             images, start = 0, time.perf_counter()
             while time.perf_counter() - start < seconds:
                 images += len(next(batches))
-            _finish(device)
+            finish(device)
             speeds[name].append(images / (time.perf_counter() - start))
             time.sleep(_PAUSE)
     return speeds
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _facemill(source: Source, batch_size: int, cores: int, device: torch.device, image_size: int) -> dict[str, Batches]:
@@ -98,7 +95,7 @@ def _facemill(source: Source, batch_size: int, cores: int, device: torch.device,
     places: list[dict[str, Any]] = [{}]
     if device.type == "cuda":
         places = [{"decode_on": "cpu"}, *({"hw_decoder_load": load} for load in (0.0, 0.65, 1.0))]
-    ways = {}
+    ways: dict[str, Batches] = {}
     for place, dtype in itertools.product(places, (torch.uint8, torch.float32)):
         loader = Loader(
             source,
@@ -122,17 +119,15 @@ def _decoding_alone(source: Source, batch_size: int, cores: int, device: torch.d
     batches = [[image.copy() for image in source.read(schedule.slice(0, step)[0])[0]] for step in range(count)]
     endless = itertools.cycle(batches)
 
-    @pipeline_def(
-        batch_size=batch_size,
-        num_threads=cores,
-        device_id=(device.index or 0) if device.type == "cuda" else None,
-        prefetch_queue_depth=3,
-    )
+    @pipeline_def
     def graph() -> DataNode:
-        encoded = fn.external_source(source=lambda: next(endless), batch=True, dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(encoded, device="mixed" if device.type == "cuda" else "cpu", output_type=types.RGB)
+        encoded = fn.external_source(source=lambda: next(endless), batch=True, dtype=DALIDataType.UINT8, ndim=1)
+        return fn.decoders.image(
+            encoded, device="mixed" if device.type == "cuda" else "cpu", output_type=DALIImageType.RGB
+        )
 
-    pipeline = graph()
+    device_id = (device.index or 0) if device.type == "cuda" else None
+    pipeline = graph(batch_size=batch_size, num_threads=cores, device_id=device_id, prefetch_queue_depth=3)
     while True:
         yield torch.from_dlpack(pipeline.run()[0].as_tensor())
 
@@ -210,11 +205,12 @@ def _mxnet_reader(data: Path) -> tuple[Callable[[int], np.ndarray], int]:
 
 def _pil_decode(source: Source, index: int) -> np.ndarray:
     (encoded,), _ = source.read(np.array([index]))
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(encoded.data)).convert("RGB"))
 
 
 def _leanest_dataset(source: Source) -> tuple[str, Dataset]:
     """The least a ``DataLoader`` can do: decode, mirror, and leave the pixels in 8 bits. PIL decodes without OpenCV."""
+    decode: Callable[[int], np.ndarray]
     try:
         import cv2
     except ImportError:

@@ -7,7 +7,6 @@ lie in memory before the clock starts; peak memory is counted beside them. ``pyt
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from sklearn.metrics import roc_curve
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
+from benchmarks.measure import finish, peak_memory
 from benchmarks.results import Row, save, show
 from benchmarks.synthetic_ijb import write_release
 from evaluate.features.embed import embed_batches
@@ -55,18 +55,10 @@ class Clock:
                 "way": self.way,
                 "seconds": round(time.perf_counter() - wall, 3),
                 "processor_seconds": round(time.process_time() - processor, 3),
-                "peak_gb": round((_peak() - held) / 1e9, 2),
+                "peak_gb": round((peak_memory(torch.device("cpu")) - held) / 1e9, 2),
             }
         )
         return result
-
-
-def _peak() -> int:
-    """Peak resident bytes of this process since the last reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return 1024 * int(line.split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def facemill(folder: Path) -> tuple[list[Row], dict[str, float]]:
@@ -168,8 +160,7 @@ def extraction(names: list[str], count: int, batch_size: int, threads: int) -> l
             next(done)  # the first batch pays for starting
             began = time.perf_counter()
             last = sum(len(batch) for batch in done)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            finish(device)
             rate = last / (time.perf_counter() - began)
             rows.append({"stage": name or "decode and align", "images_per_second": round(rate, 1)})
     return rows
@@ -197,10 +188,10 @@ def main() -> None:
             rates.append(tar)
     assert rates[0] == rates[1], f"the two ways differ: {rates}"
     counted = {"pool", "score pairs", "ROC"}
-    for way in ("facemill", "straightforward"):
-        mine = [row for row in rows if row["way"] == way and row["stage"] in counted]
+    for name in ("facemill", "straightforward"):
+        mine = [row for row in rows if row["way"] == name and row["stage"] in counted]
         totals = {key: round(sum(row[key] for row in mine), 3) for key in ("seconds", "processor_seconds")}
-        rows.append({"stage": "1:1 in all", "way": way, **totals, "peak_gb": max(row["peak_gb"] for row in mine)})
+        rows.append({"stage": "1:1 in all", "way": name, **totals, "peak_gb": max(row["peak_gb"] for row in mine)})
     show(rows, "IJB-C protocols")
     rows += (rates_of_extraction := extraction(args.networks, args.images, args.batch_size, args.threads))
     show(rates_of_extraction, "Extraction, original and mirrored image")

@@ -21,15 +21,18 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
+from types import ModuleType
+from typing import TypedDict
 
 if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import matplotlib
 import torch
+from torch import Tensor
 
 from benchmarks.materialised import MaterialisedHead
+from benchmarks.measure import peak_memory, wall_time
 from benchmarks.results import RESULTS, Row, save, show, slug
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head import tile_torch as tile
@@ -41,41 +44,61 @@ import matplotlib.pyplot as plt
 METHODS = ("triton", "fused", "compiled", "streamed", "dense", "materialised")
 MIB = 2**20
 EMBEDDING_SIZE = 512
-SGD = dict(lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+class SGDOptions(TypedDict):
+    lr: float
+    momentum: float
+    weight_decay: float
+
+
+SGD: SGDOptions = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 # -- one measurement, in a process of its own --------------------------------------------------------------------------
 
 
-def build(method: str, identities: int, sample_rate: float, device: torch.device) -> Callable[..., None]:
+def build(method: str, identities: int, sample_rate: float, device: torch.device) -> Callable[[Tensor, Tensor], None]:
     """One training step of the head as a function of embeddings (B, d) and labels (B,)."""
     half = torch.bfloat16 if device.type == "cuda" else None
     if method == "materialised":
-        head = MaterialisedHead(EMBEDDING_SIZE, identities, sample_rate=sample_rate, half=half, device=device)
-        optimizer = torch.optim.SGD(head.parameters(), **SGD)
-    else:
-        head = PartialFC(
-            create_margin("arcface", gradient="straight_through"),
-            EMBEDDING_SIZE,
-            identities,
-            sample_rate=sample_rate,
-            mode="dense" if method == "dense" else "streamed",
-            kernels="triton" if method == "triton" else "torch",
-            matmul_dtype=half or torch.float32,
-            device=device,
-        )
-        if method == "compiled":  # what works on (B, n) numbers; the rest works on (n, d)
-            functions = dict(vars(tile), exp_sums=torch.compile(tile.exp_sums), d_product=torch.compile(tile.d_product))
-            head.arithmetic = SimpleNamespace(**functions)
-        optimizer = CentreOptimizer(head, fused=method in ("fused", "triton", "compiled"), **SGD)
+        yardstick = MaterialisedHead(EMBEDDING_SIZE, identities, sample_rate=sample_rate, half=half, device=device)
+        return _step(yardstick, torch.optim.SGD(yardstick.parameters(), **SGD))
+    head = PartialFC(
+        create_margin("arcface", gradient="straight_through"),
+        EMBEDDING_SIZE,
+        identities,
+        sample_rate=sample_rate,
+        mode="dense" if method == "dense" else "streamed",
+        kernels="triton" if method == "triton" else "torch",
+        matmul_dtype=half or torch.float32,
+        device=device,
+    )
+    if method == "compiled":  # what works on (B, n) numbers; the rest works on (n, d)
+        head.arithmetic = compiled = ModuleType("compiled")
+        functions = {"exp_sums": torch.compile(tile.exp_sums), "d_product": torch.compile(tile.d_product)}
+        vars(compiled).update(vars(tile) | functions)
+    optimizer = CentreOptimizer(head, fused=method in ("fused", "triton", "compiled"), **SGD)
+    return _step(lambda embeddings, labels: head(embeddings, labels).loss, optimizer)
 
-    def step(embeddings: torch.Tensor, labels: torch.Tensor) -> None:
-        result = head(embeddings, labels)
-        (result if method == "materialised" else result.loss).backward()
+
+def _step(
+    loss: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer | CentreOptimizer
+) -> Callable[[Tensor, Tensor], None]:
+    def step(embeddings: Tensor, labels: Tensor) -> None:
+        loss(embeddings, labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+class Measured(TypedDict, total=False):
+    """Times of single steps (ms) and peak memory (MiB); neither where a step does not fit."""
+
+    fits: bool
+    times: list[float]
+    peak: float
 
 
 def measure(
@@ -87,8 +110,8 @@ def measure(
     memory: int,
     seconds: float = 0.0,
     least: int = 0,
-) -> dict[str, object]:
-    """Times of single steps (ms) and the peak memory (MiB) beside that of the process before it built the head.
+) -> Measured:
+    """Times and memory of single steps; memory beside that of the process before it built the head.
 
     A first step warms up; then some are timed for ``seconds``, at ``least`` so many. A step that needs more than
     ``memory`` bytes (CPU; 0 for no limit) ends with ``{"fits": False}``.
@@ -101,7 +124,7 @@ def measure(
     labels = torch.randint(identities, (batch,), device=device)
     (embeddings @ embeddings.T).sum().backward()  # what libraries allocate on their first use is not the head's
     embeddings.grad = None
-    before = _peak(cuda)
+    before = peak_memory(device)
     if memory and not cuda:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     times: list[float] = []
@@ -110,31 +133,15 @@ def measure(
         step(embeddings, labels)
         end = time.perf_counter() + seconds
         while len(times) < least or time.perf_counter() < end:
-            start = _now(cuda)
-            step(embeddings, labels)
-            times.append((_now(cuda) - start) * 1000)
+            times.append(1000 * wall_time(lambda: step(embeddings, labels), device))
     except RuntimeError as error:  # CUDA's OutOfMemoryError is one too
         if not any(word in str(error) for word in ("memory", "ALLOC_FAILED")):
             raise
         return {"fits": False}
-    return {"fits": True, "times": times, "peak": (_peak(cuda) - before) / MIB}
+    return {"fits": True, "times": times, "peak": (peak_memory(device) - before) / MIB}
 
 
-def _now(cuda: bool) -> float:
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _peak(cuda: bool) -> int:
-    """Bytes: the allocator's peak on a GPU, the resident set's on a CPU."""
-    if cuda:
-        return torch.cuda.max_memory_allocated()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def measure_apart(**arguments: object) -> dict[str, object]:
+def measure_apart(**arguments: object) -> Measured:
     """``measure`` in a new process.
 
     Its threads sleep while they wait for each other: on a machine with other work, spinning ones would measure that.
@@ -150,7 +157,7 @@ def measure_apart(**arguments: object) -> dict[str, object]:
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
-def compare(identities: int, sample_rate: float, methods: list[str], rounds: int, **arguments: object) -> list[Row]:
+def compare(identities: int, sample_rate: float, methods: list[str], rounds: int, **arguments: float) -> list[Row]:
     """A row for each method, measured in turns."""
     times: dict[str, list[float]] = {method: [] for method in methods}
     peaks: dict[str, float] = {}
@@ -180,11 +187,11 @@ def compare(identities: int, sample_rate: float, methods: list[str], rounds: int
     return rows
 
 
-def largest(method: str, sample_rate: float, **arguments: object) -> Row:
+def largest(method: str, sample_rate: float, **arguments: float) -> Row:
     """The most identities (to 2 %) with which a step fits in the device's memory, by doubling and halving."""
 
     def fits(identities: int) -> bool:
-        return bool(measure_apart(method=method, identities=identities, sample_rate=sample_rate, **arguments)["fits"])
+        return measure_apart(method=method, identities=identities, sample_rate=sample_rate, **arguments)["fits"]
 
     low, high = 0, 1_000_000
     while fits(high):
@@ -201,12 +208,7 @@ def ceilings() -> list[Row]:
     b = torch.empty_like(big := torch.randn(2**28, device="cuda"))
 
     def seconds(work: Callable[[], object]) -> float:
-        times = []
-        for _ in range(20):
-            start = _now(True)
-            work()
-            times.append(_now(True) - start)
-        return median(times)
+        return median(wall_time(work, big.device) for _ in range(20))
 
     return [
         {"ceiling": "product", "gflop_per_s": 2 * 8192**3 / seconds(lambda: a @ a) / 1e9},

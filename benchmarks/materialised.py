@@ -30,16 +30,16 @@ class MaterialisedHead(nn.Module):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.s, self.m, self.half = s, m, half
+        self.s, self.m, self.product_dtype = s, m, half
         self.num_classes, self.num_sampled = num_classes, max(1, int(sample_rate * num_classes))
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_size, device=device).normal_(0, 0.01))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.num_sampled < self.num_classes:
             index = self._sample(labels)
             labels, weight = torch.searchsorted(index, labels), weight[index]
-        with torch.autocast(embeddings.device.type, dtype=self.half, enabled=self.half is not None):
+        with torch.autocast(embeddings.device.type, dtype=self.product_dtype, enabled=self.product_dtype is not None):
             logits = F.linear(F.normalize(embeddings), F.normalize(weight))
         logits = logits.float().clamp(-1, 1)
         rows = torch.arange(len(labels), device=labels.device)
@@ -59,6 +59,12 @@ class MaterialisedHead(nn.Module):
         return score.topk(self.num_sampled).indices.sort().values
 
 
+class _Context(FunctionCtx):
+    """What ``backward`` gets."""
+
+    saved_tensors: tuple[Tensor, Tensor]
+
+
 class _CrossEntropy(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, labels: Tensor) -> Tensor:
@@ -68,7 +74,7 @@ class _CrossEntropy(Function):
         return -logits.gather(1, labels[:, None]).clamp_min(1e-30).log().mean()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None]:
         logits, labels = ctx.saved_tensors
         one_hot = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
         logits.sub_(one_hot).div_(len(logits))

@@ -10,7 +10,6 @@ pass counts as two forward passes.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -22,6 +21,7 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 import torch
 from torch import nn
 
+from benchmarks.measure import wall_time
 from benchmarks.results import RESULTS, Row, bar_chart, save, show, slug
 from models import create_model, model_names
 from models.inspect import forward_gmac
@@ -47,28 +47,18 @@ WAYS = {
 }
 
 
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, with the device's work finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def ceiling(precision: torch.dtype, device: torch.device) -> float:
     """FLOP/s of the best of a few products of large square matrices."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=precision)
-    return 2 * side**3 / min(seconds(lambda: a @ a, device) for _ in range(10))
+    return 2 * side**3 / min(wall_time(lambda: a @ a, device) for _ in range(10))
 
 
 def steps(name: str, way: Way, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
     """The passes of a backbone run in a ``way``."""
     torch.manual_seed(0)
-    model: nn.Module = create_model(name).to(device, memory_format=way.layout)
+    model: nn.Module = create_model(name)
+    model = model.to(device, memory_format=way.layout)  # type: ignore[call-overload]  # untyped
     images = (torch.rand(batch, 3, 112, 112, device=device) * 2 - 1).contiguous(memory_format=way.layout)
     if way.compiled:
         model.compile()
@@ -105,7 +95,7 @@ def measure(name: str, ways: list[str], batch: int, rounds: int, ceilings: dict[
     times: dict[tuple[str, str], list[float]] = {(way, kind): [] for way in ways for kind in passes[way]}
     for turn in range(rounds + 2):
         for way, kind in times:
-            elapsed = seconds(passes[way][kind], device)
+            elapsed = wall_time(passes[way][kind], device)
             if turn > 1:  # the first two compile and warm up
                 times[way, kind].append(elapsed)
     flop = needed_flop(name)

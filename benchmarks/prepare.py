@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ _PHOTOGRAPH = 250  # pixels of what is resized to that, as in LFW
 _QUALITY = 90
 _AHEAD = 3  # batches that are decoded at a time
 
-Way = Callable[[], None]
+Way = Callable[[], object]
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def measure_prepare(
     folder = _write_folder(records, scratch / "folder")
     convert(records, scratch / "photographs", transform=Reencode(_PHOTOGRAPH), threads=threads)
     photographs = RecordSource(scratch / "photographs" / "train.rec")
-    tasks = {
+    tasks: dict[str, dict[str, Way]] = {
         "check": {
             "DALI's decoding alone": lambda: _decode(records, threads),
             "prepare check": lambda: check(records, threads=threads),
@@ -136,7 +136,7 @@ def _decode(source: Source, threads: int) -> None:
 
 def _encoding(source: Source, scratch: Path, size: int | None, threads: int) -> dict[str, Way]:
     """Without OpenCV there is nothing to compare with."""
-    ways = {"prepare convert": lambda: _convert(source, scratch, threads, Reencode(size, _QUALITY))}
+    ways: dict[str, Way] = {"prepare convert": lambda: _convert(source, scratch, threads, Reencode(size, _QUALITY))}
     try:
         import cv2
     except ImportError:
@@ -153,7 +153,7 @@ def _encoding(source: Source, scratch: Path, size: int | None, threads: int) -> 
     def pool() -> None:
         """A pool of threads, whose results are dropped."""
         with ThreadPoolExecutor(threads) as executor:
-            ahead: deque = deque()
+            ahead: deque[Future[bytes]] = deque()
             for index in range(len(source)):
                 ahead.append(executor.submit(encode, index))
                 if len(ahead) == 4 * CHUNK:
@@ -205,7 +205,7 @@ def _write_folder(source: Source, root: Path) -> Path:
         indices = np.arange(begin, min(begin + CHUNK, len(source)))
         for index, image, label in zip(indices, *source.read(indices)):
             (root / f"{label:06d}").mkdir(parents=True, exist_ok=True)
-            (root / f"{label:06d}" / f"{index:08d}.jpg").write_bytes(image)
+            (root / f"{label:06d}" / f"{index:08d}.jpg").write_bytes(image.data)
     return root
 
 

@@ -7,7 +7,6 @@ recipe's step over the plain step of the same round. The parts that a recipe add
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 import torch
 
 from benchmarks import results
+from benchmarks.measure import wall_time
 from losses import PartialFC, create_margin
 from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.auxiliary.hardness import hardness_weights
@@ -25,6 +25,8 @@ from models import create_model
 from pipelines.common.command import run
 from pipelines.loading.loader import Batch
 from train.recipes import Recipe, create_recipe
+from train.recipes.topofr import TopoFR
+from train.recipes.transface import TransFace
 
 NETWORKS = {"transface": "transface_t", "topofr": "r18", "contraface": "r18"}
 EMBEDDING_SIZE = 512
@@ -37,30 +39,23 @@ def random_batch(count: int, num_uniforms: int, device: torch.device) -> Batch:
     return Batch(images, labels, torch.arange(count), torch.rand(count, 1 + num_uniforms), images.clone())
 
 
-def parts(name: str, recipe: Recipe, batch: Batch) -> dict[str, Callable[[], object]]:
+def parts(recipe: Recipe, batch: Batch) -> dict[str, Callable[[], object]]:
     """What the recipe computes beside network and head."""
     count, device = len(batch.images), batch.images.device
     embeddings = torch.randn(count, EMBEDDING_SIZE, device=device, requires_grad=True)
-    if name == "transface":
+    if isinstance(recipe, TransFace):
         return {"patch perturbation": lambda: recipe._perturbed(batch)}
-    if name == "topofr":
+    if isinstance(recipe, TopoFR):
+        clean = batch.clean
+        assert clean is not None, "random_batch has both views"
         entropy, losses = torch.rand(2, count, device=device)
         valid = torch.ones(count, dtype=torch.bool, device=device)
         return {
-            "topology": lambda: topological_loss(batch.clean, embeddings).backward(),
+            "topology": lambda: topological_loss(clean, embeddings).backward(),
             "hardness": lambda: hardness_weights(entropy, losses, valid),
         }
     contrast = AdaptiveContrast().to(device)
     return {"contrast": lambda: contrast(embeddings, embeddings * 0.9, batch.labels).backward()}
-
-
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, with the device's work finished."""
-    started = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def measure(name: str, count: int, rounds: int, device: torch.device) -> list[results.Row]:
@@ -69,7 +64,8 @@ def measure(name: str, count: int, rounds: int, device: torch.device) -> list[re
     recipes = {"plain": create_recipe("plain"), name: create_recipe(name).to(device)}
     steps, batch = {}, random_batch(count, recipes[name].num_uniforms, device)
     for key, recipe in recipes.items():
-        backbone = create_model(NETWORKS[name], EMBEDDING_SIZE).to(device, memory_format=torch.channels_last)
+        backbone = create_model(NETWORKS[name], EMBEDDING_SIZE)
+        backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # untyped
         head = PartialFC(
             create_margin("arcface"), EMBEDDING_SIZE, 10_000, entropy=recipe.entropy, device=device,
             matmul_dtype=torch.bfloat16 if half else torch.float32,
@@ -82,11 +78,11 @@ def measure(name: str, count: int, rounds: int, device: torch.device) -> list[re
             loss.backward()
 
         steps[key] = step
-    timed = {**steps, **parts(name, recipes[name], batch)}
+    timed = {**steps, **parts(recipes[name], batch)}
     times: dict[str, list[float]] = {key: [] for key in timed}
     for turn in range(rounds + 1):
         for key, function in timed.items():
-            elapsed = seconds(function, device)
+            elapsed = wall_time(function, device)
             if turn:  # the first round warms up
                 times[key].append(elapsed)
     return [

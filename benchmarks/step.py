@@ -5,8 +5,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
+from benchmarks.measure import finish
 from benchmarks.results import Row
 from pipelines.loading.loader import Batch
 from train import distributed
@@ -42,11 +41,11 @@ def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
     for _ in range(rounds):
         for name, speed in speeds.items():
             feed = batches if name == "fed by the loader" else iter(fixed * (steps * trainer.config.optim.accumulate))
-            _finish(trainer.world.device)
+            finish(trainer.world.device)
             waited, began = trainer.waited, time.perf_counter()
             for _ in range(steps):
                 trainer.train_step(feed)
-            _finish(trainer.world.device)
+            finish(trainer.world.device)
             seconds = time.perf_counter() - began
             speed.append(steps * trainer.global_batch / seconds)
             if feed is batches:
@@ -57,8 +56,3 @@ def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
     ratios = [a / b for a, b in zip(*speeds.values())]
     rows[0]["of_fixed_batch"] = statistics.median(ratios)
     return rows
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

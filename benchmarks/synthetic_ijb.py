@@ -4,6 +4,7 @@
 """
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def write_release(folder: Path, scale: float, seed: int = 0, dimension: int = 51
     return features
 
 
-def _write(path: Path, lines: object) -> None:
+def _write(path: Path, lines: Iterable[str]) -> None:
     with path.open("w") as file:
         file.writelines(f"{line}\n" for line in lines)
 

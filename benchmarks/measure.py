@@ -1,0 +1,36 @@
+"""What the benchmarks measure with: the device's work done, the wall time of a call, peak memory."""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def wall_time(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, with the device's work finished."""
+    finish(device)
+    began = time.perf_counter()
+    work()
+    finish(device)
+    return time.perf_counter() - began
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes so far: the allocator's peak on a GPU, the resident set's of this process on a CPU.
+
+    Writing "5" to ``/proc/self/clear_refs`` starts the latter afresh.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
