@@ -79,7 +79,7 @@ class Speed:
 
 def speed(model: nn.Module, input_size: int, device: torch.device, batch_size: int, seconds: float = 2.0) -> Speed:
     """Measure ``model``: the best step of those that fit in ``seconds``, for either way."""
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks memory_format
     images = torch.rand(batch_size, 3, input_size, input_size, device=device) * 2 - 1
     images = images.to(memory_format=torch.channels_last)
 

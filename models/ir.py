@@ -16,6 +16,7 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, se: bool) -> None:
         super().__init__()
+        self.shortcut_layer: nn.Module
         if in_channels == out_channels:
             self.shortcut_layer = nn.MaxPool2d(1, stride)
         else:

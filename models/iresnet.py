@@ -65,6 +65,14 @@ def plan(depths: Sequence[int], widths: Sequence[int] = STAGE_CHANNELS) -> Itera
 class Block(nn.Module):
     """x + branch(x); the shortcut is a projection in the first block of a stage."""
 
+    bn1: nn.Module
+    conv1: nn.Module
+    bn2: nn.Module
+    prelu: nn.Module
+    conv2: nn.Module
+    bn3: nn.Module
+    se_block: nn.Module
+
     def __init__(self, in_channels: int, out_channels: int, stride: int, se: bool) -> None:
         super().__init__()
         for name, layer in residual_branch(in_channels, out_channels, stride, se).items():

@@ -99,8 +99,8 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> None:
     Which follows which shows in a forward pass of ``images``. Batch norms elsewhere stay: in front of a padded
     convolution they cannot be folded exactly.
     """
-    made: dict[int, tuple[nn.Module, Tensor]] = {}  # by the id of the output, which is kept alive
-    pairs: list[tuple[nn.Module, nn.Module]] = []
+    made: dict[int, tuple[nn.Conv2d | nn.Linear, Tensor]] = {}  # by the id of the output, which is kept alive
+    pairs: list[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm1d | nn.BatchNorm2d]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -114,6 +114,7 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> None:
         hook.remove()
     names = {module: name for name, module in model.named_modules()}
     for layer, norm in pairs:
+        assert norm.running_mean is not None and norm.running_var is not None
         scale = torch.rsqrt(norm.running_var.double() + norm.eps)
         shift = -norm.running_mean.double() * scale
         if norm.affine:

@@ -32,7 +32,7 @@ class Weights(NamedTuple):
     @property
     def options(self) -> dict[str, bool]:
         """Arguments of `create_model` that the origin tells."""
-        return _TRAINED_ON.get(self.origin, {})
+        return _TRAINED_ON.get(self.origin or "", {})
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -68,7 +68,8 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
         found = {size: found[size] for size in ("embedding_size", "input_size") if size in found}
     options = {"embedding_size": 512, "input_size": 112} | found | options
     known = model_arguments(options["name"])
-    options = {name: value for name, value in weights.options.items() if name in known} | options
+    told: dict[str, Any] = {name: value for name, value in weights.options.items() if name in known}
+    options = told | options
     model = create_model(**options)
     _fit(model, weights.tensors, path)
     return model.eval(), options

@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 # By the suffix that stands for the kind. What is not here (GIF, HEIC, AVIF, ...) is no image to any part of Facemill.
 SUFFIXES = {
     ".jpg": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -26,7 +28,7 @@ _LONGEST = 12  # bytes of a beginning
 _KINDS = {suffix: re.compile(beginning, re.DOTALL) for suffix, beginning in _BEGINNINGS.items()}
 
 
-def image_suffix(encoded: bytes) -> str | None:
+def image_suffix(encoded: bytes | memoryview | np.ndarray) -> str | None:
     """The kind of an encoded image by its first bytes, a key of SUFFIXES; None if it is none of them."""
     start = bytes(encoded[:_LONGEST])
     return next((suffix for suffix, beginning in _KINDS.items() if beginning.match(start)), None)

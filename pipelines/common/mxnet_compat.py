@@ -12,7 +12,7 @@ def import_mxnet() -> ModuleType:
     """The ``mxnet`` module. Raises ``ValueError`` with the remedy where it is missing or cannot be imported."""
     # numpy 1.24 dropped this alias, which mxnet looks up while it is imported; numpy 2 has it again, but not the rest.
     if "bool" not in vars(np):
-        np.bool = bool
+        vars(np)["bool"] = bool
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

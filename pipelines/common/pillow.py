@@ -19,7 +19,7 @@ def decode(encoded: np.ndarray | bytes, least_side: int | None = None) -> Image.
     With ``least_side``, a JPEG twice that large or larger may come at a half, a quarter, an eighth of its size.
     Raises ``ValueError``, ``OSError``, and from Pillow almost any other class of error.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(bytes(encoded))) as image:
         if image.width * image.height > MOST_PIXELS:
             raise UserError(f"announces {image.width} x {image.height} pixels")
         if least_side:

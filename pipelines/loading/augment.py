@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from nvidia.dali import fn, math, types
+from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.types import DALIDataType, DALIInterpType
 
 from pipelines.common.errors import unknown
+from pipelines.loading.resize import resized
 
 Draw = Callable[[np.ndarray], np.ndarray]
 
@@ -111,8 +113,8 @@ def arcface(
     """The set of insightface's arcface_torch: low resolution, Gaussian blur, hue (degrees) and saturation, grey."""
     if shrink:
         side = shrunk * image_size
-        images = fn.resize(images, resize_x=side, resize_y=side)
-        images = fn.resize(images, resize_x=image_size, resize_y=image_size)
+        images = resized(images, side)
+        images = resized(images, image_size)
     if blur:
         images = fn.gaussian_blur(images, window_size=window)
     if recolour:
@@ -132,13 +134,13 @@ def _rectangle(
     rows = math.clamp(math.sqrt(area * aspect), 0.0, 1.0) * image_size
     columns = math.clamp(math.sqrt(area / aspect), 0.0, 1.0) * image_size
     place = fn.stack(top * (image_size - rows), left * (image_size - columns))
-    return fn.cast(place, dtype=types.INT32), fn.cast(fn.stack(rows, columns), dtype=types.INT32)
+    return fn.cast(place, dtype=DALIDataType.INT32), fn.cast(fn.stack(rows, columns), dtype=DALIDataType.INT32)
 
 
 def _erase(images: DataNode, image_size: int, **rectangle: DataNode) -> DataNode:
     """Fill a rectangle with grey, which is 0 when images are normalised."""
     place, shape = _rectangle(image_size, **rectangle)
-    anchor, extent = (fn.cast(value, dtype=types.FLOAT) for value in (place, shape))
+    anchor, extent = (fn.cast(value, dtype=DALIDataType.FLOAT) for value in (place, shape))
     return fn.erase(images, anchor=anchor, shape=extent, axes=(0, 1), fill_value=[128.0])
 
 
@@ -177,11 +179,13 @@ def rsp(
     return images
 
 
-_INTERPOLATIONS = choice(*(int(kind) for kind in (types.INTERP_NN, types.INTERP_LINEAR, types.INTERP_CUBIC)))
+_INTERPOLATIONS = choice(
+    *(kind.value for kind in (DALIInterpType.INTERP_NN, DALIInterpType.INTERP_LINEAR, DALIInterpType.INTERP_CUBIC))
+)
 
 
 def _interpolation(number: DataNode) -> DataNode:
-    return fn.reinterpret(number, dtype=types.INTERP_TYPE)
+    return fn.reinterpret(number, dtype=DALIDataType.INTERP_TYPE)
 
 
 @_augmentation(
@@ -220,10 +224,8 @@ def adaface(
         images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation)
     if shrink:
         side = shrunk * image_size
-        images = fn.resize(images, resize_x=side, resize_y=side, interp_type=_interpolation(down), antialias=False)
-        images = fn.resize(
-            images, resize_x=image_size, resize_y=image_size, interp_type=_interpolation(up), antialias=False
-        )
+        images = resized(images, side, interp_type=_interpolation(down), antialias=False)
+        images = resized(images, image_size, interp_type=_interpolation(up), antialias=False)
     return images
 
 
@@ -268,7 +270,7 @@ def strong(
     if crop:
         place, shape = _rectangle(image_size, crop_area, crop_aspect, top, left)
         images = fn.slice(images, start=place, shape=shape, axes=(0, 1))
-        images = fn.resize(images, resize_x=image_size, resize_y=image_size)
+        images = resized(images, image_size)
     if recolour:
         images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
     if blur:

@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from nvidia.dali import Pipeline, __version__, fn, pipeline_def, types
-from nvidia.dali.backend import GetCUDADeviceCount
+from nvidia.dali import Pipeline, __version__, fn, pipeline_def
+from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]  # which the stub leaves out
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.tensors import TensorCPU
+from nvidia.dali.types import DALIDataType, DALIImageType
 from torch import Tensor
 
 from pipelines.common.errors import UserError
 from pipelines.loading.admission import Admission
+from pipelines.loading.resize import resized
 
 _EXPECTED_SIDE = 112  # pixels; what decoding on a GPU reserves memory for. Larger images make it grow
 _SOUND = "2.1"  # the version of DALI whose decoder survives whatever it is given: see docs/log.md
@@ -89,7 +91,7 @@ class Decoder:
         """Add a batch: arrays uint8 (bytes,), not to be changed any more, and the transform's parameters (b, ...)."""
         self._submitted.append(_Submission(*self._admission.admit(encoded), parameters or {}))
         if self._pipeline:
-            self._feed(self._submitted[-1])
+            _feed(self._pipeline, self._submitted[-1])
             self._pipeline.schedule_run()
 
     def result(self) -> tuple[Tensor, ...]:
@@ -101,8 +103,7 @@ class Decoder:
         """
         if self._submitted[0].bad:
             raise UndecodableError(self._submitted[0].bad)
-        if not self._pipeline:
-            self._start()
+        self._pipeline = self._pipeline or self._started()
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
             views = self._pipeline.outputs(stream)
@@ -130,17 +131,13 @@ class Decoder:
         self._pipeline = None
         self._submitted.clear()
 
-    def _start(self) -> None:
+    def _started(self) -> Pipeline:
         """A pipeline that works on all that is submitted."""
-        self._pipeline = self._build(self._batch_size, depth=len(self._submitted))
+        pipeline = self._build(self._batch_size, depth=len(self._submitted))
         for submission in self._submitted:
-            self._feed(submission)
-        self._pipeline.schedule_run()  # the first call starts as many batches as the queue is deep
-
-    def _feed(self, submission: _Submission) -> None:
-        self._pipeline.feed_input("encoded", [TensorCPU(image) for image in submission.encoded])  # faster than arrays
-        for name, values in submission.parameters.items():
-            self._pipeline.feed_input(name, values)
+            _feed(pipeline, submission)
+        pipeline.schedule_run()  # the first call starts as many batches as the queue is deep
+        return pipeline
 
     def _build(self, batch_size: int, depth: int, alone: bool = False) -> Pipeline:
         """With ``alone``, one that only decodes."""
@@ -178,6 +175,12 @@ class Decoder:
         return reasons
 
 
+def _feed(pipeline: Pipeline, submission: _Submission) -> None:
+    pipeline.feed_input("encoded", [TensorCPU(image) for image in submission.encoded])  # faster than arrays
+    for name, values in submission.parameters.items():
+        pipeline.feed_input(name, values)
+
+
 @pipeline_def(enable_conditionals=True)
 def _graph(
     image_size: int,
@@ -192,25 +195,25 @@ def _graph(
 ) -> tuple[DataNode, ...]:
     # Without a copy it is the threads, not the caller, that wait for the disk where the bytes are a mapped file. The
     # decoder keeps the bytes until the batch is out; a GPU may read them even later, so there they are copied.
-    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=not on_gpu)
+    encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1, no_copy=not on_gpu)
     inputs = {name: fn.external_source(name=name) for name in parameters}
     if on_gpu and decode_on == "gpu":
         images = fn.decoders.image(
             encoded,
             device="mixed",
-            output_type=types.RGB,
+            output_type=DALIImageType.RGB,
             hw_decoder_load=hw_decoder_load,
             preallocate_width_hint=_EXPECTED_SIDE,
             preallocate_height_hint=_EXPECTED_SIDE,
         )
     else:
-        images = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+        images = fn.decoders.image(encoded, device="cpu", output_type=DALIImageType.RGB)
         if on_gpu:
             images = images.gpu()
     if resize:
         shape = images.shape()
         if shape[0] != image_size or shape[1] != image_size:
-            images = fn.resize(images, resize_x=image_size, resize_y=image_size)
+            images = resized(images, image_size)
     # A copy: images that no operator touches would share their memory with the clean ones.
     clean = (fn.copy(images),) if clean_view else ()
     if transform is not None:

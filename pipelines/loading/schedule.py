@@ -50,7 +50,7 @@ class Schedule:
         self._seed = seed
         self._shuffle = shuffle
         self._num_uniforms = num_uniforms
-        self._chunk = lru_cache(maxsize=4)(self._chunk)
+        self._chunk = lru_cache(maxsize=4)(self._order_of_chunk)
 
     def slice(self, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """What ``rank`` gets of global batch ``step``: indices int64 (b,) and uniforms float32 (b, num_uniforms).
@@ -86,7 +86,7 @@ class Schedule:
     def _order(self, epoch: int, step: int, rank: int, world_size: int) -> np.ndarray:
         return self._chunk(epoch, step // _CHUNK, rank, world_size)[step % _CHUNK]
 
-    def _chunk(self, epoch: int, chunk: int, rank: int, world_size: int) -> np.ndarray:
+    def _order_of_chunk(self, epoch: int, chunk: int, rank: int, world_size: int) -> np.ndarray:
         """The indices of up to ``_CHUNK`` steps, int64 (steps, b)."""
         steps = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, self.steps_per_epoch))
         positions = np.concatenate([self.positions(step, rank, world_size) for step in steps])

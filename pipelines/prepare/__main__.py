@@ -195,8 +195,8 @@ def _add_pairs(commands: argparse._SubParsersAction) -> None:
 def _pairs(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.data)
     if arguments.pairs_file:
-        pairs, same = read_pairs(arguments.pairs_file)
-        wanted = [image for pair in pairs for image in pair]
+        named, same = read_pairs(arguments.pairs_file)
+        wanted = [image for pair in named for image in pair]
         folder = isinstance(source, FolderSource)
         images = find_files(Path(arguments.data), wanted) if folder else find_images(source, wanted)
     else:

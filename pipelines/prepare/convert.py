@@ -189,7 +189,7 @@ def _side(good: Iterator[tuple[int, Read]]) -> tuple[int, Iterator[tuple[int, Re
     if first is None:
         return _DEFAULT_SIDE, iter(())
     try:
-        with Image.open(io.BytesIO(first[1].encoded)) as image:
+        with Image.open(io.BytesIO(bytes(first[1].encoded))) as image:
             side = image.height
     except Exception:  # Pillow's decoders raise almost any class; that the image is damaged is for ``check`` to say
         side = _DEFAULT_SIDE

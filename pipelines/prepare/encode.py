@@ -23,6 +23,6 @@ class Reencode:
         image = decode(encoded, None if right_size else self.size)  # also where nothing changes: it may be damaged
         if right_size and self.quality is None:
             return encoded
-        if not right_size:
+        if self.size is not None and not right_size:
             image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return to_jpeg(image, self.quality or QUALITY)

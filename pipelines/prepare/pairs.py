@@ -59,6 +59,7 @@ def _draw(people: list[np.ndarray], count: int, genuine: bool, generator: np.ran
     for _ in range(_ATTEMPTS * count):
         if len(pairs) == count or len(candidates) < needed:
             break
+        pair: np.ndarray | list[np.int64]
         if genuine:
             images = candidates[generator.integers(len(candidates))]
             pair = generator.choice(images, 2, replace=False)

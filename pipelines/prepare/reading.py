@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,8 +21,8 @@ Transform = Callable[[int, bytes], bytes]  # (index in the source, encoded image
 @dataclass(frozen=True)
 class Read:
     index: int
-    encoded: np.ndarray | bytes  # empty where the image is bad
-    reason: str  # why; empty where the image is good
+    encoded: np.ndarray  # uint8 (bytes,); empty where the image is bad
+    reason: str = ""  # why; empty where the image is good
 
 
 def read_all(
@@ -59,22 +59,27 @@ def read_leniently(source: Source, indices: np.ndarray) -> list[Read]:
     """Images of which some may be unreadable."""
     try:
         encoded, _ = source.read(indices)
-        return [Read(index, image, "") for index, image in zip(indices.tolist(), encoded)]
+        return [Read(index, image) for index, image in zip(indices.tolist(), encoded)]
     except (ValueError, OSError) as error:
         if len(indices) == 1:
-            return [Read(int(indices[0]), b"", str(error))]
+            return [_bad(int(indices[0]), str(error))]
     return [read for at in range(len(indices)) for read in read_leniently(source, indices[at : at + 1])]
+
+
+def _bad(index: int, reason: str) -> Read:
+    return Read(index, np.empty(0, np.uint8), reason)
 
 
 def _read(source: Source, indices: np.ndarray, transform: Transform | None) -> list[Read]:
     images = []
     for image in read_leniently(source, indices):
         if not image.reason and not image_suffix(image.encoded):
-            image = Read(image.index, b"", f"begins like none of {', '.join(IMAGE_SUFFIXES)}")
+            image = _bad(image.index, f"begins like none of {', '.join(IMAGE_SUFFIXES)}")
         if transform and not image.reason:
             try:
-                image = replace(image, encoded=transform(image.index, bytes(image.encoded)))
+                changed = transform(image.index, bytes(image.encoded))
+                image = Read(image.index, np.frombuffer(changed, np.uint8))
             except Exception as error:  # Pillow's decoders raise almost any class
-                image = Read(image.index, b"", f"does not decode ({error})")
+                image = _bad(image.index, f"does not decode ({error})")
         images.append(image)
     return images

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -61,13 +62,15 @@ class _DType:
 
     def __init__(self, name: str | bytes, *_: object) -> None:
         self.name = name.decode() if isinstance(name, bytes) else name
-        self.order = "|"
+        self.order: Literal["<", ">", "=", "|"] = "|"
         if not _ELEMENTS.fullmatch(self.name):
             raise UserError(f"it holds an array with elements of type {self.name!r}")
 
     def __setstate__(self, state: tuple) -> None:
         order = state[1]
-        self.order = order.decode() if isinstance(order, bytes) else order
+        if isinstance(order, bytes):
+            order = order.decode()
+        self.order = order
 
 
 class _Array:
@@ -83,6 +86,7 @@ class _Array:
         name = self.dtype.name
         if name[0] == "O":
             return list(self.content)
+        assert not isinstance(self.content, list)
         if name[0] == "S":
             size = int(name[1:])
             return [self.content[at : at + size].rstrip(b"\0") for at in range(0, len(self.content), size)]
@@ -137,6 +141,8 @@ class _StrictUnpickler(pickle._Unpickler):
     """Derived from the unpickler written in Python: the one in C allocates as much as a forged file asks for."""
 
     dispatch = dict(pickle._Unpickler.dispatch)
+    read: Callable[[int], bytes]
+    append: Callable[[object], None]
 
     def find_class(self, module: str, name: str) -> Callable:
         if (module, name) not in _STAND_INS:
@@ -148,10 +154,10 @@ class _StrictUnpickler(pickle._Unpickler):
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(length))
 
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]  # they take this class, not the C one
 
 
-def _list(values: object) -> list:
+def _list(values: _Array | list) -> list:
     return values.elements() if isinstance(values, _Array) else values
 
 

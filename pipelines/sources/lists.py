@@ -41,7 +41,9 @@ def open_list(path: Path) -> ListSource:
 
     Empty lines are left out, and, with a warning, a heading and lines that begin with ``#``.
     """
-    paths, texts, comments, folder = [], [], 0, str(path.parent)
+    paths: list[str] = []
+    texts: list[str] = []
+    comments, folder = 0, str(path.parent)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:  # file names may be in any encoding
         for number, line in enumerate(lines, 1):
             if not line.strip():

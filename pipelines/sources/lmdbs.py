@@ -7,6 +7,7 @@ out, and other values under a key that begins with ``__`` (``__len__``, ``__keys
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,12 @@ from pipelines.sources.identities import number_labels, number_names, read_ident
 from pipelines.sources.recordio import unpack
 from pipelines.sources.source import LabelledSource
 
+if TYPE_CHECKING:
+    import lmdb
+
 logger = logging.getLogger(__name__)
+
+_NEITHER = "holds neither an image record nor, as 'identity/name', an image"
 
 
 class LmdbSource(LabelledSource):
@@ -39,27 +45,28 @@ class LmdbSource(LabelledSource):
         if not self._keys:
             raise UserError(f"{path} holds no images")
         folder = path if path.is_dir() else path.parent
-        if len({type(person) for person in people}) > 1:
+        names = [person for person in people if isinstance(person, str)]
+        if 0 < len(names) < len(people):
             raise UserError(f"{path} holds both image records with labels and images called 'identity/name'")
-        if isinstance(people[0], str):
-            super().__init__(*number_names(people))
+        if names:
+            super().__init__(*number_names(names))
         else:
             super().__init__(*number_labels(np.array(people, np.int64), read_identities(folder), path))
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         with self._environment.begin() as transaction:
-            values = [transaction.get(self._keys[index]) for index in indices]
+            values = [transaction.get(self._keys[index], b"") for index in indices]
         images = [value if image_suffix(value) else unpack(value)[1] for value in values]
         return [np.frombuffer(image, np.uint8) for image in images], self._labels[indices]
 
     def place(self, index: int) -> str:
         return f"{self.path} key {self._keys[index]!r}"
 
-    def _list(self, cursor: "lmdb.Cursor") -> tuple[list[bytes], list[str | int]]:  # noqa: F821  see __init__
+    def _list(self, cursor: "lmdb.Cursor[memoryview]") -> tuple[list[bytes], list[str | int]]:
         """The keys of the images, and the names or class numbers of their identities."""
         keys, people, empty = [], [], 0
-        for key, value in cursor:
-            key = bytes(key)
+        for entry, value in cursor:
+            key = bytes(entry)
             if key.startswith(b"__"):
                 continue
             try:
@@ -86,11 +93,11 @@ def _identity(key: bytes, value: memoryview) -> str | int | None:
     try:
         header, image = unpack(value)
     except ValueError:
-        header, image = None, b"none"
+        raise UserError(_NEITHER) from None
     if not len(image):
         return None
-    if header is None or not image_suffix(image):
-        raise UserError("holds neither an image record nor, as 'identity/name', an image")
+    if not image_suffix(image):
+        raise UserError(_NEITHER)
     label = float(np.ravel(header.label)[0])
     if not label.is_integer() or label < 0:
         raise UserError(f"has label {label:.10g}, which is no class number")

@@ -18,7 +18,8 @@ import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -38,6 +39,8 @@ SMALLEST_RECORD = _PART.size + _HEADER.size  # bytes in the file of an image rec
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _BUFFER = 1 << 20  # bytes: a call of the kernel for each record would take as long as all the rest of writing it
 
+Record = TypeVar("Record", bytes, memoryview, np.ndarray)
+
 
 class IRHeader(NamedTuple):
     """What precedes an image in its record."""
@@ -54,25 +57,25 @@ def pack(header: IRHeader, payload: bytes | np.ndarray) -> bytes:
     Raises ``ValueError`` for a whole number that float32 does not hold exactly.
     """
     if isinstance(header.label, int) and abs(header.label) <= LABEL_LIMIT:  # nearly all; five times as quick
-        return b"".join((_HEADER.pack(0, header.label, header.id, header.id2), payload))
+        return b"".join((_HEADER.pack(0, header.label, header.id, header.id2), bytes(payload)))
     label = np.asarray(header.label, dtype=np.float64)
     stored = label.astype("<f4")
     if (inexact := (np.round(label) == label) & (stored != label)).any():
         wrong = label[inexact].flat[0]
         raise UserError(f"label {wrong:.0f} cannot be kept: RecordIO has float32 labels, exact to {LABEL_LIMIT}")
     if label.ndim == 0:
-        return b"".join((_HEADER.pack(0, float(stored), header.id, header.id2), payload))
-    return b"".join((_HEADER.pack(label.size, 0.0, header.id, header.id2), stored.tobytes(), payload))
+        return b"".join((_HEADER.pack(0, float(stored), header.id, header.id2), bytes(payload)))
+    return b"".join((_HEADER.pack(label.size, 0.0, header.id, header.id2), stored.tobytes(), bytes(payload)))
 
 
-def unpack(record: bytes | np.ndarray) -> tuple[IRHeader, bytes | np.ndarray]:
+def unpack(record: Record) -> tuple[IRHeader, Record]:
     """The header and the payload of a record. With ``flag > 0`` the label is a float32 array ``(flag,)``.
 
-    ``record`` may also be a uint8 array; the payload is then a view of it.
+    ``record`` may also be a uint8 array or a memoryview; the payload is then a view of it.
     """
     if len(record) < _HEADER.size:
         raise UserError(f"a record of {len(record)} bytes is too short for an image header ({_HEADER.size} bytes)")
-    header = IRHeader(*_HEADER.unpack(record[: _HEADER.size]))
+    header = IRHeader(*_HEADER.unpack(bytes(record[: _HEADER.size])))
     begin = _HEADER.size + 4 * header.flag
     if header.flag == 0:
         return header, record[begin:]
@@ -85,7 +88,8 @@ def split(record: bytes) -> bytes:
     """The parts of a record as they stand in a file: heads, pieces and padding."""
     if len(record) > LENGTH_MASK:
         raise UserError(f"a record of {len(record)} bytes is too long: RecordIO takes less than {LENGTH_MASK + 1}")
-    parts, begin, kind = [], 0, _FIRST
+    parts: list[bytes] = []
+    begin, kind = 0, _FIRST
     aligned = len(record) & ~3
     at = record.find(_MAGIC, 0, aligned)
     while at >= 0:
@@ -193,9 +197,10 @@ class RecordReader:
 
     def _parts(self, index: int) -> list[tuple[int, int]]:
         """Where the pieces of a record begin and end."""
-        offset, parts = int(self.offsets[index]), []
+        offset = int(self.offsets[index])
+        parts: list[tuple[int, int]] = []
         while True:
-            magic, head = _PART.unpack_from(self._bytes, offset) if offset + _PART.size <= self.size else (0, 0)
+            magic, head = _PART.unpack_from(self._bytes.data, offset) if offset + _PART.size <= self.size else (0, 0)
             if magic != MAGIC:
                 raise self.error(index, f"there is no part of a record at byte {offset}")
             kind, length = head >> LENGTH_BITS, head & LENGTH_MASK
@@ -233,8 +238,10 @@ class RecordWriter:
         self._end = 0
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
 
     def write(self, key: int, record: bytes) -> None:
         """Append a record (see ``pack``) under ``key``."""

@@ -110,7 +110,9 @@ def _scan(path: Path) -> _Index:
                 elif suffix.lower() == ".cls":
                     if member.size > _LONGEST:
                         raise UserError(f"{path}: {member.name} is no label: it has {member.size} bytes")
-                    texts[stem] = archive.extractfile(member).read().decode(errors="surrogateescape")
+                    content = archive.extractfile(member)
+                    assert content is not None  # as it is a regular file
+                    texts[stem] = content.read().decode(errors="surrogateescape")
                 else:
                     left_out.add(name)
     except tarfile.TarError as error:
@@ -136,12 +138,13 @@ def _names(path: Path, images: list[str], texts: dict[str, str]) -> tuple[list[s
     without one of their own whose name it is up to the first dot, WebDataset's key of a sample.
     """
     stems = [os.path.splitext(image)[0] for image in images]  # noqa: PTH122
-    of = [texts.get(stem, texts.get(_key(stem))) for stem in stems] if texts else [None] * len(stems)
+    of = [texts.get(stem, texts.get(_key(stem))) for stem in stems] if texts else []
     labelled = any(text is not None for text in of)
-    names = of if labelled else [image.rpartition("/")[0] or None for image in images]
-    if None in names:
+    perhaps = of if labelled else [image.rpartition("/")[0] or None for image in images]
+    names = [name for name in perhaps if name is not None]
+    if len(names) < len(perhaps):
         reason = "no .cls with its label, though others have" if labelled else _NEITHER
-        raise UserError(f"{path}: image '{stems[names.index(None)]}' has {reason}")
+        raise UserError(f"{path}: image '{stems[perhaps.index(None)]}' has {reason}")
     return (_texts(path, stems, names) if labelled else names), labelled
 
 

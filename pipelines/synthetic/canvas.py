@@ -29,7 +29,7 @@ def ramp(x: np.ndarray) -> np.ndarray:
     return np.minimum(x, 1, out=x)
 
 
-def glow(u: np.ndarray, v: np.ndarray, radius_u: float, radius_v: float) -> np.ndarray:
+def glow(u: np.ndarray, v: np.ndarray | float, radius_u: float, radius_v: float) -> np.ndarray:
     """A Gaussian spot, 1 in its middle and 1/e at the radii."""
     return np.exp(-np.square(u * (1 / radius_u)) - np.square(v * (1 / radius_v)))
 

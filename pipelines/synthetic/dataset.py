@@ -72,8 +72,8 @@ def make_dataset(
         )
         try:
             with Progress() as progress:
-                people = executor.map(_photographs, [seed] * len(counts), range(len(counts)), counts)
-                people = progress.track(people, len(counts), description="drawing identities")
+                drawn = executor.map(_photographs, [seed] * len(counts), range(len(counts)), counts)
+                people = iter(progress.track(drawn, len(counts), description="drawing identities"))
                 write_dataset(complete, islice(people, identities), image_size=faces.SIZE)
                 write_bin(complete / "heldout.bin", *pair(list(people)))
         finally:
@@ -91,7 +91,8 @@ def pair(people: Sequence[Sequence[bytes]]) -> tuple[list[bytes], np.ndarray]:
     ``people``: the images of each identity, as many and an even number of each. Every image is once in a genuine pair
     and once in an impostor pair.
     """
-    images, same = [], []
+    images: list[bytes] = []
+    same: list[bool] = []
     for fold in np.array_split(np.arange(len(people)), FOLDS):
         for genuine in (True, False):
             for i, person in enumerate(fold):
@@ -110,9 +111,11 @@ def _photographs(seed: int, identity: int, count: int) -> list[bytes]:
 def _end_with_parent() -> None:
     """Let a worker die with its parent, even a killed one, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -112,7 +112,8 @@ def _photograph(seed: int, identity: int, rng: np.random.Generator) -> np.ndarra
     canvas = Canvas(landmarks(who, now), now.yaw, now.pitch, now.misalignment)
     skin = portrait.paint(canvas, who, now)
     scene = background(rng)
-    picture = scene + canvas.cover * (canvas.lit(*now.light, now.ambient, now.gloss * skin) - scene)
+    light_x, light_y = now.light
+    picture = scene + canvas.cover * (canvas.lit(light_x, light_y, now.ambient, now.gloss * skin) - scene)
     if rng.random() < 0.1:  # something before the camera
         x, y = canvas.pixels - rng.uniform(0, SIZE), canvas.pixels[:, None] - rng.uniform(0, SIZE)
         picture += disc(x, y, rng.uniform(8, 30), rng.uniform(8, 30)) * (colour(*rng.random(3)) - picture)

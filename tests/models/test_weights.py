@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import create_model
+from models.iresnet import IResNet
+from models.registry import BACKBONES
 from models.weights import guess_architecture, load_backbone, load_weights, read_weights
 
 
@@ -408,6 +410,15 @@ def test_every_width_is_told_from_the_tensors(name):
 def test_unknown_architecture():
     with pytest.raises(ValueError, match="no backbone"):
         guess_architecture({"layer1.0.bn1.weight": torch.zeros(64)})
+
+
+def test_unknown_depths_beside_a_class_in_the_table(monkeypatch):
+    """The classes that people add are no partial functions, as the table's own are."""
+    monkeypatch.setitem(BACKBONES, "plain", nn.Identity)
+    with torch.device("meta"):
+        tensors = IResNet((1, 1, 1, 1)).state_dict()
+    with pytest.raises(ValueError, match="no backbone"):
+        guess_architecture(tensors)
 
 
 def test_a_backbone_of_ones_own_takes_its_weights_back(tmp_path):
