@@ -20,7 +20,7 @@ from evaluate.protocols.roc import RULES, Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
 from evaluate.reporting.results import write_results
-from evaluate.reporting.schema import HardPair, OneToMany, OneToOne, Settings
+from evaluate.reporting.schema import HardPair, OneToMany, OneToOne, PairKind, Settings
 from evaluate.reporting.tables import print_rates
 from pipelines.common.command import run
 from pipelines.common.cpu import keep_freed_memory
@@ -98,7 +98,7 @@ def identification(templates: Templates, galleries: dict[str, TemplateList], pro
     return OneToMany(joint=joint(probe, vectors, mate), open_set=open_set(searches, list(galleries)))
 
 
-def attach_images(hardest: Mapping[str, list[HardPair]], images: Images, data: IJB, count: int = 4) -> None:
+def attach_images(hardest: Mapping[PairKind, list[HardPair]], images: Images, data: IJB, count: int = 4) -> None:
     """Give each of the hardest pairs the paths of some images of its two templates, where they exist."""
     for pair in (pair for pairs in hardest.values() for pair in pairs):
         rows = [np.flatnonzero(images.template == template)[:count] for template in pair.templates]
@@ -133,7 +133,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.ndarray | None, dict[str, str]]:
     """Features (n, v, d) from a file or of a checkpoint, and what its network took; None on a rank that is done."""
-    file, views, taken = args.features, args.views, {}
+    file, views = args.features, args.views
+    taken: dict[str, str] = {}
     if file is None:
         views = 2
         file = extract(

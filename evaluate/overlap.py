@@ -62,7 +62,8 @@ def mean_embeddings(embedder: Embedder, source: Source, most: int) -> tuple[Tens
         raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
     present, rows = np.unique(labels, return_inverse=True)
     rows = torch.from_numpy(rows)
-    sums, done = None, 0
+    sums: Tensor | None = None
+    done = 0
     for features in embedder.batches(source, indices):
         features = features.cpu()
         batch = indices[done : done + len(features)]
@@ -72,6 +73,7 @@ def mean_embeddings(embedder: Embedder, source: Source, most: int) -> tuple[Tens
             sums = torch.zeros(len(present), embeddings.shape[1])
         sums.index_add_(0, rows[done : done + len(embeddings)], embeddings)
         done += len(embeddings)
+    assert sums is not None  # there are images
     return torch.nn.functional.normalize(sums), present
 
 

@@ -18,7 +18,7 @@ from evaluate.reporting import charts
 from evaluate.reporting.page import Page
 from evaluate.reporting.pictures import Pair, pair_sheet
 from evaluate.reporting.results import read_results
-from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, HardPair, Identification, Results
+from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, HardPair, Identification, MegaFace, PairKind, Results
 from pipelines.common.command import run
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
@@ -30,7 +30,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
     """The few figures that tell most, large, a row a model."""
     rows = []
     for name, results in models.items():
-        figures: dict[str, float] = {}
+        figures: dict[str, float | None] = {}
         for target in ("IJBC", "IJBB"):
             found = results.get(target, {})
             if "verification" in found:
@@ -106,16 +106,13 @@ def _rates(page: Page, title: str, models: Mapping[str, Identification]) -> None
     page.table(title, columns, {model: part.ranks | part.tpir for model, part in models.items()})
 
 
-def _hardest(page: Page, title: str, hardest: Mapping[str, list[HardPair]]) -> None:
+def _hardest(page: Page, title: str, hardest: Mapping[PairKind, list[HardPair]]) -> None:
     """The pairs as pictures where their images can be read, else as a table of template ids."""
     groups = {"genuine": "Genuine pairs with the lowest scores", "impostor": "Impostor pairs with the highest scores"}
     page.section(title)
     pictures = {
         groups[kind]: [
-            Pair(
-                *[[Path(path).read_bytes() for path in side] for side in pair.images],
-                f"{pair.templates[0]} · {pair.templates[1]}: {pair.score:.3f}",
-            )
+            _pictured(pair)
             for pair in pairs
             if all(side and all(Path(path).is_file() for path in side) for side in pair.images)
         ]
@@ -134,6 +131,11 @@ def _hardest(page: Page, title: str, hardest: Mapping[str, list[HardPair]]) -> N
             f"<tbody>{rows}</tbody></table></div>"
         )
     page.parts.append(f'<div class="charts">{"".join(cells)}</div>')
+
+
+def _pictured(pair: HardPair) -> Pair:
+    left, right = ([Path(path).read_bytes() for path in side] for side in pair.images)
+    return Pair(left, right, f"{pair.templates[0]} · {pair.templates[1]}: {pair.score:.3f}")
 
 
 def bins(page: Page, models: Models) -> None:
@@ -164,11 +166,11 @@ def bins(page: Page, models: Models) -> None:
 
 def megaface(page: Page, models: Models) -> None:
     """Rank-1 by distractors and verification."""
-    models = {model: parts["megaface"] for model, parts in models.items()}
-    first = next(iter(models.values()))
+    results: dict[str, MegaFace] = {model: parts["megaface"] for model, parts in models.items()}
+    first = next(iter(results.values()))
     page.section("MegaFace", f"{first.probes:,} FaceScrub probes, up to {first.distractors:,} distractors.")
-    rank1 = {model: ([int(n) for n in part.rank1], list(part.rank1.values())) for model, part in models.items()}
-    curves = {model: (part.roc.far, part.roc.tar) for model, part in models.items()}
+    rank1 = {model: ([int(n) for n in part.rank1], list(part.rank1.values())) for model, part in results.items()}
+    curves = {model: (part.roc.far, part.roc.tar) for model, part in results.items()}
     page.figures(
         {
             "megaface_rank1": charts.distractors("Identification", rank1, page.colours),
@@ -176,7 +178,8 @@ def megaface(page: Page, models: Models) -> None:
         }
     )
     ours = {
-        model: {"rank1": list(part.rank1.values())[-1], "tar": part.tar[MEGAFACE_FAR]} for model, part in models.items()
+        model: {"rank1": list(part.rank1.values())[-1], "tar": part.tar[MEGAFACE_FAR]}
+        for model, part in results.items()
     }
     columns = {"rank1": "rank-1", "tar": "TAR at FAR 1e-6"}
     page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"))

@@ -39,7 +39,7 @@ def load_network(
     if path.suffix.lower() == ".onnx":
         return _onnx_network(path, device, given)
     model, options = load_backbone(path, **({"name": backbone} if backbone else {}))
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     size = options["input_size"]
     bgr, unit_range = options.get("bgr", False), options.get("unit_range", False)
     found = Preprocessing((0, 1) if unit_range else (-1, 1), bgr=bgr)

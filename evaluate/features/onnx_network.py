@@ -12,7 +12,7 @@ from models.onnx_file import quiet_session
 from pipelines.common.errors import UserError
 
 # What onnxruntime calls the types of images that can be given; integers take pixels of 0...255.
-_TYPES = {
+_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,

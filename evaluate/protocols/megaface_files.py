@@ -36,10 +36,11 @@ def read_list(path: Path, parts: int) -> list[str]:
     short = [name for name in names if name.count("/") != parts - 1]
     if short or not names:
         raise UserError(f"{path} must list image paths of {parts} components or more, found {short[:1] or 'nothing'}")
-    if len(set(names)) != len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))
-        raise UserError(f"{path} lists an image twice: {twice}")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"{path} lists an image twice: {name}")
+        seen.add(name)
     return names
 
 

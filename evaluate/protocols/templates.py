@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.common.cpu import one_thread
 from pipelines.common.errors import UserError
@@ -67,7 +68,7 @@ def pool(
     )
     # A sum of means is a weighted sum: an image's weight is its detector score over the number of images of its media.
     weights = (1 if detector is None else detector.astype(np.float32)) / images_of[media_of].astype(np.float32)
-    totals = None
+    totals: Tensor | None = None
     for start in range(0, len(features), chunk):
         part = slice(start, start + chunk)
         images = _combine(np.asarray(features[part], dtype=np.float32), flip, norm)
@@ -77,6 +78,7 @@ def pool(
         # Rows are added one after the other in file order, so copies of a template are equal to the bit.
         with one_thread():  # several would share out each row of 512 and lose ten times what they win
             totals.index_add_(0, torch.from_numpy(template_of[part]), torch.from_numpy(images))
+    assert totals is not None  # there are images
     vectors = totals.numpy().astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):

@@ -1,6 +1,7 @@
 """The charts of a report: one function a chart, from plain numbers to a matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,7 +14,7 @@ from evaluate.reporting.schema import Histogram
 # Okabe and Ito's colours, told apart by everyone; the light ones last.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 GENUINE, IMPOSTOR = "#009e73", "#d55e00"
-STYLE = {
+STYLE: dict[Any, Any] = {  # the type of the keys differs between versions of matplotlib
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -32,7 +33,8 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "facemill",
 }
-Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # by model: x, y
+Numbers = Sequence[float] | np.ndarray
+Curves = Mapping[str, tuple[Numbers, Numbers]]  # by model: x, y
 
 
 def colour(place: int) -> str:
@@ -124,8 +126,8 @@ def histogram(title: str, score: str, counts: Histogram, threshold: float | None
     figure, axes = _axes(title, score, "density")
     edges = np.asarray(counts.edges)
     occupied = np.flatnonzero(np.asarray(counts.genuine) + np.asarray(counts.impostor))
-    for kind, values, fill in (("impostor", counts.impostor, IMPOSTOR), ("genuine", counts.genuine, GENUINE)):
-        values = np.asarray(values, float)
+    for kind, numbers, fill in (("impostor", counts.impostor, IMPOSTOR), ("genuine", counts.genuine, GENUINE)):
+        values = np.asarray(numbers, float)
         density = values / max(values.sum(), 1) / np.diff(edges)
         axes.stairs(density, edges, fill=True, color=fill, alpha=0.35)
         axes.stairs(density, edges, color=fill, linewidth=1.4, label=kind)

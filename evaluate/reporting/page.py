@@ -61,25 +61,27 @@ class Page:
         self,
         heading: str,
         columns: Mapping[str, str],
-        ours: Mapping[str, Mapping[str, float]],
+        ours: Mapping[str, Mapping[str, float | None]],
         published: Sequence[tuple[dict, Mapping[str, float]]] = (),
-        spread: Mapping[str, Mapping[str, float]] | None = None,
+        spread: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> None:
         """Rates in percent: our models first, their best in bold, then published rows; ``columns`` maps keys to titles.
 
         ``spread`` holds standard deviations in the shape of ``ours``.
         """
         best = {
-            key: max((row[key] for row in ours.values() if row.get(key) is not None), default=None) for key in columns
+            key: max((rate for row in ours.values() if (rate := row.get(key)) is not None), default=None)
+            for key in columns
         }
 
-        def cell(row: Mapping[str, float], key: str, name: str | None = None) -> str:
+        def cell(row: Mapping[str, float | None], key: str, name: str | None = None) -> str:
             value = row.get(key)
             if value is None:
                 return "<td>–</td>"
             text = f"{100 * value:.2f}"
-            if spread and name and spread[name][key] is not None:
-                text += f' <span class="pm">± {100 * spread[name][key]:.2f}</span>'
+            deviation = spread[name][key] if spread and name else None
+            if deviation is not None:
+                text += f' <span class="pm">± {100 * deviation:.2f}</span>'
             mark = ' class="best"' if name and len(ours) > 1 and value == best[key] else ""
             return f"<td{mark}>{text}</td>"
 

@@ -1,6 +1,6 @@
 """Sheets of image pairs, such as those a model gets most wrong, and how figures become files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +12,19 @@ from evaluate.reporting.schema import printable
 from pipelines.common.files import replacing
 from pipelines.common.pillow import decode
 
+Encoded = np.ndarray | bytes  # an image file's bytes
+
 
 @dataclass(frozen=True)
 class Pair:
     """What stands left and right, one or more encoded images each, and a caption below."""
 
-    left: Sequence[bytes]
-    right: Sequence[bytes]
+    left: Sequence[Encoded]
+    right: Sequence[Encoded]
     caption: str
 
 
-def thumbnails(encoded: Sequence[bytes], places: int, side: int = 112) -> np.ndarray:
+def thumbnails(encoded: Sequence[Encoded], places: int, side: int = 112) -> np.ndarray:
     """Images beside each other, each fitted into one of the square ``places``: uint8 (side, side * places, 3)."""
     row = Image.new("RGB", (side * places, side), "white")
     for place, data in enumerate(encoded):
@@ -32,7 +34,7 @@ def thumbnails(encoded: Sequence[bytes], places: int, side: int = 112) -> np.nda
     return np.asarray(row)
 
 
-def pair_sheet(groups: dict[str, Sequence[Pair]], columns: int = 6) -> Figure:
+def pair_sheet(groups: Mapping[str, Sequence[Pair]], columns: int = 6) -> Figure:
     """One block of pairs under each title."""
     rows = [
         (title, pairs[at : at + columns]) for title, pairs in groups.items() for at in range(0, len(pairs), columns)

@@ -36,6 +36,7 @@ Rate = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Number = Annotated[FiniteFloat | None, BeforeValidator(_defined)]
 Curve = Annotated[list[FiniteFloat], Field(min_length=1)]
 Pair = Field(min_length=2, max_length=2)
+PairKind = Literal["genuine", "impostor"]
 
 
 def _with_key(needed: str) -> AfterValidator:
@@ -118,7 +119,7 @@ class OneToOne(BaseModel):
     impostor: Count
     roc: Roc
     histogram: Histogram
-    hardest: dict[Literal["genuine", "impostor"], list[HardPair]]
+    hardest: dict[PairKind, list[HardPair]]
 
 
 class Identification(BaseModel):

@@ -27,20 +27,20 @@ def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
     return table
 
 
-def _percent(rate: float | None, std: float | None = None) -> str:
+def _percent(rate: float | None, std: float | None = None, digits: str = ".2f") -> str:
     if rate is None:
         return "–"
-    return f"{100 * rate:.2f}" + (f" ± {100 * std:.2f}" if std is not None else "")
+    return f"{100 * rate:{digits}}" + (f" ± {100 * std:{digits}}" if std is not None else "")
 
 
-def print_rates(title: str, rates: Mapping[str, float], met: Mapping[str, float] | None = None) -> None:
+def print_rates(title: str, rates: Mapping[str, float | None], met: Mapping[str, float | None] | None = None) -> None:
     """Print percentages under their names; for TARs at wanted FARs, the FARs really ``met`` below them."""
     table = Table(title=title, title_justify="left")
     if met:
         table.add_column()
     for name in rates:
         table.add_column(name, justify="right")
-    table.add_row(*["TAR %"] * bool(met), *(f"{100 * rate:.2f}" for rate in rates.values()))
+    table.add_row(*["TAR %"] * bool(met), *map(_percent, rates.values()))
     if met:
-        table.add_row("FAR % met", *(f"{100 * met[name]:.2g}" for name in rates))
+        table.add_row("FAR % met", *(_percent(met[name], digits=".2g") for name in rates))
     Console().print(table)
