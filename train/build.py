@@ -56,7 +56,7 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
         backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
     if batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in backbone.modules()):
         raise UserError(f"data.batch_size is 1, but {model.name} normalises by its batch's statistics; take 2 at least")
-    return backbone.to(world.device, memory_format=torch.channels_last)
+    return backbone.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
 
 
 def replicate(network: nn.Module, world: World, *, compile: bool, compress: str) -> nn.Module:

@@ -124,7 +124,8 @@ class Checkpoints:
 def latest_step(folder: Path) -> int:
     """The step from which a run with this folder of checkpoints goes on: that of its newest one, or 0."""
     found = Checkpoints(folder, keep=1).all()
-    return int(_NAME.search(found[-1].name)[1]) if found else 0
+    name = _NAME.search(found[-1].name) if found else None
+    return int(name[1]) if name else 0
 
 
 def _quietly(function: Callable[..., Any], parts: dict[str, Part], path: Path) -> None:

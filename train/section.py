@@ -27,7 +27,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation not in (bool, Any):
+        assert info.field_name is not None  # as for every field's validator
+        kind = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and kind is not bool and kind is not Any:
             raise UserError(f"must not be {str(value).lower()}")
         return value
 
@@ -57,7 +59,7 @@ class OpenSection(Section):
     def options_of(cls, name: str) -> type[Section]:
         """The options of what is called ``name``: a parameter of its constructor each, but for the section's keys."""
         parameters = inspect.signature(cls.table[name]).parameters.values()
-        fields = {
+        fields: dict[str, Any] = {
             p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
             for p in parameters
             if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in cls.model_fields

@@ -10,11 +10,13 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
+from losses import CentreOptimizer
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.loading.loader import Batch
@@ -58,8 +60,8 @@ class Trainer:
         self.scaler = LossScaler(config.precision == "fp16")
         self.window = torch.zeros(2, device=world.device)  # sum and number of the losses since the last log step
         self.global_batch = config.data.batch_size * world.size * config.optim.accumulate
-        self.meta = {"global_batch": self.global_batch, "num_classes": num_classes, "images": len(source)}
-        self.meta |= {"seed": config.seed, "model": config.model.name}
+        self.meta: dict[str, int | str] = {"global_batch": self.global_batch, "num_classes": num_classes}
+        self.meta |= {"images": len(source), "seed": config.seed, "model": config.model.name}
         self._resume()
 
     def _build(self, source: Source, num_classes: int, fresh: bool) -> None:
@@ -95,7 +97,7 @@ class Trainer:
     @property
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds, by its names there: what is listed here is saved and resumed, and nothing else."""
-        parts = {
+        parts: dict[str, Part] = {
             "backbone": self.backbone,
             "optimizer": OptimizerState(self.backbone, self.optimizer),
             "head": self.head,
@@ -170,10 +172,11 @@ class Trainer:
     def _forward_backward(self, batch: Batch, last: bool) -> dict[str, Tensor]:
         self.waited += self.loader.wait
         device = self.world.device.type
-        quiet = nullcontext() if last or self.world.size == 1 else self.network.no_sync()
+        network = self.network
+        quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with quiet:
             with torch.autocast(device, self.half, enabled=self.half is not None):
-                result = self.recipe.step(batch, self.network, self.head, self.epoch)
+                result = self.recipe.step(batch, network, self.head, self.epoch)
             (result.loss * (self.scaler.scale / self.config.optim.accumulate)).backward()
         self.window += torch.stack([result.loss.detach(), torch.ones_like(result.loss)])
         return result.metrics
@@ -182,14 +185,14 @@ class Trainer:
         average_gradients(self.recipe_parameters)
         optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
         parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        optimizers.append(self.centre_optimizer)
+        all_optimizers: list[torch.optim.Optimizer | CentreOptimizer] = [*optimizers, self.centre_optimizer]
         if self.scaler.unscale(parameters):
             if self.config.optim.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, self.config.optim.clip, foreach=True)
-            for optimizer in optimizers:
-                optimizer.step()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
+            for each in all_optimizers:
+                each.step()
+        for each in all_optimizers:
+            each.zero_grad()
 
     # -- logs, verification, checkpoints -------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ class _Loader(yaml.SafeLoader):
         """Bytes that are not UTF-8, which Python gives as surrogates, may be in the name of a file."""
         super().check_printable(re.sub("[\udc80-\udcff]", "x", data))
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # str | None, but a dict in PyYAML's stubs
         """YAML forbids a key given twice; PyYAML takes the last one, and a user wonders where the others are."""
         node = super().compose_mapping_node(anchor)
         seen = set()

@@ -1,6 +1,7 @@
 """What a recipe may ask of a backbone beside its embeddings: a backbone that has it works, whichever it is."""
 
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -36,22 +37,21 @@ class NormLast(Protocol):
 Ability = TypeVar("Ability")
 
 
-def require(backbone: nn.Module, ability: type[Ability], recipe: str, those: str) -> Ability:
+def require(backbone: nn.Module, ability: Callable[..., Ability], recipe: str, those: str) -> Ability:
     """The backbone, if it has all methods of a protocol. Else a ``ValueError`` names the recipe and what it lacks.
 
     Args:
+        ability: the protocol; ``type[Ability]`` would be a class of which objects can be made.
         those: names of backbones that have them, for the message.
     """
     methods = [name for name in vars(ability) if not name.startswith("_")]
     if missing := [name for name in methods if not hasattr(backbone, name)]:
         lacks = " and ".join(f"{name}()" for name in missing)
         raise UserError(f"recipe {recipe} needs a backbone with {lacks}, such as {those}")
-    return backbone
+    return cast(Ability, backbone)
 
 
 def last_norm(backbone: nn.Module) -> nn.BatchNorm1d | nn.SyncBatchNorm | None:
     """The batch norm that gives the embeddings: `NormLast`'s, else the last one of the backbone's modules, if any."""
-    if hasattr(backbone, "last_norm"):
-        return backbone.last_norm
     norms = [module for module in backbone.modules() if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm))]
-    return norms[-1] if norms else None
+    return getattr(backbone, "last_norm", norms[-1] if norms else None)

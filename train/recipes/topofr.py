@@ -46,8 +46,8 @@ class TopoFR(Recipe):
             weight, bias = norm.weight.requires_grad_(), norm.bias
             with torch.no_grad():  # by one factor, so that embeddings of `init_from` keep their directions
                 factor = 0.5 / torch.linalg.vector_norm(weight)
-                weight *= factor
-                bias *= factor
+                weight.mul_(factor)
+                bias.mul_(factor)
         return backbone
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
@@ -56,6 +56,7 @@ class TopoFR(Recipe):
         weights = hardness_weights(out.entropy, out.row_losses, out.batch.valid)
         loss = out.batch.mean(weights * out.row_losses)
         metrics = {"cosine": out.batch.mean(out.cosine), "row_weight": out.batch.mean(weights)}
+        assert batch.clean is not None  # for `clean_view` asks for it
         images, replicated = batch.clean, self.gather and world_size() > 1
         if replicated:
             gather = RowGather(len(embeddings), embeddings.device)

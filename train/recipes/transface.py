@@ -45,7 +45,7 @@ class TransFace(Recipe):
 
     def network(self, backbone: nn.Module) -> nn.Module:
         network = _WithPatches(require(backbone, PatchWeighing, "transface", "transface_t … transface_l"))
-        self._backbone = [backbone]  # in a list, so that its weights are not this module's
+        self._network = [network]  # in a list, so that its weights are not this module's
         return network
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
@@ -66,8 +66,8 @@ class TransFace(Recipe):
         device = batch.images.device
         uniforms = batch.uniforms[chosen, 2:].unflatten(1, (_TOP, 4)).to(device, non_blocking=True)
         chosen = chosen.to(device, non_blocking=True)
-        (backbone,) = self._backbone
-        with evaluating(backbone):
-            _, weights, _ = backbone.forward_patches(batch.images[chosen])
+        (network,) = self._network
+        with evaluating(network):
+            _, weights, _ = network.forward(batch.images[chosen])  # not compiled: their number differs each time
         patches = round(weights.shape[1] ** 0.5)
         return perturb_patches(batch.images, chosen, weights.float(), uniforms, _TOP, batch.images.shape[3] // patches)
