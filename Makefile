@@ -17,6 +17,7 @@ test: $(VENV)/test.done lint
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 install: $(VENV)/train.done
 
