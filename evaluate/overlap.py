@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from evaluate.features.embed import Embedder
-from evaluate.features.options import add_network_options, load_embedder, positive
+from evaluate.features.options import add_network_options, load_embedder
 from evaluate.features.ranks import World
 from evaluate.protocols.embeddings import finite
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, Overlap, SharedIdentity
-from pipelines.common.command import run
+from pipelines.common.command import at_least, run
 from pipelines.common.errors import UserError
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
@@ -114,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("second", type=Path, help="the test set; may be a .bin")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
     parser.add_argument("--threshold", type=float, default=0.6, help="least cosine of the means of a shared identity")
-    parser.add_argument("--images", type=positive, default=8, help="images of each identity that are embedded")
+    parser.add_argument("--images", type=at_least(1), default=8, help="images of each identity that are embedded")
     parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for overlap.json and overlap.png")
     add_network_options(parser)
     return parser.parse_args()

@@ -16,7 +16,7 @@ from typing import Any
 from models.onnx_file import export_onnx
 from models.pretrained import model_card, save_pretrained
 from models.weights import load_backbone, require_finite, run_config
-from pipelines.common.command import run
+from pipelines.common.command import at_least, run
 from pipelines.common.errors import UserError
 
 
@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, checkpoint or state dict")
     parser.add_argument("--network", help="the backbone's name; default: told from the files")
-    parser.add_argument("--input-size", type=int, help="side of the images; default: told from the files")
+    parser.add_argument("--input-size", type=at_least(1), help="side of the images; default: told from the files")
     parser.add_argument("--output", type=Path, required=True, help="model.onnx, or a folder")
     parser.add_argument("--fp16", action="store_true", help="ONNX: half precision inside")
     parser.add_argument("--dynamic-batch", action="store_true", help="ONNX: any number of images at a time")

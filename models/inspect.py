@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.registry import create_model, model_names
 from models.weights import load_backbone
-from pipelines.common.command import run
+from pipelines.common.command import at_least, run
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "model", nargs="?", help="a backbone's name or a file of weights; default: a table of all names"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="images at a time when measuring the speed")
+    parser.add_argument("--batch-size", type=at_least(1), default=32, help="images at a time when measuring the speed")
     args = parser.parse_args()
-    if args.batch_size < 1:
-        parser.error("--batch-size must be 1 at least")
     return args
 
 

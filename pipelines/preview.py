@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.common.command import run
+from pipelines.common.command import at_least, run
 from pipelines.common.files import replacing
 from pipelines.common.sheets import sheet
 from pipelines.loading.augment import AUGMENTATIONS
@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("data", help="a folder with train.rec, a .rec file, or a folder identity/*.jpg")
     parser.add_argument("--augment", default="arcface", help=f"one of {', '.join(AUGMENTATIONS)}")
     parser.add_argument("--output", type=Path, default=Path("preview.png"))
-    parser.add_argument("--image-size", type=int, default=112)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--image-size", type=at_least(1), default=112)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     arguments = parser.parse_args()
     picture = augmented_sheet(
         open_source(arguments.data), arguments.augment, image_size=arguments.image_size, seed=arguments.seed

@@ -8,6 +8,7 @@ from evaluate.features.embed import Embedder
 from evaluate.features.network import load_network
 from evaluate.features.preprocessing import add_input_options, input_options
 from evaluate.features.ranks import World
+from pipelines.common.command import at_least
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -16,8 +17,8 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add what a command that runs a network needs beside ``--checkpoint``."""
     add_input_options(parser)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is for GPUs, and less exact")
-    parser.add_argument("--batch-size", type=positive, default=128, help="images at a time on each device")
-    parser.add_argument("--threads", type=positive, default=4, help="decoding threads of each rank")
+    parser.add_argument("--batch-size", type=at_least(1), default=128, help="images at a time on each device")
+    parser.add_argument("--threads", type=at_least(1), default=4, help="decoding threads of each rank")
 
 
 def add_name_option(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +41,3 @@ def load_embedder(args: argparse.Namespace, world: World, flip: bool = True) -> 
         flip=flip,
     )
     return embedder, network.input
-
-
-def positive(text: str) -> int:
-    """A count of one at least, for ``type`` of an argument."""
-    if (count := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return count

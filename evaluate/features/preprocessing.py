@@ -91,7 +91,7 @@ def overruled(found: Preprocessing, why: str, given: dict[str, Any]) -> tuple[Pr
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    values = tuple(float(value) for value in text.split(","))
+    values = _split(text)
     if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
         raise argparse.ArgumentTypeError(f"{text!r} is not one number, or three with commas")
     return values
@@ -104,7 +104,15 @@ def _divisors(text: str) -> tuple[float, ...]:
 
 
 def _range(text: str) -> tuple[float, float]:
-    low, high = (float(value) for value in text.split(","))
-    if not -math.inf < low < high < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range: the first number must be the lower one")
-    return low, high
+    values = _split(text)
+    if len(values) != 2 or not -math.inf < values[0] < values[1] < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range LOW,HIGH: two numbers, the lower one first")
+    return values[0], values[1]
+
+
+def _split(text: str) -> tuple[float, ...]:
+    """The numbers between commas; none where something else stands there."""
+    try:
+        return tuple(float(value) for value in text.split(","))
+    except ValueError:
+        return ()

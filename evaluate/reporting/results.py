@@ -44,6 +44,8 @@ def read_results(path: Path) -> Results:
     Raises ``ValueError`` naming the file, and the field that a report could not show.
     """
     path = results_file(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}: give the --output folder of an evaluation")
     try:
         return Results.model_validate(json.loads(path.read_text()), strict=True)
     except ValidationError as error:

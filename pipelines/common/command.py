@@ -1,5 +1,6 @@
 """How every command of Facemill ends: a user's mistake is one clear line and exit code 2, a bug is a traceback."""
 
+import argparse
 import errno
 import io
 import os
@@ -32,3 +33,18 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """For ``type`` of an argument: a whole number of ``least`` or more."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    return parse

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.common.command import run
+from pipelines.common.command import at_least, run
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.pillow import QUALITY
@@ -51,11 +51,13 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("data")
     parser.add_argument("out", type=Path, help="the folder to write")
     parser.add_argument("--to", choices=FORMS, default="recordio")
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="in a random order (RecordIO: im2rec's layout)")
-    parser.add_argument("--size", type=int, help="resize images that are not SIZE x SIZE pixels")
-    parser.add_argument("--quality", type=int, help="encode all images anew, as JPEGs of this quality")
-    parser.add_argument("--shard-size", type=int, default=10_000, help="images a shard")
-    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+    parser.add_argument(
+        "--shuffle", type=at_least(0), metavar="SEED", help="in a random order (RecordIO: im2rec's layout)"
+    )
+    parser.add_argument("--size", type=at_least(1), help="resize images that are not SIZE x SIZE pixels")
+    parser.add_argument("--quality", type=at_least(1), help="encode all images anew, as JPEGs of this quality")
+    parser.add_argument("--shard-size", type=at_least(1), default=10_000, help="images a shard")
+    parser.add_argument("--threads", type=at_least(1), help="default: the CPUs available")
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -80,8 +82,8 @@ def _add_align(commands: argparse._SubParsersAction) -> None:
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--landmarks", action="store_true", help="DATA has lines 'identity/image.jpg x1 y1 … x5 y5'")
     how.add_argument("--detector", type=Path, help="find them by OpenCV's YuNet, whose weights are this .onnx file")
-    parser.add_argument("--quality", type=int, default=QUALITY, help="of the JPEGs written")
-    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+    parser.add_argument("--quality", type=at_least(1), default=QUALITY, help="of the JPEGs written")
+    parser.add_argument("--threads", type=at_least(1), help="default: the CPUs available")
 
 
 def _align(arguments: argparse.Namespace) -> None:
@@ -114,9 +116,11 @@ def _add_repair(commands: argparse._SubParsersAction) -> None:
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data")
-    parser.add_argument("--image-size", type=int, help="what images should measure; default: what the first one does")
-    parser.add_argument("--tiny", type=int, default=2, help="name identities with fewer images")
-    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+    parser.add_argument(
+        "--image-size", type=at_least(1), help="what images should measure; default: what the first one does"
+    )
+    parser.add_argument("--tiny", type=at_least(0), default=2, help="name identities with fewer images")
+    parser.add_argument("--threads", type=at_least(1), help="default: the CPUs available")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -142,10 +146,10 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("data")
     parser.add_argument("--sheet", type=Path, help="a PNG to write: a row an identity")
     parser.add_argument("--html", type=Path, help="a page to write with figures and pictures")
-    parser.add_argument("--rows", type=int, default=12, help="identities on the sheet")
-    parser.add_argument("--columns", type=int, default=12, help="images of each")
-    parser.add_argument("--sample", type=int, default=1000, help="images that are looked into")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=at_least(1), default=12, help="identities on the sheet")
+    parser.add_argument("--columns", type=at_least(1), default=12, help="images of each")
+    parser.add_argument("--sample", type=at_least(1), default=1000, help="images that are looked into")
+    parser.add_argument("--seed", type=at_least(0), default=0)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -169,9 +173,9 @@ def _add_split(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=_split)
     parser.add_argument("data")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--held-out", type=int, required=True, help="identities of OUT/heldout")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="default: the CPUs available")
+    parser.add_argument("--held-out", type=at_least(1), required=True, help="identities of OUT/heldout")
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument("--threads", type=at_least(1), help="default: the CPUs available")
 
 
 def _split(arguments: argparse.Namespace) -> None:
@@ -188,8 +192,10 @@ def _add_pairs(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("data")
     parser.add_argument("out", type=Path, help="the .bin file to write")
     parser.add_argument("--pairs-file", type=Path, help="in LFW's format; of a folder it takes name/name_0001.jpg")
-    parser.add_argument("--count", type=int, default=6000, help="pairs to draw, half of them genuine, in ten folds")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--count", type=at_least(1), default=6000, help="pairs to draw, half of them genuine, in ten folds"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0)
 
 
 def _pairs(arguments: argparse.Namespace) -> None:

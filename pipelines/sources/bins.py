@@ -37,7 +37,7 @@ def read_bin(path: str | Path) -> BinSet:
         encoded = [_image(image) for image in _list(images)]
         same = np.array([_flag(flag) for flag in _list(flags)], np.bool_)
     except Exception as error:  # a damaged or forged pickle can end in any
-        reason = error if isinstance(error, ValueError) else "it is damaged or another kind of file"
+        reason = error if isinstance(error, UserError) else "it is damaged or another kind of file"
         raise UserError(f"{path} is no .bin set of (images, flags): {reason}") from None
     if len(encoded) != 2 * len(same):
         raise UserError(f"{path} has {len(encoded)} images for {len(same)} pairs; there should be two each")

@@ -72,7 +72,7 @@ def test_counts_below_one_are_refused(option, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["overlap", "a", "b", "--checkpoint", "c", option, "0"])
     with pytest.raises(SystemExit, match="2"):
         overlap.main()
-    assert f"{option}: 0 is not above zero" in capsys.readouterr().err
+    assert f"{option}: 0 is less than 1" in capsys.readouterr().err
 
 
 def test_a_network_without_numbers_finds_no_set_clean():

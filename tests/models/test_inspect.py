@@ -86,7 +86,7 @@ def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):
     torch.save(create_model("mbf", width=0.25, input_size=32, embedding_size=16).state_dict(), path)
     assert "'width': 0.25" in run_inspect(monkeypatch, capsys, path, "--batch-size", 4)
     assert "–" in run_inspect(monkeypatch, capsys, path, "--batch-size", 1)
-    for arguments, message in (((path, "--batch-size", 0), "1 at least"), ((onnx,), "is an ONNX file")):
+    for arguments, message in (((path, "--batch-size", 0), "0 is less than 1"), ((onnx,), "is an ONNX file")):
         with pytest.raises(SystemExit):
             run_inspect(monkeypatch, capsys, *arguments)
         assert message in capsys.readouterr().err

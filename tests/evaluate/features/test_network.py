@@ -117,3 +117,12 @@ def test_what_is_not_there_or_not_a_network_is_named(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
     with pytest.raises(ValueError, match="linear.pt"):
         load_network(tmp_path / "linear.pt")
+
+
+@pytest.mark.parametrize("option", ["--mean=a", "--mean=1,2", "--std=0", "--input-range=3", "--input-range=1,x"])
+def test_options_that_are_no_numbers_are_refused_in_words(option, capsys):
+    parser = argparse.ArgumentParser()
+    add_network_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args([option])
+    assert f"'{option.partition('=')[2]}' is n" in capsys.readouterr().err

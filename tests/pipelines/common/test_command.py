@@ -49,3 +49,17 @@ def test_the_former_place_of_the_synthetic_faces_says_the_new_one():
     result = python("-m", "pipelines.embedded", "data/embedded")
     assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (2, b"", 1)
     assert b"python -m pipelines.synthetic" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["prepare", "convert", "a", "b", "--size", "0"], "argument --size: 0 is less than 1"),
+        (["prepare", "convert", "a", "b", "--shuffle", "-1"], "argument --shuffle: -1 is less than 0"),
+        (["prepare", "inspect", "a", "--sample", "many"], "argument --sample: 'many' is no whole number"),
+        (["synthetic", "a", "--seed", "-1"], "argument --seed: -1 is less than 0"),
+    ],
+)
+def test_counts_that_are_none_are_refused(arguments, message):
+    result = python("-m", f"pipelines.{arguments[0]}", *arguments[1:])
+    assert result.returncode == 2 and result.stderr.decode().splitlines()[-1].endswith(message)

@@ -136,7 +136,7 @@ def test_what_is_no_set_is_refused(tmp_path):
         (b"", "damaged"),
         (b"\xff\xd8\xff\xe0 an image", "damaged"),
         (good[:-20], "damaged"),
-        (pickle.dumps((IMAGES, SAME, 1)), "too many values"),
+        (pickle.dumps((IMAGES, SAME, 1)), "damaged or another kind"),
         (pickle.dumps((["text"] * 4, SAME)), "type str, not bytes"),
         (pickle.dumps(([b""] * 4, SAME)), "an image is empty"),
         (pickle.dumps((IMAGES[:3], SAME)), "3 images for 2 pairs"),
