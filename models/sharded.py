@@ -49,7 +49,7 @@ _ALLOWED = {
 class _MetadataUnpickler(pickle._Unpickler):
     """Admits the classes of a checkpoint's metadata, and leaves these as they are.
 
-    It is the unpickler in Python, whose steps can be replaced; nor does a large number in a file make it reserve memory.
+    It is the unpickler in Python, whose steps can be replaced; nor does a number in a file make it reserve memory.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -62,7 +62,7 @@ class _MetadataUnpickler(pickle._Unpickler):
     def _build(self) -> None:
         if isinstance(self.stack[-2], type):  # would set attributes of a class, for the rest of the process
             raise pickle.UnpicklingError("its metadata changes a class")
-        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]
 
     dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: _build}  # type: ignore[dict-item]
 

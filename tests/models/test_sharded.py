@@ -38,7 +38,9 @@ def folder(tmp_path):
 
 def sign(folder):
     """Write the checksums of all files, as training does."""
-    (folder / "meta.json").write_text(json.dumps({"files": checksums(folder, [path.name for path in folder.iterdir()])}))
+    (folder / "meta.json").write_text(
+        json.dumps({"files": checksums(folder, [path.name for path in folder.iterdir()])})
+    )
 
 
 def change_metadata(folder, change):
