@@ -114,7 +114,7 @@ def build_head(
 
 
 def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
-    """The centres' optimiser; fused into the backward pass where that is possible."""
+    """The centres' optimiser; fused with the pass over the centres where that is possible."""
     optim = config.optim
     several = optim.accumulate > 1
     # Sampled batches draw different centres, so several of them cannot share one pass over the centres.
@@ -126,5 +126,4 @@ def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         fused=fused,
-        deferred=fused and (several or config.precision == "fp16"),
     )
