@@ -75,7 +75,7 @@ class Head(OpenSection):
     mode: Literal["streamed", "dense"] = Field("streamed", description="dense holds all logits, to compare with")
     kernels: Literal["torch", "triton"] = Field("torch", description="arithmetic of a tile; triton needs a GPU")
     tile: PositiveInt | None = Field(None, description="class centres a tile; null chooses")
-    fused: bool = Field(True, description="update centres in the backward pass; their gradient never exists")
+    fused: bool = Field(True, description="update centres a tile at a time; the gradient of all never exists")
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
     init_from: LocalPath | None = Field(
         None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
