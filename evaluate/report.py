@@ -21,7 +21,7 @@ from evaluate.reporting.results import read_results
 from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, HardPair, Identification, MegaFace, PairKind, Results
 from pipelines.common.command import run
 from pipelines.common.errors import UserError
-from pipelines.common.files import distinct_names
+from pipelines.common.files import distinct_names, remove_leftovers
 
 Models = dict[str, dict]  # results of one kind by model name
 
@@ -234,6 +234,7 @@ def main() -> None:
     args = parser.parse_args()
     models = read_models(args.results)
     args.output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(args.output)
     page = Page(args.output, {name: charts.colour(place) for place, name in enumerate(models)})
 
     def of(kind: str) -> Models:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from evaluate.reporting.schema import FORMAT, Results
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
+from pipelines.common.files import remove_leftovers, replacing
 
 
 def write_results(folder: Path, name: str | None, **figures: object) -> Path:
@@ -19,6 +19,7 @@ def write_results(folder: Path, name: str | None, **figures: object) -> Path:
         figures: further fields of `Results`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     results = Results(format=FORMAT, name=name or folder.resolve().name or "results", **figures)
     path = folder / "results.json"
     write_json(path, results)
