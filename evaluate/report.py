@@ -19,7 +19,7 @@ from evaluate.reporting.page import Page
 from evaluate.reporting.pictures import Pair, pair_sheet
 from evaluate.reporting.results import read_results
 from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, HardPair, Identification, MegaFace, PairKind, Results
-from pipelines.common.command import run
+from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names, remove_leftovers
 
@@ -248,7 +248,7 @@ def main() -> None:
     if of("megaface"):
         megaface(page, of("megaface"))
     page.write(args.output / "index.html", tiles(models))
-    print(f"written: {args.output / 'index.html'}")
+    say(f"written: {args.output / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from evaluate.features.network import load_network
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
+from pipelines.common.command import say
 from pipelines.common.errors import UserError
 from pipelines.common.files import remove_leftovers, replacing
 from pipelines.loading.aligned import aligned_images
@@ -55,7 +56,7 @@ def extract(
     with ranks() as world:
         network = load_network(checkpoint, backbone, world.device, given)
         if world.main:
-            print(f"the network takes {network.input}")
+            say(f"the network takes {network.input}")
             _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast), chunk)
         world.barrier()
         done = final.exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from evaluate.reporting.schema import FORMAT, Results
+from pipelines.common.command import say
 from pipelines.common.errors import UserError
 from pipelines.common.files import remove_leftovers, replacing
 
@@ -23,7 +24,7 @@ def write_results(folder: Path, name: str | None, **figures: object) -> Path:
     results = Results(format=FORMAT, name=name or folder.resolve().name or "results", **figures)
     path = folder / "results.json"
     write_json(path, results)
-    print(f"written: {path}")
+    say(f"written: {path}")
     return path
 
 

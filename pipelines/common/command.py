@@ -48,6 +48,11 @@ def run(main: Callable[[], None]) -> None:
         _exit(1 if line is None else 2, several)
 
 
+def say(text: object) -> None:
+    """Print a line in which names of files, or other texts out of them, may stand."""
+    print(escaped(str(text)))
+
+
 def _line(error: Exception, several: bool) -> str | None:
     """What a user is told; None for a bug."""
     if isinstance(error, UserError | OSError):
