@@ -6,7 +6,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 _SAMPLE = 2048  # rows that are looked at
 _LEAST_LIKENESS = 0.5  # of two views of an image; networks give about 0.9, the halves of one view 0
@@ -54,7 +54,7 @@ def _array(path: Path) -> np.ndarray:
             if len(names) == 1:
                 return loaded[names[0]]
     except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no sound .npy or .npz file of numbers: {error}") from None
+        raise UserError(f"{path} is no sound .npy or .npz file of numbers: {one_line(error)}") from None
     raise UserError(f"{path} must hold one array, or embs and embs_f; it holds {', '.join(names) or 'none'}")
 
 
