@@ -169,13 +169,13 @@ def _embed_pieces(
 
 
 def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> None:
-    """Gather the pieces in one file, then drop them."""
-    width = np.load(pieces[0][0], mmap_mode="r").shape[1]
-    with replacing(final) as temporary:
-        whole = np.lib.format.open_memmap(
-            temporary, "w+", np.float32, (sum(len(indices) for _, indices in pieces), width)
-        )
-        for path, indices in pieces:
-            whole[indices[0] : indices[-1] + 1] = np.load(path)
-        whole.flush()
+    """Gather the pieces, which follow one another, in one file, then drop them."""
+    rows = sum(len(indices) for _, indices in pieces)
+    with replacing(final) as temporary, temporary.open("wb") as file:
+        for path, _ in pieces:
+            piece = np.load(path).astype("<f4")
+            if not file.tell():
+                layout = {"descr": "<f4", "fortran_order": False, "shape": (rows, piece.shape[1])}
+                np.lib.format.write_array_header_1_0(file, layout)
+            file.write(piece.tobytes())
     shutil.rmtree(folder)
