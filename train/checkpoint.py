@@ -6,8 +6,10 @@ to the disk from there.
 
 import json
 import logging
+import os
 import re
 import shutil
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -76,7 +78,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, on_complete: Callable[[], None] = lambda: None) -> None:
         """``on_complete`` is called on the main rank for every checkpoint that is on the disk."""
         self.folder, self.keep, self._on_complete = folder, keep, on_complete
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="copy")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way)
         self._copied: Future[dict[str, Any]] | None = None
         self._written: Future[None] | None = None
         self._group: dist.ProcessGroup | None = None
@@ -186,8 +189,8 @@ class Checkpoints:
         final = self.folder / f"step_{step:09d}"
         meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
         state = {name: _snapshot(part) for name, part in parts.items()}
-        self._copied = self._thread.submit(self._stager.stage, state)
-        self._written = self._thread.submit(self._write, final, self._copied, meta)
+        self._copied = self._copier.submit(self._stager.stage, state)
+        self._written = self._writer.submit(self._write, final, self._copied, meta)
         return final
 
     def copied(self) -> None:
@@ -253,6 +256,11 @@ class Checkpoints:
             if main:  # what there is of it takes the room that the next one needs
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _give_way() -> None:
+    """Let this thread have what the steps leave of the processors: on a GPU's host that is plenty."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def complete(folder: Path) -> list[Path]:
