@@ -42,20 +42,22 @@ class _Gathered:
     labels: np.ndarray  # int64 (b,)
     indices: np.ndarray  # int64 (b,)
     uniforms: np.ndarray  # float32 (b, 1 + the augmentation's + those left over)
-    replaced: int  # how many samples stand in for bad ones
 
 
 class Loader:
     """An endless iterator over the batches of one rank, a pure function of (seed, step).
 
-    ``step`` is the global step that comes next; ``seek`` sets it. ``wait``: seconds spent waiting for the last batch.
+    ``step`` counts batches, that is, of ``accumulate`` to a global step, and is the one that comes next; ``seek`` sets
+    it. ``steps_per_epoch`` are global steps. ``wait``: seconds spent waiting for the last batch.
 
-    A sample that cannot be read or decoded is bad: it is logged, written to the file ``quarantine`` (a JSON object a
-    line) and replaced by the schedule's substitute; ``replaced`` counts how often. ``ValueError`` ends the iteration
-    when more than ``max_bad_fraction`` of all samples are bad, and at a label outside the source's classes.
+    A sample that cannot be read or decoded, or whose label is none of the source's classes, is bad: it is logged,
+    written to the file ``quarantine`` (a JSON object a line), which all ranks and restarts of a run share, and replaced
+    by the schedule's substitute. ``ValueError`` ends the iteration when more than ``max_bad_fraction`` of all samples
+    are bad or missing.
 
     Args:
-        batch_size: of this rank; a global batch has ``batch_size * world_size`` samples.
+        batch_size: of this rank; a global batch has ``batch_size * world_size * accumulate`` samples.
+        accumulate: batches of this rank in a global batch. Batch j of rank r takes the (j * world_size + r)-th share.
         seed: of the order, the mirror images, the augmentation and ``Batch.uniforms``.
         augment, shuffle: names in ``AUGMENTATIONS`` and ``SHUFFLES``.
         image_size: side of the images in pixels.
@@ -80,6 +82,7 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
         threads: int = 2,
         prefetch: int = 3,
         num_uniforms: int = 1,
@@ -94,13 +97,13 @@ class Loader:
         self._augmentation = augmentation
         self._device = torch.device(device)
         self._dtype = dtype
-        self._share = (rank, world_size)
+        self._rank, self._world_size, self._accumulate = rank, world_size, accumulate
         self._prefetch = prefetch
         self._quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=quarantine)
         self._own_uniforms = 1 + len(augmentation.draws)
         self._schedule = Schedule(
             len(source),
-            batch_size * world_size,
+            batch_size * world_size * accumulate,
             seed=seed,
             shuffle=shuffle,
             num_uniforms=self._own_uniforms + num_uniforms,
@@ -121,10 +124,17 @@ class Loader:
         self.steps_per_epoch = self._schedule.steps_per_epoch
         self.step = 0
         self.wait = 0.0
-        self.replaced = 0
+
+    @property
+    def replaced(self) -> int:
+        """How many images were found to be bad on the way to this step, by any rank, each counted once.
+
+        A run that is resumed counts as if it had never been interrupted.
+        """
+        return self._quarantine.found_before(self.step // self._accumulate)
 
     def seek(self, step: int) -> None:
-        """Go on with global step ``step``, counted from the start of training."""
+        """Go on with batch ``step``, counted from the start of training."""
         self.close()
         self.step = step
 
@@ -147,7 +157,6 @@ class Loader:
         pixels = self._decode()
         batch = self._ahead.popleft()
         self.step += 1
-        self.replaced += batch.replaced
         flips = _to_device(batch.uniforms[:, _FLIP] < 0.5, self._device) if self._augmentation.flip else None
         images, *clean = (_to_images(view, flips, self._dtype) for view in pixels)
         finished = Batch(
@@ -167,42 +176,55 @@ class Loader:
                 return self._decoder.result()
             except UndecodableError as error:
                 for row, reason in error.reasons.items():
-                    self._quarantine.add(int(self._ahead[0].indices[row]), reason)
+                    self._quarantine.add(int(self._ahead[0].indices[row]), reason, self.step // self._accumulate)
                 self._ahead[0] = self._gather(self.step)
                 self._decoder.amend(self._ahead[0].encoded)
 
     def _gather(self, step: int) -> _Gathered:
         self._hint(step)
-        epoch, step = divmod(step, self.steps_per_epoch)
-        scheduled, uniforms = self._schedule.slice(epoch, step, *self._share)
+        place = self._place(step)
+        scheduled, uniforms = self._schedule.slice(*place)
+        num_classes = self._source.num_classes
         while True:
-            indices = self._substitute(epoch, step, scheduled)
+            indices = self._substitute(place, scheduled)
             try:
                 encoded, labels = self._source.read(indices)
-                break
             except (ValueError, OSError):
-                if not self._quarantine_unreadable(indices):
+                if not self._quarantine_unreadable(indices, step):
                     raise
-        num_classes = self._source.num_classes
-        for row in np.flatnonzero((labels < 0) | (labels >= num_classes)):
-            where = self._source.describe(int(indices[row]))
-            raise UserError(f"{where}: the label is not in [0, {num_classes}); is the class count right?")
-        return _Gathered(encoded, labels, indices, uniforms, replaced=int((indices != scheduled).sum()))
+                continue
+            wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+            for row in wrong:
+                reason = f"its label {labels[row]} is not in [0, {num_classes}); is the class count right?"
+                self._quarantine.add(int(indices[row]), reason, step // self._accumulate)
+            if not len(wrong):
+                return _Gathered(encoded, labels, indices, uniforms)
+
+    def _place(self, step: int) -> tuple[int, int, int, int]:
+        """Epoch, step in it, share and number of shares: the schedule's place of this rank's batch ``step``."""
+        step, part = divmod(step, self._accumulate)
+        share, shares = part * self._world_size + self._rank, self._world_size * self._accumulate
+        return *divmod(step, self.steps_per_epoch), share, shares
 
     def _hint(self, step: int) -> None:
         """Let the source know, some steps at a time, what will be read after the schedule's lead."""
-        if step + self._schedule.lead < self._hinted:
+        lead = self._schedule.lead * self._accumulate
+        if step + lead < self._hinted:
             return
-        first, self._hinted = max(self._hinted, step), step + self._schedule.lead + _HINT_STEPS
-        positions = (divmod(ahead, self.steps_per_epoch) for ahead in range(first, self._hinted))
-        self._source.prefetch(np.concatenate([self._schedule.upcoming(*at, *self._share) for at in positions]))
+        first, self._hinted = max(self._hinted, step), step + lead + _HINT_STEPS * self._accumulate
+        places = map(self._place, range(first, self._hinted))
+        self._source.prefetch(np.concatenate([self._schedule.upcoming(*place) for place in places]))
 
-    def _substitute(self, epoch: int, step: int, scheduled: np.ndarray) -> np.ndarray:
-        """The indices with substitutes for the samples known as bad, by a rule that any number of ranks shares."""
+    def _substitute(self, place: tuple[int, int, int, int], scheduled: np.ndarray) -> np.ndarray:
+        """The indices with substitutes for the samples known as bad, by a rule that any number of ranks shares.
+
+        A substitute that is bad itself, known or not, is replaced in turn, so that who found what, and when, does not
+        matter.
+        """
         if not self._quarantine:
             return scheduled
         indices = scheduled.copy()
-        positions = self._schedule.positions(step, *self._share)
+        epoch, positions = place[0], self._schedule.positions(*place[1:])
         for row, index in enumerate(scheduled.tolist()):
             attempt = 0
             while index in self._quarantine:
@@ -211,14 +233,14 @@ class Loader:
             indices[row] = index
         return indices
 
-    def _quarantine_unreadable(self, indices: np.ndarray) -> bool:
+    def _quarantine_unreadable(self, indices: np.ndarray, step: int) -> bool:
         """Try the samples one by one; whether a bad one was found."""
         found = False
         for row, index in enumerate(indices.tolist()):
             try:
                 self._source.read(indices[row : row + 1])
             except (ValueError, OSError) as error:
-                self._quarantine.add(index, str(error))
+                self._quarantine.add(index, str(error), step // self._accumulate)
                 found = True
         return found
 

@@ -50,7 +50,7 @@ class Schedule:
         self._seed = seed
         self._shuffle = shuffle
         self._num_uniforms = num_uniforms
-        self._chunk = lru_cache(maxsize=4)(self._order_of_chunk)
+        self._chunk = lru_cache(maxsize=64)(self._order_of_chunk)
 
     def slice(self, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """What ``rank`` gets of global batch ``step``: indices int64 (b,) and uniforms float32 (b, num_uniforms).

@@ -1,5 +1,6 @@
 """What a source of images is, and what most sources have in common."""
 
+import zlib
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ class Source(Protocol):
     """A numbered set of encoded images. ``read`` may be called from several threads."""
 
     num_classes: int
+    missing: int  # images that the files announce and do not hold
+    shortage: str  # which file is short, and what to do about it; empty where nothing is missing
 
     def __len__(self) -> int:
         """Images."""
@@ -32,12 +35,18 @@ class Source(Protocol):
     def describe(self, index: int) -> str:
         """Where an image comes from, for messages. Never raises for an index below ``len``."""
 
+    def fingerprint(self) -> int:
+        """32 bits that tell this data set from another of the same size, by what is known without reading images."""
+
     def prefetch(self, indices: np.ndarray) -> None:
         """Hint that these images will be read soon."""
 
 
 class LabelledSource:
     """The base of sources that know all labels, int64 (n,), from the start: they add ``read`` and ``place``."""
+
+    missing = 0
+    shortage = ""
 
     def __init__(self, identities: Identities, labels: np.ndarray) -> None:
         self.num_classes = identities.count
@@ -59,6 +68,9 @@ class LabelledSource:
 
     def describe(self, index: int) -> str:
         return self.place(index) + (f", label {self._labels[index]}" if self.num_classes else "")
+
+    def fingerprint(self) -> int:
+        return zlib.crc32(self._labels.astype("<i8").tobytes(), len(self))
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Does nothing: few readers can give a hint without waiting for the disk themselves."""

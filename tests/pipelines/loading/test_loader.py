@@ -269,3 +269,47 @@ def test_gpu_replaces_bad_images_and_resizes():
     ):
         assert torch.equal(batch.indices, other.indices)
         assert (batch.images.cpu() - other.images).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("shuffle", ["global", "block"])
+def test_ranks_and_accumulation_split_one_and_the_same_batch(shuffle):
+    """2 ranks, 1 rank that takes 2 batches, and both: the samples of a global step and their order are the same."""
+    options = {"augment": "arcface", "shuffle": shuffle}
+    whole = make(batch_size=8, **options)
+    expected = take(whole, 15)
+    for world_size, accumulate in ((2, 1), (1, 2), (2, 2), (1, 8)):
+        share = 8 // (world_size * accumulate)
+        ranks = [
+            make(batch_size=share, rank=rank, world_size=world_size, accumulate=accumulate, **options)
+            for rank in range(world_size)
+        ]
+        assert all(rank.steps_per_epoch == whole.steps_per_epoch for rank in ranks)
+        batches = [take(rank, 15 * accumulate) for rank in ranks]
+        joined = [
+            Batch(
+                *(
+                    torch.cat(parts)
+                    for parts in zip(
+                        *(
+                            list(vars(batches[rank][step * accumulate + part]).values())[:4]
+                            for part in range(accumulate)
+                            for rank in range(world_size)
+                        )
+                    )
+                )
+            )
+            for step in range(15)
+        ]
+        assert_same(joined, expected)
+        ranks[-1].seek(7 * accumulate + accumulate - 1)
+        assert_same(take(ranks[-1], 3), batches[-1][8 * accumulate - 1 :][:3])
+
+
+def test_the_source_is_told_of_what_all_parts_of_a_step_will_read():
+    source = FaceSource()
+    loader = make(source, batch_size=2, accumulate=3, prefetch=1)
+    for _ in range(60):
+        next(loader)
+    loader.close()
+    hinted, read = np.concatenate(source.hinted), np.concatenate(source.reads)
+    assert np.array_equal(hinted[: len(read)], read)

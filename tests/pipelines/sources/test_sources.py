@@ -262,3 +262,30 @@ def test_real_folder_and_its_records_are_the_same(shared, tmp_path):
     sample = np.random.default_rng(0).permutation(6237)[:500]
     for ours, theirs in zip(records.read(sample), folder.read(sample)):
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs))
+
+
+class TestFingerprint:
+    def test_is_the_same_at_every_start(self, tmp_path):
+        first, second = ([source.fingerprint() for source in sources(tmp_path / name)] for name in "ab")
+        assert first == second
+        assert all(0 <= number < 1 << 32 for number in first)
+
+    def test_tells_data_sets_of_one_size_apart(self, tmp_path):
+        found = set()
+        for number, images in enumerate(
+            (IMAGES, [IMAGES[1], IMAGES[0], IMAGES[2]], [*IMAGES[:2], [*IMAGES[2][:1], b"longer than that"]])
+        ):
+            write_dataset(tmp_path / str(number), images)
+            found.add(open_source(tmp_path / str(number)).fingerprint())
+        assert len(found) == 3
+        labels = [[0, 0, 1], [0, 1, 1], [0, 1, 0]]
+        assert len({MemorySource([b"x"] * 3, np.array(of)).fingerprint() for of in labels}) == 3
+        assert MemorySource([b"x"] * 2).fingerprint() != MemorySource([b"x"] * 3).fingerprint()
+
+    def test_reads_few_records(self, tmp_path, monkeypatch):
+        write_dataset(tmp_path, [[b"x"] * 2000] * 2)
+        source = open_source(tmp_path)
+        asked = []
+        monkeypatch.setattr(source, "labels", lambda indices: asked.extend(indices) or np.zeros(len(indices), np.int64))
+        source.fingerprint()
+        assert len(asked) == 1024 and asked[-1] == 3999
