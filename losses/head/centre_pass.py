@@ -1,9 +1,10 @@
 """The pass over the class centres: log-sum-exp of all other logits, a tile of centres at a time, and its gradient.
 
-Forward: a tile of centres is normalised and multiplied with the embeddings, and the exponentials are summed under a
-constant shift. Backward: the tile's logits are computed again, now with the log-sum-exp known, and give the gradients
-of the embeddings and of the tile, together or in passes of their own. So the (B, C) logits never exist as a whole.
-Where memory allows, a tile's exponentials and what becomes of them are kept from pass to pass (``keep``).
+Forward: a tile of centres is normalised and multiplied with the embeddings, and the exponentials are summed; where they
+might leave float32, above the largest logit of their row so far. Backward: the tile's logits are computed again, now
+with the log-sum-exp known, and give the gradients of the embeddings and of the tile, together or in passes of their
+own. So the (B, C) logits never exist as a whole. Where memory allows, a tile's exponentials and what becomes of them
+are kept from pass to pass (``keep``).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +17,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from losses.head.collective import Group, world_size
+from losses.head.collective import Group, max_ranks, world_size
 from losses.head.sampling import SampledClasses
-from losses.head.tile_torch import Tile, product, tangent_
+from losses.head.tile_torch import LOWEST, Tile, product, rebase_, softmax_entropy, tangent_
 from losses.margins.margin import BatchView, Margin
 
 
@@ -75,21 +76,26 @@ def log_sum_exp(
 
     Args:
         x: (B, d) unit embeddings in ``centre_pass.dtype``.
-        entropy: whether to return the mean logit too.
+        entropy: whether to return the entropy too.
 
     Returns:
-        (B,) float32 log Σ exp(other), -inf where there is no other class; (B,) Σ softmax(other)·other, or None.
+        (B,) float32 log Σ exp(other), -inf where there is no other class; (B,) the entropy of softmax(other), or None.
     """
-    shift = margin.shift(batch)
     sums = torch.zeros(2 if entropy else 1, len(x), device=x.device)
+    top = torch.full_like(sums[0], LOWEST if margin.shifted else 0.0)  # what the logits in the sums are above
     for tile in centre_pass.tiles():
-        target_column = centre_pass.target_position - tile.first
-        keep = centre_pass.keeps(tile)
-        sums += centre_pass.arithmetic.exp_sums(x, tile, target_column, margin, batch, shift, entropy, keep)
+        target_column, keep = centre_pass.target_position - tile.first, centre_pass.keeps(tile)
+        part = centre_pass.arithmetic.exp_sums(x, tile, target_column, margin, batch, entropy, keep)
+        if isinstance(tile.top, Tensor):
+            higher = torch.maximum(top, tile.top)
+            sums, part, top = rebase_(sums, top, higher), rebase_(part, tile.top, higher), higher
+        sums += part
+    if margin.shifted:
+        higher = max_ranks(top, group)
+        sums, top = rebase_(sums, top, higher), higher
     if world_size(group) > 1:
         dist.all_reduce(sums, group=group)
-    mean = sums[1] / sums[0].clamp(min=torch.finfo(torch.float32).tiny) + shift if entropy else None
-    return sums[0].log() + shift, mean
+    return sums[0].log() + top, softmax_entropy(*sums) if entropy else None
 
 
 @dataclass
@@ -154,9 +160,9 @@ class Backward:
     def _d_product(self, tile: Tile) -> Tensor:
         if tile.first in self.d_products:
             return self.d_products.pop(tile.first)
-        at, gradients, shift = self.centre_pass, (self.lse, self.d_lse, self.d_cos_y), self.margin.shift(self.batch)
+        at, gradients = self.centre_pass, (self.lse, self.d_lse, self.d_cos_y)
         target_column = at.target_position - tile.first
-        return at.arithmetic.d_product(self.x, tile, target_column, self.margin, self.batch, *gradients, shift)
+        return at.arithmetic.d_product(self.x, tile, target_column, self.margin, self.batch, *gradients)
 
 
 OnCentreGradient = Callable[[Backward, Tensor | None], None]
@@ -193,12 +199,12 @@ class StreamedSoftmax(Function):
         on_centre_gradient: OnCentreGradient | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         x = x.to(centre_pass.dtype).contiguous()  # as the kernels read it
-        lse, mean_logit = log_sum_exp(x, centre_pass, margin, batch, entropy, group)
+        lse, others_entropy = log_sum_exp(x, centre_pass, margin, batch, entropy, group)
         ctx.save_for_backward(x, lse)
         ctx.centre_pass, ctx.margin, ctx.batch, ctx.on_centre_gradient = centre_pass, margin, batch, on_centre_gradient
-        if mean_logit is not None:
-            ctx.mark_non_differentiable(mean_logit)
-        return cos_y.clone(), lse, mean_logit
+        if others_entropy is not None:
+            ctx.mark_non_differentiable(others_entropy)
+        return cos_y.clone(), lse, others_entropy
 
     @staticmethod
     @torch.no_grad()

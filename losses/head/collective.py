@@ -146,6 +146,15 @@ class _SumRanks(Function):
         return gradient, None
 
 
+def max_ranks(value: Tensor, group: Group = None) -> Tensor:
+    """Largest of the ranks' numbers, element by element; without gradient."""
+    value = value.detach()
+    if world_size(group) > 1:
+        value = value.clone()
+        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=group)
+    return value
+
+
 def sum_ranks(value: Tensor, group: Group = None) -> Tensor:
     """Sum over the ranks of a value from which every rank goes on to compute the same: its gradient passes as it is."""
     return value if world_size(group) == 1 else _SumRanks.apply(value, group)

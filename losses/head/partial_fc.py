@@ -15,11 +15,11 @@ from torch import Tensor
 
 import losses.head.tile_torch
 from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedSoftmax
-from losses.head.collective import Group, RowGather, sum_ranks
+from losses.head.collective import Group, RowGather, max_ranks, sum_ranks
 from losses.head.queue import EmbeddingQueue
 from losses.head.sampling import SampledClasses, draw
 from losses.head.sharded_centres import ShardedCentres
-from losses.head.tile_torch import inverse_norm
+from losses.head.tile_torch import LOWEST, inverse_norm, softmax_entropy
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
 
@@ -143,18 +143,18 @@ class PartialFC(ShardedCentres):
             norm, weights = (F.pad(value, (0, len(self.queue)), value=1.0) for value in (norm, weights))
         batch, cos_y = self._view(x, labels, norm, uniform)
 
-        lse = mean_logit = None
+        lse = others_entropy = None
         if self.margin.competitive and self.mode == "streamed":
-            cos_y, lse, mean_logit = self._streamed(x, batch)
+            cos_y, lse, others_entropy = self._streamed(x, batch)
         elif self.margin.competitive:
-            lse, mean_logit = self._dense(x, batch)
+            lse, others_entropy = self._dense(x, batch)
         if self.training:
             self.step += 1
         target = self.margin.target(cos_y, batch)
         row_losses = torch.where(batch.valid, self.margin.loss(target, lse, batch), 0.0)
         entropy = None
-        if lse is not None and mean_logit is not None:
-            entropy = _entropy(target.detach(), lse.detach(), mean_logit)
+        if lse is not None and others_entropy is not None:
+            entropy = _entropy(target.detach(), lse.detach(), others_entropy)
         loss, local = batch.mean(weights * row_losses), slice(gather.start, gather.stop)
         return HeadOutput(loss, row_losses, batch, entropy, local)
 
@@ -256,7 +256,7 @@ class PartialFC(ShardedCentres):
         return max(128, min(most, len(self.weight)) // 128 * 128)
 
     def _dense(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor | None]:
-        """(B,) log-sum-exps over all other classes, and (B,) their mean logits or None."""
+        """(B,) log-sum-exps over all other classes, and (B,) the entropies of their softmax or None."""
         sampled = self._draw(batch.labels)
         batch = replace(batch, norm=batch.norm.detach())  # as in a pass by tiles, where only cosines have a gradient
         logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, batch)
@@ -264,12 +264,16 @@ class PartialFC(ShardedCentres):
         left_out = here == batch.labels[:, None]
         if sampled is not None:
             left_out = left_out | torch.ones_like(left_out[0]).index_fill_(0, sampled.drawn, False)
-        shift = self.margin.shift(batch)
-        exp = (logits - shift).exp().masked_fill(left_out, 0.0)
-        total = sum_ranks(exp.sum(1), self.group)
-        mean_logit = sum_ranks((exp * logits).sum(1), self.group).detach() / total.detach() if self.entropy else None
+        counted = logits.masked_fill(left_out, 2 * LOWEST)
+        top = max_ranks(F.pad(counted, (0, 1), value=LOWEST).amax(1), self.group)
+        above = counted - top[:, None]
+        total = sum_ranks(above.exp().sum(1), self.group)
+        entropy = None
+        if self.entropy:
+            moment = sum_ranks((above.detach().exp() * above.detach()).sum(1), self.group)
+            entropy = softmax_entropy(total.detach(), moment)
         nothing = total == 0  # log 0 has no gradient
-        return total.masked_fill(nothing, 1.0).log().masked_fill(nothing, -torch.inf) + shift, mean_logit
+        return total.masked_fill(nothing, 1.0).log().masked_fill(nothing, -torch.inf) + top, entropy
 
     def attach(self, on_centre_gradient: OnCentreGradient | None) -> None:
         """What a streamed backward pass calls for the gradient of the centres; by None it goes to ``weight.grad``.
@@ -301,8 +305,11 @@ def _triton_kernels() -> ModuleType:
     return losses.head.tile_triton
 
 
-def _entropy(target: Tensor, lse: Tensor, mean_logit: Tensor) -> Tensor:
-    """(B,) entropy of the softmax over the target and the others: H = log Z - Σ p·logit."""
-    log_z = torch.logaddexp(lse, target)
-    others = torch.where(lse.isneginf(), 0.0, (lse - log_z).exp() * mean_logit)
-    return log_z - others - (target - log_z).exp() * target
+def _entropy(target: Tensor, lse: Tensor, others: Tensor) -> Tensor:
+    """(B,) entropy of the softmax over target and others: that of the choice between them, and p·H of the others.
+
+    No difference of large logits is in it: what it says is as exact at a large scale.
+    """
+    gap = target - lse
+    entropy = gap.sigmoid() * F.softplus(-gap) + (-gap).sigmoid() * (F.softplus(gap) + others)
+    return entropy.masked_fill(lse.isneginf(), 0.0)

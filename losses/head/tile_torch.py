@@ -11,7 +11,8 @@ from torch import Tensor
 
 from losses.margins.margin import BatchView, Margin
 
-TINY = 1e-12  # no norm counts as less
+TINY = 1e-12  # a norm below it is none
+LOWEST = -1e38  # below every logit, and no row's maximum counts as less
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Tile:
         centres: (n, d) the centres in the type of the products.
         inv_norm: (n,) float32 inverses of their norms.
         kept: what ``exp_sums`` left for ``d_product``, or None.
+        top: what ``exp_sums`` took from the logits before exp: (B,) float32, each row's largest, if ``margin.shifted``.
     """
 
     first: int
@@ -33,6 +35,7 @@ class Tile:
     centres: Tensor
     inv_norm: Tensor
     kept: Tensor | None = None
+    top: Tensor | float = 0.0
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -64,33 +67,48 @@ def exp_sums(
     target_column: Tensor,
     margin: Margin,
     batch: BatchView,
-    shift: Tensor,
     entropy: bool,
     keep: bool = False,
 ) -> Tensor:
-    """Over the classes of the tile but each row's own.
+    """Over the classes of the tile but each row's own; where the margin is ``shifted`` it sets ``tile.top``.
 
     Args:
         x: (B, d) unit embeddings in the type of the products.
         target_column: (B,) int64, place of each row's own class in the tile; outside [0, n) where it is not there.
-        shift: () taken from the logits before exp.
         keep: whether to leave the exponentials times their logits' slopes in ``tile.kept`` (Triton keeps nothing).
 
     Returns:
-        (1, B) Σ exp(other - shift), with ``entropy`` (2, B): Σ exp(other - shift)·(other - shift) below it.
+        (1, B) Σ exp(other - top), with ``entropy`` (2, B): Σ exp(other - top)·(other - top) below it.
     """
-    logits, slope = _logits(x, tile, margin, batch, shift, sloped=keep)
-    # From here on exp is exp(logit - shift) where a class counts, 0 where not. Unless the entropy needs the logits, exp
-    # takes their memory, and nothing below may read them.
-    exp = logits.exp() if entropy else logits.exp_()
+    logits, slope = _logits(x, tile, margin, batch, None, sloped=keep)
+    # What does not count gets a logit whose exponential is 0 above any top.
     column, inside = _target_cells(tile, target_column)
-    exp.scatter_(1, column, exp.gather(1, column).masked_fill_(inside, 0.0))
+    logits.scatter_(1, column, logits.gather(1, column).masked_fill_(inside, 2 * LOWEST))
     if tile.active is not None:
-        exp.mul_(tile.active)
+        logits.masked_fill_(~tile.active, 2 * LOWEST)
+    if margin.shifted:
+        tile.top = logits.amax(1).clamp_(min=LOWEST)
+        logits.sub_(tile.top[:, None])
+    # Unless the entropy needs the logits, exp takes their memory, and nothing below may read them.
+    exp = logits.exp() if entropy else logits.exp_()
     sums = [exp.sum(1), logits.mul_(exp).sum(1)] if entropy else [exp.sum(1)]
     if keep:
         tile.kept = exp.mul_(slope) if isinstance(slope, Tensor) else exp
     return torch.stack(sums)
+
+
+def rebase_(sums: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """Sums of exponentials above ``old`` (…, B) as such above ``new``; see ``exp_sums``. (1 or 2, …, B), in place."""
+    lift = old - new
+    if len(sums) > 1:
+        sums[1].addcmul_(lift, sums[0])
+    return sums.mul_(lift.exp())
+
+
+def softmax_entropy(total: Tensor, moment: Tensor) -> Tensor:
+    """(B,) Σ exp(l) and Σ exp(l)·l over a row's logits, above any base → (B,) log Σ exp(l) - Σ softmax(l)·l."""
+    total = total.clamp(min=torch.finfo(total.dtype).tiny)
+    return total.log() - moment / total
 
 
 def d_product(
@@ -102,7 +120,6 @@ def d_product(
     lse: Tensor,
     d_lse: Tensor,
     d_cos_y: Tensor,
-    shift: Tensor,
 ) -> Tensor:
     """d loss / d (x @ centresᵀ): (B, n) in the type of the products.
 
@@ -111,13 +128,12 @@ def d_product(
     Args:
         lse: (B,) log-sum-exp over all classes but the own one; inf where there are none.
         d_lse, d_cos_y: (B,) d loss / d lse and d loss / d cosine to the own centre.
-        shift: what ``exp_sums`` was given.
     """
     if tile.kept is not None:
-        factor = (shift - lse).exp() * d_lse * (margin.s if margin.linear else 1.0)
+        factor = (tile.top - lse).exp() * d_lse * (margin.s if margin.linear else 1.0)
         d_cos, tile.kept = tile.kept.mul_(factor[:, None]), None
     else:
-        logits, slope = _logits(x, tile, margin, batch, lse[:, None], sloped=True)
+        logits, slope = _logits(x, tile, margin, batch, lse, sloped=True)
         d_cos = logits.exp_().mul_(d_lse[:, None] * slope)
         if tile.active is not None:
             d_cos.mul_(tile.active)
@@ -217,12 +233,15 @@ def _target_cells(tile: Tile, target_column: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _logits(
-    x: Tensor, tile: Tile, margin: Margin, batch: BatchView, base: Tensor, sloped: bool
+    x: Tensor, tile: Tile, margin: Margin, batch: BatchView, base: Tensor | None, sloped: bool
 ) -> tuple[Tensor, Tensor | float]:
-    """(B, n) logits of a tile above ``base`` (() or (B, 1)), and their derivative by the cosine where ``sloped``."""
+    """(B, n) logits of a tile, above ``base`` (B,) if given, and their derivative by the cosine where ``sloped``."""
     cos = product(x, tile.centres.T)
     if margin.linear:
-        return torch.addcmul(-base, cos, tile.inv_norm, value=margin.s, out=cos), margin.s
+        if base is None:
+            return cos.mul_(margin.s * tile.inv_norm), margin.s
+        return torch.addcmul(-base[:, None], cos, tile.inv_norm, value=margin.s, out=cos), margin.s
     cos.mul_(tile.inv_norm)
     slope = margin.slope(cos, batch) if sloped else 0.0  # first: the logits may be ``cos`` itself, changed in place
-    return margin.others(cos, batch).sub_(base), slope
+    logits = margin.others(cos, batch)
+    return logits if base is None else logits.sub_(base[:, None]), slope

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from losses.head.tile_torch import TINY, Tile
+from losses.head.tile_torch import LOWEST, TINY, Tile, rebase_
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
 
@@ -67,19 +67,23 @@ def _others(cosines, s, limit, coefficients, filter, row, inside):
 
 @triton.jit
 def _exp_sums(
-    x, centres, inv_norm, target_column, active, shift, sums, s, limit, coefficients, filter, rows, count,
-    ENTROPY: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    x, centres, inv_norm, target_column, active, tops, sums, s, limit, coefficients, filter, rows, count,
+    ENTROPY: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, LOWEST: tl.constexpr,
 ):  # fmt: skip
     row, column, cosines, _ = _cosines(x, centres, inv_norm, rows, count, SIZE, BLOCK, STEP)
     logits, _ = _others(cosines, s, limit, coefficients, filter, row, row < rows)
-    logits -= tl.load(shift)
     target_column = tl.load(target_column + row, mask=row < rows, other=-1)
     counts = (column < count) & (target_column[:, None] != column)
     if active is not None:
         counts = counts & (tl.load(active + column, mask=column < count, other=0) != 0)
-    exp = tl.where(counts, tl.exp(logits), 0.0)
     # Each block of columns has a row of its own in ``sums``: added up afterwards, the result is the same every time.
     block, blocks = tl.program_id(0) // tl.cdiv(rows, BLOCK), tl.cdiv(count, BLOCK)
+    logits = tl.where(counts, logits, 2 * LOWEST)  # whose exponential is 0 above any top
+    if tops is not None:
+        top = tl.maximum(tl.max(logits, 1), LOWEST)
+        tl.store(tops + block * rows + row, top, mask=row < rows)
+        logits -= top[:, None]
+    exp = tl.exp(logits)
     tl.store(sums + block * rows + row, tl.sum(exp, 1), mask=row < rows)
     if ENTROPY:
         tl.store(sums + (blocks + block) * rows + row, tl.sum(exp * logits, 1), mask=row < rows)
@@ -196,7 +200,6 @@ def exp_sums(
     target_column: Tensor,
     margin: Margin,
     batch: BatchView,
-    shift: Tensor,
     entropy: bool,
     keep: bool = False,
 ) -> Tensor:
@@ -204,10 +207,14 @@ def exp_sums(
     (rows, size), count = x.shape, len(tile)
     blocks = triton.cdiv(count, _BLOCK)
     sums = torch.empty(2 if entropy else 1, blocks, rows, device=x.device)
+    tops = torch.empty(blocks, rows, device=x.device) if margin.shifted else None
     _exp_sums[(triton.cdiv(rows, _BLOCK) * blocks,)](
-        x, tile.centres, tile.inv_norm, target_column, tile.active, shift, sums, *_curve_arguments(margin, batch),
-        rows, count, ENTROPY=entropy, SIZE=size, **_blocks(x),
+        x, tile.centres, tile.inv_norm, target_column, tile.active, tops, sums, *_curve_arguments(margin, batch),
+        rows, count, ENTROPY=entropy, SIZE=size, LOWEST=LOWEST, **_blocks(x),
     )  # fmt: skip
+    if tops is not None:
+        tile.top = tops.amax(0)
+        rebase_(sums, tops, tile.top)
     return sums.sum(1)
 
 
@@ -220,7 +227,6 @@ def d_product(
     lse: Tensor,
     d_lse: Tensor,
     d_cos_y: Tensor,
-    shift: Tensor,
 ) -> Tensor:
     """See ``tile_torch.d_product``."""
     (rows, size), count = x.shape, len(tile)

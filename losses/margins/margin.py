@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipelines.common.errors import UserError
 
-# exp() stays inside float32 up to e^88; logits up to 70 leave e^18 for the sum over classes and need no shift at all.
+# exp() stays inside float32 from e^-87 to e^88; logits of up to 70 leave e^18 for the sum over classes.
 _UNSHIFTED = 70.0
 
 # What the options of margins may be: a config is checked against the constructors' annotations.
@@ -76,20 +76,19 @@ class BatchView:
 class Margin(nn.Module):
     """Base of all margins: scaled cosines, softmax cross-entropy, no margin.
 
-    A margin overrides any of ``target``, ``loss``, ``update``, ``hard_negatives``, ``others`` and ``bound``:
+    A margin overrides any of ``target``, ``loss``, ``update``, ``hard_negatives`` and ``others``:
 
         class LeakyCosFace(Margin):
             def target(self, cos_y, batch):
                 return self.s * (cos_y - 0.35)
 
-            def others(self, cos, batch):  # at most s, so ``bound`` holds
+            def others(self, cos, batch):
                 return self.s * F.leaky_relu(cos, 0.1)
 
     What the literature does to hard negatives is ``hard_negatives``, which every kernel computes. ``others`` is for the
     rest: with it streamed and dense mode agree, the derivative is autograd's, and ``kernels: triton`` is refused. It
     works on a few centres at a time, so a logit may depend on its own cosine and on what ``batch`` holds of its row; it
-    leaves ``cos`` as it is, and stands for ``hard_negatives`` and the filter too, unless it calls the base's. A margin
-    whose logits of other classes may exceed s has to say so in ``bound``.
+    leaves ``cos`` as it is, and stands for ``hard_negatives`` and the filter too, unless it calls the base's.
 
     Args:
         s: scale of the logits.
@@ -117,20 +116,9 @@ class Margin(nn.Module):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        for name in ("slope", "linear", "overrides_others"):
+        for name in ("slope", "linear", "within_s", "shifted", "overrides_others"):
             if name in vars(cls):
                 raise TypeError(f"{cls.__name__} overrides {name}, which follows from others: override that instead")
-
-    def bound(self, batch: BatchView) -> Tensor:
-        """() tensor that no logit of another class exceeds; to be overridden where ``others`` exceeds s."""
-        curve = self.hard_negatives(batch)
-        if curve is None:
-            return batch.cos_y.new_full((), self.s)
-        return self.s * curve.coefficients.abs().sum().clamp(min=1)
-
-    def shift(self, batch: BatchView) -> Tensor:
-        """() tensor to be taken from logits before exp: with it neither they nor their sum overflow float32."""
-        return (self.bound(batch) - _UNSHIFTED).clamp(min=0)
 
     @property
     def overrides_others(self) -> bool:
@@ -138,10 +126,19 @@ class Margin(nn.Module):
         return type(self).others is not Margin.others
 
     @property
+    def within_s(self) -> bool:
+        """Whether no other logit leaves [-s, s]."""
+        return not self.overrides_others and type(self).hard_negatives is Margin.hard_negatives
+
+    @property
     def linear(self) -> bool:
         """Whether other logits are just ``s * cos``, which the head then computes in place."""
-        hard = type(self).hard_negatives is not Margin.hard_negatives
-        return not (hard or self.overrides_others) and self.interclass_filter is None
+        return self.within_s and self.interclass_filter is None
+
+    @property
+    def shifted(self) -> bool:
+        """Whether logits need their row's maximum taken from them before exp, lest it leave float32."""
+        return not (self.within_s and self.s <= _UNSHIFTED)
 
     def update(self, batch: BatchView) -> Any:
         """Bring the state up to date with the batch, before use; what it returns becomes ``batch.state``.

@@ -129,6 +129,10 @@ def arcface(cos, labels, norm, uniform, s=64, m=0.5):
     return softmax(s * arc_targets(cos, labels, [m] * len(cos)), s * cos, labels)
 
 
+def combined(cos, labels, norm, uniform, s=64, m2=0.3, m3=0.2):
+    return softmax(s * (arc_targets(cos, labels, [m2] * len(cos)) - m3), s * cos, labels)
+
+
 def gb_cosface(cos, labels, norm, uniform, s=32, m=0.16, alpha=0.15):
     positive = own(cos, labels)
     negative = torch.stack([torch.logsumexp(s * torch.cat([r[:y], r[y + 1 :]]), 0) / s for r, y in zip(cos, labels)])
@@ -137,9 +141,9 @@ def gb_cosface(cos, labels, norm, uniform, s=32, m=0.16, alpha=0.15):
     return F.softplus(2 * s * (v - positive + m)) / 2 + F.softplus(2 * s * (negative - v + m)) / 2
 
 
-def gb_magface(cos, labels, norm, uniform):
+def gb_magface(cos, labels, norm, uniform, s=32):
     margins, penalty = magnitude(norm, 0.144, 0.256)
-    return gb_cosface(cos, labels, norm, uniform, m=margins) + penalty
+    return gb_cosface(cos, labels, norm, uniform, s=s, m=margins) + penalty
 
 
 def log_bessel(order: float, kappa: Tensor) -> Tensor:

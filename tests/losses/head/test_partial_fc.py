@@ -42,7 +42,7 @@ def test_matches_float64(margin, mode):
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(1, 9),
-    d=st.integers(2, 8),
+    d=st.integers(4, 8),  # in fewer, cosines come so near to ±1 that float32 has no digits left for the sine
     classes=st.integers(1, 20),
     tile=st.integers(1, 25),
     seed=st.integers(0, 99),
@@ -112,6 +112,19 @@ def test_sampling_takes_part_of_the_classes_only():
     close(dense.loss, loss)
 
 
+@pytest.mark.parametrize("mode", ["streamed", "dense"])
+def test_sampling_at_a_large_scale(mode):
+    embeddings, labels, centres = problem(6, 16, 200)
+    out, gx, gw = run(
+        embeddings, labels, centres, options=dict(s=300.0), sample_rate=0.1, seed=5, tile=7, mode=mode, entropy=True
+    )
+    classes = draw(labels, 200, 0, 200, 0.1, seed=5, step=0).drawn
+    loss, ex, ew = naive.head(embeddings, centres, labels, naive.arc(300, 0.5), classes=classes)
+    close(out.loss, loss)
+    close(gx, ex, 1e-4)
+    close(gw, ew, 1e-4)
+
+
 def test_more_positives_than_the_quota():
     labels = torch.arange(30)
     sampled = draw(labels, 40, 0, 40, 0.1, 0, 0)
@@ -150,13 +163,13 @@ def test_shards_draw_what_the_whole_draws(wait):
 # -- ranks -----------------------------------------------------------------------------------------------------------
 
 
-def on_rank(embeddings, labels, centres, cuts, head_options):
+def on_rank(embeddings, labels, centres, cuts, s, head_options):
     """One rank's part of a batch cut at ``cuts``: loss, gradients over world size, this rank's centres' range."""
     import torch.distributed as dist
 
     rank, world = dist.get_rank(), dist.get_world_size()
     part = slice(cuts[rank], cuts[rank + 1])
-    head = PartialFC(create_margin("arcface"), centres.shape[1], len(centres), **head_options)
+    head = PartialFC(create_margin("arcface", s=s), centres.shape[1], len(centres), **head_options)
     head.load_state_dict({"weight": centres})
     x = embeddings[part].clone().requires_grad_()
     out = head(x, labels[part])
@@ -169,18 +182,19 @@ def on_rank(embeddings, labels, centres, cuts, head_options):
 @pytest.mark.parametrize("classes", [37, 3])
 @pytest.mark.parametrize("mode", ["streamed", "dense"])
 @pytest.mark.parametrize("rate", [1.0, 0.2])
-def test_any_number_of_ranks(ranks, classes, mode, rate):
+@pytest.mark.parametrize("s", [64.0, 300.0])
+def test_any_number_of_ranks(ranks, classes, mode, rate, s):
     embeddings, labels, centres = problem(12, 16, classes)
     labels[7] = -1
     options = dict(mode=mode, sample_rate=rate, seed=9, tile=5)
-    out, gx, gw = run(embeddings, labels, centres, **options)
+    out, gx, gw = run(embeddings, labels, centres, options=dict(s=s), **options)
     for cuts in ([0, 6, 12], [0, 3, 6, 9, 12], [0, 1, 2, 9, 12]):
         uneven = dict(options, uneven_batches=cuts[1] != 12 // (len(cuts) - 1))
-        results = ranks(len(cuts) - 1, on_rank, embeddings, labels, centres, cuts, uneven)
+        results = ranks(len(cuts) - 1, on_rank, embeddings, labels, centres, cuts, s, uneven)
         for loss, *_ in results:
             assert abs(loss - out.loss.item()) < 1e-5 * abs(out.loss.item())
-        close(torch.cat([r[1] for r in results]), gx)
-        close(torch.cat([r[2] for r in results]), gw)
+        close(torch.cat([r[1] for r in results]), gx, 3e-7 * s)
+        close(torch.cat([r[2] for r in results]), gw, 3e-7 * s)
         assert [r[3] for r in results] == [slice(a, b) for a, b in zip(cuts, cuts[1:])]
 
 

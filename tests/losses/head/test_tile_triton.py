@@ -69,6 +69,14 @@ def test_margins(name):
     both(margin=name.split()[0], options=MARGINS[name], rows=5, d=4, classes=130, weights=torch.rand(5, device=DEVICE))
 
 
+@pytest.mark.parametrize("name", ["arcface", "curricularface", "mv_softmax", "gb_cosface"])
+@pytest.mark.parametrize("s", [300.0, 1000.0])
+def test_large_scales(name, s):
+    """Several blocks a tile, rows whose own class is all there is of a tile, classes that are not drawn."""
+    options = dict(rows=9, classes=129 + 128, tile=256, count=1, sample_rate=0.9, entropy=True)
+    both(1e-6 * s, margin=name, options=dict(s=s), **options)
+
+
 def test_half_precision():
     """The interpreter multiplies bfloat16 as if it were integers, so float16 stands in for it there."""
     both(tolerance=2e-3, count=1, matmul_dtype=torch.bfloat16 if DEVICE == "cuda" else torch.float16)
@@ -127,7 +135,7 @@ product = dict(x=h, centres=h, inv_norm=f, target_column=i, active=l, s=b, limit
 product |= dict(rows="i32", count="i32")
 row = dict(weight=f, gradient=f, inv_norm=f, index=i, active=l, first="i32", lr=b, decay=b)
 jobs = {
-    "_exp_sums": (product | dict(shift=f, sums=f), blocks | dict(ENTROPY=True)),
+    "_exp_sums": (product | dict(tops=f, sums=f), blocks | dict(ENTROPY=True, LOWEST=-1e38)),
     "_d_product": (product | dict(lse=f, d_lse=f, d_cos_y=f, out=h), blocks),
     "_load_centres": (dict(weight=f, centres=h, inv_norm=f, index=i, first="i32"), row_block | dict(TINY=1e-12)),
     "_sgd": (row | dict(momentum=f, beta=b), row_block),

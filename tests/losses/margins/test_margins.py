@@ -4,10 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losses import MARGINS, create_margin
+from losses import MARGINS, PartialFC, create_margin
 from losses.margins.margin import BatchView
 from tests.losses import naive
 from tests.losses.families import FAMILIES, batch, make, step
@@ -70,7 +71,7 @@ def test_extremes_are_finite(name, mode, cosine):
             assert value.abs().max() == 0
 
 
-def test_logits_of_others_stay_under_their_bound_and_have_the_slope_they_say():
+def test_logits_of_others_stay_where_they_say_and_have_the_slope_they_say():
     for name in FAMILIES:
         margin = create_margin(name.split()[0], **FAMILIES[name][0])
         for t in (-1.0, 0.0, 1.0) if name == "curricularface" else (0.0,):
@@ -81,10 +82,48 @@ def test_logits_of_others_stay_under_their_bound_and_have_the_slope_they_say():
             view.state = margin.update(view)
             cos = torch.linspace(-1, 1, 101).repeat(9, 1).requires_grad_()
             logits = margin.others(cos, view)
-            assert logits.max() <= margin.bound(view) + 1e-4
+            assert not margin.within_s or logits.abs().max() <= margin.s + 1e-4
             (slope,) = torch.autograd.grad(logits.sum(), cos)
             assert torch.allclose(margin.slope(cos.detach(), view), slope)
-            assert margin.bound(view) - margin.shift(view) <= 70
+
+
+WITH_SCALE = {name: family for name, family in FAMILIES.items() if name != "scf"}
+WITH_SCALE |= {
+    "arcface": ({}, naive.arcface),
+    "cosface": ({}, partial(naive.combined, m2=0.0, m3=0.4)),
+    "combined": ({}, naive.combined),
+}
+
+
+@pytest.mark.parametrize("s", [30, 64, 150, 300, 1000])
+@pytest.mark.parametrize("name", WITH_SCALE)
+def test_any_scale(name, s):
+    """Rows on their centre, near, beside and opposite it; loss, gradients and entropies; of few and of many rows.
+
+    The logits of float32 cosines have an error of s·1e-7, and so have their exponentials.
+    """
+    options, formula = WITH_SCALE[name]
+    for rows in (12, 40):  # whose tiles keep what they computed: all, and some
+        embeddings, labels, centres, uniform = batch(rows=rows)
+        embeddings[3] = 20 * centres[labels[3]]
+        expected = naive.family(embeddings, centres, labels, uniform, partial(formula, s=s))
+        for mode, tile in (("streamed", 5), ("dense", None)):
+            head = PartialFC(create_margin(name.split()[0], s=float(s), **options), 16, 37, mode=mode, tile=tile)
+            head.load_state_dict({"weight": centres}, strict=False)
+            for ours, theirs in zip(step(head, embeddings, labels, uniform), expected):
+                close(ours, theirs, 2e-5 + 1e-6 * s)
+
+
+@pytest.mark.parametrize("s", [64.0, 300.0])
+@pytest.mark.parametrize("mode", ["streamed", "dense"])
+def test_entropy_at_any_scale(mode, s):
+    """Of cosines so alike that no class is alone in the softmax."""
+    embeddings, labels, centres, _ = batch()
+    centres = centres[:1] + 0.01 * centres
+    head = PartialFC(create_margin("cosface", s=s, m=0.0), 16, 37, mode=mode, tile=5, entropy=True)
+    head.load_state_dict({"weight": centres})
+    p = (s * F.normalize(embeddings.double()) @ F.normalize(centres.double()).T).softmax(1)
+    close(head(embeddings, labels).entropy, -torch.special.xlogy(p, p).sum(1), 1e-6 * s)
 
 
 def test_draws_are_finite_at_both_ends():
