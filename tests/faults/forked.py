@@ -1,0 +1,111 @@
+"""Runs in forked processes: importing torch and DALI takes seconds, a fork milliseconds, and a hundred kills minutes.
+
+A child is the command as a user types it, from ``main`` on, in a process of its own: SIGKILL is SIGKILL. It may also be
+told to die at a certain write, which Python's audit events show without a change to the product.
+"""
+
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nvidia.dali.fn
+import nvidia.dali.types  # noqa: F401  what the loader imports when it is made
+from torch.utils.tensorboard import SummaryWriter  # noqa: F401  likewise
+
+from models.registry import BACKBONES
+from pipelines.common.command import run
+from tests.train.plain_run import Plain
+from train.run import main
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+# Events of Python that change what a folder holds; "open" counts where it may write. Then where their arguments are:
+# paths, and the descriptor of the folder that each begins in.
+CHANGES = {
+    "open": ((0, None),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.remove": ((0, 1),),
+    "os.mkdir": ((0, 2),),
+    "os.rmdir": ((0, 1),),
+    "os.truncate": ((0, None),),
+}
+
+
+@dataclass(frozen=True)
+class Attack:
+    """SIGKILL just before the ``count``-th change of a file under ``output`` of which ``pattern`` is found.
+
+    With ``delay`` (seconds) that change takes so long instead, as on a slow disk.
+    """
+
+    pattern: str = "."
+    count: int = 1
+    delay: float | None = None
+
+
+def _watch(output: Path, trace: Path, attack: Attack | None) -> None:
+    """Write each change of a file under ``output`` to ``trace``, and attack at that of ``attack``."""
+    file, process, inside, reached = trace.open("w"), os.getpid(), f"{output}/", itertools.count(1)
+
+    def hook(event: str, args: tuple) -> None:
+        if event not in CHANGES or (event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            return
+        paths = [_path(args[name], args[folder] if folder else -1) for name, folder in CHANGES[event]]
+        if not paths[0].startswith(inside):
+            return
+        line = " ".join([event, *(path.removeprefix(inside) for path in paths)])
+        file.write(line + "\n")
+        file.flush()
+        if attack and re.search(attack.pattern, line) and next(reached) == attack.count:
+            if attack.delay is None:
+                os.kill(process, signal.SIGKILL)
+            else:
+                time.sleep(attack.delay)
+
+    sys.addaudithook(hook)
+
+
+def _path(name: object, folder: int) -> str:
+    if not isinstance(name, (str, bytes, os.PathLike)):  # a descriptor
+        return ""
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}") if folder >= 0 else "", os.fsdecode(name))  # noqa: PTH115,PTH118
+
+
+def _main(arguments: list[str], output: Path, said: Path, attack: Attack | None) -> None:
+    with said.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    BACKBONES["plain"] = Plain
+    sys.argv = ["train/run.py", *arguments]
+    _watch(output, output.with_suffix(".trace"), attack)
+    run(main)
+
+
+class Forked:
+    """A run in the background."""
+
+    def __init__(self, arguments: list[str], output: Path, attack: Attack | None = None) -> None:
+        self.output, self._said = output, output.with_suffix(".said")
+        self._begin = self._said.stat().st_size if self._said.exists() else 0
+        self.process = CONTEXT.Process(target=_main, args=(arguments, output, self._said, attack))
+        self.process.start()
+
+    def wait(self, timeout: float = 120) -> int:
+        """The exit code, negative for the signal that ended it."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {timeout} s:\n{self.said()}")
+        return self.process.exitcode
+
+    def said(self) -> str:
+        """What it has printed."""
+        with self._said.open() as file:
+            file.seek(self._begin)
+            return file.read()
