@@ -34,9 +34,10 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_job(world):
-    """``make_job(folder, **sections)``: a run whose output is ``folder/run``."""
+    """``make_job(folder, **sections)``: a run whose output is ``folder/run``, or ``output``."""
 
-    def make(folder, **changes):
+    def make(folder, output=None, **changes):
+        output = output or folder / "run"
         folder.mkdir(parents=True, exist_ok=True)
         tree = {
             "data": {"train": str(world / "faces"), "batch_size": 16, "threads": 1, "max_bad_fraction": 0.05},
@@ -49,13 +50,13 @@ def make_job(world):
             "log": {"every_steps": 1, "sinks": ["jsonl", "tensorboard"]},
             "precision": "fp32",
             "device": "cpu",
-            "output": str(folder / "run"),
+            "output": str(output),
         }
         for section, values in changes.items():
             tree[section].update(values)
         path = folder / "run.yaml"
         path.write_text(yaml.safe_dump(tree))
-        return Job(path, folder / "run")
+        return Job(path, output)
 
     return make
 

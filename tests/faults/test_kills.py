@@ -22,7 +22,7 @@ WRITES = {
     "the log that is cut to where the run goes on": r"rename \.log\.jsonl",
     "best.pt": r"best\.pt",
     "an old checkpoint that is deleted": r"remove checkpoints/step_",
-    "model.pt": r"model\.pt",
+    "model.pt": r"rename .*model\.pt",
 }
 RANKS = ["data.batch_size=8", "log.sinks=[jsonl]"]
 
