@@ -71,7 +71,7 @@ def test_two_ranks(job, whole):
         assert run.wait() == 1
         second = stopped(job, run.said(), "SIGTERM")
         assert gone(job, 1)
-    with job.start(*RANKS, launcher=launcher) as run:
+    with job.start(*RANKS, "checkpoint.every_steps=1000", launcher=launcher) as run:  # its first one is that of its end
         run.until(lambda: job.step() >= second + 6)
         run.process.kill()
         assert gone(job, 10), "ranks outlive their launcher"

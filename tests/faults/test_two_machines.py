@@ -11,7 +11,7 @@ from tests.faults.machines import CARD, two_machines
 from tests.faults.support import gone, same
 from tests.train.support import RUN
 
-RANKS = ["data.batch_size=8", "log.sinks=[jsonl]"]
+RANKS = ["data.batch_size=8", "log.sinks=[jsonl]", "dist.timeout=15"]
 
 
 @pytest.fixture(scope="module")
