@@ -41,7 +41,7 @@ def test_one_of_two_ranks(job, whole):
         run.until(lambda: job.step() >= 10)
         os.kill(job.ranks()[1], signal.SIGKILL)
         assert run.wait() == 0, run.said()
-    same(job, whole, exactly=False)
+    same(job, whole, within=1e-4)
 
 
 @pytest.mark.slow
@@ -69,8 +69,8 @@ def test_a_hundred_at_random(make_job, whole, tmp_path):
 def test_a_hundred_of_one_of_four_ranks(make_job, tmp_path):
     """One run under torchrun, which starts its ranks again each time, and whose curve is that of one process."""
     longer = {
-        "schedule": {"epochs": 500, "name": "constant"},
-        "optim": {"lr": 0.005},
+        "schedule": {"epochs": 500},
+        "optim": {"lr": 0.002},
         "verify": {"every_steps": 100},
         "checkpoint": {"every_steps": 10},
         "log": {"sinks": ["jsonl"]},
@@ -91,4 +91,4 @@ def test_a_hundred_of_one_of_four_ranks(make_job, tmp_path):
             os.kill(ranks[chance.randrange(4)], signal.SIGKILL)
             before = set(ranks.values())
         assert run.wait(600) == 0, run.said()
-    same(job, whole, exactly=False)
+    same(job, whole, within=1e-4)

@@ -77,7 +77,7 @@ def test_two_ranks(job, whole):
         assert gone(job, 10), "ranks outlive their launcher"
         assert int(job.checkpoints[-1][5:]) == job.step() > second + 5
     job.finish()
-    same(job, whole, exactly=False)
+    same(job, whole, within=1e-4)
 
 
 @pytest.mark.slow
@@ -89,4 +89,4 @@ def test_while_it_starts(job, whole, when):
         run.process.send_signal(signal.SIGTERM)
         assert run.wait(60) != 0 and gone(job, 5)
     job.finish()
-    same(job, whole, exactly=False)
+    same(job, whole, within=1e-4)

@@ -47,7 +47,7 @@ def batch(tmp_path):
     for name, code in commands.items():
         play(tmp_path, name, code)
     shutil.copy(SCRIPT, tmp_path / "slurm_script")
-    variables = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "m[1-1]", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2"}
+    variables = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "m[1-1]", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "1"}
     variables |= {"ASKED": str(tmp_path / "asked"), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     launcher = ["bash", str(tmp_path / "slurm_script")]
     return {"launcher": launcher, "env": {**os.environ, **variables}, "cwd": SCRIPT.parents[1]}
@@ -62,7 +62,7 @@ def play(folder, name, code):
 
 
 def test_stopped_before_its_time_is_over(job, batch, tmp_path):
-    asked, overrides = tmp_path / "asked", ["data.batch_size=8", "log.sinks=[jsonl]", SMALL]
+    asked, overrides = tmp_path / "asked", ["log.sinks=[jsonl]", SMALL]
     with job.start(*overrides, **batch) as run:
         run.until(lambda: job.step() >= 6)
         run.process.send_signal(signal.SIGUSR1)
@@ -81,6 +81,6 @@ def test_a_failure_is_not_queued_again(job, batch, tmp_path):
     play(tmp_path, "torchrun", "\nimport sys; print(*sys.argv[1:]); sys.exit(3)")
     with job.start("optim.lr=1", **batch) as run:
         assert run.wait() == 3
-        assert "--nnodes=1 --nproc-per-node=2" in run.said() and "--rdzv-endpoint=localhost:24711" in run.said()
+        assert "--nnodes=1 --nproc-per-node=1" in run.said() and "--rdzv-endpoint=localhost:24711" in run.said()
         assert run.said().endswith(f"train/run.py --config {job.config} optim.lr=1\n")
     assert not (tmp_path / "asked").exists()
