@@ -143,7 +143,7 @@ def gone(job: Job, within: float) -> bool:
 
 
 def same(ours: Job, theirs: Job, within: float = 0.0) -> None:
-    """Equal figures and weights: to the last bit, or ``within`` what the rounding of other numbers of ranks grows to."""
+    """Equal figures and weights: to the last bit, or ``within`` what rounding grows to on other numbers of ranks."""
     ends = [torch.load(job.output / "model.pt", weights_only=True) for job in (ours, theirs)]
     figures = [[(line["step"], line["loss"]) for line in job.log() if "loss" in line] for job in (ours, theirs)]
     assert ends[0].keys() == ends[1].keys()
