@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,9 +84,12 @@ def read_weights(path: str | Path, model: nn.Module | None = None) -> Weights:
     Face's layout. Of several networks in a file the one of the most tensors is taken, the first of equals, with a
     warning.
 
+    Files that `torch.save` wrote since PyTorch 1.6, and the checkpoints of a run, hold checksums, which are checked.
+    Older files of PyTorch's and ``.safetensors`` have none: a changed bit in them is a changed weight.
+
     Raises:
         FileNotFoundError: when there is nothing at ``path``.
-        ValueError: when it holds no state dict, or could be read only by running code that it names.
+        ValueError: when it is damaged, holds no state dict, or could be read only by running code that it names.
     """
     path = _file(Path(path))
     if path.is_dir():
@@ -148,7 +152,33 @@ _REMEDY = (
 )
 
 
+def _require_unchanged(path: Path) -> None:
+    """Check the CRC-32 that every entry of a zip file has, which PyTorch does not look at.
+
+    It is zero where who wrote the file has turned checksums off (`torch.serialization.set_crc32_options`).
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # the older format
+            return
+        try:
+            archive = zipfile.ZipFile(file)
+        except Exception:  # of no use to PyTorch either, which says why
+            return
+        for entry in archive.infolist():
+            try:
+                with archive.open(entry) as content:
+                    while entry.CRC and content.read(1 << 20):
+                        pass
+            except OSError:
+                raise
+            except Exception as error:  # damaged headers raise many kinds
+                raise UserError(
+                    f"{path} is damaged: {entry.filename!r} in it has changed since it was written; copy it again"
+                ) from error
+
+
 def _unpickle(path: Path) -> Any:
+    _require_unchanged(path)
     bystanders: list[str] = []
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -1,5 +1,6 @@
 """From the sections of a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
 
+import inspect
 from pathlib import Path
 
 import torch
@@ -22,7 +23,15 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
 def build_loader(
-    data: Data, source: Source, recipe: Recipe, world: World, *, seed: int, image_size: int, quarantine: Path
+    data: Data,
+    source: Source,
+    recipe: Recipe,
+    world: World,
+    *,
+    seed: int,
+    image_size: int,
+    accumulate: int,
+    quarantine: Path,
 ) -> Loader:
     """The stream of this rank's batches; images that cannot be read are told in the file ``quarantine``."""
     return Loader(
@@ -35,6 +44,7 @@ def build_loader(
         device=world.device,
         rank=world.rank,
         world_size=world.size,
+        accumulate=accumulate,
         threads=data.threads,
         prefetch=data.prefetch,
         num_uniforms=1 + recipe.num_uniforms,
@@ -67,10 +77,17 @@ def replicate(network: nn.Module, world: World, *, compile: bool, compress: str)
         return network
     devices = [world.device.index] if world.device.type == "cuda" else None
     # Buffers stay a rank's own: batch statistics are averaged when they are needed, not at every step.
-    replicated = DistributedDataParallel(network, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    replicated = DistributedDataParallel(network, devices, gradient_as_bucket_view=True, **_own_buffers())
     if compress != "none":
         replicated.register_comm_hook(None, getattr(default_hooks, f"{compress}_compress_hook"))
     return replicated
+
+
+def _own_buffers() -> dict[str, bool]:
+    """What torch calls it, before and since 2.12."""
+    name = "forward_sync_buffers"
+    known = inspect.signature(DistributedDataParallel).parameters
+    return {name if name in known else "broadcast_buffers": False}
 
 
 def build_head(
@@ -113,18 +130,15 @@ def build_head(
     return classifier
 
 
-def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
-    """The centres' optimiser; fused into the backward pass where that is possible."""
-    optim = config.optim
-    several = optim.accumulate > 1
+def build_centre_optimizer(config: Config, head: PartialFC, accumulate: int) -> CentreOptimizer:
+    """The centres' optimiser for steps of ``accumulate`` batches."""
     # Sampled batches draw different centres, so several of them cannot share one pass over the centres.
-    fused = config.head.fused and head.mode == "streamed" and not (several and head.sample_rate < 1)
+    one_pass = head.mode == "streamed" and not (accumulate > 1 and head.sample_rate < 1)
     return CentreOptimizer(
         head,
-        lr=optim.lr,
+        lr=config.optim.lr,
         algorithm=config.centre_optimizer,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        fused=fused,
-        deferred=fused and (several or config.precision == "fp16"),
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+        fused=config.head.fused and one_pass,
     )

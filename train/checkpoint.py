@@ -1,11 +1,18 @@
-"""Checkpoints of a run: sharded folders that load on any number of ranks, complete or absent, the newest few kept."""
+"""Checkpoints of a run: sharded folders that load on any number of ranks, complete or absent, the newest few kept.
+
+They are written behind the steps that follow: the state is copied to host memory while the next step computes, and goes
+to the disk from there.
+"""
 
 import json
 import logging
 import re
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,130 +21,302 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.checkpoint.stateful import Stateful
 
+from models.sharded import checksums, load_sharded, verify
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
+from pipelines.common.files import replacing, sync
+from train.distributed import agreed, comes_true
 
-_NAME = re.compile(r"step_(\d{9})$")
-# What this version writes. A higher number is for what an older version would misread; checkpoints without one are 1.
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step_\d{9}")
+# What this version writes. A higher number is for what an older version would misread; checkpoints without one are 1,
+# which have neither checksums nor the parts of `_SINCE_2`.
+FORMAT = 2
+_SINCE_2 = ("skipped",)
 
 # A part of a run: what has ``state_dict`` and ``load_state_dict``, or tensors that are read into in place.
 Part = Stateful | Tensor | dict[str, Tensor]
 
 
 class OptimizerState:
-    """An optimiser as a part of a checkpoint, its state under the names of the module's parameters."""
+    """An optimiser as a part of a checkpoint, its state under the names of the module's parameters.
+
+    Its rates and the like are not in it: the config has them.
+    """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._module, self._optimizer = module, optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """The state, made at zero where there was no step yet."""
-        return get_optimizer_state_dict(self._module, self._optimizer)
+        return {"state": get_optimizer_state_dict(self._module, self._optimizer)["state"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
-        set_optimizer_state_dict(self._module, self._optimizer, state)
+        groups = get_optimizer_state_dict(self._module, self._optimizer)["param_groups"]
+        set_optimizer_state_dict(self._module, self._optimizer, {**state, "param_groups": groups})
+
+
+class FormatError(UserError):
+    """A checkpoint of a version of Facemill to come."""
 
 
 class Checkpoints:
     """The folder ``checkpoints`` of a run.
 
-    A checkpoint is written beside its final name and renamed when every rank has finished, so what bears a final name
-    is whole. ``meta.json`` in it says in words what it belongs to.
+    A checkpoint is written beside its final name and renamed when every rank has finished and all is on the disk, so
+    what bears a final name is whole. ``meta.json`` in it says in words what it belongs to, and has the checksums of the
+    other files. A checkpoint with a number that is not finite is not written.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, on_complete: Callable[[], None] = lambda: None) -> None:
+        """``on_complete`` is called on the main rank for every checkpoint that is on the disk."""
+        self.folder, self.keep, self._on_complete = folder, keep, on_complete
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._copied: Future[dict[str, Any]] | None = None
+        self._written: Future[None] | None = None
+        self._group: dist.ProcessGroup | None = None
+        on_gpu = torch.cuda.is_available()
+        self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
 
     def all(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(
-            path for path in self.folder.iterdir() if _NAME.search(path.name) and (path / "meta.json").exists()
-        )
+        return complete(self.folder)
 
     @staticmethod
     def meta(path: Path, *fields: str) -> dict[str, Any]:
         """What the checkpoint says of itself, ``fields`` at least.
 
-        Raises ``ValueError`` where it does not, or is of a newer format than this version reads.
+        Raises ``UserError`` where it does not, ``FormatError`` where this version is too old to read it.
         """
         file = path / "meta.json"
         try:
             meta = json.loads(file.read_text())
-        except ValueError:  # no text, or no JSON
+        except (ValueError, FileNotFoundError):  # no text, or no JSON
             meta = None
         if isinstance(meta, dict) and meta.get("format", 1) not in range(1, FORMAT + 1):
-            raise UserError(
+            raise FormatError(
                 f"{path} is of format {meta['format']}, and this version of Facemill reads {FORMAT} at most; "
                 "use the version that wrote it, or a newer one"
             )
-        missing = [name for name in fields if not isinstance(meta, dict) or name not in meta]
+        missing = [name for name in (*fields, "step") if not isinstance(meta, dict) or name not in meta]
         if missing:
             raise UserError(
                 f"{file} does not say the {missing[0]} of its run: it is damaged, or of another version; "
                 f"remove {path} to take the checkpoint before it"
             )
+        assert isinstance(meta, dict)  # nothing is missing
+        if meta.get("format", 1) > 1 and meta.get("checksum") != _checksum(meta):
+            raise UserError(f"{file} has changed since it was written")
         return meta
 
-    def save(self, step: int, parts: dict[str, Part], meta: dict[str, Any]) -> Path:
-        """Write a checkpoint of the parts, with what ``meta`` says in its ``meta.json``; all ranks call."""
-        final = self.folder / f"step_{step:09d}"
-        partial = final.with_suffix(".partial")
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier()
-        _quietly(dcp.save, parts, partial)
-        if dist.get_rank() == 0:
-            meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
-            (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in self.all()[: -self.keep]:
-                shutil.rmtree(old)
-        dist.barrier()
-        return final
+    # -- resuming ------------------------------------------------------------------------------------------------------
+
+    def newest(self, *fields: str) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is sound, and its ``meta`` with ``fields``; None where there is none at all.
+
+        The main rank chooses, and every rank checks a share of the files. A damaged one is told of, and put aside as
+        ``step_….damaged``; what a kill has left is removed. All ranks call.
+
+        Raises ``UserError`` where none of several is sound, or one is of a newer format.
+        """
+        names, *_ = agreed(self._listed)
+        for name in reversed(names):
+            path = self.folder / name
+            reasons = [reason for reason in agreed(partial(self._damage, path, *fields)) if reason]
+            if not reasons:
+                return path, self.meta(path, *fields)
+            if dist.get_rank() == 0:
+                logger.warning("%s; it is put aside, and the one before it taken", reasons[0])
+                _replace(path, path.with_suffix(".damaged"))
+        if names:
+            raise UserError(f"no checkpoint in {self.folder} is sound: copy them again, or choose another output")
+        return None
+
+    def _listed(self) -> list[str]:
+        """The names of all checkpoints, on the main rank."""
+        if dist.get_rank() != 0 or not self.folder.is_dir():
+            return []
+        whole = self.all()
+        for path in self.folder.iterdir():
+            if path.suffix == ".partial" or (_NAME.fullmatch(path.name) and path not in whole):
+                shutil.rmtree(path)
+        return [path.name for path in whole]
+
+    def _damage(self, path: Path, *fields: str) -> str:
+        """What is wrong with a checkpoint, as far as this rank has to look; nothing where it is sound."""
+        comes_true((path / "meta.json").exists)
+        try:
+            files = self.meta(path, *fields).get("files", {})
+            verify(path, dict(sorted(files.items())[dist.get_rank() :: dist.get_world_size()]))
+        except FormatError:
+            raise
+        except (UserError, OSError) as error:
+            return str(error)
+        return ""
 
     def load(self, path: Path, parts: dict[str, Part]) -> None:
         """Read a checkpoint into the parts, sharded as they are; all ranks call."""
-        stored = self.meta(path, "step").get("parts", list(parts))
+        meta = self.meta(path, "step")
+        if meta.get("format", 1) < 2:
+            parts = {name: part for name, part in parts.items() if name not in _SINCE_2}
+        stored = meta.get("parts", list(parts))
         if different := sorted(set(stored) ^ set(parts)):
             raise UserError(
                 f"cannot resume from {path}: it has {', '.join(stored)}, this run {', '.join(parts)}: "
                 f"restore the config of which {different[0]} comes, or choose another output"
             )
+        load_sharded(path, parts)
+
+    # -- saving --------------------------------------------------------------------------------------------------------
+
+    def save(self, step: int, parts: dict[str, Part], meta: dict[str, Any]) -> Path:
+        """Begin to write a checkpoint of the parts, with what ``meta`` says in its ``meta.json``; all ranks call.
+
+        One is written at a time: it waits for the one before. Until ``copied`` returns, no weight and no state of an
+        optimiser may change; buffers and tensors of their own may.
+        """
+        self.finish()
+        if self._group is None:  # of its own: its collectives must not come between those of the steps
+            self._group = dist.new_group(backend="gloo")
+        final = self.folder / f"step_{step:09d}"
+        meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
+        state = {name: _snapshot(part) for name, part in parts.items()}
+        self._copied = self._thread.submit(self._stager.stage, state)
+        self._written = self._thread.submit(self._write, final, self._copied, meta)
+        return final
+
+    def copied(self) -> None:
+        """Wait until the parts of the checkpoint under way may change."""
+        if self._copied is not None:
+            self._copied.result()
+            self._copied = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the checkpoint under way has failed: ``finish`` then says why."""
+        return self._written is not None and self._written.done() and self._written.exception() is not None
+
+    def finish(self) -> None:
+        """Wait until the checkpoint under way is on the disk; raises what has kept it from there."""
+        written, self._written, self._copied = self._written, None, None
+        if written is not None:
+            written.result()
+
+    def wait(self, seconds: float | None) -> None:
+        """Give the checkpoint under way some time (None: all it needs), at an end that has another reason."""
+        if self._written is not None:
+            wait([self._written], seconds)
+
+    def _write(self, final: Path, copied: "Future[dict[str, Any]]", meta: dict[str, Any]) -> None:
+        """In the thread: from host memory to a whole checkpoint."""
+        main, group, folder = dist.get_rank() == 0, self._group, final.with_suffix(".partial")
+
+        def begin() -> None:
+            _check_finite(copied.result())
+            if main:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+
+        def write() -> dict[str, list[int]]:
+            try:
+                dcp.save(copied.result(), checkpoint_id=str(folder), process_group=group)
+            except CheckpointException as error:
+                raise _first_cause(error, folder) from error
+            own = [path.name for path in folder.glob(f"__{dist.get_rank()}_*")]
+            return checksums(folder, [*own, ".metadata"] if main else own)
+
+        def publish(files: dict[str, list[int]]) -> None:
+            said = {**meta, "files": files}
+            (folder / "meta.json").write_text(json.dumps({**said, "checksum": _checksum(said)}, indent=1))
+            sync(folder / "meta.json")
+            sync(folder)
+            _replace(folder, final)
+            self._on_complete()
+            for old in self.all()[: -self.keep]:
+                shutil.rmtree(old)
+
         try:
-            _quietly(dcp.load, parts, path)
-        except (Exception, CheckpointException) as error:  # the latter is no Exception
-            text = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"cannot resume from {path}: {text[-1]}; remove it to resume from the one before"
-            ) from error
+            agreed(begin, group)
+            files = {name: sums for part in agreed(write, group) for name, sums in part.items()}
+            agreed(lambda: publish(files) if main else None, group)
+        except BaseException:
+            if main:  # what there is of it takes the room that the next one needs
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / "meta.json").exists())
 
 
 def latest_step(folder: Path) -> int:
     """The step from which a run with this folder of checkpoints goes on: that of its newest one, or 0."""
-    found = Checkpoints(folder, keep=1).all()
-    name = _NAME.search(found[-1].name) if found else None
-    return int(name[1]) if name else 0
+    found = complete(folder)
+    return int(found[-1].name.removeprefix("step_")) if found else 0
 
 
-def _quietly(function: Callable[..., Any], parts: dict[str, Part], path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        function(parts, checkpoint_id=str(path))
+def _replace(path: Path, other: Path) -> None:
+    """Rename a folder, over another one if need be, for good."""
+    shutil.rmtree(other, ignore_errors=True)
+    path.rename(other)
+    sync(other.parent)
+
+
+def _first_cause(error: CheckpointException, folder: Path) -> Exception:
+    """What has kept torch from writing a checkpoint, as an error that can be told in a line."""
+    causes = [cause for cause, _ in error.failures.values()]
+    for cause in causes:
+        if isinstance(cause, OSError):
+            return OSError(cause.errno, cause.strerror, str(folder))
+    text = str(causes[0] if causes else error).strip().splitlines() or [type(error).__name__]
+    return UserError(f"cannot write {folder}: {text[-1]}")
+
+
+def _checksum(meta: dict[str, Any]) -> int:
+    """The CRC-32 of what a ``meta.json`` says."""
+    said = {name: value for name, value in meta.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+
+
+def _snapshot(part: Part) -> dict[str, Any] | Tensor:
+    """The tensors of a part; those that may change before an optimiser's next step are copied."""
+    if isinstance(part, Tensor):
+        return part.clone()
+    if isinstance(part, dict):
+        return part
+    state = part.state_dict()
+    if isinstance(part, nn.Module):
+        buffers = {name for name, _ in part.named_buffers()}
+        state = {name: value.clone() if name in buffers else value for name, value in state.items()}
+    return state
+
+
+def _check_finite(state: dict[str, Any], path: str = "") -> None:
+    """Raises ``UserError`` for a tensor with a number that is not finite."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            _check_finite(value, f"{path}{name}.")
+        elif value.is_floating_point():
+            local = value.to_local() if hasattr(value, "to_local") else value
+            if not local.sum().isfinite():  # one pass, where to look at every number takes fifty times as long
+                raise UserError(f"{path}{name} is not finite: no checkpoint is written of it")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a plain state dict of CPU tensors, whole or not at all."""
+    """Write a plain state dict of CPU tensors, whole or not at all; ``UserError`` for numbers that are not finite."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _check_finite(tensors)
     with replacing(path) as temporary:
-        torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+        torch.save(tensors, temporary)
 
 
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint")  # here: filters are not a thread's own

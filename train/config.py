@@ -75,7 +75,7 @@ class Head(OpenSection):
     mode: Literal["streamed", "dense"] = Field("streamed", description="dense holds all logits, to compare with")
     kernels: Literal["torch", "triton"] = Field("torch", description="arithmetic of a tile; triton needs a GPU")
     tile: PositiveInt | None = Field(None, description="class centres a tile; null chooses")
-    fused: bool = Field(True, description="update centres in the backward pass; their gradient never exists")
+    fused: bool = Field(True, description="update centres a tile at a time; the gradient of all never exists")
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
     init_from: LocalPath | None = Field(
         None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
@@ -103,6 +103,9 @@ class Optim(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(5e-4, ge=0, description="of backbone, recipe and centres, all their parameters")
     clip: PositiveFloat | None = Field(5.0, description="largest norm of the gradient; null for none")
+    max_skipped: PositiveInt = Field(
+        25, description="a step whose loss or gradient is not finite is left out; so many in a row end the run"
+    )
     accumulate: PositiveInt = Field(1, description="batches a step")
     compress: Literal["none", "bf16", "fp16"] = Field("none", description="gradients between ranks")
 
@@ -137,8 +140,15 @@ class Verify(Section):
 
 class Checkpoint(Section):
     every_steps: PositiveInt = Field(5000, description="steps from one checkpoint to the next")
+    every_epochs: PositiveInt | None = Field(None, description="beside these, one at the end of every so many epochs")
+    every_minutes: PositiveFloat | None = Field(None, description="beside these, one when so many minutes have passed")
     keep: PositiveInt = Field(3, description="newest checkpoints to keep")
     resume: Literal["auto", "never"] = Field("auto", description="go on where the output folder's run stopped")
+
+
+class Dist(Section):
+    timeout: PositiveFloat = Field(600, description="seconds that a rank waits for the others before the run ends")
+    start_timeout: PositiveFloat = Field(1800, description="the same until the first step is made")
 
 
 class Log(Section):
@@ -166,6 +176,7 @@ class Config(Section):
     schedule: Schedule = Schedule()
     verify: Verify = Verify()
     checkpoint: Checkpoint = Checkpoint()
+    dist: Dist = Dist()
     log: Log = Log()
     precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="of the arithmetic; weights are float32")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where each rank has a device")

@@ -1,44 +1,142 @@
-"""A run's ranks: how they find each other, and what all of them do together."""
+"""A run's ranks: how they find each other, agree, and part; and what all of them do together."""
 
+import ctypes
 import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
-from evaluate.features.ranks import World
+from evaluate.features.ranks import World, find_device
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
+from train.stop import Stopped
+
+Value = TypeVar("Value")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LATE = 30.0  # seconds
 
 
-def start(device: str = "auto") -> World:
-    """Join the process group that torchrun describes, or make one of this process alone.
+@contextmanager
+def joined(device: str, start_timeout: float) -> Iterator[World]:
+    """This process's place in the group that torchrun describes, or in one of its own.
+
+    The group is left at an end that all ranks come to together. Where one of them fails it is not: leaving waits for
+    what the others still expect, and until then nobody would be told.
 
     Args:
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is a device for every local rank.
+        device: see `find_device`.
+        start_timeout: seconds that collectives may take until `limit_waiting` is called.
     """
-    local, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cuda" and devices < local_size:
-        raise UserError(f"device: cuda with {local_size} processes on this machine, which has {devices} CUDA devices")
-    if device == "cuda" or (device == "auto" and devices >= local_size):
-        torch.cuda.set_device(local)
-        place, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"
-    else:
-        place, backend = torch.device("cpu"), "gloo"
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-        keep_freed_memory()
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return World(place, dist.get_rank(), dist.get_world_size())
-
-
-def stop() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
+    world = _join(find_device(device), timedelta(seconds=start_timeout))
+    try:
+        yield world
+    except Stopped:  # on all ranks at the same step
         dist.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if world.size > 1 and _is_loss(error):
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"lost another rank, whose own message, if it has one, says why ({reason}); the same command goes on "
+                "from the newest checkpoint"
+            ) from error
+        raise
+    dist.destroy_process_group()
+
+
+def _join(device: torch.device, timeout: timedelta) -> World:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        keep_freed_memory()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if "RANK" not in os.environ:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return World(device)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Ranks end with their launcher: a kill of torchrun becomes a SIGTERM for them.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    dist.init_process_group(backend, store=_fresh(store, rank, size), rank=rank, world_size=size, timeout=timeout)
+    return World(device, rank, size)
+
+
+def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """The part of torchrun's store that is this attempt's.
+
+    The store outlives a restart, so that ranks would meet the addresses of the attempt before. A restart after a failure
+    has a number of its own. One for nodes that come or go has not: there each rank counts its starts at this size.
+    """
+    store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {size}", store)
+    return dist.PrefixStore(f"start {store.add(f'starts of rank {rank}', 1)}", store)
+
+
+def limit_waiting(timeout: float, *groups: dist.ProcessGroup) -> None:
+    """From here on collectives of the default group and of ``groups`` may take ``timeout`` seconds."""
+    for group in (dist.group.WORLD, *groups):
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout), group)
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether it says that another rank cannot be reached: gloo raises mere RuntimeErrors."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def agreed(action: Callable[[], Value], group: dist.ProcessGroup | None = None) -> list[Value]:
+    """What ``action`` gives on each rank; where it fails on one, every rank ends; all ranks call.
+
+    The rank that fails raises its error. The others leave without a word, so that the error is told once.
+    """
+    error: BaseException | None = None
+    value: Any = None
+    try:
+        value = action()
+    except (Exception, CheckpointException) as raised:  # the latter is no Exception
+        error = raised
+    if dist.get_world_size() == 1:
+        if error:
+            raise error
+        return [value]
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    code = None if error is None else 2 if isinstance(error, (UserError, OSError)) else 1
+    dist.all_gather_object(outcomes, (value, code), group)
+    if error:
+        raise error
+    for _, code in outcomes:
+        if code is not None:
+            raise SystemExit(code)
+    return [value for value, _ in outcomes]
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether a condition on files of a shared disk is met, within the time that a network's disk may be late."""
+    deadline = time.monotonic() + _LATE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+@contextmanager
+def first_of_node(world: World) -> Iterator[None]:
+    """One process of each node goes through the block before its others do: they find what it has left on the disk."""
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if not first:
+        world.barrier()
+    yield
+    if first:
+        world.barrier()
 
 
 @torch.no_grad()

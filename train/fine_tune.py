@@ -1,14 +1,10 @@
 """The class centres of an earlier run as the start of a new one."""
 
-import warnings
 from pathlib import Path
-
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
 
 from losses import PartialFC
 from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
-from models.sharded import SafeReader
+from models.sharded import load_sharded
 from pipelines.common.errors import UserError
 from train.checkpoint import Checkpoints
 
@@ -39,14 +35,10 @@ def load_centres(head: PartialFC, folder: str | Path) -> None:
 
 
 def _load_sharded(head: PartialFC, checkpoint: Path) -> None:
-    centres = {"head": {"weight": head.shard(head.weight.detach())}}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dcp.load(centres, storage_reader=SafeReader(checkpoint))
-    except (Exception, CheckpointException) as error:  # a damaged file can raise anything; the latter is no Exception
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"no centres of {head.weight.shape[1]} numbers in {checkpoint}: {text[-1]}") from error
+        load_sharded(checkpoint, {"head": {"weight": head.shard(head.weight.detach())}})
+    except UserError as error:
+        raise UserError(f"no centres of {head.weight.shape[1]} numbers in {checkpoint}: {error}") from error
 
 
 def _newest(folder: str | Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The optimisers by name, the learning rate of a step, and loss scaling for fp16."""
+"""The optimisers by name, and the learning rate of a step."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ if TYPE_CHECKING:  # a config names an optimiser of the table
 
 def sgd(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
     """SGD with momentum."""
-    return torch.optim.SGD(
-        parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, foreach=True
+    optimizer = torch.optim.SGD(
+        parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
     )
+    if optim.momentum:  # made by a first step, it would be what lies in memory where that step is left out
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def adamw(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
     """AdamW, which has no use for ``optim.momentum``."""
-    return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, foreach=True)
+    return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
 
 
-# From parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every step.
+# From parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every step. A fused
+# one can leave a step out without the host's knowledge (see `train.gate`); for others the host waits for the device.
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Optim], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
@@ -80,45 +85,3 @@ class LearningRate:
             return self.lr * (1 + math.cos(math.pi * done)) / 2
         epoch = float(step / self.steps_per_epoch)  # rounded once: epoch 1.1 of 10 steps begins at step 11, not later
         return self.lr * self.config.gamma ** sum(epoch >= milestone for milestone in self.config.milestones)
-
-
-class LossScaler:
-    """Dynamic loss scaling for fp16 (Micikevicius et al., 2018) that all ranks and both optimisers share.
-
-    A step whose gradient is not finite on any rank is skipped for backbone and centres alike.
-    """
-
-    growth_interval = 2000
-
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.scale = 2.0**16 if enabled else 1.0
-        self.good_steps = 0
-
-    @torch.no_grad()
-    def unscale(self, parameters: list[nn.Parameter]) -> bool:
-        """Divide the gradients by the scale; return whether the step may be taken (decided by all ranks together)."""
-        if not self.enabled:
-            return True
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_div_(gradients, self.scale)
-        finite = torch.stack([g.isfinite().all() for g in gradients]).all().float()
-        if dist.get_world_size() > 1:
-            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-        if finite.item():
-            self.good_steps += 1
-            if self.good_steps % self.growth_interval == 0:
-                self.scale *= 2
-            return True
-        self.scale, self.good_steps = self.scale / 2, 0
-        if self.scale < 2.0**-10:
-            raise UserError("gradients stay non-finite at every loss scale; lower optim.lr, or use precision: bf16")
-        return False
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Scale and number of steps since it last fell."""
-        return {"scale": torch.tensor(self.scale), "good_steps": torch.tensor(self.good_steps)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a saved state."""
-        self.scale, self.good_steps = float(state["scale"]), int(state["good_steps"])

@@ -70,6 +70,22 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
+def step_line(record: dict[str, Any], total_steps: int, seconds_left: float) -> str:
+    """A log step's figures for people."""
+    loss = "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
+    parts = [
+        f"epoch {record['epoch']:.2f}",
+        f"step {record['step']}/{total_steps}",
+        f"loss {loss}",
+        f"lr {record['lr']:.4g}",
+        f"{record['images_per_second']:.0f} images/s",
+        f"waiting {record['data_wait']:.1%}",
+    ]
+    if "skipped_steps" in record:
+        parts.append(f"{record['skipped_steps']} steps left out")
+    return "  ".join([*parts, f"ETA {duration(seconds_left)}"])
+
+
 class RunLog:
     """The terminal, with a progress line where it is one, and the ``sinks`` (names of `SINKS`) of a run."""
 

@@ -11,8 +11,8 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipelines.common.command import run
-from train import distributed
 from train.config import Config, load_config
+from train.distributed import joined
 from train.keys import key_table
 from train.trainer import train
 
@@ -33,11 +33,8 @@ def main() -> None:
     parser.add_argument("--keys", action=Keys, nargs=0, help="print every key with its default and meaning, and exit")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
-    world = distributed.start(config.device)
-    try:
+    with joined(config.device, config.dist.start_timeout) as world:
         train(config, world)
-    finally:
-        distributed.stop()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The training loop: batches in, steps taken, logs, verification and checkpoints at their times."""
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,19 +16,22 @@ from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
-from losses import CentreOptimizer
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
 from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
 from pipelines.sources.source import Source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
 from train.checkpoint import Checkpoints, OptimizerState, Part, save_weights
 from train.config import Config
-from train.distributed import average_batch_statistics
-from train.optim import LearningRate, LossScaler, average_gradients, create_optimizer
-from train.progress import RunLog, duration
-from train.recipes import create_recipe
+from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
+from train.gate import SoundBuffers, StepGate
+from train.meter import Meter
+from train.optim import LearningRate, average_gradients, create_optimizer
+from train.progress import RunLog, duration, step_line
+from train.recipes import StepResult, create_recipe
+from train.resume import batches_a_step, check_resumable
+from train.run_folder import RunFolder
+from train.stop import Signals, Stopped, Votes
 from train.verification import Verifier
 
 
@@ -42,27 +45,40 @@ class Trainer:
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
         self.output = Path(config.output)
+        self.folder = RunFolder(self.output)
         self.half = HALF[config.precision]
         self.step = 0
         self.best = torch.tensor(-1.0, dtype=torch.float64)  # mean accuracy of the best verification
         self.verify_seconds = 0.0
-        self.waited = 0.0  # seconds since the last log step that were spent in the loader
 
-        source = open_source(config.data.train)
+        with first_of_node(world):  # it leaves the index of the data to the others
+            source = open_source(config.data.train)
         num_classes = config.head.num_classes or source.num_classes
         if num_classes < source.num_classes:
             raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
         self.verifier = Verifier(config, world, self.half if world.device.type == "cuda" else None)
-        self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep)
-        self._build(source, num_classes, fresh=not self.checkpoints.all())
-        self.steps_per_epoch = Fraction(self.loader.steps_per_epoch, config.optim.accumulate)
+        self.folder.claim(world)
+        noted = self.folder.note_checkpoint
+        self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep, on_complete=noted)
+        self.meta: dict[str, int | str] = {"num_classes": num_classes, "images": len(source), "seed": config.seed}
+        self.meta |= {"model": config.model.name}
+        found = self.checkpoints.newest("global_batch", *self.meta)
+        self.accumulate = batches_a_step(config, world, found[1] if found else {})
+        self.meta |= {"global_batch": self.global_batch, "ranks": world.size, "fingerprint": source.fingerprint()}
+        if found:
+            check_resumable(config, *found, self.meta)
+        else:
+            agreed(self.folder.check_unused)
+
+        self._build(source, num_classes, fresh=not found)
         self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
-        self.scaler = LossScaler(config.precision == "fp16")
-        self.window = torch.zeros(2, device=world.device)  # sum and number of the losses since the last log step
-        self.global_batch = config.data.batch_size * world.size * config.optim.accumulate
-        self.meta: dict[str, int | str] = {"global_batch": self.global_batch, "num_classes": num_classes}
-        self.meta |= {"images": len(source), "seed": config.seed, "model": config.model.name}
-        self._resume()
+        self.gate = StepGate(world.device, scaled=config.precision == "fp16")
+        self.meter = Meter(world.device, self.global_batch)
+        if found:
+            path, meta = found
+            self.checkpoints.load(path, self.parts)
+            self.step = meta["step"]
+        self.buffers = SoundBuffers(self.backbone, self.recipe)
 
     def _build(self, source: Source, num_classes: int, fresh: bool) -> None:
         """The parts that are trained, and what feeds and trains them."""
@@ -70,10 +86,17 @@ class Trainer:
         model, optim, seed = config.model, config.optim, config.seed
         torch.manual_seed(seed)
         self.recipe = create_recipe(config.recipe.name, **config.recipe.options)
-        quarantine = self.output / "quarantine.jsonl"
         self.loader = build_loader(
-            config.data, source, self.recipe, world, seed=seed, image_size=model.input_size, quarantine=quarantine
+            config.data,
+            source,
+            self.recipe,
+            world,
+            seed=seed,
+            image_size=model.input_size,
+            accumulate=self.accumulate,
+            quarantine=self.output / "quarantine.jsonl",
         )
+        self.steps_per_epoch = self.loader.steps_per_epoch
         self.backbone = build_backbone(model, world, seed=seed, batch_size=config.data.batch_size, fresh=fresh)
         network = self.recipe.network(self.backbone)
         self.recipe.to(world.device)
@@ -92,7 +115,12 @@ class Trainer:
         others = set(self.backbone.parameters())
         self.recipe_parameters = [p for p in self.recipe.parameters() if p.requires_grad and p not in others]
         self.recipe_optimizer = create_optimizer(self.recipe_parameters, optim) if self.recipe_parameters else None
-        self.centre_optimizer = build_centre_optimizer(config, self.head)
+        self.centre_optimizer = build_centre_optimizer(config, self.head, self.accumulate)
+
+    @property
+    def global_batch(self) -> int:
+        """Images a step."""
+        return self.config.data.batch_size * self.world.size * self.accumulate
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -103,8 +131,9 @@ class Trainer:
             "head": self.head,
             "recipe": self.recipe,
             "centre_optimizer": self.centre_optimizer.state_dict(),
-            "scaler": self.scaler,
-            "window": self.window,
+            "scaler": self.gate,
+            "skipped": self.gate.skipped,
+            "window": self.meter.window,
             "best": self.best,
         }
         if self.recipe_optimizer:
@@ -119,36 +148,62 @@ class Trainer:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, VerificationResult]:
-        """Train to the end; return the last verification."""
+        """Train to the end; return the last verification. Raises ``Stopped`` where a signal ends the run before."""
         with ExitStack() as opened:  # closed on every way out: a run's end, its failure, an interrupt
+            opened.callback(self.folder.release)
+            opened.callback(self.checkpoints.wait, None if self.world.size == 1 else _LAST_SECONDS)
             opened.callback(self.loader.close)
+            if self._is_finished():
+                return {}
+            if self.world.main:
+                self.folder.write("config.yaml", yaml.safe_dump(self.config.model_dump(), sort_keys=False))
             self.log = self._open_log()
             if self.log:
                 opened.callback(self.log.close)
-            return self._fit()
+            signals = opened.enter_context(Signals())
+            return self._fit(signals)
 
-    def _fit(self) -> dict[str, VerificationResult]:
+    def _fit(self, signals: Signals) -> dict[str, VerificationResult]:
         config, total = self.config, self.learning_rate.total
-        self.loader.seek(self.step * config.optim.accumulate)
-        batches = iter(self.loader)
-        self._since, self.waited, self._last = time.perf_counter(), 0.0, self.step
-        self._began, self._first = time.perf_counter(), self.step
+        self.loader.seek(self.step * self.accumulate)
+        batches, votes = iter(self.loader), Votes()
+        first, self._saved_at = self.step, time.monotonic()
+        self.meter.start(first)
         # A checkpoint is from before the verification of its step, so a run that goes on from it begins with that.
         results = self._verify() if self.step and self._due(config.verify.every_steps) else {}
         while self.step < total:
             metrics = self.train_step(batches)
+            if self.step == first + 1:  # every rank is there, and everything compiled and allocated
+                limit_waiting(config.dist.timeout)
             if self._due(config.log.every_steps):
                 self._log_step(metrics)
-            if self._due(config.checkpoint.every_steps):
+            stop, wanted, failed = votes.exchange(signals.received, self._is_time(), self.checkpoints.failed)
+            if failed:
+                self.checkpoints.finish()
+            if stop or wanted or self._is_saved():
                 self._save()
+            if stop:
+                self._stop(stop)
             if self._due(config.verify.every_steps):
                 results = self._verify()
+        votes.close()
         self._finish(results)
         return results
 
     def _due(self, every_steps: int) -> bool:
         """Whether this step is one for what happens every so many steps and at the end."""
         return self.step % every_steps == 0 or self.step >= self.learning_rate.total
+
+    def _is_saved(self) -> bool:
+        """Whether a checkpoint is due by the number of the step."""
+        checkpoint = self.config.checkpoint
+        ends_epochs = checkpoint.every_epochs and self.step % (checkpoint.every_epochs * self.steps_per_epoch) == 0
+        return self._due(checkpoint.every_steps) or bool(ends_epochs)
+
+    def _is_time(self) -> bool:
+        """Whether a checkpoint is due by the main rank's clock."""
+        minutes = self.config.checkpoint.every_minutes
+        return self.world.main and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of backbone and centres from ``optim.accumulate`` batches."""
@@ -158,40 +213,39 @@ class Trainer:
             group["lr"] = lr * optim.backbone_lr
         for group in self.recipe_optimizer.param_groups if self.recipe_optimizer else ():
             group["lr"] = lr
-        self.centre_optimizer.lr, self.centre_optimizer.grad_scale = lr, self.scaler.scale
+        self.centre_optimizer.lr, self.centre_optimizer.grad_scale = lr, self.gate.scale
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         torch.manual_seed(step_seed(self.config.seed, self.step, self.world.rank))
         self.network.train()
         metrics: dict[str, Tensor] = {}
-        for part in range(optim.accumulate):
-            metrics = self._forward_backward(next(batches), last=part + 1 == optim.accumulate)
-        self._update()
+        finite = torch.ones_like(self.meter.spoilt)
+        for part in range(self.accumulate):
+            result = self._forward_backward(next(batches), last=part + 1 == self.accumulate)
+            metrics, finite = result.metrics, finite & result.loss.detach().isfinite()
+        self._update(finite)
         self.step += 1
         return metrics
 
-    def _forward_backward(self, batch: Batch, last: bool) -> dict[str, Tensor]:
-        self.waited += self.loader.wait
+    def _forward_backward(self, batch: Batch, last: bool) -> StepResult:
+        self.meter.waited += self.loader.wait
         device = self.world.device.type
         network = self.network
         quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with quiet:
             with torch.autocast(device, self.half, enabled=self.half is not None):
                 result = self.recipe.step(batch, network, self.head, self.epoch)
-            (result.loss * (self.scaler.scale / self.config.optim.accumulate)).backward()
-        self.window += torch.stack([result.loss.detach(), torch.ones_like(result.loss)])
-        return result.metrics
+            (result.loss * (self.gate.scale / self.accumulate)).backward()
+        self.meter.add(result.loss.detach())
+        return result
 
-    def _update(self) -> None:
+    def _update(self, finite: Tensor) -> None:
         average_gradients(self.recipe_parameters)
         optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
         parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        all_optimizers: list[torch.optim.Optimizer | CentreOptimizer] = [*optimizers, self.centre_optimizer]
-        if self.scaler.unscale(parameters):
-            if self.config.optim.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, self.config.optim.clip, foreach=True)
-            for each in all_optimizers:
-                each.step()
-        for each in all_optimizers:
+        taken = self.gate.decide(parameters, self.config.optim.clip, finite, self.centre_optimizer.finite())
+        self.checkpoints.copied()  # the one under way is of the weights as they are
+        for each in (*optimizers, self.centre_optimizer):
+            self.gate.step(each, taken)
             each.zero_grad()
 
     # -- logs, verification, checkpoints -------------------------------------------------------------------------------
@@ -208,43 +262,53 @@ class Trainer:
         )
         return log
 
+    def _settle(self) -> int:
+        """See that what the network keeps of its batches is sound; the number of steps left out so far.
+
+        Raises ``UserError`` where too many of them came one after the other.
+        """
+        self.buffers.settle(self.meter.spoilt)
+        self.meter.spoilt.zero_()
+        skipped, in_a_row = self.gate.skipped.tolist()
+        if in_a_row >= self.config.optim.max_skipped:
+            self.checkpoints.finish()
+            good = self.checkpoints.all()
+            raise UserError(
+                f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step {self.step}; they "
+                "were left out, but the run gets no further: lower optim.lr or lengthen the warm-up. "
+                + (f"The last good checkpoint is {good[-1]}" if good else "There is no checkpoint yet")
+            )
+        return skipped
+
     def _log_step(self, metrics: dict[str, Tensor]) -> None:
-        loss = float(self.window[0] / self.window[1])
-        self.window.zero_()
-        if loss != loss or abs(loss) == float("inf"):
-            raise UserError(f"the loss became {loss} before step {self.step}; lower optim.lr or lengthen the warm-up")
-        now = time.perf_counter()
-        seconds, steps = now - self._since, self.step - self._last
-        rate = steps * self.global_batch / seconds
-        left = (now - self._began) / (self.step - self._first) * (self.learning_rate.total - self.step)
+        skipped = self._settle()
+        figures, seconds_left = self.meter.read(self.step, self.learning_rate.total)
         record = {
             "step": self.step,
             "epoch": self.epoch,
-            "loss": loss,
             "lr": self.learning_rate(self.step - 1),
-            "images_per_second": rate,
-            "data_wait": self.waited / seconds,
-            **{name: float(value) for name, value in metrics.items()},
+            **figures,
+            **{name: float(value) for name, value in metrics.items() if value.isfinite()},
         }
-        if self.scaler.enabled:
-            record["loss_scale"] = self.scaler.scale
+        if self.gate.scaled:
+            record["loss_scale"] = self.gate.scale.item()
+        if skipped:
+            record["skipped_steps"] = skipped
         if self.loader.replaced:
             record["replaced_images"] = self.loader.replaced
-        self._since, self.waited, self._last = now, 0.0, self.step
         if self.log:
-            line = f"epoch {record['epoch']:.2f}  step {self.step}/{self.learning_rate.total}  loss {loss:.4f}  "
-            line += f"lr {record['lr']:.4g}  {rate:.0f} images/s  waiting {record['data_wait']:.1%}  "
-            self.log.step(record, line + f"ETA {duration(left)}")
+            self.log.step(record, step_line(record, self.learning_rate.total, seconds_left))
 
     def _verify(self) -> dict[str, VerificationResult]:
         if not self.verifier.sets:
             return {}
         began = time.perf_counter()
+        self._settle()
         average_batch_statistics(self.backbone)
         results = self.verifier(self.backbone)
         seconds = time.perf_counter() - began
         self.verify_seconds += seconds
-        self._since += seconds  # the next log step's images/s are those of training
+        self.meter.leave_out(seconds)  # the next log step's images/s are those of training
         mean = sum(result.accuracy for result in results.values()) / len(results)
         if self.log:
             record = {"step": self.step, "verify_seconds": seconds}
@@ -258,37 +322,48 @@ class Trainer:
 
     def _save(self) -> None:
         began = time.perf_counter()
+        self._settle()
         average_batch_statistics(self.backbone)
         self.checkpoints.save(self.step, self.parts, self.meta)
-        self._since += time.perf_counter() - began
+        self._saved_at = time.monotonic()
+        self.meter.leave_out(time.perf_counter() - began)
 
-    def _resume(self) -> None:
-        found = self.checkpoints.all()
-        if not found:
-            return
-        if self.config.checkpoint.resume == "never":
-            raise UserError(f"{self.output} holds a run; set checkpoint.resume=auto to go on, or another output")
-        meta = self.checkpoints.meta(found[-1], "step", *self.meta)
-        for name, value in self.meta.items():
-            if meta[name] != value:
-                raise UserError(
-                    f"cannot resume {found[-1]}: its {name} is {meta[name]}, here it is {value}; "
-                    "restore it (the global batch is data.batch_size x processes x optim.accumulate) "
-                    "or choose another output"
-                )
-        self.checkpoints.load(found[-1], self.parts)
-        self.step = meta["step"]
+    def _stop(self, number: int) -> None:
+        self.checkpoints.finish()
+        name = signal.Signals(number).name
+        if self.log:
+            self.log.say(
+                f"stopped by {name} at step {self.step}: wrote {self.checkpoints.all()[-1]}; "
+                "the same command goes on from there"
+            )
+        raise Stopped(number)
+
+    def _is_finished(self) -> bool:
+        """Whether there is nothing left to do. A finished run that is started again changes nothing."""
+        model, last = self.output / "model.pt", self.checkpoints.all()
+        if self.step < self.learning_rate.total or not (last and model.exists()):
+            return False
+        if model.stat().st_mtime < (last[-1] / "meta.json").stat().st_mtime:  # of a shorter run, before it was extended
+            return False
+        if self.world.main:
+            print(f"{self.output} is finished at step {self.step}: raise schedule.epochs to go on")
+        return True
 
     def _finish(self, results: dict[str, VerificationResult]) -> None:
+        self.checkpoints.finish()
         if not self.log:
             return
         save_weights(self.backbone, self.output / "model.pt")
         if results:
             figures = {name: SetFigures(**result.summary()) for name, result in results.items()}
             self.log.say(accuracy_table(figures))
-        seconds = time.perf_counter() - self._began
+        seconds = self.meter.seconds
         share = self.verify_seconds / seconds
         self.log.say(f"trained in {duration(seconds)}, {share:.1%} of it verifying; wrote {self.output / 'model.pt'}")
+
+
+# A rank that fails has to say so soon, and is needed for the checkpoint under way.
+_LAST_SECONDS = 10.0
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -296,17 +371,6 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
 
 
-def write_config(config: Config, output: Path) -> None:
-    """Keep the resolved config with the run, so that its model can be built again."""
-    output.mkdir(parents=True, exist_ok=True)
-    with replacing(output / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
-
-
 def train(config: Config, world: World) -> dict[str, VerificationResult]:
     """Run a config; returns the last verification."""
-    trainer = Trainer(config, world)
-    if world.main:
-        write_config(config, trainer.output)
-    dist.barrier()
-    return trainer.fit()
+    return Trainer(config, world).fit()

@@ -1,4 +1,4 @@
-"""SGD and AdamW for class centres, row by row: all rows, the rows drawn, or a tile within the backward pass."""
+"""SGD and AdamW for class centres, row by row: all rows, those drawn, or a tile as its gradient appears."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,6 @@ from torch import Tensor
 from losses.head.centre_pass import Backward, OnCentreGradient
 from losses.head.partial_fc import PartialFC
 from losses.head.sampling import SampledClasses
-from losses.head.tile_torch import Tile
 from pipelines.common.errors import UserError
 
 
@@ -17,22 +16,22 @@ class CentreOptimizer:
     rows drawn are read and written: their weight decay, momentum and, for AdamW, step counts (bias correction) are
     their own.
 
-    Three ways lead from a backward pass to an update:
+    No backward pass changes a centre, so that a step may be left out when all gradients are known. Two ways lead from
+    the backward passes to an update:
 
     - plain: the gradient is kept, in ``head.weight.grad`` or, with sampling, here for the rows drawn alone, and
       ``step`` applies it;
-    - ``fused``: each tile of centres is updated in the backward pass as soon as its gradient is known, so that the
-      gradient of all centres never exists; ``step`` then only counts;
-    - ``fused`` and ``deferred``: the backward pass computes the gradient of the embeddings and remembers the batch;
-      ``step`` passes over the centres once more and updates each tile. A fourth more products than fused, the same
-      memory, and the update may still be skipped (fp16) or fed by several batches (gradient accumulation).
+    - ``fused``: the backward pass computes the gradient of the embeddings and remembers the batch; ``step`` passes over
+      the centres once more and updates each tile, so that the gradient of all centres never exists. Where the tiles
+      keep what they computed (see ``CentrePass.keep``) that takes no more products than plain, elsewhere a fourth more.
 
     Args:
-        lr: learning rate; set the attribute before a backward pass to change it.
+        lr: learning rate; set the attribute before ``step`` to change it.
         algorithm: ``sgd`` or ``adamw``.
 
     Attributes:
-        grad_scale: the factor the loss was multiplied with (fp16); gradients are divided by it.
+        grad_scale: the factor the loss was multiplied with (fp16), a number or () tensor on the head's device;
+            gradients are divided by it.
     """
 
     def __init__(
@@ -46,17 +45,15 @@ class CentreOptimizer:
         eps: float = 1e-8,
         weight_decay: float = 5e-4,
         fused: bool = False,
-        deferred: bool = False,
     ) -> None:
         if algorithm not in ("sgd", "adamw"):
             raise UserError(f"centres are optimised by 'sgd' or 'adamw', not {algorithm!r}")
-        if deferred and not fused:
-            raise UserError("a deferred update is a fused one: set fused too, or neither")
         if fused and head.mode == "dense":
             raise UserError("the dense head computes all gradients at once; a fused update needs the streamed one")
-        self.head, self.lr, self.weight_decay, self.grad_scale = head, lr, weight_decay, 1.0
+        self.head, self.lr, self.weight_decay = head, lr, weight_decay
+        self.grad_scale: float | Tensor = 1.0
         self.momentum, self.betas, self.eps = momentum, betas, eps
-        self.algorithm, self.fused, self.deferred = algorithm, fused, deferred
+        self.algorithm, self.fused = algorithm, fused
         weight = head.weight
         self.state: dict[str, Tensor] = {}
         if algorithm == "adamw":
@@ -74,16 +71,12 @@ class CentreOptimizer:
     def _way(self) -> OnCentreGradient | None:
         """What the head calls in a backward pass; None leaves the gradient in ``head.weight.grad``."""
         if self.fused:
-            return self._defer if self.deferred else self._update_tiles
+            return self._remember
         return self._keep_drawn if self.head.mode == "streamed" and self.head.sample_rate < 1 else None
 
-    def _update_tiles(self, backward: Backward, d_x: Tensor | None) -> None:
-        for tile in backward.centre_pass.tiles():
-            self._update_tile(tile, backward.tile_gradient(tile, d_x))
-
-    def _defer(self, backward: Backward, d_x: Tensor | None) -> None:
+    def _remember(self, backward: Backward, d_x: Tensor | None) -> None:
+        backward.embedding_gradient(d_x, keep=not self._batches)  # what one batch keeps is memory enough
         self._batches.append(backward)
-        backward.embedding_gradient(d_x)
 
     def _keep_drawn(self, backward: Backward, d_x: Tensor | None) -> None:
         sampled = backward.centre_pass.sampled
@@ -91,24 +84,45 @@ class CentreOptimizer:
         self._drawn.append((sampled, backward.centre_gradient(d_x)))
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Apply what the backward passes since the last call left to be applied."""
-        if self._batches:
-            self._update_deferred()
-        if self._drawn:
-            (sampled, gradient), *more = self._drawn
-            self._update(*(_merged(self._drawn) if more else (sampled.index, sampled.active, gradient)))
+    def finite(self) -> Tensor:
+        """() bool on the head's device: whether ``step`` would move this rank's centres by finite numbers."""
+        parts = [batch.finite() for batch in self._batches]
+        kept = [gradient for _, gradient in self._drawn]
         if self.head.weight.grad is not None:
-            self._update(slice(None), None, self.head.weight.grad)
+            kept.append(self.head.weight.grad)
+        parts += [gradient.sum().isfinite() for gradient in kept]  # one number that is not finite makes the sum so
+        return torch.stack(parts).all() if parts else self.head.weight.new_ones((), dtype=torch.bool)
+
+    def step(self, taken: Tensor | None = None) -> None:
+        """Apply what the backward passes since the last call left to be applied.
+
+        Args:
+            taken: () bool on the head's device; where it is false nothing changes, not by a bit, and what was left is
+                forgotten. A GPU is not waited for. None for true.
+        """
+        if taken is None or taken.device.type != "cpu":
+            self._apply(taken)
+        elif taken:
+            self._apply(None)
         self.zero_grad()
 
     def zero_grad(self) -> None:
-        """Forget what the backward passes since the last ``step`` left (updates already made by ``fused`` stay)."""
+        """Forget what the backward passes since the last ``step`` left."""
         self._batches.clear()
         self._drawn.clear()
         self.head.weight.grad = None
 
-    def _update_deferred(self) -> None:
+    @torch.no_grad()
+    def _apply(self, taken: Tensor | None) -> None:
+        if self._batches:
+            self._update_tiles(taken)
+        if self._drawn:
+            (sampled, gradient), *more = self._drawn
+            self._update_rows(*(_merged(self._drawn) if more else (sampled.index, sampled.active, gradient)), taken)
+        if self.head.weight.grad is not None:
+            self._update_rows(None, None, self.head.weight.grad, taken)
+
+    def _update_tiles(self, taken: Tensor | None) -> None:
         first, *more = self._batches
         if more and first.centre_pass.sampled is not None:
             raise UserError("a fused update over several sampled batches is not possible: unset fused")
@@ -116,18 +130,31 @@ class CentreOptimizer:
             gradient = first.tile_gradient(tile)
             for batch in more:
                 gradient += batch.tile_gradient(tile)
-            self._update_tile(tile, gradient)
+            self._update(tile.index, tile.active, gradient, tile.inv_norm, taken)
 
-    def _update_tile(self, tile: Tile, gradient: Tensor) -> None:
-        self._update(tile.index, tile.active, gradient, tile.inv_norm)
+    def _update_rows(self, rows: Tensor | None, active: Tensor | None, gradient: Tensor, taken: Tensor | None) -> None:
+        """``_update`` of some rows (n), or all, a tile's size at a time: a rule may need copies of what it changes."""
+        size = self.head.tile_size(gradient.shape[1])
+        for first in range(0, len(gradient), size):
+            part = slice(first, min(first + size, len(gradient)))
+            index = part if rows is None else rows[part]
+            self._update(index, None if active is None else active[part], gradient[part], None, taken)
 
-    @torch.no_grad()
     def _update(
-        self, index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None = None
+        self,
+        index: slice | Tensor,
+        active: Tensor | None,
+        gradient: Tensor,
+        inv_norm: Tensor | None,
+        taken: Tensor | None,
     ) -> None:
         """Move some rows (n) and their state; see ``tile_torch.sgd_``."""
+        if taken is not None:
+            active = taken.repeat(len(gradient)) if active is None else active & taken
+        if isinstance(self.grad_scale, Tensor) or self.grad_scale != 1:
+            gradient /= self.grad_scale
         arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
-        shared = dict(lr=self.lr, weight_decay=self.weight_decay, scale=self.grad_scale)
+        shared = dict(lr=self.lr, weight_decay=self.weight_decay)
         if self.algorithm == "sgd":
             arithmetic.sgd_(state, index, active, gradient, inv_norm, momentum=self.momentum, **shared)
         else:

@@ -2,8 +2,8 @@
 
 Forward: a tile of centres is normalised and multiplied with the embeddings, and the exponentials are summed under a
 constant shift. Backward: the tile's logits are computed again, now with the log-sum-exp known, and give the gradients
-of the embeddings and of the tile, which may be applied at once. So the (B, C) logits never exist as a whole. On a CPU,
-where products are slow, the exponentials may be kept for the backward pass (``keep_exp``).
+of the embeddings and of the tile, together or in passes of their own. So the (B, C) logits never exist as a whole.
+Where memory allows, a tile's exponentials and what becomes of them are kept from pass to pass (``keep``).
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +33,8 @@ class CentrePass:
         size: centres a tile.
         dtype: type of the products' operands; sums are float32 always.
         arithmetic: ``losses.head.tile_torch`` or ``losses.head.tile_triton``.
-        keep_exp: whether the forward pass leaves each tile's exponentials (B, n) in ``exps`` for the backward pass.
+        keep: of how many centres, from the first, the whole tiles among them are kept for the passes to come, and
+            with them (B, n) numbers a tile that need not be computed again.
     """
 
     weight: Tensor
@@ -42,20 +43,28 @@ class CentrePass:
     size: int
     dtype: torch.dtype
     arithmetic: ModuleType
-    keep_exp: bool = False
-    exps: list[Tensor] = field(default_factory=list)
+    keep: int = 0
+    kept: list[Tile] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.weight) if self.sampled is None else len(self.sampled.index)
 
     def tiles(self) -> Iterator[Tile]:
-        for first in range(0, len(self), self.size):
+        yield from self.kept
+        for first in range(self.size * len(self.kept), len(self), self.size):
             index: slice | Tensor = slice(first, min(first + self.size, len(self)))
             active = None
             if self.sampled is not None:
                 active = None if self.sampled.active is None else self.sampled.active[index]
                 index = self.sampled.index[index]
-            yield Tile(first, index, active, *self.arithmetic.load_centres(self.weight, index, self.dtype))
+            tile = Tile(first, index, active, *self.arithmetic.load_centres(self.weight, index, self.dtype))
+            if self.keeps(tile):
+                self.kept.append(tile)
+            yield tile
+
+    def keeps(self, tile: Tile) -> bool:
+        """Whether a tile is one of those kept."""
+        return tile.first + len(tile) <= self.keep
 
 
 @torch.no_grad()
@@ -75,10 +84,8 @@ def log_sum_exp(
     sums = torch.zeros(2 if entropy else 1, len(x), device=x.device)
     for tile in centre_pass.tiles():
         target_column = centre_pass.target_position - tile.first
-        part, exp = centre_pass.arithmetic.exp_sums(x, tile, target_column, margin, batch, shift, entropy)
-        sums += part
-        if centre_pass.keep_exp:
-            centre_pass.exps.append(exp)
+        keep = centre_pass.keeps(tile)
+        sums += centre_pass.arithmetic.exp_sums(x, tile, target_column, margin, batch, shift, entropy, keep)
     if world_size(group) > 1:
         dist.all_reduce(sums, group=group)
     mean = sums[1] / sums[0].clamp(min=torch.finfo(torch.float32).tiny) + shift if entropy else None
@@ -90,7 +97,8 @@ class Backward:
     """The backward pass of one batch: from d loss/d lse and d loss/d cos_y (B,) to embeddings and centres.
 
     The gradient of the unit embeddings is added to a ``d_x`` (B, d) float32 of the caller's; None where it is not
-    wanted. ``lse`` is inf where there are no other classes.
+    wanted. ``lse`` is inf where there are no other classes. ``d_products`` are those that ``embedding_gradient`` kept,
+    by their tile's first centre.
     """
 
     x: Tensor
@@ -100,23 +108,31 @@ class Backward:
     lse: Tensor
     d_lse: Tensor
     d_cos_y: Tensor
+    d_products: dict[int, Tensor] = field(default_factory=dict)
+
+    def finite(self) -> Tensor:
+        """() bool: whether the gradients are finite, given finite centres."""
+        return torch.stack([value.isfinite().all() for value in (self.x, self.d_lse, self.d_cos_y)]).all()
 
     def tile_gradient(self, tile: Tile, d_x: Tensor | None = None) -> Tensor:
         """The gradient of a tile's centres (n, d), and the tile's part of ``d_x``.
 
-        The former is that of the loss once ``tangent_`` is applied, which the fused updates do as they read it. The
-        caller may then change the centres: ``d_x`` has had its part from them already.
+        The former is that of the loss once ``tangent_`` is applied, which the fused updates do as they read it.
         """
         d_product = self._d_product(tile)
         if d_x is not None:
             d_x += product(d_product, tile.centres)
         return product(d_product.T, self.x)
 
-    def embedding_gradient(self, d_x: Tensor | None) -> None:
-        """One pass for ``d_x`` alone."""
-        if d_x is not None:
-            for tile in self.centre_pass.tiles():
-                d_x += product(self._d_product(tile), tile.centres)
+    def embedding_gradient(self, d_x: Tensor | None, keep: bool = False) -> None:
+        """One pass for ``d_x`` alone, which may keep what another for the centres computes again without."""
+        if d_x is None:
+            return
+        for tile in self.centre_pass.tiles():
+            d_product = self._d_product(tile)
+            d_x += product(d_product, tile.centres)
+            if keep and self.centre_pass.keeps(tile):
+                self.d_products[tile.first] = d_product
 
     def centre_gradient(self, d_x: Tensor | None) -> Tensor:
         """One pass for the gradient of the loss by all centres in the pass (n, d), and for ``d_x``."""
@@ -136,12 +152,11 @@ class Backward:
         return torch.sparse_coo_tensor(sampled.index[None], gradient, shape, check_invariants=False)
 
     def _d_product(self, tile: Tile) -> Tensor:
-        at, kept = self.centre_pass, {}
-        if at.keep_exp:
-            kept = dict(exp=at.exps[tile.first // at.size], shift=self.margin.shift(self.batch))
-        gradients = self.lse, self.d_lse, self.d_cos_y
+        if tile.first in self.d_products:
+            return self.d_products.pop(tile.first)
+        at, gradients, shift = self.centre_pass, (self.lse, self.d_lse, self.d_cos_y), self.margin.shift(self.batch)
         target_column = at.target_position - tile.first
-        return at.arithmetic.d_product(self.x, tile, target_column, self.margin, self.batch, *gradients, **kept)
+        return at.arithmetic.d_product(self.x, tile, target_column, self.margin, self.batch, *gradients, shift)
 
 
 OnCentreGradient = Callable[[Backward, Tensor | None], None]

@@ -213,12 +213,11 @@ class PartialFC(ShardedCentres):
         if sampled is not None and len(self.weight):
             here = (position >= 0) & (position < len(self.weight))
             position = torch.where(here, sampled.position[position.clamp(0, len(self.weight) - 1)], -1)
-        # On a CPU products cost more than memory, and these exponentials take no more of it than the centres.
-        slow_products = x.device.type == "cpu" and self.kernels == "torch"
-        keep_exp = slow_products and self.margin.linear and self.training and len(x) <= x.shape[1]
         centre_pass = CentrePass(
-            self.weight.detach(), position, sampled, self._tile(len(x)), self.matmul_dtype, self.arithmetic, keep_exp
+            self.weight.detach(), position, sampled, self.tile_size(len(x)), self.matmul_dtype, self.arithmetic
         )
+        if self.training:
+            centre_pass.keep = self._kept(len(x), centre_pass)
         return StreamedSoftmax.apply(
             x,
             self.weight,
@@ -231,7 +230,17 @@ class PartialFC(ShardedCentres):
             self._on_centre_gradient,
         )
 
-    def _tile(self, batch: int) -> int:
+    def _kept(self, batch: int, centre_pass: CentrePass) -> int:
+        """Of how many centres the passes keep what they computed.
+
+        On a CPU, where products cost more than memory, that takes no more of it than the centres in the pass. On a GPU
+        it is one tile, which where there are few classes is nearly all.
+        """
+        if self.weight.device.type == "cpu":
+            return len(centre_pass) * self.weight.shape[1] // max(batch, self.weight.shape[1])
+        return centre_pass.size
+
+    def tile_size(self, batch: int) -> int:
         """Centres in a tile.
 
         On a CPU its numbers should stay in the cache that they are made in. On a GPU a tile should be work for longer

@@ -24,6 +24,7 @@ class Tile:
         active: (n,) bool, false for rows that do not take part; None if all do.
         centres: (n, d) the centres in the type of the products.
         inv_norm: (n,) float32 inverses of their norms.
+        kept: what ``exp_sums`` left for ``d_product``, or None.
     """
 
     first: int
@@ -31,6 +32,7 @@ class Tile:
     active: Tensor | None
     centres: Tensor
     inv_norm: Tensor
+    kept: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -57,20 +59,27 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def exp_sums(
-    x: Tensor, tile: Tile, target_column: Tensor, margin: Margin, batch: BatchView, shift: Tensor, entropy: bool
-) -> tuple[Tensor, Tensor | None]:
+    x: Tensor,
+    tile: Tile,
+    target_column: Tensor,
+    margin: Margin,
+    batch: BatchView,
+    shift: Tensor,
+    entropy: bool,
+    keep: bool = False,
+) -> Tensor:
     """Over the classes of the tile but each row's own.
 
     Args:
         x: (B, d) unit embeddings in the type of the products.
         target_column: (B,) int64, place of each row's own class in the tile; outside [0, n) where it is not there.
         shift: () taken from the logits before exp.
+        keep: whether to leave the exponentials times their logits' slopes in ``tile.kept`` (Triton keeps nothing).
 
     Returns:
-        (1, B) Σ exp(other - shift), with ``entropy`` (2, B): Σ exp(other - shift)·(other - shift) below it; and the
-        exponentials (B, n), or None (Triton).
+        (1, B) Σ exp(other - shift), with ``entropy`` (2, B): Σ exp(other - shift)·(other - shift) below it.
     """
-    logits, _ = _logits(x, tile, margin, batch, shift, sloped=False)
+    logits, slope = _logits(x, tile, margin, batch, shift, sloped=keep)
     # From here on exp is exp(logit - shift) where a class counts, 0 where not. Unless the entropy needs the logits, exp
     # takes their memory, and nothing below may read them.
     exp = logits.exp() if entropy else logits.exp_()
@@ -79,7 +88,9 @@ def exp_sums(
     if tile.active is not None:
         exp.mul_(tile.active)
     sums = [exp.sum(1), logits.mul_(exp).sum(1)] if entropy else [exp.sum(1)]
-    return torch.stack(sums), exp
+    if keep:
+        tile.kept = exp.mul_(slope) if isinstance(slope, Tensor) else exp
+    return torch.stack(sums)
 
 
 def d_product(
@@ -91,19 +102,20 @@ def d_product(
     lse: Tensor,
     d_lse: Tensor,
     d_cos_y: Tensor,
-    exp: Tensor | None = None,
-    shift: Tensor | None = None,
+    shift: Tensor,
 ) -> Tensor:
     """d loss / d (x @ centresᵀ): (B, n) in the type of the products.
+
+    What ``exp_sums`` left in ``tile.kept`` is used up; without it the logits are computed again.
 
     Args:
         lse: (B,) log-sum-exp over all classes but the own one; inf where there are none.
         d_lse, d_cos_y: (B,) d loss / d lse and d loss / d cosine to the own centre.
-        exp: what ``exp_sums`` gave with ``shift``, if it was kept; it need not be computed again then.
+        shift: what ``exp_sums`` was given.
     """
-    if exp is not None:
-        assert shift is not None
-        d_cos = exp * ((shift - lse).exp() * d_lse * margin.s)[:, None]
+    if tile.kept is not None:
+        factor = (shift - lse).exp() * d_lse * (margin.s if margin.linear else 1.0)
+        d_cos, tile.kept = tile.kept.mul_(factor[:, None]), None
     else:
         logits, slope = _logits(x, tile, margin, batch, lse[:, None], sloped=True)
         d_cos = logits.exp_().mul_(d_lse[:, None] * slope)
@@ -135,19 +147,17 @@ def sgd_(
     lr: float,
     momentum: float,
     weight_decay: float,
-    scale: float,
 ) -> None:
     """Move some rows (n) of the shard as ``torch.optim.SGD`` does, in place.
 
     Args:
         state: ``weight`` and, with momentum, ``momentum``, (C_r, d).
-        active: (n,) bool, which of the rows move (the others stay as they are, bit for bit); None for all, and always
-            with a slice.
-        gradient: (n, d), multiplied by ``scale``; overwritten.
+        active: (n,) bool, which of the rows move (the others stay as they are, bit for bit); None for all.
+        gradient: (n, d); overwritten. Those of rows that stay may be anything, NaN too.
         inv_norm: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the gradient, or None.
     """
-    rows = _rows(state, index)
-    step = _loss_gradient(gradient, inv_norm, rows["weight"], scale).add_(rows["weight"], alpha=weight_decay)
+    rows = _rows(state, index, active)
+    step = _loss_gradient(gradient, inv_norm, rows["weight"]).add_(rows["weight"], alpha=weight_decay)
     if momentum:
         step = torch.add(step, rows["momentum"], alpha=momentum, out=rows["momentum"])
     rows["weight"].sub_(step, alpha=lr)
@@ -165,11 +175,10 @@ def adamw_(
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
-    scale: float,
 ) -> None:
     """As ``sgd_``, by the rule of ``torch.optim.AdamW``; ``steps`` (C_r, 1) counts for each row."""
-    rows = _rows(state, index)
-    g = _loss_gradient(gradient, inv_norm, rows["weight"], scale)
+    rows = _rows(state, index, active)
+    g = _loss_gradient(gradient, inv_norm, rows["weight"])
     steps = rows["steps"].add_(1)
     mean = rows["exp_avg"].lerp_(g, 1 - betas[0])
     square = rows["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
@@ -178,23 +187,23 @@ def adamw_(
     _write_back(state, index, active, rows)
 
 
-def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor, scale: float) -> Tensor:
+def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor) -> Tensor:
     """What ``sgd_`` and ``adamw_`` are given as the gradient of the loss itself; in place."""
-    if inv_norm is not None:
-        tangent_(gradient, weight, inv_norm)
-    return gradient if scale == 1 else gradient.div_(scale)
+    return gradient if inv_norm is None else tangent_(gradient, weight, inv_norm)
 
 
-def _rows(state: dict[str, Tensor], index: slice | Tensor) -> dict[str, Tensor]:
-    """Some rows (n) of each tensor, to be changed in place: views for a slice, copies for row numbers."""
+def _rows(state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None) -> dict[str, Tensor]:
+    """Some rows (n) of each tensor, to be changed in place: views for a slice of active rows, else copies."""
+    if active is not None and isinstance(index, slice):
+        return {name: tensor[index].clone() for name, tensor in state.items()}
     return {name: tensor[index] for name, tensor in state.items()}
 
 
 def _write_back(
     state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, rows: dict[str, Tensor]
 ) -> None:
-    """Put the active ones of the changed rows where they came from; those of a slice are there already."""
-    if isinstance(index, slice):
+    """Put the active ones of the changed rows where they came from; views are there already."""
+    if active is None and isinstance(index, slice):
         return
     for name, tensor in state.items():
         changed = rows[name]

@@ -124,7 +124,7 @@ def _load_centres(weight, centres, inv_norm, index, first, SIZE: tl.constexpr, B
 
 
 @triton.jit
-def _centre(weight, gradient, inv_norm, index, active, first, scale, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _centre(weight, gradient, inv_norm, index, active, first, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """Where the numbers of this program's centre are, which of them move, and (BLOCK,) they and d loss / d them."""
     place, row = _row(index, first)
     within = tl.arange(0, BLOCK)
@@ -136,15 +136,15 @@ def _centre(weight, gradient, inv_norm, index, active, first, scale, SIZE: tl.co
     if inv_norm is not None:
         inv_norm = tl.load(inv_norm + place)
         g -= w * (tl.sum(g * w) * inv_norm * inv_norm)
-    return at, mask, w, g / scale
+    return at, mask, w, g
 
 
 @triton.jit
 def _sgd(
-    weight, momentum, gradient, inv_norm, index, active, first, lr, beta, decay, scale,
+    weight, momentum, gradient, inv_norm, index, active, first, lr, beta, decay,
     SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, scale, SIZE, BLOCK)
+    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, SIZE, BLOCK)
     step = g + decay * w
     if momentum is not None:
         step += beta * tl.load(momentum + at, mask=mask, other=0.0)
@@ -154,10 +154,10 @@ def _sgd(
 
 @triton.jit
 def _adamw(
-    weight, mean, square, steps, gradient, inv_norm, index, active, first, lr, beta1, beta2, eps, decay, scale,
+    weight, mean, square, steps, gradient, inv_norm, index, active, first, lr, beta1, beta2, eps, decay,
     SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, scale, SIZE, BLOCK)
+    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, SIZE, BLOCK)
     m = beta1 * tl.load(mean + at, mask=mask, other=0.0) + (1 - beta1) * g
     v = beta2 * tl.load(square + at, mask=mask, other=0.0) + (1 - beta2) * g * g
     steps += _row(index, first)[1]
@@ -191,8 +191,15 @@ def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> t
 
 
 def exp_sums(
-    x: Tensor, tile: Tile, target_column: Tensor, margin: Margin, batch: BatchView, shift: Tensor, entropy: bool
-) -> tuple[Tensor, None]:
+    x: Tensor,
+    tile: Tile,
+    target_column: Tensor,
+    margin: Margin,
+    batch: BatchView,
+    shift: Tensor,
+    entropy: bool,
+    keep: bool = False,
+) -> Tensor:
     """See ``tile_torch.exp_sums``."""
     (rows, size), count = x.shape, len(tile)
     blocks = triton.cdiv(count, _BLOCK)
@@ -201,7 +208,7 @@ def exp_sums(
         x, tile.centres, tile.inv_norm, target_column, tile.active, shift, sums, *_curve_arguments(margin, batch),
         rows, count, ENTROPY=entropy, SIZE=size, **_blocks(x),
     )  # fmt: skip
-    return sums.sum(1), None
+    return sums.sum(1)
 
 
 def d_product(
@@ -213,6 +220,7 @@ def d_product(
     lse: Tensor,
     d_lse: Tensor,
     d_cos_y: Tensor,
+    shift: Tensor,
 ) -> Tensor:
     """See ``tile_torch.d_product``."""
     (rows, size), count = x.shape, len(tile)
@@ -226,27 +234,27 @@ def d_product(
 
 def sgd_(
     state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
-    *, lr: float, momentum: float, weight_decay: float, scale: float,
+    *, lr: float, momentum: float, weight_decay: float,
 ) -> None:  # fmt: skip
     """See ``tile_torch.sgd_``."""
     count, size = gradient.shape
     numbers, first = _index_or_first(index)
     _sgd[(count,)](
         state["weight"], state.get("momentum"), gradient, inv_norm, numbers, active, first,
-        lr, momentum, weight_decay, scale, SIZE=size, BLOCK=_width(size),
+        lr, momentum, weight_decay, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 
 def adamw_(
     state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
-    *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, scale: float,
+    *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
     """See ``tile_torch.adamw_``."""
     count, size = gradient.shape
     numbers, first = _index_or_first(index)
     _adamw[(count,)](
         *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")),
-        gradient, inv_norm, numbers, active, first, lr, *betas, eps, weight_decay, scale, SIZE=size, BLOCK=_width(size),
+        gradient, inv_norm, numbers, active, first, lr, *betas, eps, weight_decay, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 

@@ -146,7 +146,7 @@ class Margin(nn.Module):
     def update(self, batch: BatchView) -> Any:
         """Bring the state up to date with the batch, before use; what it returns becomes ``batch.state``.
 
-        The other methods read the state from there: a deferred update of the centres calls ``others`` for a batch when
+        The other methods read the state from there: a fused update of the centres calls ``others`` for a batch when
         later ones have changed the buffers.
         """
         return None

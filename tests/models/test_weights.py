@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import types
+import zipfile
 from collections import Counter
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from models import create_model
 from models.weights import load_backbone, load_weights, read_weights
+from pipelines.common.errors import UserError
 
 
 def new(name="mbf", **options):
@@ -224,6 +226,39 @@ def test_configs_of_other_projects_are_passed_over(tmp_path, text):
     for name in ("config.yaml", "config.json"):
         (tmp_path / name).write_text(text)
     assert same(load_backbone(tmp_path / "model.pt")[0], model)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_changed_bit_is_noticed(tmp_path, compressed):
+    """PyTorch reads on: most places in a file of weights are weights."""
+    model, path, random = small(width=0.125), tmp_path / "x.pt", np.random.default_rng(1)
+    torch.save(model.state_dict(), path)
+    if compressed:  # as other programs may write
+        with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "y", "w", zipfile.ZIP_DEFLATED) as packed:
+            for entry in stored.infolist():
+                packed.writestr(entry.filename, stored.read(entry))
+        (tmp_path / "y").replace(path)
+    sound, said = path.read_bytes(), Counter()
+    for place in random.integers(0, len(sound), 60):
+        data = bytearray(sound)
+        data[place] ^= 1 << random.integers(8)
+        path.write_bytes(data)
+        try:
+            assert same(read_weights(path).tensors, model), "a changed weight"
+        except UserError as error:
+            said[str(error).endswith("has changed since it was written; copy it again")] += 1
+    assert said[True] > 20
+
+
+def test_files_without_checksums_are_read(tmp_path):
+    model = small()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(model.state_dict(), tmp_path / "x.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    torch.save(model.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert all(same(read_weights(tmp_path / name).tensors, model) for name in ("x.pt", "old.pt"))
 
 
 class Malice:

@@ -34,8 +34,16 @@ class Trained:
 
 def saved_and_loaded(folder):
     old, checkpoints = Trained(3), Checkpoints(folder, keep=2)
+    kept = {name: tensor.clone() for name, tensor in old.layer.state_dict().items()}
     for step in (3, 7, 12):
+        old.layer.load_state_dict(kept)
         path = checkpoints.save(step, old.parts, {"images": 5})
+        checkpoints.copied()
+        with torch.no_grad():  # from here on nothing of it reaches the checkpoint
+            moved = torch.rand_like(old.layer.weight)
+            old.layer.weight += moved
+    checkpoints.finish()
+    old.layer.load_state_dict(kept)
     new = Trained(0)
     parts = new.parts
     checkpoints.load(path, parts)
@@ -58,6 +66,7 @@ def load_error(folder, parts):
     checkpoints = Checkpoints(folder, keep=1)
     if not checkpoints.all():
         checkpoints.save(4, Trained(1).parts, {})
+        checkpoints.finish()
     try:
         checkpoints.load(checkpoints.all()[-1], {name: Trained(0).parts[name] for name in parts})
     except ValueError as error:

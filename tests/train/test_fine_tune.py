@@ -20,6 +20,7 @@ def save(folder, centres):
         head.weight.copy_(centres[head.start : head.stop])
     checkpoints = Checkpoints(folder / "checkpoints", keep=1)
     checkpoints.save(7, {"head": head}, {"num_classes": len(centres)})
+    checkpoints.finish()
 
 
 def test_centres_of_a_run_on_two_ranks(ranks, tmp_path):

@@ -1,4 +1,4 @@
-"""Learning rates by their formulas, loss scaling by what it has to skip."""
+"""Learning rates by their formulas."""
 
 import math
 from fractions import Fraction
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from train.config import Schedule
-from train.optim import LearningRate, LossScaler
+from train.optim import LearningRate
 
 
 def rates(steps_per_epoch=10, lr=0.4, **options):
@@ -45,21 +45,3 @@ def test_a_milestone_is_at_its_step_to_the_last_bit(steps, milestone, expected):
 def test_warm_up_longer_than_the_run():
     with pytest.raises(ValueError, match="does not fit"):
         rates(epochs=1, warmup_epochs=2)
-
-
-def scaled_steps(bad_rank):
-    import torch.distributed as dist
-
-    scaler = LossScaler(True)
-    parameter = torch.nn.Parameter(torch.zeros(3))
-    parameter.grad = torch.full((3,), 2.0**16)
-    good = scaler.unscale([parameter])
-    gradient = parameter.grad.clone()
-    parameter.grad = torch.full((3,), math.inf if dist.get_rank() == bad_rank else 1.0)
-    return good, gradient, scaler.unscale([parameter]), scaler.scale
-
-
-def test_loss_scale_falls_on_all_ranks_together(ranks):
-    for good, gradient, bad, scale in ranks(2, scaled_steps, 1):
-        assert good and torch.equal(gradient, torch.ones(3))
-        assert not bad and scale == 2.0**15

@@ -16,7 +16,7 @@ from tests.train.plain_run import Plain
 from tests.train.support import close, curve, curves
 from train.config import load_config
 from train.recipes import RECIPES, Recipe, StepResult
-from train.trainer import Trainer, step_seed, write_config
+from train.trainer import Trainer, step_seed
 
 
 class Projected(Recipe):
@@ -45,7 +45,6 @@ def fit(config, *overrides, fails_at=None):
     BACKBONES["plain"], RECIPES["projected"] = Plain, Projected
     world = World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
     trainer = Trainer(load_config(config, overrides), world)
-    write_config(trainer.config, trainer.output)
     step, begun = trainer.train_step, trainer.step
 
     def failing(batches):

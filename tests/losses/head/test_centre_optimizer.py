@@ -23,8 +23,8 @@ def train(head, optimizer, batches, accumulate=1):
     return head.weight.detach().clone()
 
 
-def batches(count=4, classes=37):
-    return [problem(seed=seed, classes=classes)[:2] for seed in range(count)]
+def batches(count=4, classes=37, rows=12):
+    return [problem(rows, seed=seed, classes=classes)[:2] for seed in range(count)]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -44,12 +44,12 @@ def test_equals_torch(rule):
 
 @pytest.mark.parametrize("rate", [1.0, 0.3])
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("deferred", [False, True])
-def test_fused_equals_plain(rule, rate, deferred):
+@pytest.mark.parametrize("rows", [12, 40])  # of both the tiles keep what they computed: of all 37 centres, of 14
+def test_fused_equals_plain(rule, rate, rows):
     centres = problem()[2]
-    plain = train(*make(centres, rule, dict(sample_rate=rate)), batches())
-    head, optimizer = make(centres, rule, dict(sample_rate=rate), fused=True, deferred=deferred)
-    fused = train(head, optimizer, batches())
+    plain = train(*make(centres, rule, dict(sample_rate=rate)), batches(rows=rows))
+    head, optimizer = make(centres, rule, dict(sample_rate=rate), fused=True)
+    fused = train(head, optimizer, batches(rows=rows))
     close(fused, plain, 1e-5)
     assert head.weight.grad is None
     assert not torch.equal(plain, centres)
@@ -72,8 +72,7 @@ def test_accumulated_batches(rate):
     first = train(*make(centres, "sgd", dict(sample_rate=rate)), batches(2), accumulate=2)
     close(first, expected, 1e-5)
     if rate == 1:
-        deferred = train(*make(centres, "sgd", fused=True, deferred=True), batches(), accumulate=2)
-        close(deferred, accumulated, 1e-5)
+        close(train(*make(centres, "sgd", fused=True), batches(), accumulate=2), accumulated, 1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -105,19 +104,130 @@ def test_a_new_optimiser_takes_the_place_of_the_old_one():
     assert not fused.state["momentum"].any()
 
 
-def test_gradient_scale_and_a_skipped_step():
-    centres = problem()[2]
-    plain = train(*make(centres, "sgd"), batches(1))
-    head, optimizer = make(centres, "sgd", fused=True, deferred=True)
-    optimizer.grad_scale = 1024.0
-    (x, y), *_ = batches(1)
-    (head(x, y).loss * 1024).backward()
-    optimizer.zero_grad()
+WAYS = {
+    "plain": {},
+    "dense": dict(mode="dense"),
+    "plain, sampled": dict(sample_rate=0.3),
+    "fused": dict(fused=True),
+    "fused, sampled": dict(sample_rate=0.3, fused=True),
+    "fused, two batches": dict(fused=True, accumulate=2),
+    "fused, triton": dict(fused=True, kernels="triton"),
+    "sampled, triton": dict(fused=True, kernels="triton", sample_rate=0.3),
+}
+
+
+def way(name, rule):
+    """Head, its optimiser and their tensors after a step, and two more batches."""
+    options = dict(WAYS[name])
+    fused, accumulate = options.pop("fused", False), options.pop("accumulate", 1)
+    head, optimizer = make(problem()[2], rule, options, fused=fused)
+    train(head, optimizer, batches(accumulate), accumulate)
+    return head, optimizer, {"weight": head.weight.detach(), **optimizer.state}, batches(6, rows=9)[-accumulate:]
+
+
+def backward(head, batches, scale=1.0):
+    for x, y in batches:
+        (head(x.requires_grad_(), y).loss * scale).backward()
+
+
+def snapshot(tensors):
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("scale", [1024.0, torch.tensor(1024.0)])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", WAYS)
+def test_gradients_are_divided_by_their_scale(name, rule, scale):
+    head, optimizer, expected, batches = way(name, rule)
+    backward(head, batches)
     optimizer.step()
-    assert torch.equal(head.weight.detach(), centres)
-    (head(x, y).loss * 1024).backward()
+    head, optimizer, tensors, batches = way(name, rule)
+    optimizer.grad_scale = scale
+    backward(head, batches, 1024)
     optimizer.step()
-    close(head.weight.detach(), plain, 1e-6)
+    for key, value in tensors.items():
+        close(value, expected[key], 1e-6)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", WAYS)
+def test_a_step_not_taken_changes_no_bit(name, rule):
+    """Decided by the host, as on a CPU, and by a mask, as on a GPU; also where all gradients are NaN."""
+    head, optimizer, tensors, batches = way(name, rule)
+    before = snapshot(tensors)
+    no = torch.tensor(False)
+    for factor in (1.0, torch.nan):
+        for leave_out in (optimizer.step, optimizer._apply):
+            backward(head, [(x.detach() * factor, y) for x, y in batches])
+            assert optimizer.finite() == (factor == 1)
+            leave_out(no)
+            optimizer.zero_grad()
+            optimizer.step()
+            for key, value in tensors.items():
+                assert torch.equal(value.view(torch.int32), before[key].view(torch.int32)), (key, factor, leave_out)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", WAYS)
+def test_a_step_taken_is_the_same_however_it_is_said(name, rule):
+    results = []
+    for say in (lambda o: o.step(), lambda o: o.step(torch.tensor(True)), lambda o: o._apply(torch.tensor(True))):
+        head, optimizer, tensors, batches = way(name, rule)
+        before = snapshot(tensors)
+        backward(head, batches)
+        say(optimizer)
+        assert not torch.equal(tensors["weight"], before["weight"])
+        results.append(tensors)
+    for key, value in results[0].items():
+        assert torch.equal(value, results[1][key]) and torch.equal(value, results[2][key]), key
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", WAYS)
+def test_what_is_not_finite_is_seen(name, value):
+    """In one number of an embedding, of a class or of none, or in the loss's gradient alone."""
+    head, optimizer, _, batches = way(name, "sgd")
+    assert optimizer.finite() and optimizer.finite().dtype == torch.bool
+    for label in (3, -1):
+        x, y = (part.clone().detach() for part in batches[-1])
+        x[2, 5], y[2] = value, label
+        backward(head, [*batches[:-1], (x, y)])
+        assert not optimizer.finite()
+        optimizer.zero_grad()
+        assert optimizer.finite()
+    backward(head, batches, value)
+    assert not optimizer.finite()
+
+
+@pytest.mark.parametrize("rows", [12, 40])
+def test_a_second_backward_pass_is_another_batch(rows):
+    """What the first one used up is computed again."""
+    results = []
+    for again in (False, True):
+        head, optimizer = make(problem()[2], "sgd", fused=True)
+        x, y = batches(1, rows=rows)[0]
+        x.requires_grad_()
+        loss = head(x, y).loss
+        loss.backward(retain_graph=again)
+        if again:
+            loss.backward()
+        else:
+            head(x, y).loss.backward()
+        optimizer.step()
+        results.append((x.grad, head.weight.detach()))
+    for once, twice in zip(*results):
+        close(twice, once, 1e-5)
+
+
+def test_what_a_batch_keeps_is_no_more_than_the_centres_and_goes_with_the_step():
+    for rows in (12, 40):
+        head, optimizer = make(problem()[2], "sgd", fused=True)
+        backward(head, batches(2, rows=rows))
+        kept = [d for batch in optimizer._batches for d in batch.d_products.values()]
+        assert 0 < sum(d.numel() for d in kept) <= head.weight.numel()
+        assert all(tile.kept is None for batch in optimizer._batches for tile in batch.centre_pass.kept)
+        optimizer.step()
+        assert not optimizer._batches
 
 
 # -- checkpoints on other numbers of ranks -----------------------------------------------------------------------------

@@ -125,7 +125,7 @@ f, h, i, l, b = "*fp32", "*bf16", "*i64", "*i1", "fp32"
 blocks, row_block = dict(SIZE=512, BLOCK=128, STEP=64), dict(SIZE=512, BLOCK=512)
 product = dict(x=h, centres=h, inv_norm=f, target_column=i, active=l, s=b, limit=f, coefficients=f, filter=b)
 product |= dict(rows="i32", count="i32")
-row = dict(weight=f, gradient=f, inv_norm=f, index=i, active=l, first="i32", lr=b, decay=b, scale=b)
+row = dict(weight=f, gradient=f, inv_norm=f, index=i, active=l, first="i32", lr=b, decay=b)
 jobs = {
     "_exp_sums": (product | dict(shift=f, sums=f), blocks | dict(ENTROPY=True)),
     "_d_product": (product | dict(lse=f, d_lse=f, d_cos_y=f, out=h), blocks),

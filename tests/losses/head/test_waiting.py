@@ -33,13 +33,14 @@ def large_gpu(monkeypatch):
 def step(margin, rule="sgd", accumulate=1, device="meta", guard=NoCopies, **options):
     fused = options.pop("fused", True)
     head = PartialFC(margin, D, CLASSES, device=device, matmul_dtype=torch.bfloat16, **options)
-    optimizer = CentreOptimizer(head, **RULES[rule], fused=fused, deferred=accumulate > 1)
+    optimizer = CentreOptimizer(head, **RULES[rule], fused=fused)
+    optimizer.grad_scale = torch.ones((), device=device)
     x, uniform = torch.rand(ROWS, D, device=device, requires_grad=True), torch.rand(ROWS, device=device)
     labels = torch.zeros(ROWS, dtype=torch.int64, device=device)
     with guard():
         for _ in range(accumulate):
             head(x, labels, uniform=uniform).loss.backward()
-        optimizer.step()
+        optimizer.step(optimizer.finite())
 
 
 @pytest.mark.usefixtures("large_gpu")
@@ -85,8 +86,8 @@ def test_a_real_gpu_is_not_waited_for(name, rate, kernels):
 def test_tiles_of_a_gpu():
     """Aligned, a small part of the memory, and few: at a million centres the launches of a tile are nothing."""
     head = PartialFC(create_margin("arcface"), 512, 1_000_001, device="meta")
-    size = head._tile(1024)
+    size = head.tile_size(1024)
     assert size % 128 == 0 and 5 < 1_000_001 / size < 50
     assert size * (6 * 1024 + 12 * 512) < 80 * 2**30 / 50  # logits in both types; centres, their gradient and a copy
-    assert PartialFC(create_margin("arcface"), 512, 93_431, device="meta")._tile(128) == 93_431 // 128 * 128
-    assert PartialFC(create_margin("arcface"), 512, 5, device="meta")._tile(128) == 128
+    assert PartialFC(create_margin("arcface"), 512, 93_431, device="meta").tile_size(128) == 93_431 // 128 * 128
+    assert PartialFC(create_margin("arcface"), 512, 5, device="meta").tile_size(128) == 128

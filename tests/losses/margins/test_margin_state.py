@@ -40,11 +40,11 @@ def test_state_rests_in_evaluation_and_over_broken_batches(name):
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "scf"])
-def test_a_deferred_update_uses_its_own_batch_state(name):
+def test_a_fused_update_uses_its_own_batch_state(name):
     """Two batches of very different difficulty, then one pass over the centres for both."""
     easy, hard = batch(0), batch(1)
     updates = []
-    for options in ({}, {"fused": True, "deferred": True}):
+    for options in ({}, {"fused": True}):
         head = make(name, easy[2], tile=8)
         optimizer = CentreOptimizer(head, lr=0.1, **options)
         for factor, (embeddings, labels, _, uniform) in ((1, easy), (-1, hard)):

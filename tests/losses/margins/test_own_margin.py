@@ -100,7 +100,7 @@ def test_streamed_is_dense(margin, rate):
         labels[3] = -1
         head = PartialFC(margin(16.0), 16, 37, mode=mode, tile=5, sample_rate=rate)
         head.load_state_dict({"weight": centres})
-        optimizer = CentreOptimizer(head, lr=0.1, fused=mode == "streamed", deferred=mode == "streamed")
+        optimizer = CentreOptimizer(head, lr=0.1, fused=mode == "streamed")
         x = embeddings.clone().requires_grad_()
         out = head(x, labels)
         out.loss.backward()
