@@ -27,14 +27,14 @@ def machines():
 
 
 @contextlib.contextmanager
-def both(job, machines, *overrides, folders=(".", ".")):
-    """The run on both machines: one command each, begun in its folder."""
+def both(job, machines, *overrides, folders=(".", "."), patience=60):
+    """The run on both machines, a command each, begun in its folder; ``patience`` is torchrun's with the network."""
     with contextlib.ExitStack() as opened:
         runs = []
         for place, machine in enumerate(machines):
             elastic = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
             elastic += ["--rdzv-backend=c10d", f"--rdzv-endpoint={machines[0].address}:29477", "--rdzv-id=fault"]
-            elastic += [f"--rdzv-conf=is_host={1 - place},read_timeout=10", f"--local-addr={machine.address}"]
+            elastic += [f"--rdzv-conf=is_host={1 - place},read_timeout={patience}", f"--local-addr={machine.address}"]
             launcher = machine.command("env", f"GLOO_SOCKET_IFNAME={CARD}", *elastic, RUN)
             where = {"name": f"{place}", "cwd": folders[place]}
             runs.append(opened.enter_context(job.start(*RANKS, *overrides, launcher=launcher, **where)))
@@ -85,7 +85,7 @@ def test_a_cable_that_is_out_for_good(make_job, machines, tmp_path, side):
     """Both machines say so and end, within the time that the config sets; with the cable back the run goes on."""
     job, whole = make_job(tmp_path / "run", **LONGER), make_job(tmp_path / "whole", **LONGER)
     whole.finish()
-    with both(job, machines) as runs:
+    with both(job, machines, patience=15) as runs:
         runs[0].until(lambda: job.step() >= 50)
         began = time.monotonic()
         machines[side].plug("down")
