@@ -51,7 +51,7 @@ def show(rows: Sequence[Row], title: str) -> None:
         table.add_column(column.replace("_", " "), justify="left" if column == columns[0] else "right")
     for row in rows:
         table.add_row(*(_text(row.get(column, "")) for column in columns))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # names as they are
 
 
 def _text(value: Any) -> str:

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from benchmarks.measure import finish
 from benchmarks.results import Row
 from pipelines.loading.loader import Batch
-from train import distributed
 from train.config import load_config
+from train.distributed import joined
 from train.trainer import Trainer
 
 _WARM_UP = 3
@@ -23,12 +23,8 @@ def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds:
     """
     with TemporaryDirectory() as output:
         settings = load_config(config, [*overrides, f"output={output}", "log.sinks=[jsonl]", "verify.bins=[]"])
-        world = distributed.start(settings.device)
-        try:
-            trainer = Trainer(settings, world)
-            return _race(trainer, steps, rounds)
-        finally:
-            distributed.stop()
+        with joined(settings.device, settings.dist.start_timeout) as world:
+            return _race(Trainer(settings, world), steps, rounds)
 
 
 def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
@@ -40,16 +36,16 @@ def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
     waits = []
     for _ in range(rounds):
         for name, speed in speeds.items():
-            feed = batches if name == "fed by the loader" else iter(fixed * (steps * trainer.config.optim.accumulate))
+            feed = batches if name == "fed by the loader" else iter(fixed * (steps * trainer.accumulate))
             finish(trainer.world.device)
-            waited, began = trainer.waited, time.perf_counter()
+            waited, began = trainer.meter.waited, time.perf_counter()
             for _ in range(steps):
                 trainer.train_step(feed)
             finish(trainer.world.device)
             seconds = time.perf_counter() - began
             speed.append(steps * trainer.global_batch / seconds)
             if feed is batches:
-                waits.append((trainer.waited - waited) / seconds)
+                waits.append((trainer.meter.waited - waited) / seconds)
     trainer.loader.close()
     rows = [{"name": name, "images_per_second": statistics.median(speed)} for name, speed in speeds.items()]
     rows[0]["data_wait"] = statistics.median(waits)

@@ -22,7 +22,7 @@ from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import HardPair, OneToMany, OneToOne, PairKind, Settings
 from evaluate.reporting.tables import print_rates
-from pipelines.common.command import run
+from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
 
@@ -153,7 +153,7 @@ def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple
         taken = {"input": input_of(file)}
     features = load_features(file, len(images.names), views)
     kind = "original and mirrored" if features.shape[1] == 2 else "one view alone"
-    print(f"features of an image: {kind}, {features.shape[2]} numbers each, from {file}")
+    say(f"features of an image: {kind}, {features.shape[2]} numbers each, from {file}")
     return features, taken
 
 

@@ -26,7 +26,7 @@ from evaluate.protocols.scores import Largest, blocks
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import MegaFace, Noises
 from evaluate.reporting.tables import print_rates
-from pipelines.common.command import run
+from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
 from pipelines.sources.lists import ListSource
 
@@ -171,7 +171,7 @@ def main() -> None:
         if path:
             results.noises[kind] = Noises(listed=len(listed), found=len(found))
             doubt = ": are they named as in the list, with suffix and folder?" if 2 * len(found) < len(listed) else ""
-            print(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
+            say(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
     print_rates("MegaFace rank-1 by distractors", results.rank1)
     print_rates("MegaFace TAR at FAR", results.tar)
     write_results(args.output, args.name, megaface=results, **taken)

@@ -21,7 +21,7 @@ from evaluate.protocols.embeddings import finite
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, Overlap, SharedIdentity
-from pipelines.common.command import at_least, run
+from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
@@ -143,10 +143,10 @@ def main() -> None:
         args.output / "overlap.json", Overlap(format=FORMAT, input=taken, threshold=args.threshold, shared=shared)
     )
     save_figure(sheet(sources, pairs[:_ROWS], lines), args.output / "overlap.png", dpi=112)
-    print(f"{len(shared)} of {len(second_labels)} identities of {args.second} are also in {args.first}")
+    say(f"{len(shared)} of {len(second_labels)} identities of {args.second} are also in {args.first}")
     for line in lines[:20]:
-        print(f"  {line}")
-    print(args.output)
+        say(f"  {line}")
+    say(args.output)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from evaluate.reporting.page import Page
 from evaluate.reporting.pictures import Pair, pair_sheet
 from evaluate.reporting.results import read_results
 from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, HardPair, Identification, MegaFace, PairKind, Results
-from pipelines.common.command import run
+from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
-from pipelines.common.files import distinct_names
+from pipelines.common.files import distinct_names, remove_leftovers
 
 Models = dict[str, dict]  # results of one kind by model name
 
@@ -234,6 +234,7 @@ def main() -> None:
     args = parser.parse_args()
     models = read_models(args.results)
     args.output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(args.output)
     page = Page(args.output, {name: charts.colour(place) for place, name in enumerate(models)})
 
     def of(kind: str) -> Models:
@@ -247,7 +248,7 @@ def main() -> None:
     if of("megaface"):
         megaface(page, of("megaface"))
     page.write(args.output / "index.html", tiles(models))
-    print(f"written: {args.output / 'index.html'}")
+    say(f"written: {args.output / 'index.html'}")
 
 
 if __name__ == "__main__":

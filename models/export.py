@@ -16,7 +16,7 @@ from typing import Any
 from models.onnx_file import export_onnx
 from models.pretrained import model_card, save_pretrained
 from models.weights import load_backbone, require_finite, run_config
-from pipelines.common.command import at_least, run
+from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
 
 
@@ -51,11 +51,11 @@ def main() -> None:
     if to_onnx:
         size = options["input_size"]
         error = export_onnx(model, args.output, size, fp16=args.fp16, dynamic_batch=args.dynamic_batch)
-        print(f"written: {args.output} ({options['name']}; onnxruntime and PyTorch agree to {error:.1e} of the norm)")
+        say(f"written: {args.output} ({options['name']}; onnxruntime and PyTorch agree to {error:.1e} of the norm)")
         return
     results = _results(args.results) if args.results else None
     save_pretrained(model, options, args.output, model_card(options, run_config(args.checkpoint), results))
-    print(f"written: {args.output}/model.safetensors, config.json and README.md ({options['name']})")
+    say(f"written: {args.output}/model.safetensors, config.json and README.md ({options['name']})")
 
 
 def _results(path: Path) -> dict[str, Any]:

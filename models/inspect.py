@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.registry import create_model, model_names
 from models.weights import load_backbone
-from pipelines.common.command import at_least, run
+from pipelines.common.command import at_least, run, say
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def main() -> None:
     path = Path(args.model)
     if args.model not in model_names() and (path.exists() or args.model != path.stem):  # names have no / and no .
         model, options = load_backbone(path)
-        console.print(f"{path} holds {options}")
+        say(f"{path} holds {options}")
     else:
         model, options = create_model(args.model), {"name": args.model, "input_size": 112}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

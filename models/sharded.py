@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 _BLOCK = 1 << 22  # bytes read at a time for a checksum
 
@@ -144,7 +144,7 @@ def _told(folder: Path, error: BaseException) -> BaseException:
         return error
     if isinstance(error, UserError):
         return UserError(str(error))
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in text:  # advice to run what is in the file
         text = "it holds something that is neither a tensor nor a plain value"
     return UserError(f"{folder} is no checkpoint that can be read: {text}")

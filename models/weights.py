@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.detect import backbone_prefixes, guess_architecture
 from models.registry import create_model, model_arguments
 from models.sharded import read_sharded
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 # The images that published networks were trained on where they are not RGB in [-1, 1], as arguments of `create_model`.
 _TRAINED_ON = {"AdaFace": {"bgr": True}, "MagFace": {"bgr": True, "unit_range": True}}
@@ -100,7 +100,7 @@ def read_weights(path: str | Path, model: nn.Module | None = None) -> Weights:
         try:
             content = load_file(path)
         except SafetensorError as error:
-            raise UserError(f"{path} is no safetensors file: {error}") from None
+            raise UserError(f"{path} is no safetensors file: {one_line(error)}") from None
     else:
         content = _unpickle(path)
     tensors, prefix = _backbone_tensors(content, path, model)
@@ -196,7 +196,7 @@ def _unpickle(path: Path) -> Any:
     except Exception as error:  # damaged files raise many kinds
         if "weights_only" in str(error):  # PyTorch advises to run what is in the file
             raise UserError(f"{path} is TorchScript or of PyTorch's oldest format, no state dict. {_REMEDY}") from None
-        raise UserError(f"{path} is no file of weights: {error}") from None
+        raise UserError(f"{path} is no file of weights: {one_line(error)}") from None
 
 
 def _backbone_tensors(content: Any, path: Path, model: nn.Module | None) -> tuple[dict[str, Tensor], str]:
@@ -249,9 +249,12 @@ def _configs(path: Path) -> Iterator[dict[str, Any]]:
     # A run keeps its sharded checkpoints two folders below its config.
     folders = (path, path.parent.parent) if path.is_dir() else (path.parent,)
     for file in (folder / name for folder in folders for name in ("config.json", "config.yaml")):
+        if not file.is_file():
+            continue
+        text = file.read_bytes()
         try:
-            found = yaml.safe_load(file.read_text())  # JSON is YAML too
-        except (FileNotFoundError, yaml.YAMLError):
+            found = yaml.safe_load(text)  # JSON is YAML too
+        except Exception:  # of what is no YAML, PyYAML raises many kinds
             continue
         if isinstance(found, dict):
             yield found

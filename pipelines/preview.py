@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.common.command import at_least, run
+from pipelines.common.command import at_least, run, say
 from pipelines.common.files import replacing
 from pipelines.common.sheets import sheet
 from pipelines.loading.augment import AUGMENTATIONS
@@ -58,7 +58,7 @@ def main() -> None:
     )
     with replacing(arguments.output) as temporary:
         picture.save(temporary, "PNG")
-    print(arguments.output)
+    say(arguments.output)
 
 
 if __name__ == "__main__":

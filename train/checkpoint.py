@@ -124,6 +124,7 @@ class Checkpoints:
 
         Raises ``UserError`` where none of several is sound, or one is of a newer format.
         """
+        self._join()  # now, while the launcher's store is surely there: a save may be the answer to its end
         names, *_ = agreed(self._listed)
         for name in reversed(names):
             path = self.folder / name
@@ -181,8 +182,7 @@ class Checkpoints:
         optimiser may change; buffers and tensors of their own may.
         """
         self.finish()
-        if self._group is None:  # of its own: its collectives must not come between those of the steps
-            self._group = dist.new_group(backend="gloo")
+        self._join()
         final = self.folder / f"step_{step:09d}"
         meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
         state = {name: _snapshot(part) for name, part in parts.items()}
@@ -206,6 +206,11 @@ class Checkpoints:
         written, self._written, self._copied = self._written, None, None
         if written is not None:
             written.result()
+
+    def _join(self) -> None:
+        """The ranks' group for the thread: its collectives must not come between those of the steps."""
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
 
     def wait(self, seconds: float | None) -> None:
         """Give the checkpoint under way some time (None: all it needs), at an end that has another reason."""

@@ -42,14 +42,6 @@ def joined(device: str, start_timeout: float) -> Iterator[World]:
     except Stopped:  # on all ranks at the same step
         dist.destroy_process_group()
         raise
-    except RuntimeError as error:
-        if world.size > 1 and _is_loss(error):
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"lost another rank, whose own message, if it has one, says why ({reason}); the same command goes on "
-                "from the newest checkpoint"
-            ) from error
-        raise
     dist.destroy_process_group()
 
 
@@ -85,11 +77,6 @@ def limit_waiting(timeout: float, *groups: dist.ProcessGroup) -> None:
     """From here on collectives of the default group and of ``groups`` may take ``timeout`` seconds."""
     for group in (dist.group.WORLD, *groups):
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout), group)
-
-
-def _is_loss(error: RuntimeError) -> bool:
-    """Whether it says that another rank cannot be reached: gloo raises mere RuntimeErrors."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def agreed(action: Callable[[], Value], group: dist.ProcessGroup | None = None) -> list[Value]:

@@ -6,7 +6,7 @@ from losses import PartialFC
 from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
 from models.sharded import load_sharded
 from pipelines.common.errors import UserError
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, complete
 
 
 def stored_classes(folder: str | Path) -> int:
@@ -42,5 +42,5 @@ def _load_sharded(head: PartialFC, checkpoint: Path) -> None:
 
 
 def _newest(folder: str | Path) -> Path | None:
-    found = Checkpoints(Path(folder) / "checkpoints", keep=1).all()
+    found = complete(Path(folder) / "checkpoints")
     return found[-1] if found else None

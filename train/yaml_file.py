@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 
 class _Loader(yaml.SafeLoader):
@@ -19,10 +19,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):  # refused later: it is no name
+                continue
             if key.value in seen:
                 raise UserError(f"line {key.start_mark.line + 1} gives the key {key.value} a second time")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         return node
 
 
@@ -30,8 +31,12 @@ def parse(text: str) -> Any:
     """The value of a YAML text. Raises ``ValueError``."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}") from None
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError("not valid YAML: it is nested too deeply") from None
+    except Exception as error:  # beside its own, PyYAML raises whatever int() and the like do
+        raise UserError(f"not valid YAML: {one_line(error)}") from None
 
 
 def read(path: str | Path) -> Any:

@@ -19,8 +19,9 @@ from evaluate.features.network import load_network
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
+from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
+from pipelines.common.files import remove_leftovers, replacing
 from pipelines.loading.aligned import aligned_images
 
 CHUNK = 4096  # images a piece; what an interruption costs each rank at most
@@ -55,7 +56,7 @@ def extract(
     with ranks() as world:
         network = load_network(checkpoint, backbone, world.device, given)
         if world.main:
-            print(f"the network takes {network.input}")
+            say(f"the network takes {network.input}")
             _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast), chunk)
         world.barrier()
         done = final.exists()
@@ -126,6 +127,8 @@ def _key(checkpoint: Path, backbone: str | None, taken: str, images: Images, aut
 def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
     """Drop what an earlier call left for another key."""
     final.parent.mkdir(parents=True, exist_ok=True)
+    for place in (final.parent, folder):
+        remove_leftovers(place)
     stamp = final.with_suffix(".json")
     if final.exists() and not (stamp.exists() and stamp.read_text() == key):
         final.unlink()
@@ -166,13 +169,13 @@ def _embed_pieces(
 
 
 def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> None:
-    """Gather the pieces in one file, then drop them."""
-    width = np.load(pieces[0][0], mmap_mode="r").shape[1]
-    with replacing(final) as temporary:
-        whole = np.lib.format.open_memmap(
-            temporary, "w+", np.float32, (sum(len(indices) for _, indices in pieces), width)
-        )
-        for path, indices in pieces:
-            whole[indices[0] : indices[-1] + 1] = np.load(path)
-        whole.flush()
+    """Gather the pieces, which follow one another, in one file, then drop them."""
+    rows = sum(len(indices) for _, indices in pieces)
+    with replacing(final) as temporary, temporary.open("wb") as file:
+        for path, _ in pieces:
+            piece = np.load(path).astype("<f4")
+            if not file.tell():
+                layout = {"descr": "<f4", "fortran_order": False, "shape": (rows, piece.shape[1])}
+                np.lib.format.write_array_header_1_0(file, layout)
+            file.write(piece.tobytes())
     shutil.rmtree(folder)

@@ -6,7 +6,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 _SAMPLE = 2048  # rows that are looked at
 _LEAST_LIKENESS = 0.5  # of two views of an image; networks give about 0.9, the halves of one view 0
@@ -15,7 +15,7 @@ _LEAST_LIKENESS = 0.5  # of two views of an image; networks give about 0.9, the 
 def load_features(path: Path, images: int, views: int | None = None) -> np.ndarray:
     """Features (images, v, d) of any floating type, with v views of each image: original and mirrored, or one alone.
 
-    ``path`` is a ``.npy`` with (images, v, d), (images, 2d) or (images, d), mapped and not read; or a ``.npz`` with one
+    ``path`` is a ``.npy`` with (images, v, d), (images, 2d) or (images, d); or a ``.npz`` with one
     such array, or with ``embs`` and ``embs_f`` (images, d), the two views as Keras_insightface saves them. A row of
     numbers does not tell its ``views`` v: where they are not given, two are taken only if the halves of the rows look
     like it. Raises ``ValueError`` for all else.
@@ -43,7 +43,7 @@ def load_features(path: Path, images: int, views: int | None = None) -> np.ndarr
 
 def _array(path: Path) -> np.ndarray:
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
@@ -54,7 +54,7 @@ def _array(path: Path) -> np.ndarray:
             if len(names) == 1:
                 return loaded[names[0]]
     except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no sound .npy or .npz file of numbers: {error}") from None
+        raise UserError(f"{path} is no sound .npy or .npz file of numbers: {one_line(error)}") from None
     raise UserError(f"{path} must hold one array, or embs and embs_f; it holds {', '.join(names) or 'none'}")
 
 

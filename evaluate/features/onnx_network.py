@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evaluate.features.onnx_graph import range_of_start
 from models.onnx_file import quiet_session
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 # What onnxruntime calls the types of images that can be given; integers take pixels of 0...255.
 _TYPES: dict[str, type[np.generic]] = {
@@ -44,7 +44,7 @@ class OnnxNetwork(nn.Module):
                 str(path), [*(set(get_available_providers()) & set(providers)), "CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises classes of its own
-            raise UserError(f"{path} is no usable ONNX file: {error}") from None
+            raise UserError(f"{path} is no usable ONNX file: {one_line(error)}") from None
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise UserError(f"{path} has {len(inputs)} inputs ({_list(inputs)}); one of images is expected")
@@ -71,7 +71,9 @@ class OnnxNetwork(nn.Module):
         try:
             found = range_of_start(self.path, self._arranged(np.empty(shape)).shape, self.dtype)
         except Exception as error:
-            raise UserError(f"{self.path} does not show which images it takes ({error}): give --input-range") from None
+            raise UserError(
+                f"{self.path} does not show which images it takes ({one_line(error)}): give --input-range"
+            ) from None
         if found is None:
             return (-1, 1), "as the graph normalises nothing"
         return found, "as the graph's first nodes normalise it"
@@ -107,7 +109,7 @@ class OnnxNetwork(nn.Module):
         try:
             outputs = self.session.run([self.output] if self.output else names, {self.input.name: pixels})
         except Exception as error:
-            raise UserError(f"{self.path} does not run on images {pixels.shape}: {error}") from None
+            raise UserError(f"{self.path} does not run on images {pixels.shape}: {one_line(error)}") from None
         found = dict(zip([self.output] if self.output else names, map(np.asarray, outputs)))
         fitting = {
             name: array.reshape(len(pixels), -1)

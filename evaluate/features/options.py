@@ -8,7 +8,7 @@ from evaluate.features.embed import Embedder
 from evaluate.features.network import load_network
 from evaluate.features.preprocessing import add_input_options, input_options
 from evaluate.features.ranks import World
-from pipelines.common.command import at_least
+from pipelines.common.command import at_least, say
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -30,7 +30,7 @@ def load_embedder(args: argparse.Namespace, world: World, flip: bool = True) -> 
     """What embeds with ``--checkpoint`` as the options say, and which images its network takes, which is printed."""
     network = load_network(args.checkpoint, args.network, world.device, input_options(args))
     if world.main:
-        print(f"the network takes {network.input}")
+        say(f"the network takes {network.input}")
     embedder = Embedder(
         network.model,
         network.input_size,

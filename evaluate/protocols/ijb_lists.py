@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 TARGETS = ("IJBB", "IJBC")
 
@@ -105,7 +105,7 @@ def _table(path: Path, columns: int, dtype: type) -> tuple[list[str], np.ndarray
         # Whole numbers too are read as float64, or numpy would cut 12.7 to 12 without a word.
         numbers = np.loadtxt(path, np.float64, comments=None, usecols=range(1, columns + 1), ndmin=2, encoding="latin1")
     except ValueError as error:
-        raise UserError(f"{path} must hold a name and {columns} numbers a line: {error}") from None
+        raise UserError(f"{path} must hold a name and {columns} numbers a line: {one_line(error)}") from None
     if np.issubdtype(dtype, np.integer) and (bad := (numbers != np.rint(numbers)).any(axis=1)).any():
         row = int(bad.argmax())
         raise UserError(f"{path} must hold whole numbers, {names[row]} has {' and '.join(map(str, numbers[row]))}")
@@ -142,7 +142,7 @@ def _template_list(path: Path) -> TemplateList:
 
 def integers(path: Path, chunk: int = 1 << 20) -> np.ndarray:
     """All whitespace-separated non-negative integers of a text file, int32 (n,); ten times ``np.fromfile``'s pace."""
-    data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    data = np.fromfile(path, np.uint8)
     data = data[3:] if data[:3].tobytes() == codecs.BOM_UTF8 else data
     ends = [0]
     while ends[-1] < len(data):

@@ -90,7 +90,7 @@ def feature_path(folder: Path, name: str, algorithm: str) -> Path:
 def write_feature(path: Path, feature: np.ndarray) -> None:
     """Write a float32 feature (d,)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with replacing(path, durable=False) as temporary:  # a million of them
         temporary.write_bytes(
             _HEADER.pack(len(feature), 1, _ELEMENT_BYTES, _OPENCV_FLOAT) + feature.astype("<f4").tobytes()
         )

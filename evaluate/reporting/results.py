@@ -6,8 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from evaluate.reporting.schema import FORMAT, Results
+from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
+from pipelines.common.files import remove_leftovers, replacing
 
 
 def write_results(folder: Path, name: str | None, **figures: object) -> Path:
@@ -19,10 +20,11 @@ def write_results(folder: Path, name: str | None, **figures: object) -> Path:
         figures: further fields of `Results`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     results = Results(format=FORMAT, name=name or folder.resolve().name or "results", **figures)
     path = folder / "results.json"
     write_json(path, results)
-    print(f"written: {path}")
+    say(f"written: {path}")
     return path
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluate.reporting.schema import SetFigures
+from pipelines.common.errors import escaped
 
 
 def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
@@ -17,7 +18,7 @@ def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
     table = Table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "FAR % met", "threshold")
     for name, figures in sets.items():
         table.add_row(
-            Text(name),  # as it is: a str would be read as markup
+            Text(escaped(name)),  # as it is: a str would be read as markup
             f"{figures.pairs}",
             _percent(figures.accuracy, figures.std),
             _percent(figures.val, figures.val_std),

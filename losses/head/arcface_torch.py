@@ -64,8 +64,8 @@ def _read(path: Path, keys: tuple[str, ...]) -> Tensor:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         for key in keys:
-            content = content[key]
-    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+            content = content[key] if isinstance(content, dict) else None
+    except (RuntimeError, pickle.UnpicklingError, KeyError) as error:
         raise UserError(f"{path} is no checkpoint of arcface_torch: {str(error).splitlines()[0]}") from None
     if not isinstance(content, Tensor) or content.ndim != 2:
         raise UserError(f"{path} is no checkpoint of arcface_torch: {keys[-1]} is no matrix of centres")

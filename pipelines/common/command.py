@@ -1,38 +1,80 @@
-"""How every command of Facemill ends: a user's mistake is one clear line and exit code 2, a bug is a traceback."""
+"""How every command of Facemill ends: a user's mistake is one clear line, a bug is a traceback.
+
+Exit codes: 0 all is done; 1 a bug; 2 a mistake of the user, or a file, disk or network that fails; 128 + n ended by
+signal n, which is 130 for Ctrl-C and 143 for SIGTERM. A command that finds what it looks for may end with 1, too:
+its help says so.
+"""
 
 import argparse
 import errno
 import io
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
+from types import FrameType
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, escaped, one_line
 
 
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; a ``UserError`` or ``OSError`` that reaches here is the user's to mend.
 
-    Set ``FACEMILL_TRACEBACK=1`` to see where it came from.
+    One of several ranks tells its error and ends at once, without leaving the process group: the others may sit in a
+    collective, and to leave is to wait for them. Set ``FACEMILL_TRACEBACK=1`` to see where an error came from.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files are any bytes, whatever the terminal prints
+    several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if not several:  # a rank that sits in a collective would not hear it
+        signal.signal(signal.SIGTERM, _end)
     try:
         main()
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UserError, OSError) as error:
-        if os.environ.get("FACEMILL_TRACEBACK"):
-            raise
-        text = " ".join(str(error).split())
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text += "; make room and run the same command again"
-        rank = os.environ.get("RANK", "0")
-        print(f"error: {text}" if rank == "0" else f"error on rank {rank}: {text}", file=sys.stderr)
-        sys.exit(2)
+        _exit(0, several)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _exit(130, several)
+    except Exception as error:
+        line = _line(error, several)
+        if line is None and not several:
+            raise
+        if line is None or os.environ.get("FACEMILL_TRACEBACK"):
+            traceback.print_exc()
+        if line is not None:
+            print(f"error on rank {os.environ['RANK']}: {line}" if several else f"error: {line}", file=sys.stderr)
+        _exit(1 if line is None else 2, several)
+
+
+def say(text: object) -> None:
+    """Print a line in which names of files, or other texts out of them, may stand."""
+    print(escaped(str(text)))
+
+
+def _line(error: Exception, several: bool) -> str | None:
+    """What a user is told; None for a bug."""
+    if isinstance(error, UserError | OSError):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return escaped(str(error)) + ("; make room and run the same command again" if full else "")
+    # Torch's errors of the network, told by their names: most commands do without torch.
+    if several and (type(error).__module__ == "torch.distributed" or "gloo/transport" in str(error)):
+        return f"another rank is gone, or cannot be reached: {escaped(one_line(error))}"
+    return None
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End in good order, so that what is half written is removed."""
+    sys.exit(128 + number)
+
+
+def _exit(code: int, several: bool) -> None:
+    if several:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -1,6 +1,8 @@
 """Files: reading small ones, and writing so that no reader ever meets half of one."""
 
+import errno
 import os
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)  # what `replacing` calls them
 
 
 def distinct_names(paths: Sequence[str | Path]) -> list[str]:
@@ -37,12 +41,42 @@ def read_file(path: str) -> np.ndarray:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``. What is written there takes the place of ``path`` if the block ends well."""
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside ``path``. What is written there takes the place of ``path`` if the block ends well.
+
+    Then it is on the disk, whatever happens to the power, unless it is not to be ``durable``: for files so many and so
+    small that to wait for the disk each time would take hours.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
+        if durable:
+            sync(temporary)
         temporary.replace(path)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not do it for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left of files that were to appear in ``folder`` by `replacing`.
+
+    For folders to which nobody else writes at the moment.
+    """
+    for path in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)

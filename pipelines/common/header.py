@@ -53,12 +53,13 @@ class HeaderReader:
 
     def read(self, encoded: np.ndarray | bytes) -> Header:
         """The header of uint8 (bytes,). Raises ``ValueError`` for what is no image, or none that should be decoded."""
-        if self._header and bytes(encoded[: len(self._start)]) == self._start:
+        start = encoded[: len(self._start)]
+        if self._header and (start if isinstance(start, bytes) else start.tobytes()) == self._start:
             return self._header
         suffix = image_suffix(encoded)
         if suffix is None:
-            start = bytes(encoded[:4]).hex()
-            raise UserError(f"is no JPEG, PNG, WebP, BMP, TIFF, PNM or JPEG 2000: it begins with '{start}'")
+            magic = bytes(encoded[:4]).hex()
+            raise UserError(f"is no JPEG, PNG, WebP, BMP, TIFF, PNM or JPEG 2000: it begins with '{magic}'")
         content = bytes(encoded)
         if suffix == ".jpg":
             header, end = _read_jpeg(content)

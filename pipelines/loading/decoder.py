@@ -193,8 +193,7 @@ def _graph(
     decode_on: str,
     hw_decoder_load: float,
 ) -> tuple[DataNode, ...]:
-    # Without a copy it is the threads, not the caller, that wait for the disk where the bytes are a mapped file. The
-    # decoder keeps the bytes until the batch is out; a GPU may read them even later, so there they are copied.
+    # The decoder keeps the bytes until the batch is out; a GPU may read them even later, so there they are copied.
     encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1, no_copy=not on_gpu)
     inputs = {name: fn.external_source(name=name) for name in parameters}
     if on_gpu and decode_on == "gpu":

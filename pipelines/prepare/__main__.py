@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.common.command import at_least, run
+from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.pillow import QUALITY
@@ -126,7 +126,7 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     report = _checked(arguments, save=arguments.report)
     if arguments.report:
-        print(arguments.report)
+        say(arguments.report)
     sys.exit(0 if report.sound else 1)
 
 
@@ -137,7 +137,7 @@ def _repair(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.data)
     kept = np.setdiff1d(np.arange(len(source)), bad)
     _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads))
-    print(f"{len(bad)} bad images were dropped")
+    say(f"{len(bad)} bad images were dropped")
 
 
 def _add_inspect(commands: argparse._SubParsersAction) -> None:
@@ -156,16 +156,16 @@ def _inspect(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.data)
     figures = summarise(source, sample=arguments.sample, seed=arguments.seed)
     for name, value in figures.items():
-        print(f"{name:<22}{value}")
+        say(f"{name:<22}{value}")
     if arguments.sheet or arguments.html:
         sheet = identity_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
     if arguments.sheet:
         with replacing(arguments.sheet) as temporary:
             sheet.save(temporary, "PNG")
-        print(arguments.sheet)
+        say(arguments.sheet)
     if arguments.html:
         save_page(arguments.html, arguments.data, figures, sheet)
-        print(arguments.html)
+        say(arguments.html)
 
 
 def _add_split(commands: argparse._SubParsersAction) -> None:
@@ -209,7 +209,7 @@ def _pairs(arguments: argparse.Namespace) -> None:
         pairs, same = draw_pairs(all_labels(source, np.arange(len(source))), arguments.count, seed=arguments.seed)
         images, _ = source.read(pairs.ravel())
     write_bin(arguments.out, images, same)
-    print(f"{arguments.out}: {same.sum()} genuine and {(~same).sum()} impostor pairs")
+    say(f"{arguments.out}: {same.sum()} genuine and {(~same).sum()} impostor pairs")
 
 
 def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
@@ -221,18 +221,18 @@ def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
     )
     if save:
         report.save(save)  # first: printing may end early, at the reader of a pipe for example
-    print(f"{arguments.data}: {report.images} images of {report.identities} identities")
+    say(f"{arguments.data}: {report.images} images of {report.identities} identities")
     for kind, found in report.problems.items():
-        print(f"{len(found):>10} {kind.replace('_', ' ')}")
+        say(f"{len(found):>10} {kind.replace('_', ' ')}")
         for text in list(found.values())[:_EXAMPLES]:
-            print(f"{'':>12}{text}")
+            say(f"{'':>12}{text}")
     return report
 
 
 def _tell(out: Path, written: Written) -> None:
-    print(f"{out}: {written.images} images of {written.identities} identities")
+    say(f"{out}: {written.images} images of {written.identities} identities")
     if written.left_out:
-        print(f"{written.left_out} images were left out: {out / LEFT_OUT} says which and why")
+        say(f"{written.left_out} images were left out: {out / LEFT_OUT} says which and why")
 
 
 if __name__ == "__main__":

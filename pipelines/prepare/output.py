@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.common.errors import UserError
+from pipelines.common.files import remove_leftovers, sync
 
 _JOB = "job.json"
 
@@ -26,12 +27,12 @@ def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
     if partial.exists() and _job(partial) != job:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    for half in partial.glob(".*.tmp"):
-        half.unlink()
+    remove_leftovers(partial)
     (partial / _JOB).write_text(json.dumps(job))
     yield partial
     (partial / _JOB).unlink()
     partial.replace(out)
+    sync(out.parent)
 
 
 def _job(folder: Path) -> object:

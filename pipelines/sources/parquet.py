@@ -7,7 +7,8 @@ Parquet has no access to one image: a whole row group is read. The last ones are
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,16 @@ class ParquetSource(LabelledSource):
         except ImportError as error:
             raise UserError(f"Parquet needs a package ({error}): pip install 'facemill[convert]'") from None
         self._paths = list(paths)
-        try:
-            self._files = [pyarrow.parquet.ParquetFile(path, memory_map=True) for path in self._paths]
-            self._image, label = _columns(self._files[0].schema_arrow, self._paths[0])
-            columns = [file.read([label]).column(0) for file in self._files]
-        except (pyarrow.ArrowException, KeyError) as error:
-            raise UserError(f"{self._paths[0].parent}: a Parquet file cannot be read ({error})") from None
+        self._files = []
+        for path in self._paths:
+            with _reading(path):
+                # Not mapped: where a mapped file has shrunk, the kernel ends the process.
+                self._files.append(pyarrow.parquet.ParquetFile(path, memory_map=False))
+        self._image, label = _columns(self._files[0].schema_arrow, self._paths[0])
+        columns = []
+        for path, file in zip(self._paths, self._files):
+            with _reading(path):
+                columns.append(file.read([label]).column(0))
         if not any(map(len, columns)):
             raise UserError(f"{self._paths[0]} holds no images")
         groups = [
@@ -79,8 +84,23 @@ class ParquetSource(LabelledSource):
 
     def _read_group(self, number: int) -> Any:
         file, group = self._groups[number]
-        column = self._files[file].read_row_group(group, columns=[self._image]).column(0).combine_chunks()
-        return column if column.type.num_fields == 0 else column.field("bytes")
+        with _reading(self._paths[file]):
+            column = self._files[file].read_row_group(group, columns=[self._image]).column(0).combine_chunks()
+            return column if column.type.num_fields == 0 else column.field("bytes")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What pyarrow raises at a damaged file is of many classes, and does not name it."""
+    import pyarrow
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is no sound Parquet file, or cut short; copy it again ({reason})") from None
 
 
 def _columns(schema: Any, path: Path) -> tuple[str, str]:

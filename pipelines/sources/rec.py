@@ -25,7 +25,7 @@ class RecordSource:
         if names and len(names) != index.num_classes:
             logger.warning("%s: %d classes, but identities.json has %d names", rec, index.num_classes, len(names))
         self._identities = Identities(index.num_classes, names or list(map(str, self._stored.tolist())))
-        self._records = RecordReader(rec, index.offsets, index.first_record)
+        self._records = RecordReader(rec, index.offsets, index.first_record, index.end)
         self._end = index.end
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class RecordSource:
     def describe(self, index: int) -> str:
         try:
             label = np.ravel(self._records.unpack(index)[0].label)[0]
-        except ValueError:
+        except (ValueError, OSError):
             return self._records.describe(index)
         return f"{self._records.describe(index)}, label {label:.10g}"
 
@@ -72,4 +72,4 @@ class RecordSource:
         offsets = self._records.offsets
         ends = np.where(lasts + 1 < len(offsets), offsets[(lasts + 1) % len(offsets)], self._end)
         for begin, end in zip(offsets[firsts].tolist(), ends.tolist()):
-            self._records.prefetch(begin, end)
+            self._records.file.prefetch(begin, end)

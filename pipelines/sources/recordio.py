@@ -11,10 +11,7 @@ An image record begins with ``IRHeader`` (24 bytes, ``IfQQ``); with ``flag > 0``
 encoded image is the rest. Labels are float32 in the file, exact for whole numbers to 2^24.
 """
 
-import mmap
-import os
 import struct
-import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,10 +19,10 @@ from types import TracebackType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
+from pipelines.sources.ranges import RangeReader
 
 MAGIC = 0xCED7230A
 LABEL_LIMIT = 1 << 24  # whole numbers up to here are exact in float32
@@ -37,6 +34,7 @@ LENGTH_BITS = 29
 LENGTH_MASK = (1 << LENGTH_BITS) - 1
 SMALLEST_RECORD = _PART.size + _HEADER.size  # bytes in the file of an image record without labels and image
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_AT_ONCE = 1 << 18  # bytes read of a record before it is known how long it is: an .idx may have gaps
 _BUFFER = 1 << 20  # bytes: a call of the kernel for each record would take as long as all the rest of writing it
 
 Record = TypeVar("Record", bytes, memoryview, np.ndarray)
@@ -110,21 +108,22 @@ def _padded(position: int) -> int:
 class RecordReader:
     """The image records of a file at the given byte offsets, by their index.
 
-    The file is memory-mapped; nothing is read before it is asked for. Any bytes are safe to read: what is not an image
-    record raises ``ValueError`` naming the file, the record and its offset.
+    Nothing is read before it is asked for. Any bytes are safe to read: what is not an image record, or can be read no
+    more, raises ``ValueError`` or ``OSError`` naming the file, the record and its offset.
     """
 
-    def __init__(self, path: str | Path, offsets: np.ndarray | None = None, first_record: int = 0) -> None:
-        """``offsets``: int64 (n,), where records start. ``first_record``: the number of the first in messages."""
+    def __init__(
+        self, path: str | Path, offsets: np.ndarray | None = None, first_record: int = 0, end: int | None = None
+    ) -> None:
+        """``offsets``: int64 (n,), ascending, where records start; the last one reaches to ``end``, at most.
+
+        ``first_record``: the number of the first in messages.
+        """
         self.path = Path(path)
-        self._descriptor = os.open(self.path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-        self.size = os.fstat(self._descriptor).st_size
+        self.file = RangeReader(self.path)
+        self.size = self.file.size
         if self.size < SMALLEST_RECORD:
             raise UserError(f"{self.path} is no RecordIO file of images: it has {self.size} bytes")
-        self._bytes = np.frombuffer(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ), np.uint8)
-        self.words = self._bytes[: self.size & ~3].view("<u4")
-        self._heads = sliding_window_view(self.words, 4)  # magic, kind and length, flag, label of a record at any word
         self.first_record = first_record
         self.offsets = np.empty(0, np.int64)
         if offsets is not None and len(offsets):
@@ -132,32 +131,49 @@ class RecordReader:
             self.offsets = np.ascontiguousarray(offsets, np.int64)
             if len(bad):
                 raise self.error(bad[0], f"no record can start there in a file of {self.size} bytes")
+        self._ends = np.append(self.offsets[1:], min(end or self.size, self.size))
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """The payloads, uint8 (bytes,) views of the file, and the first label of each, float32 (b,)."""
-        begins, ends, labels, sound = self._locate(indices)
-        if sound.all():
-            data = self._bytes
-            return [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist())], labels
-        headers, payloads = zip(*(self.unpack(int(index)) for index in indices))  # parts to join, or a record to blame
-        return list(payloads), np.array([np.ravel(header.label)[0] for header in headers], np.float32)
+        """The payloads, uint8 (bytes,), not to be written to, and the first label of each, float32 (b,)."""
+        offsets = self.offsets[indices]
+        lengths = np.clip(self._ends[indices] - offsets, SMALLEST_RECORD, _AT_ONCE)
+        try:
+            data, starts = self.file.gather(offsets, lengths)
+        except (OSError, ValueError):
+            return self._read_singly(indices)  # to blame one of them
+        begins, ends, labels, sound = _locate(data, starts, lengths)
+        payloads = [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist())]
+        others = np.flatnonzero(~sound)  # long ones, those of several parts, and records to blame
+        for at, payload, label in zip(others, *self._read_singly(indices[others])):
+            payloads[at], labels[at] = payload, label
+        return payloads, labels
+
+    def _read_singly(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        records = [self.unpack(int(index)) for index in indices]
+        labels = [np.ravel(header.label)[0] for header, _ in records]
+        return [payload for _, payload in records], np.array(labels, np.float32)
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """The first label of each record, float32 (b,); NaN where it is damaged."""
-        _, _, labels, sound = self._locate(indices)
+        offsets = self.offsets[indices]
+        try:
+            heads, starts = self.file.gather(offsets, np.minimum(self.size - offsets, SMALLEST_RECORD + 4))
+            _, _, labels, sound = _locate(heads, starts, self._ends[indices] - offsets)
+        except (ValueError, OSError):
+            labels, sound = np.empty(len(indices), np.float32), np.zeros(len(indices), np.bool_)
         for at in np.flatnonzero(~sound):
             try:
                 labels[at] = np.ravel(self.unpack(int(indices[at]))[0].label)[0]
-            except ValueError:
+            except (ValueError, OSError):
                 labels[at] = np.nan
         return labels
 
     def record(self, index: int) -> np.ndarray:
         """One whole record (header and payload), uint8 (bytes,), its parts joined."""
-        first, *rest = (self._bytes[begin:end] for begin, end in self._parts(index))
+        first, *rest = (self.file.read(begin, end - begin) for begin, end in self._parts(index))
         if not rest:
             return first
         magic = np.frombuffer(_MAGIC, np.uint8)
@@ -175,40 +191,28 @@ class RecordReader:
         except ValueError as error:
             raise self.error(index, str(error)) from None
 
-    def prefetch(self, begin: int, end: int) -> None:
-        """Tell the kernel that the bytes from ``begin`` to ``end`` will be read soon."""
-        os.posix_fadvise(self._descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
-
     def describe(self, index: int) -> str:
         return f"{self.path.name} record {self.first_record + index} at byte {self.offsets[index]}"
 
-    def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Where payloads begin and end (int64), first labels (float32), which are sound records of one part (bool)."""
-        offsets = self.offsets[indices]
-        heads = self._heads[offsets >> 2]
-        magic, lengths, flags = heads.T[:3].astype(np.int64)
-        labels = heads[:, 3].copy().view("<f4")
-        begins = offsets + (SMALLEST_RECORD + 4 * flags)
-        ends = offsets + (_PART.size + lengths)
-        sound = (magic == MAGIC) & (lengths <= LENGTH_MASK) & (begins <= ends) & (ends <= self.size)
-        several = np.flatnonzero(sound & (flags > 0))
-        labels[several] = self.words[(offsets[several] + SMALLEST_RECORD) >> 2].view("<f4")
-        return begins, ends, labels, sound
-
     def _parts(self, index: int) -> list[tuple[int, int]]:
         """Where the pieces of a record begin and end."""
-        offset = int(self.offsets[index])
+        offset, limit = int(self.offsets[index]), int(self._ends[index])
         parts: list[tuple[int, int]] = []
         while True:
-            magic, head = _PART.unpack_from(self._bytes.data, offset) if offset + _PART.size <= self.size else (0, 0)
+            if offset + _PART.size > limit:
+                raise self.error(index, f"there is no part of a record at byte {offset}")
+            magic, head = _PART.unpack(self.file.read(offset, _PART.size).tobytes())
             if magic != MAGIC:
                 raise self.error(index, f"there is no part of a record at byte {offset}")
             kind, length = head >> LENGTH_BITS, head & LENGTH_MASK
             if kind not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
                 raise self.error(index, f"a part of kind {kind} is out of place at byte {offset}")
             begin = offset + _PART.size
-            if begin + length > self.size:
-                raise self.error(index, f"its {length} bytes reach past the end of the file ({self.size} bytes)")
+            if begin + length > limit:
+                past = f"start of the next, byte {limit}"
+                if begin + length > self.size:
+                    past = f"end of the file ({self.size} bytes)"
+                raise self.error(index, f"its {length} bytes reach past the {past}")
             parts.append((begin, begin + length))
             if kind in (_WHOLE, _LAST):
                 return parts
@@ -217,6 +221,25 @@ class RecordReader:
     def error(self, index: int, reason: str) -> ValueError:
         """A ``ValueError`` that says which record is wrong."""
         return UserError(f"{self.path.parent / self.describe(index)}: {reason}")
+
+
+def _locate(
+    data: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of records that start in ``data`` at multiples of four and have up to ``lengths`` bytes, each int64 (b,).
+
+    Returns where payloads begin and end (int64), first labels (float32), which are sound records of one part (bool).
+    """
+    words = data[: len(data) & ~3].view("<u4")
+    heads = words[(starts >> 2)[:, None] + np.arange(4)]  # magic, kind and length, flag, label
+    magic, sizes, flags = heads.T[:3].astype(np.int64)
+    labels = heads[:, 3].copy().view("<f4")
+    begins = starts + (SMALLEST_RECORD + 4 * flags)
+    ends = starts + (_PART.size + sizes)
+    sound = (magic == MAGIC) & (sizes <= LENGTH_MASK) & (begins <= ends) & (ends <= starts + lengths)
+    several = np.flatnonzero(sound & (flags > 0))
+    labels[several] = words[(starts[several] + SMALLEST_RECORD) >> 2].view("<f4")
+    return begins, ends, labels, sound
 
 
 class RecordWriter:

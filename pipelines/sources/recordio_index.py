@@ -76,14 +76,18 @@ def scan(rec: str | Path) -> np.ndarray:
     with a warning.
     """
     reader = RecordReader(rec)
-    words = reader.words
-    chunks = range(0, len(words) - 1, _CHUNK)
-    starts = np.concatenate([np.flatnonzero(words[at : at + _CHUNK] == MAGIC) + at for at in chunks])
-    starts = starts[starts < len(words) - 1]
-    heads = words[starts + 1].astype(np.int64)
-    kinds, lengths = heads >> LENGTH_BITS, heads & LENGTH_MASK
-    ends = 4 * starts + 8 + lengths
-    following = np.append(4 * starts[1:], reader.size)
+    words = reader.size // 4
+    starts, heads = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
+    for begin in range(0, words - 1, _CHUNK):
+        count = min(_CHUNK, words - 1 - begin)  # and one more, the word behind the last magic
+        chunk = reader.file.read(4 * begin, 4 * count + 4).view("<u4")
+        found = np.flatnonzero(chunk[:-1] == MAGIC)
+        starts.append(begin + found)
+        heads.append(chunk[found + 1])
+    offsets, head = 4 * np.concatenate(starts), np.concatenate(heads).astype(np.int64)
+    kinds, lengths = head >> LENGTH_BITS, head & LENGTH_MASK
+    ends = offsets + 8 + lengths
+    following = np.append(offsets[1:], reader.size)
     fits = ends <= following
     kept = fits & ((kinds == 0) & (lengths >= SMALLEST_RECORD - 8) | (kinds == 1))
     damaged = np.count_nonzero(~kept & (kinds < 2))
@@ -91,7 +95,7 @@ def scan(rec: str | Path) -> np.ndarray:
         logger.warning("%s: %d damaged or truncated records are left out", rec, damaged)
     if not kept.any():
         raise UserError(f"{rec} holds no records: it is no RecordIO file, or an empty one")
-    return 4 * starts[kept]
+    return offsets[kept]
 
 
 def _build(rec: Path) -> RecordIndex:
@@ -122,7 +126,7 @@ def _build(rec: Path) -> RecordIndex:
         logger.warning("%s: 'property' announces %d classes, record 0 %d", rec, listed_classes, identities)
     end = int(offsets[last]) if last < len(reader) else reader.size
     images = offsets[1:last]
-    classes, labels = _classes(listed_classes or identities, RecordReader(rec, images))
+    classes, labels = _classes(listed_classes or identities, RecordReader(rec, images, end=end))
     return RecordIndex(images, end, classes, 1, labels)
 
 

@@ -21,6 +21,7 @@ from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.sources.identities import label_text, number_names, number_texts, read_identities
 from pipelines.sources.index_cache import cached
 from pipelines.sources.left_out import LeftOut
+from pipelines.sources.ranges import RangeReader
 from pipelines.sources.source import LabelledSource
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 _CACHE_VERSION = 2
 _LONGEST = 100  # bytes of a label
 _NEITHER = "neither a .cls with its label nor a folder in its name"
-_MAPPED = 256  # shards that are memory-mapped at a time: each takes a file descriptor
+_OPEN = 256  # shards that are open at a time
 
 
 class _Index(NamedTuple):
@@ -58,7 +59,7 @@ class ShardSource(LabelledSource):
         filled = [(path, index.labelled) for path, index in zip(self._paths, indices) if len(index.names)]
         labelled = _all_labelled(filled)
         super().__init__(*(number_texts(names, read_identities(folder), folder) if labelled else number_names(names)))
-        self._map = lru_cache(_MAPPED)(lambda shard: np.asarray(np.memmap(self._paths[shard], np.uint8, "r")))
+        self._file = lru_cache(_OPEN)(lambda shard: RangeReader(self._paths[shard]))
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         encoded = []
@@ -66,7 +67,7 @@ class ShardSource(LabelledSource):
             offset, length = self._offsets[index], self._lengths[index]
             if not length:
                 raise UserError(f"{self._paths[shard].parent / self.describe(index)} is empty")
-            encoded.append(self._map(shard)[offset : offset + length])
+            encoded.append(self._file(shard).read(int(offset), int(length)))
         return encoded, self._labels[indices]
 
     def place(self, index: int) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipelines.common.command import at_least, run
+from pipelines.common.command import at_least, run, say
 
 # Where workers find what they run: they do not import the __main__ of a package.
 from pipelines.synthetic.dataset import make_dataset
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--processes", type=at_least(1), help="default: the CPUs available")
     arguments = vars(parser.parse_args())
     folder = arguments.pop("folder")
-    print(f"{folder}: {'written' if make_dataset(folder, **arguments) else 'already there'}")
+    say(f"{folder}: {'written' if make_dataset(folder, **arguments) else 'already there'}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ writes the same bytes.
 import json
 import multiprocessing
 import os
+import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -64,8 +64,9 @@ def make_dataset(
             raise UserError(f"{folder} holds a set made with {existing}; remove it or name another folder")
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        complete = Path(scratch) / "complete"
+    complete = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(complete, ignore_errors=True)  # of a run that was killed
+    try:
         counts = [images_per_identity] * identities + [HELD_OUT_IMAGES] * held_out
         executor = ProcessPoolExecutor(
             processes or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), _end_with_parent
@@ -82,6 +83,8 @@ def make_dataset(
         sheet(pictures).save(complete / "faces.png")
         (complete / "settings.json").write_text(json.dumps(settings))
         complete.rename(folder)
+    finally:
+        shutil.rmtree(complete, ignore_errors=True)
     return True
 
 

@@ -108,10 +108,10 @@ def printed(results):
     return dict(zip(map(str.strip, head.strip("┃").split("┃")), map(str.strip, row.strip("│").split("│"))))
 
 
-@pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]"])
+@pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]", "a\nb\x1b[31m"])
 def test_names_are_printed_as_they_are(name):
     features, same = make(3, 50)
-    assert printed({name: verify(features, same)})["set"] == name
+    assert printed({name: verify(features, same)})["set"] == name.encode("unicode_escape").decode()
 
 
 @pytest.mark.parametrize("shape, message", [((19, 2, 4), "need features"), ((18, 2, 4), "too few")])

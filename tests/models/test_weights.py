@@ -219,7 +219,19 @@ def test_run_folder(checkpoint):
         load_backbone(run)
 
 
-@pytest.mark.parametrize("text", ["model: resnet", "name: [unclosed", "- a list", '{"name": "of another project"}', ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: resnet",
+        "name: [unclosed",
+        "[" * 3000,
+        "a: !!int ''",
+        "a: 2024-99-99",
+        "- a list",
+        '{"name": "of another project"}',
+        "",
+    ],
+)
 def test_configs_of_other_projects_are_passed_over(tmp_path, text):
     model = small()
     torch.save(model.state_dict(), tmp_path / "model.pt")

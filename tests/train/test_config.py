@@ -185,6 +185,10 @@ def test_two_warm_ups(file):
     [
         (b"a: [", "not valid YAML"),
         (b"a: \x00", "not valid YAML"),
+        (b"[" * 2000, "nested too deeply"),
+        (b"? [a]\n: b", "not valid YAML"),
+        (b"a: !!int ''", "not valid YAML"),
+        (b"a: !!bool x", "not valid YAML"),
         (b"- 1", "sections"),
         (b"", "sections"),
         (b"data: {}", "data.train is missing"),

@@ -31,9 +31,9 @@ def take_steps(path: str, overrides: list[str], count: int) -> tuple[list[float]
     batches = iter(trainer.loader)
     losses = []
     for _ in range(count):
-        trainer.window.zero_()
+        trainer.meter.window.zero_()
         trainer.train_step(batches)
-        losses.append(float(trainer.window[0]))
+        losses.append(float(trainer.meter.window[0]))
     trainer.loader.close()
     return losses, float((next(trainer.backbone.parameters()) - before).abs().max())
 

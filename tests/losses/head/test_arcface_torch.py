@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="rank 2"):
         load(folder)
     others = ({"state_dict_softmax_fc": {"weight": weight}} for weight in (5, torch.tensor(5.0), torch.zeros(3)))
-    for content in ({"epoch": 3}, {"state_dict_softmax_fc": 5}, [1, 2], *others):
+    for content in ({"epoch": 3}, {"state_dict_softmax_fc": 5}, [1, 2], CENTRES, *others):
         torch.save(content, folder / "checkpoint_gpu_2.pt")
         with pytest.raises(ValueError, match=r"checkpoint_gpu_2.pt is no checkpoint of arcface_torch"):
             load(folder)

@@ -1,6 +1,7 @@
 """How commands end and print, in processes of their own: streams are what a terminal would be."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -43,6 +44,82 @@ def test_names_that_are_not_utf8(tmp_path, command):
     result = python("-m", "pipelines.prepare", command, str(tmp_path / "faces"), *where)
     assert (result.returncode, result.stderr.count(b"error")) == (1 if command == "check" else 0, 0)
     assert b"caf\\udce9.jpg" in result.stdout and out.exists()
+
+
+def command(body, **environment):
+    """A process that runs ``body`` as a command does."""
+    lines = ["import os, sys, time", "from pipelines.common.command import run", "def main():"]
+    script = "\n".join([*lines, *("    " + line for line in body.splitlines()), "run(main)"])
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**STRICT, **environment}
+    )
+
+
+def ended(process, seconds=60):
+    out, error = process.communicate(timeout=seconds)
+    return process.returncode, out.decode(), error.decode()
+
+
+MISTAKE = "from pipelines.common.errors import UserError; raise UserError('run[/x] a\\nb \\x1b[31m \\u202e')"
+
+
+def test_an_error_is_one_line_whatever_names_hold():
+    code, out, error = ended(command(MISTAKE))
+    assert (code, out, error) == (2, "", "error: run[/x] a\\nb \\x1b[31m \\u202e\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "last"),
+    [
+        (MISTAKE, 2, "error on rank 1: run[/x]"),
+        ("open('/none/x')", 2, "error on rank 1: [Errno 2] No such file or directory: '/none/x'"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+        ("raise KeyboardInterrupt", 130, ""),
+        (
+            "from torch.distributed import DistNetworkError; raise DistNetworkError('gone')",
+            2,
+            "error on rank 1: another",
+        ),
+        (
+            "raise RuntimeError('[x/gloo/transport/tcp/pair.cc:5] Connection closed by peer')",
+            2,
+            "error on rank 1: another",
+        ),
+    ],
+)
+def test_a_rank_that_fails_ends_at_once(body, code, last):
+    """What would wait at the end of the interpreter, as NCCL does for the other ranks, is not waited for."""
+    slow = "import atexit; atexit.register(time.sleep, 100); print('before')\n"
+    process = command(slow + body, RANK="1", WORLD_SIZE="2")
+    found, out, error = ended(process, 30)
+    assert (found, out) == (code, "before\n")
+    assert (error.splitlines() or [""])[-1].startswith(last)
+    assert code == 1 or error.count("\n") <= 1
+
+
+def test_a_bug_keeps_its_traceback():
+    code, _, error = ended(command("1 / 0"))
+    assert code == 1 and "Traceback" in error
+
+
+def test_where_a_mistake_came_from():
+    code, _, error = ended(command(MISTAKE, FACEMILL_TRACEBACK="1"))
+    assert code == 2 and "Traceback" in error and "error: run[/x]" in error
+
+
+def test_a_command_that_is_ended_leaves_nothing_half_written(tmp_path):
+    body = f"""
+from pipelines.common.files import replacing
+with replacing({str(tmp_path / "x")!r}) as temporary:
+    temporary.write_bytes(b"half")
+    print("half", flush=True)
+    time.sleep(100)
+"""
+    process = command(body)
+    assert process.stdout.readline() == b"half\n" and len(list(tmp_path.iterdir())) == 1
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_former_place_of_the_synthetic_faces_says_the_new_one():

@@ -1,8 +1,10 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from pipelines.common.files import distinct_names
+from pipelines.common.files import distinct_names, remove_leftovers, replacing, sync
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,49 @@ def test_one_path_given_twice_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="a/lfw is given twice"):
         distinct_names(["a/lfw", "b/lfw", str(tmp_path / "a" / "lfw")])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was asked of the disk, in order: the kind of each thing synced, and each renaming."""
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(str(Path(f"/proc/self/fd/{fd}").readlink())), fsync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("renamed"), replace(a, b)))
+    return calls
+
+
+def test_what_replaces_a_file_is_on_the_disk(tmp_path, calls):
+    """First its content, then its name: the other way round a power cut leaves an empty file."""
+    with replacing(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert calls == [str(temporary), "renamed", str(tmp_path)]
+    with replacing(tmp_path / "x", durable=False) as temporary:
+        temporary.write_text("newer")
+    assert calls[3:] == ["renamed"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "newer"
+
+
+@pytest.mark.parametrize(("code", "raised"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_file_systems_that_do_not_sync_folders(tmp_path, monkeypatch, code, raised):
+    def refuse(_):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if raised:
+        with pytest.raises(OSError):
+            sync(tmp_path)
+    else:
+        sync(tmp_path)
+
+
+def test_leftovers_of_killed_processes(tmp_path):
+    with pytest.raises(SystemExit), replacing(tmp_path / "model.pt") as temporary:
+        left = tmp_path / temporary.name
+        raise SystemExit
+    kept = [".hidden", ".hidden.tmp", "model.pt.12345678.tmp", ".model.pt.1234567g.tmp", "model.pt"]
+    for name in [left.name, ".a\nb.0123abcd.tmp", *kept]:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_leftovers(tmp_path / "no folder")

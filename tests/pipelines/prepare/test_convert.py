@@ -321,21 +321,17 @@ class TestInputs:
         with pytest.raises(ValueError, match="hold no images"):
             open_source(tmp_path / "a.tar")
 
-    def test_missing_packages_are_named(self, tmp_path, monkeypatch):
+    def test_a_missing_package_is_named(self, tmp_path, monkeypatch):
         (tmp_path / "a.parquet").write_bytes(b"")
-        (tmp_path / "b.mdb").write_bytes(b"")
-        for module in ("pyarrow", "lmdb"):
-            monkeypatch.setitem(sys.modules, module, None)
-        for name in ("a.parquet", "b.mdb"):
-            with pytest.raises(ValueError, match=r"pip install 'facemill\[convert\]'"):
-                open_source(tmp_path / name)
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ValueError, match=r"pip install 'facemill\[convert\]'"):
+            open_source(tmp_path / "a.parquet")
 
     def test_damaged_extras(self, tmp_path):
         pytest.importorskip("pyarrow")
-        pytest.importorskip("lmdb")
         for name in ("a.parquet", "b.mdb"):
             (tmp_path / name).write_bytes(b"PAR1 nothing of the kind PAR1" * 200)
-            with pytest.raises(ValueError, match="be read|readable"):
+            with pytest.raises(ValueError, match="no sound Parquet|readable"):
                 open_source(tmp_path / name)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.common.mxnet_compat import import_mxnet
+from pipelines.sources import recordio
 from pipelines.sources.recordio import (
     MAGIC,
     IRHeader,
@@ -136,12 +137,22 @@ def test_the_single_label_is_idle_where_several_follow(tmp_path):
     assert reader.read(np.array([0]))[1].tolist() == [3]
 
 
-def test_the_views_lie_in_the_file(tmp_path):
+def test_payloads_are_not_to_be_written_to(tmp_path):
     offsets = write_records(tmp_path, [pack(IRHeader(0, key, key), b"x" * 40) for key in range(5)])
-    (first, second), _ = RecordReader(tmp_path / "a.rec", offsets).read(np.array([1, 3]))
-    assert not first.flags.owndata and not first.flags.writeable
-    distance = second.__array_interface__["data"][0] - first.__array_interface__["data"][0]
-    assert distance == offsets[3] - offsets[1]
+    reader = RecordReader(tmp_path / "a.rec", offsets)
+    for payload in (*reader.read(np.array([1, 3]))[0], reader.unpack(2)[1]):
+        assert not payload.flags.owndata and not payload.flags.writeable
+
+
+def test_records_longer_than_what_is_read_at_once_and_gaps_between_them(tmp_path, monkeypatch):
+    payloads = [bytes([key]) * 5000 * (key + 1) for key in range(5)]
+    offsets = write_records(tmp_path, [pack(IRHeader(0, [key, 1], key), x) for key, x in enumerate(payloads)])
+    for at_once in (64, 12_000, 1 << 18):
+        monkeypatch.setattr(recordio, "_AT_ONCE", at_once)
+        reader = RecordReader(tmp_path / "a.rec", offsets[::2])  # as of an .idx that leaves some out
+        read, labels = reader.read(np.array([2, 0, 1]))
+        assert [payload.tobytes() for payload in read] == [payloads[4], payloads[0], payloads[2]]
+        assert labels.tolist() == [4, 0, 2]
 
 
 def test_labels_that_float32_would_change_are_refused():

@@ -39,7 +39,10 @@ def test_it_trains_on_the_first_identities_and_verifies_the_others(small):
 
 
 def test_any_number_of_processes_writes_the_same_bytes(small, tmp_path):
+    (tmp_path / ".alone.partial").mkdir()  # what a killed process left
+    (tmp_path / ".alone.partial" / "leftover").touch()
     dataset.make_dataset(tmp_path / "alone", **SMALL, processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["alone"]
     assert {path.name for path in (tmp_path / "alone").iterdir()} == set(dataset.FILES)
     for name in dataset.FILES:
         assert (tmp_path / "alone" / name).read_bytes() == (small / name).read_bytes(), name
