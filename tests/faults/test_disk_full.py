@@ -1,0 +1,102 @@
+"""A disk that fills up at any write: one line that says which, nothing half-written, and the same command goes on."""
+
+import contextlib
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from models.export import main as export
+from pipelines.prepare.__main__ import main as prepare
+from pipelines.sources.recordio import write_dataset
+from tests.faults.forked import Attack, Forked
+from tests.faults.support import same
+
+ROOM = "make room and run the same command again"
+
+
+@pytest.fixture
+def disk():
+    """A folder on a disk of six megabytes of its own."""
+    script = "mount -t tmpfs -o size=6m none /mnt && exec sleep infinity"
+    try:
+        holder = subprocess.Popen(["unshare", "-r", "-m", "sh", "-c", script], stderr=subprocess.PIPE)
+    except FileNotFoundError as error:
+        pytest.skip(f"cannot mount a disk: {error}")
+    with contextlib.ExitStack() as opened:
+        opened.callback(lambda: (holder.kill(), holder.wait(), holder.stderr.close()))
+        while "sleep" not in Path(f"/proc/{holder.pid}/comm").read_text():
+            if holder.poll() is not None:
+                pytest.skip(f"cannot mount a disk: {holder.stderr.read().decode()}")
+            time.sleep(0.01)
+        yield Path(f"/proc/{holder.pid}/root/mnt")  # the disk as its holder sees it
+
+
+def complaint(run):
+    """The line in which a command says that the disk is full; there is one, and exit code 2."""
+    code, said = run.wait(), run.said()
+    assert code == 2 and "Traceback" not in said, said
+    (line,) = [line for line in said.splitlines() if line.startswith("error")]
+    assert line.endswith(ROOM), line
+    return line
+
+
+# Where the room ends, and the file or folder that the line names.
+PLACES = {
+    "config.yaml": (r"open \S*config\.yaml", "config.yaml"),
+    "the log": (r"open log\.jsonl", "log.jsonl"),
+    "the list of bad images": (r"open quarantine\.jsonl", "quarantine.jsonl"),
+    "tensors of a checkpoint": (r"open \S*step_000000020\.partial/\S*distcp", "step_000000020"),
+    "what a checkpoint is": (r"open \S*step_000000020\.partial/\S*meta\.json", "step_000000020"),
+    "best.pt": (r"open \S*best\.pt", "best.pt"),
+    "model.pt": (r"open \S*model\.pt", "model.pt"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run(make_job, whole, disk, tmp_path, place):
+    pattern, name = PLACES[place]
+    job, filler = make_job(tmp_path, output=disk / "run"), disk / "filler"
+    line = complaint(job.fork("log.sinks=[jsonl]", attack=Attack(pattern, fill=filler)))
+    assert re.search(rf"{re.escape(str(disk))}/run/\S*{re.escape(name)}", line), line
+    left = [str(path) for path in job.output.rglob("*") if re.search(r"\.partial|\.tmp", path.name)]
+    assert not left, "half-written files take the room"
+    kept = job.checkpoints
+    assert len(kept) == min(3, max(job.step() - 1, 0) // 4) or place == "model.pt"
+    filler.unlink()
+    said = job.finish("log.sinks=[jsonl]")
+    assert f"resuming at step {int(kept[-1][5:])}" in said if kept else "starting" in said
+    same(job, whole)
+
+
+def test_other_commands(world, whole, disk, tmp_path):
+    """``prepare convert`` in both forms, ``models.export``: nothing is left, and once there is room they do it."""
+    made = disk / "made"
+    made.mkdir()
+    onnx = ["--checkpoint", str(whole.output), "--output", str(made / "model.onnx")]
+    for name, command, arguments, pattern in (
+        ("records", prepare, ["convert", str(world / "faces"), str(made / "records")], r"open \S*train\.rec"),
+        ("shards", prepare, ["convert", str(world / "faces"), str(made / "shards"), "--form", "webdataset"], r"\.tar"),
+        ("export", export, onnx, r"open \S*\.onnx"),
+    ):
+        line = complaint(Forked(command, arguments, made, tmp_path / name, Attack(pattern, fill=disk / "filler")))
+        assert f"{made}/" in line, line
+        assert not [path for path in made.rglob("*") if path.is_file()]
+        (disk / "filler").unlink()
+        run = Forked(command, arguments, made, tmp_path / name)
+        assert run.wait() == 0, run.said()
+
+
+def test_an_index_is_kept_where_there_is_room(make_job, world, disk, tmp_path):
+    """A run needs none: without room for it, it is made again at each start."""
+    images = [
+        [path.read_bytes() for path in sorted(folder.iterdir())] for folder in sorted((world / "faces").iterdir())
+    ]
+    write_dataset(disk / "data", images, image_size=32)
+    job = make_job(tmp_path, data={"train": str(disk / "data")}, schedule={"epochs": 1})
+    before = set((disk / "data").iterdir())
+    run = Forked(*job.training(), disk / "data", job.notes, Attack("open", fill=disk / "filler"))
+    assert run.wait() == 0, run.said()
+    assert (disk / "filler").exists() and set((disk / "data").iterdir()) == before
