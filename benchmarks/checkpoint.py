@@ -1,8 +1,8 @@
 """What a checkpoint costs the steps around it: ``[torchrun --nproc_per_node=N -m | python -m] benchmarks.checkpoint``.
 
-Steps without a checkpoint, steps behind which one begins to be written, and steps behind which it is waited for (as
-before it was written in a thread) take turns; the figures are medians over the rounds, and of the ratios to the ordinary
-step of the same round. "While it is written" are the steps that follow until it is on the disk.
+Steps without a checkpoint, steps behind which one begins to be written, and steps behind which it is waited for take
+turns; the figures are medians over the rounds, and of the ratios to the ordinary step of the same round. "While it is
+written" are the steps that follow until it is on the disk.
 """
 
 import argparse
@@ -37,11 +37,17 @@ def measure(trainer: Trainer, rounds: int) -> list[results.Row]:
     def step() -> float:
         return wall_time(lambda: trainer.train_step(batches), device)
 
+    def save(wait: bool) -> None:
+        trainer.train_step(batches)
+        trainer._save()
+        if wait:
+            trainer.checkpoints.finish()
+
     def saving() -> float:
-        return wall_time(lambda: (trainer.train_step(batches), trainer._save()), device)
+        return wall_time(lambda: save(wait=False), device)
 
     def waiting() -> float:
-        return wall_time(lambda: (trainer.train_step(batches), trainer._save(), trainer.checkpoints.finish()), device)
+        return wall_time(lambda: save(wait=True), device)
 
     trainer.meter.start(0)
     waiting()  # memory for the copies, and what else is made at the first time
@@ -87,7 +93,7 @@ def main() -> None:
     parser.add_argument("--network", default="r18")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where checkpoints go for the time being (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, help="where checkpoints lie for the time being")
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
     data = ROOT / "data/synthetic"

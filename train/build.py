@@ -1,6 +1,5 @@
 """From the sections of a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
 
-import inspect
 from pathlib import Path
 
 import torch
@@ -76,18 +75,12 @@ def replicate(network: nn.Module, world: World, *, compile: bool, compress: str)
     if world.size == 1:
         return network
     devices = [world.device.index] if world.device.type == "cuda" else None
+    replicated = DistributedDataParallel(network, devices, gradient_as_bucket_view=True)
     # Buffers stay a rank's own: batch statistics are averaged when they are needed, not at every step.
-    replicated = DistributedDataParallel(network, devices, gradient_as_bucket_view=True, **_own_buffers())
+    replicated.broadcast_buffers = False  # the argument is deprecated, its successor not in every version
     if compress != "none":
         replicated.register_comm_hook(None, getattr(default_hooks, f"{compress}_compress_hook"))
     return replicated
-
-
-def _own_buffers() -> dict[str, bool]:
-    """What torch calls it, before and since 2.12."""
-    name = "forward_sync_buffers"
-    known = inspect.signature(DistributedDataParallel).parameters
-    return {name if name in known else "broadcast_buffers": False}
 
 
 def build_head(

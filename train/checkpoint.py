@@ -4,6 +4,7 @@ They are written behind the steps that follow: the state is copied to host memor
 to the disk from there.
 """
 
+import io
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 
 from models.sharded import checksums, load_sharded, verify
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing, sync
+from pipelines.common.files import naming, replacing, sync
 from train.distributed import agreed, comes_true
 
 logger = logging.getLogger(__name__)
@@ -189,9 +190,14 @@ class Checkpoints:
         final = self.folder / f"step_{step:09d}"
         meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
         state = {name: _snapshot(part) for name, part in parts.items()}
-        self._copied = self._copier.submit(self._stager.stage, state)
+        self._copied = self._copier.submit(self._copy, state)
         self._written = self._writer.submit(self._write, final, self._copied, meta)
         return final
+
+    def _copy(self, state: dict[str, Any]) -> dict[str, Any]:
+        copy = self._stager.stage(state)
+        assert isinstance(copy, dict)  # not a future: this is a thread already
+        return copy
 
     def copied(self) -> None:
         """Wait until the parts of the checkpoint under way may change."""
@@ -240,7 +246,8 @@ class Checkpoints:
 
         def publish(files: dict[str, list[int]]) -> None:
             said = {**meta, "files": files}
-            (folder / "meta.json").write_text(json.dumps({**said, "checksum": _checksum(said)}, indent=1))
+            with naming(folder):
+                (folder / "meta.json").write_text(json.dumps({**said, "checksum": _checksum(said)}, indent=1))
             sync(folder / "meta.json")
             sync(folder)
             _replace(folder, final)
@@ -327,8 +334,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write a plain state dict of CPU tensors, whole or not at all; ``UserError`` for numbers that are not finite."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _check_finite(tensors)
+    content = io.BytesIO()
+    torch.save(tensors, content)  # which would tell a full disk as an error of its own
     with replacing(path) as temporary:
-        torch.save(tensors, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)

@@ -66,8 +66,9 @@ def _join(device: torch.device, timeout: timedelta) -> World:
 def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
     """The part of torchrun's store that is this attempt's.
 
-    The store outlives a restart, so that ranks would meet the addresses of the attempt before. A restart after a failure
-    has a number of its own. One for nodes that come or go has not: there each rank counts its starts at this size.
+    The store outlives a restart, so that ranks would meet the addresses of the attempt before. A restart after a
+    failure has a number of its own. One for nodes that come or go has not: there each rank counts its starts at this
+    size.
     """
     store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {size}", store)
     return dist.PrefixStore(f"start {store.add(f'starts of rank {rank}', 1)}", store)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from pipelines.common.errors import UserError, unknown
 
@@ -33,8 +33,8 @@ def adamw(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer
     return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
 
 
-# From parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every step. A fused
-# one can leave a step out without the host's knowledge (see `train.gate`); for others the host waits for the device.
+# From parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every step. A
+# fused one can leave a step out without the host's knowledge (see `train.gate`); for others the host waits.
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Optim], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from pipelines.common.files import replacing
+from pipelines.common.files import naming, replacing
 from train.checkpoint import latest_step
 
 
@@ -30,11 +30,12 @@ class JsonLines:
     def __init__(self, folder: Path) -> None:
         path = folder / "log.jsonl"
         _keep_until(path, latest_step(folder / "checkpoints"))
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("ab", buffering=0)
 
     def log(self, record: dict[str, Any]) -> None:
         """Write a line, at once."""
-        self._file.write(json.dumps(record) + "\n")
+        with naming(self._file.name):
+            self._file.write(json.dumps(record).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
-from pipelines.common.files import remove_leftovers, replacing
+from pipelines.common.files import naming, remove_leftovers, replacing
 from train.distributed import agreed, comes_true
 
 # A whole run leaves these: where one is, there was a run, whatever else has been deleted.
@@ -97,5 +97,6 @@ class RunFolder:
         assert self._lock is not None
         self._notes |= notes
         content = json.dumps(self._notes).encode()
-        os.pwrite(self._lock, content + b" " * (os.fstat(self._lock).st_size - len(content)), 0)
-        os.fsync(self._lock)
+        with naming(self.path):
+            os.pwrite(self._lock, content + b" " * (os.fstat(self._lock).st_size - len(content)), 0)
+            os.fsync(self._lock)

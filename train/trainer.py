@@ -5,17 +5,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
+from losses import CentreOptimizer
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
@@ -244,7 +244,8 @@ class Trainer:
         parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
         taken = self.gate.decide(parameters, self.config.optim.clip, finite, self.centre_optimizer.finite())
         self.checkpoints.copied()  # the one under way is of the weights as they are
-        for each in (*optimizers, self.centre_optimizer):
+        all_optimizers: list[torch.optim.Optimizer | CentreOptimizer] = [*optimizers, self.centre_optimizer]
+        for each in all_optimizers:
             self.gate.step(each, taken)
             each.zero_grad()
 

@@ -4,7 +4,6 @@ import math
 from fractions import Fraction
 
 import pytest
-import torch
 
 from train.config import Schedule
 from train.optim import LearningRate
