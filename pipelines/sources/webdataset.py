@@ -26,7 +26,7 @@ from pipelines.sources.source import LabelledSource
 
 logger = logging.getLogger(__name__)
 
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _LONGEST = 100  # bytes of a label
 _NEITHER = "neither a .cls with its label nor a folder in its name"
 _OPEN = 256  # shards that are open at a time
@@ -104,7 +104,7 @@ def _scan(path: Path) -> _Index:
                     left_out.add(name, "link")
                     continue
                 if member.offset_data + member.size > size:
-                    raise UserError(f"{path} ends within {member.name}: copy the shard again")
+                    raise UserError(f"{path} is cut short, it ends within {member.name}: copy the shard again")
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     again += name in images
                     images[name] = member.offset_data, member.size
@@ -116,8 +116,10 @@ def _scan(path: Path) -> _Index:
                     texts[stem] = content.read().decode(errors="surrogateescape")
                 else:
                     left_out.add(name)
+            end = archive.offset
     except tarfile.TarError as error:
         raise UserError(f"{path} is no sound, uncompressed tar file ({error})") from None
+    _check_end(path, end)
     remarks = [f"{left_out} are left out"] if left_out else []
     if again:
         remarks.append(f"{again} images are replaced by later ones of the same name")
@@ -130,6 +132,17 @@ def _scan(path: Path) -> _Index:
         labelled,
         np.array(remarks, np.str_),
     )
+
+
+def _check_end(path: Path, end: int) -> None:
+    """A tar file ends with blocks of zeros. Python's reader stops at any other end too, and says nothing."""
+    with path.open("rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise UserError(f"{path} is cut short, the mark of its end is missing: copy or write the shard again")
+    if any(block):
+        raise UserError(f"{path} is damaged at byte {end}: copy or write the shard again")
 
 
 def _names(path: Path, images: list[str], texts: dict[str, str]) -> tuple[list[str], bool]:
