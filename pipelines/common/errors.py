@@ -18,3 +18,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(name, known, 1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     return UserError(f"unknown {kind} '{name}'; {guess}known: {', '.join(known)}")
+
+
+def one_line(error: BaseException) -> str:
+    """The text of a library's error, which may go over several lines, in one; its kind where it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def escaped(text: str) -> str:
+    """``text`` with line breaks, escape codes and the like, which names may hold, as Python writes them."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

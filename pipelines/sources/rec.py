@@ -1,16 +1,16 @@
 """The images of a RecordIO file."""
 
-import logging
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import Identities, read_identities
 from pipelines.sources.recordio import LABEL_LIMIT, RecordReader
 from pipelines.sources.recordio_index import read_index
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SAMPLE = 1024  # records whose labels make a fingerprint
 

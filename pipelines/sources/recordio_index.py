@@ -8,7 +8,6 @@ Images are numbered in the order in which they lie in the file, whatever the key
 """
 
 import bisect
-import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import FILE, are_classes, read_identities
 from pipelines.sources.index_cache import cached
 from pipelines.sources.recordio import (
@@ -27,7 +27,7 @@ from pipelines.sources.recordio import (
     RecordReader,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
 _CHUNK = 1 << 20  # words, records or lines at a time where all are gone through

@@ -6,7 +6,6 @@ as are ``12.jpg`` and ``12.png``. Of members with the very same name the last co
 once and cached beside each shard (``<shard>.index.npz``).
 """
 
-import logging
 import os
 import tarfile
 from collections.abc import Sequence
@@ -18,13 +17,14 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import label_text, number_names, number_texts, read_identities
 from pipelines.sources.index_cache import cached
 from pipelines.sources.left_out import LeftOut
 from pipelines.sources.ranges import RangeReader
 from pipelines.sources.source import LabelledSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CACHE_VERSION = 3
 _LONGEST = 100  # bytes of a label
