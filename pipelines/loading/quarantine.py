@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipelines.common.errors import UserError
+from pipelines.common.log import get_logger
 from pipelines.sources.source import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PATIENCE, _PAUSE = 100, 0.01  # tries to lock the file, and seconds between them
 

@@ -1,6 +1,5 @@
 """Verification pairs of a data set: drawn with a seed, or listed in LFW's format; and splits by identity."""
 
-import logging
 import math
 from pathlib import Path
 
@@ -8,10 +7,11 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.log import get_logger
 from pipelines.prepare.convert import all_labels
 from pipelines.sources.source import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FOLDS = 10
 _ATTEMPTS = 50  # draws for each pair that is still missing

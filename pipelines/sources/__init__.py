@@ -1,11 +1,11 @@
 """Where images come from: ``open_source`` finds the reader of a data set in the table ``READERS``."""
 
 import glob
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.common.errors import UserError
+from pipelines.common.log import get_logger
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.lists import open_list
 from pipelines.sources.lmdbs import LmdbSource
@@ -15,7 +15,7 @@ from pipelines.sources.recordio import LABEL_LIMIT
 from pipelines.sources.source import Source
 from pipelines.sources.webdataset import ShardSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Reader = Callable[[list[Path]], Source]  # gets files of one suffix, in order: shards, where there are several
 

@@ -1,6 +1,5 @@
 """Image folders: ``root/identity/image``."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -8,11 +7,12 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import Identities
 from pipelines.sources.left_out import LeftOut
 from pipelines.sources.source import FileSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _EXAMPLES = 5  # identities that a message names
 

@@ -6,7 +6,6 @@ the n-th is that of class n.
 """
 
 import json
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
+from pipelines.common.log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FILE = "identities.json"
 _CLASS_NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})(\.0*)?", re.ASCII)  # im2rec writes 3.000000; 18 digits fit into int64

@@ -5,7 +5,6 @@
 - ``aligned<TAB>path<TAB>label``, and a box and landmarks behind it: insightface's ``.lst``
 """
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -15,10 +14,11 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import Identities, label_text, number_texts
 from pipelines.sources.source import FileSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 

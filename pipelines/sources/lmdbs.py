@@ -5,20 +5,20 @@ folder in the key is the identity: ``identity/name``. Insightface's records of n
 out, and other values under a key that begins with ``__`` (``__len__``, ``__keys__``); elsewhere those are an error.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.formats import image_suffix
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import number_labels, number_names, read_identities
 from pipelines.sources.lmdb_pages import Entry, entries
 from pipelines.sources.ranges import RangeReader
 from pipelines.sources.recordio import unpack
 from pipelines.sources.source import LabelledSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _HEAD = 4096  # bytes of a value that are read to tell what it is: up to a thousand labels fit
 _NEITHER = "holds neither an image record nor, as 'identity/name', an image"

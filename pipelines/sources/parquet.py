@@ -5,7 +5,6 @@ Parquet has no access to one image: a whole row group is read. The last ones are
 """
 
 import json
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from pipelines.common.errors import UserError
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import Identities, label_text, number_labels, number_texts
 from pipelines.sources.source import LabelledSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LABEL_COLUMNS = ("label", "labels", "identity", "identity_id", "person", "person_id", "subject", "subject_id")
 _PERHAPS = ("class", "class_id", "name", "id")  # these may also tell images apart

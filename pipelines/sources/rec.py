@@ -1,16 +1,16 @@
 """The images of a RecordIO file."""
 
-import logging
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import Identities, read_identities
 from pipelines.sources.recordio import LABEL_LIMIT, RecordReader
 from pipelines.sources.recordio_index import read_index
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SAMPLE = 1024  # records whose labels make a fingerprint
 
@@ -18,14 +18,13 @@ _SAMPLE = 1024  # records whose labels make a fingerprint
 class RecordSource:
     """The images of a RecordIO file. Nothing is kept of an image but its offset; labels are read with the images."""
 
-    missing = 0
-    shortage = ""
-
     def __init__(self, rec: str | Path) -> None:
         index = read_index(rec)
         if index.num_classes > LABEL_LIMIT:
             logger.warning("%s: RecordIO's float32 labels tell only %d classes apart surely", rec, LABEL_LIMIT)
         self.num_classes = index.num_classes
+        self.missing = index.missing
+        self.shortage = f"{rec} is cut short or damaged; copy it again" if index.missing else ""
         self._stored = index.labels  # of the classes, if other than their numbers
         names = read_identities(Path(rec).parent)
         if names and len(names) != index.num_classes:

@@ -8,7 +8,6 @@ Images are numbered in the order in which they lie in the file, whatever the key
 """
 
 import bisect
-import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import FILE, are_classes, read_identities
 from pipelines.sources.index_cache import cached
 from pipelines.sources.recordio import (
@@ -27,11 +27,11 @@ from pipelines.sources.recordio import (
     RecordReader,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
 _CHUNK = 1 << 20  # words, records or lines at a time where all are gone through
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 _NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
 
 
@@ -43,6 +43,7 @@ class RecordIndex(NamedTuple):
     num_classes: int
     first_record: int  # records before the first image: 1 in insightface's layout, else 0
     labels: np.ndarray = np.empty(0, np.int64)  # (classes,), what the file calls them; none: by their numbers
+    missing: int = 0  # images that record 0 or the .idx announces, or the scan left out
 
 
 def read_index(rec: str | Path) -> RecordIndex:
@@ -51,11 +52,16 @@ def read_index(rec: str | Path) -> RecordIndex:
     An ``.idx`` that is missing or does not belong to the file is replaced by a scan of the file, with a warning; it is
     not overwritten (see ``rebuild_index``). The class count is the one of ``property``, else the number of identity
     records, else the names in ``identities.json``, else the greatest label + 1; where that leaves great gaps, classes
-    are numbered anew. A cache counts while all four files are what they were.
+    are numbered anew. A cache counts while all four files are what they were. Images that are missing are told of at
+    every start.
     """
     rec = Path(rec)
     files = rec, rec.with_suffix(".idx"), rec.with_name("property"), rec.with_name(FILE)
-    return cached(rec.with_suffix(".cache.npz"), files, _CACHE_VERSION, RecordIndex, lambda: _build(rec))
+    index = cached(rec.with_suffix(".cache.npz"), files, _CACHE_VERSION, RecordIndex, lambda: _build(rec))
+    if index.missing:
+        count = len(index.offsets)
+        logger.warning("%s: %d images are announced, there are %d", rec, count + index.missing, count)
+    return index
 
 
 def rebuild_index(rec: str | Path, idx: str | Path | None = None) -> Path:
@@ -75,6 +81,11 @@ def scan(rec: str | Path) -> np.ndarray:
     An aligned magic is always the start of a part, so damage costs only the records it lies in; they are left out,
     with a warning.
     """
+    return _scan(rec)[0]
+
+
+def _scan(rec: str | Path) -> tuple[np.ndarray, int]:
+    """``scan``, and how many records are left out."""
     reader = RecordReader(rec)
     words = reader.size // 4
     starts, heads = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
@@ -90,27 +101,31 @@ def scan(rec: str | Path) -> np.ndarray:
     following = np.append(offsets[1:], reader.size)
     fits = ends <= following
     kept = fits & ((kinds == 0) & (lengths >= SMALLEST_RECORD - 8) | (kinds == 1))
-    damaged = np.count_nonzero(~kept & (kinds < 2))
+    damaged = int(np.count_nonzero(~kept & (kinds < 2)))
     if damaged:
         logger.warning("%s: %d damaged or truncated records are left out", rec, damaged)
     if not kept.any():
         raise UserError(f"{rec} holds no records: it is no RecordIO file, or an empty one")
-    return offsets[kept]
+    return offsets[kept], damaged
 
 
 def _build(rec: Path) -> RecordIndex:
     idx = rec.with_suffix(".idx")
+    listed = missing = 0
     try:
-        reader = _open_with(idx, rec)
+        offsets = _read_idx(idx)
+        listed = len(offsets)
+        reader = _open_with(offsets, idx, rec)
     except ValueError as error:
         logger.warning("%s. Searching %s for its records instead", error, rec)
-        reader = RecordReader(rec, scan(rec))
+        offsets, left_out = _scan(rec)
+        reader = RecordReader(rec, offsets)
+        missing = max(listed - len(offsets), left_out)
     listed_classes = _read_property(rec.with_name("property"))
-    offsets = reader.offsets
     if not _is_range(reader, 0):
         if _has_image(reader, 0) or not _is_range(reader, len(reader) - 1):
             classes, labels = _classes(listed_classes, reader)
-            return RecordIndex(offsets, reader.size, classes, 0, labels)
+            return RecordIndex(offsets, reader.size, classes, 0, labels, missing)
         raise UserError(f"{rec}: {_NO_HEADER}")
 
     header = np.ravel(reader.unpack(0)[0].label).astype(np.float64)
@@ -119,15 +134,17 @@ def _build(rec: Path) -> RecordIndex:
         raise UserError(f"{rec} holds no images")
     if not 1 < header[0] <= header[1] < np.inf:
         raise UserError(f"{rec}: {_NO_HEADER}")
-    if abs(header[0] - last) > np.spacing(np.float32(header[0])) / 2:
-        logger.warning("%s: record 0 announces %.0f images, there are %d", rec, header[0] - 1, last - 1)
+    rounding = np.spacing(np.float32(header[0])) / 2
+    if last - header[0] > rounding:
+        logger.warning("%s: %.0f images are announced, there are %d", rec, header[0] - 1, last - 1)
+    missing = int(header[0]) - last if header[0] - last > rounding else 0
     identities = int(header[1] - header[0]) if header[1] <= LABEL_LIMIT else len(reader) - last
     if listed_classes and identities and listed_classes != identities:
         logger.warning("%s: 'property' announces %d classes, record 0 %d", rec, listed_classes, identities)
     end = int(offsets[last]) if last < len(reader) else reader.size
     images = offsets[1:last]
     classes, labels = _classes(listed_classes or identities, RecordReader(rec, images, end=end))
-    return RecordIndex(images, end, classes, 1, labels)
+    return RecordIndex(images, end, classes, 1, labels, missing)
 
 
 def _first_identity_record(reader: RecordReader, announced: float) -> int:
@@ -151,8 +168,8 @@ def _first_identity_record(reader: RecordReader, announced: float) -> int:
     return bisect.bisect_left(range(count), True, lo=1, key=behind_images)
 
 
-def _open_with(idx: Path, rec: Path) -> RecordReader:
-    """All records that an ``.idx`` lists. Raises ``ValueError`` if it is missing or does not belong to the ``.rec``."""
+def _read_idx(idx: Path) -> np.ndarray:
+    """The offsets in an ``.idx``, int64 (n,), ascending. Raises ``ValueError`` if it is missing or holds none."""
     if not idx.is_file():
         raise UserError(f"{idx} is missing")
     try:
@@ -163,6 +180,11 @@ def _open_with(idx: Path, rec: Path) -> RecordReader:
         raise UserError(f"{idx} is empty")
     if (np.diff(offsets) <= 0).any():
         offsets = np.unique(offsets)
+    return offsets
+
+
+def _open_with(offsets: np.ndarray, idx: Path, rec: Path) -> RecordReader:
+    """All records that an ``.idx`` lists. Raises ``ValueError`` if it does not belong to the ``.rec``."""
     try:
         reader = RecordReader(rec, offsets)
         ends = [reader.end(probe) for probe in np.linspace(0, len(reader) - 1, _PROBES, dtype=np.int64)]

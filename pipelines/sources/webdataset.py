@@ -6,7 +6,6 @@ as are ``12.jpg`` and ``12.png``. Of members with the very same name the last co
 once and cached beside each shard (``<shard>.index.npz``).
 """
 
-import logging
 import os
 import tarfile
 from collections.abc import Sequence
@@ -18,15 +17,16 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.log import get_logger
 from pipelines.sources.identities import label_text, number_names, number_texts, read_identities
 from pipelines.sources.index_cache import cached
 from pipelines.sources.left_out import LeftOut
 from pipelines.sources.ranges import RangeReader
 from pipelines.sources.source import LabelledSource
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _LONGEST = 100  # bytes of a label
 _NEITHER = "neither a .cls with its label nor a folder in its name"
 _OPEN = 256  # shards that are open at a time
@@ -104,7 +104,7 @@ def _scan(path: Path) -> _Index:
                     left_out.add(name, "link")
                     continue
                 if member.offset_data + member.size > size:
-                    raise UserError(f"{path} ends within {member.name}: copy the shard again")
+                    raise UserError(f"{path} is cut short, it ends within {member.name}: copy the shard again")
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     again += name in images
                     images[name] = member.offset_data, member.size
@@ -116,8 +116,10 @@ def _scan(path: Path) -> _Index:
                     texts[stem] = content.read().decode(errors="surrogateescape")
                 else:
                     left_out.add(name)
+            end = archive.offset
     except tarfile.TarError as error:
         raise UserError(f"{path} is no sound, uncompressed tar file ({error})") from None
+    _check_end(path, end)
     remarks = [f"{left_out} are left out"] if left_out else []
     if again:
         remarks.append(f"{again} images are replaced by later ones of the same name")
@@ -130,6 +132,17 @@ def _scan(path: Path) -> _Index:
         labelled,
         np.array(remarks, np.str_),
     )
+
+
+def _check_end(path: Path, end: int) -> None:
+    """A tar file ends with blocks of zeros. Python's reader stops at any other end too, and says nothing."""
+    with path.open("rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise UserError(f"{path} is cut short, the mark of its end is missing: copy or write the shard again")
+    if any(block):
+        raise UserError(f"{path} is damaged at byte {end}: copy or write the shard again")
 
 
 def _names(path: Path, images: list[str], texts: dict[str, str]) -> tuple[list[str], bool]:

@@ -51,7 +51,7 @@ def test_where_the_header_is_wrong(tmp_path, caplog):
             content[32:40] = struct.pack("<ff", announced, announced + 4)
             rec.write_bytes(content)
             assert len(read_index(rec).offsets) == 40
-            assert f"record 0 announces {announced - 1} images, there are 40" in caplog.text
+            assert f"{announced - 1} images are announced, there are 40" in caplog.text
 
 
 def test_beside_damaged_identity_records(tmp_path):

@@ -60,7 +60,8 @@ def test_files_without_a_suffix(tmp_path):
 def test_headings_and_comments_are_left_out_and_told(tmp_path, caplog):
     for heading in ("path label", "index\tlabel\tpath", "image\tidentity"):
         assert read(tmp_path, f"{heading}\na.jpg 0\n") == [("a.jpg", "0")]
-        assert f"a.lst, line 1 is taken for a heading: '{heading}'" in caplog.text
+        shown = heading.replace("\t", r"\t")
+        assert f"a.lst, line 1 is taken for a heading: '{shown}'" in caplog.text
     assert read(tmp_path, "# faces\na.jpg 0\n# b.jpg 0\n") == [("a.jpg", "0")]
     assert "2 lines that begin with # are left out" in caplog.text
     caplog.clear()

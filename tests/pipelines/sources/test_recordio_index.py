@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.loading.loader import Loader
 from pipelines.sources import open_source
 from pipelines.sources import recordio_index as index_module
 from pipelines.sources.recordio import (
@@ -162,7 +163,7 @@ def test_damage_costs_the_records_it_lies_in(rec, caplog):
     assert "2 damaged or truncated records" in caplog.text
     images = sum(IMAGES, [])
     assert payloads(rec) == [image for key, image in enumerate(images, 1) if key not in (4, 6)]
-    assert "record 0 announces 10 images, there are 8" in caplog.text
+    assert "10 images are announced, there are 8" in caplog.text
     assert read_index(rec).num_classes == 4
 
 
@@ -308,3 +309,39 @@ class TestLabelsWithGaps:
         self.write(tmp_path)
         (tmp_path / "property").write_text("6573069,112,112")
         assert open_source(tmp_path).read(np.array([3]))[1].tolist() == [6573068]
+
+
+class TestCutShort:
+    """Told at every start, from the cache too, and counted as bad."""
+
+    def test_by_record_0(self, rec, caplog):
+        os.truncate(rec, listed(rec)[7, 1] + 9)
+        for idx in (True, True, False, False):
+            if not idx:
+                rec.with_suffix(".idx").unlink(missing_ok=True)
+            caplog.clear()
+            source = open_source(rec)
+            assert (len(source), source.missing) == (6, 4)
+            assert source.shortage == f"{rec} is cut short or damaged; copy it again"
+            assert "train.rec: 10 images are announced, there are 6" in caplog.text
+
+    @pytest.mark.parametrize("cut", [1, 9, 400])
+    def test_by_the_idx(self, tmp_path, cut, caplog):
+        with RecordWriter(tmp_path / "a.rec") as writer:
+            for key in range(20):
+                writer.write(key, pack(IRHeader(0, key % 2, key), b"image" * 20))
+        rec = tmp_path / "a.rec"
+        assert (open_source(rec).missing, open_source(rec).shortage) == (0, "")
+        os.truncate(rec, rec.stat().st_size - cut)
+        for _ in range(2):
+            caplog.clear()
+            source = open_source(rec)
+            assert source.missing == 20 - len(source) == cut // 132 + 1
+            assert f"a.rec: 20 images are announced, there are {len(source)}" in caplog.text
+
+    def test_a_run_ends_at_once_where_too_much_is_missing(self, rec):
+        os.truncate(rec, listed(rec)[7, 1] + 9)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"4 of 10 images are missing, .* 0\.3 .*train\.rec is cut short"):
+                Loader(open_source(rec), batch_size=1, seed=0, max_bad_fraction=0.3)
+        Loader(open_source(rec), batch_size=1, seed=0, max_bad_fraction=0.4)

@@ -136,7 +136,7 @@ class TestFolders:
         source = open_source(tmp_path)
         assert source.identity(0) == "Jos\udce9"
         assert source.describe(0) == f"{tmp_path}/Jos\udce9/\udce9.jpg, label 0"
-        assert "no images: \udcff" in caplog.text
+        assert r"no images: \udcff" in caplog.text
         assert source.read(np.arange(2))[1].tolist() == [0, 1]
 
     def test_links(self, tmp_path):

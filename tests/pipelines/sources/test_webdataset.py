@@ -92,3 +92,35 @@ def test_labels_of_the_field_s_writer(tmp_path):
     members = {"./000.cls": b"2", "./000.jpg": None, "./000.json": b"{}", "./001.cls": b"0", "./001.jpg": None}
     write_tar(tmp_path / "a.tar", {name: text or jpeg(n) for n, (name, text) in enumerate(members.items())})
     assert open_source(tmp_path).labels(np.arange(2)).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("behind", ["s/0.jpg", "s/0.cls", "s/3.jpg", "s/5.cls"])
+def test_a_shard_cut_between_its_members_is_refused(tmp_path, behind):
+    path = tmp_path / "a.tar"
+    write_tar(
+        path, {f"s/{n}{end}": jpeg(n, 16) if end == ".jpg" else b"0" for n in range(6) for end in (".jpg", ".cls")}
+    )
+    whole = path.read_bytes()
+    open_source(path)
+    with tarfile.open(path) as archive:
+        member = archive.getmember(behind)
+    end = member.offset_data + member.size + -member.size % 512
+    for content in (whole[:end], whole[: end + 100]):
+        path.write_bytes(content)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"a\.tar is cut short, the mark of its end is missing: copy or write"):
+                open_source(path)
+    path.write_bytes(whole[: end + 512] if behind == "s/5.cls" else whole)
+    assert len(open_source(path)) == 6
+
+
+def test_a_damaged_head_of_a_member_is_not_the_end(tmp_path):
+    path = tmp_path / "a.tar"
+    write_tar(path, {f"s/{n}.jpg": jpeg(n, 16) for n in range(4)})
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        at = archive.getmember("s/2.jpg").offset
+    content[at + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.tar is damaged at byte {at}: copy or write the shard again"):
+        open_source(path)
