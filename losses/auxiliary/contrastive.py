@@ -36,6 +36,7 @@ class AdaptiveContrast(nn.Module):
         with torch.no_grad():
             hardest = cos.masked_fill(excluded | own, -1.0).amax(1)
             gap = sum_ranks((cos.diagonal() - hardest).mean()) / world_size()
-            self.margin.mul_(self.momentum).add_(gap, alpha=1 - self.momentum)
+            # One gap that is not finite (of a step that will not be taken) would stay in the margin for good.
+            self.margin.copy_(torch.where(gap.isfinite(), self.margin.lerp(gap, 1 - self.momentum), self.margin))
         logits = self.s * (cos - self.margin * own)
         return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), torch.arange(len(cos), device=cos.device))

@@ -10,6 +10,7 @@ from torch import Tensor
 _MOST_ITERATIONS = 64
 
 
+@np.errstate(invalid="ignore")
 def gaussian_posterior(values: np.ndarray) -> np.ndarray:
     """Posterior probability that a value belongs to the zero-mean Gaussian of a Gaussian-uniform mixture.
 
@@ -19,7 +20,7 @@ def gaussian_posterior(values: np.ndarray) -> np.ndarray:
         values: (n,) float64.
 
     Returns:
-        (n,) float64 in [0, 1], finite for constant, tiny and extreme batches too.
+        (n,) float64 in [0, 1], finite for constant, tiny and extreme batches too; NaN if one value is not finite.
     """
     count, tiny = max(1, len(values)), np.finfo(np.float64).tiny
     x = values - values.sum() / count

@@ -14,9 +14,11 @@ from torch import Tensor
 def spanning_edges(*clouds: Tensor) -> list[Tensor]:
     """For each (n, d) cloud of points, (n - 1, 2) int64 pairs: its minimum spanning tree, shortest edge first.
 
-    The trees are found on the host, which waits for the distances of all clouds once.
+    The trees are found on the host, which waits for the distances of all clouds once. A distance that is not finite
+    counts as 0, so that there is a tree; lengths along it are not finite.
     """
     distances = torch.stack([_squared_distances(points.detach().float()) for points in clouds]).cpu().double().sqrt()
+    distances.nan_to_num_(nan=0.0, posinf=0.0)
     edges = []
     for lengths in distances.numpy():
         # The library takes 0 for "no edge", but duplicates are at distance 0: add one, which changes no tree.
@@ -36,7 +38,8 @@ def _squared_distances(points: Tensor) -> Tensor:
 def _lengths(points: Tensor, edges: Tensor) -> Tensor:
     """(n - 1,) lengths of edges; differentiable, with gradient 0 where both ends are the same point."""
     squared = (points[edges[:, 0]] - points[edges[:, 1]]).square().sum(1)
-    return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
+    same = squared == 0
+    return torch.where(same, 1.0, squared).sqrt().masked_fill(same, 0.0)
 
 
 def topological_loss(images: Tensor, embeddings: Tensor, replicated: bool = False) -> Tensor:

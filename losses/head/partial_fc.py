@@ -134,7 +134,7 @@ class PartialFC(ShardedCentres):
         gather = RowGather(len(embeddings), embeddings.device, self.group, self.uneven_batches)
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         # Each rank's centres give a part of d loss/dx; norms and weights meet no centre, so theirs is whole on each.
-        x = gather.partial(embeddings / norm.clamp(min=1e-12)[:, None])
+        x = gather.partial(embeddings * inverse_norm(embeddings)[:, None])
         norm, labels = gather.replicated(norm), gather(labels)
         uniform = None if uniform is None else gather(uniform)
         weights = torch.ones_like(norm) if weights is None else gather.replicated(weights)

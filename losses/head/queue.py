@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from losses.head.tile_torch import inverse_norm
+
 
 class EmbeddingQueue(nn.Module):
     """The last Q embeddings of the global batches, the same on every rank.
@@ -49,12 +51,12 @@ class EmbeddingQueue(nn.Module):
         of_past, of_batch = centres_of(torch.cat([past_labels, labels])).split([size, len(x)])
         past = F.normalize(self.offset + self.inv_norm * of_past)
 
-        # An embedding that is not finite (a step of fp16 that will be skipped) would stay for many steps.
-        finite = x.isfinite().all(1)
-        inv_norm = torch.linalg.vector_norm(of_batch, dim=1, keepdim=True).clamp(min=1e-12).reciprocal()
+        # One without a direction, not finite (of a step that will be skipped) or 0, would stay for many steps.
+        unit = x.square().sum(1) > 0.5
+        inv_norm = inverse_norm(of_batch)[:, None]
         place = (self.oldest + torch.arange(len(x), device=x.device)) % size
-        self.offset[place] = torch.where(finite[:, None], x, 0.0) - of_batch * inv_norm
+        self.offset[place] = torch.where(unit[:, None], x, 0.0) - of_batch * inv_norm
         self.inv_norm[place] = inv_norm
-        self.labels[place] = torch.where(finite, labels, -1)
+        self.labels[place] = torch.where(unit, labels, -1)
         self.oldest.copy_((self.oldest + len(x)) % size)
         return past, past_labels

@@ -42,8 +42,13 @@ class Tile:
 
 
 def inverse_norm(weight: Tensor) -> Tensor:
-    """(n, d) rows → (n,) inverses of their norms."""
-    return torch.linalg.vector_norm(weight, dim=1).clamp(min=TINY).reciprocal()
+    """(n, d) rows → (n,) inverses of their norms.
+
+    1 for a row that is as good as 0, which has no direction: its cosines are 0, and its gradient is that of products
+    with a vector of length 1, not 1e12 times as large.
+    """
+    norm = torch.linalg.vector_norm(weight, dim=1)
+    return torch.where(norm < TINY, 1.0, norm).reciprocal()
 
 
 def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,8 @@ def _load_centres(weight, centres, inv_norm, index, first, SIZE: tl.constexpr, B
     at = tl.arange(0, BLOCK)
     values = tl.load(weight + row * SIZE + at, mask=at < SIZE, other=0.0)
     tl.store(centres + place * SIZE + at, values.to(centres.dtype.element_ty), mask=at < SIZE)
-    tl.store(inv_norm + place, 1 / tl.maximum(tl.sqrt(tl.sum(values * values)), TINY))
+    norm = tl.sqrt(tl.sum(values * values))
+    tl.store(inv_norm + place, 1 / tl.where(norm < TINY, 1.0, norm))
 
 
 @triton.jit

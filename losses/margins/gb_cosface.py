@@ -16,6 +16,8 @@ from losses.margins.margin import (
 )
 from pipelines.common.errors import UserError
 
+_NONE = -2.0  # a boundary from before the first batch; those of batches are means of cosines
+
 
 class GBCosFace(Margin):
     """½·softplus(2s(v - c_y + m)) + ½·softplus(2s(c_n - v + m)).
@@ -46,7 +48,7 @@ class GBCosFace(Margin):
         if low > high:
             raise UserError(f"the boundary's limits must rise from low to high, not from {low} to {high}")
         self.m, self.alpha, self.low, self.high, self.rate = m, alpha, low, high, rate
-        self.register_buffer("boundary", torch.tensor(torch.nan))
+        self.register_buffer("boundary", torch.tensor(_NONE))
 
     def margin(self, batch: BatchView) -> float | Tensor:
         """The margin, one or (B,)."""
@@ -56,10 +58,10 @@ class GBCosFace(Margin):
     def _towards_boundary(self, middle: Tensor, batch: BatchView) -> Tensor:
         """(B,) middles, drawn to the global boundary, which is brought up to date behind them."""
         mean = batch.mean(middle)
-        boundary = torch.where(self.boundary.isnan(), mean, self.boundary).clamp(self.low, self.high)
+        boundary = torch.where(self.boundary > _NONE, self.boundary, mean).clamp(self.low, self.high)
         if self.training:
-            self.boundary.copy_(boundary)
-            self._follow(self.boundary, mean, self.rate, batch)
+            followed = boundary.lerp(mean, self.rate)
+            self.boundary.copy_(torch.where(self._counts(mean, batch), followed, self.boundary))
         return middle.lerp(boundary, self.alpha)
 
     def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:

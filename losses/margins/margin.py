@@ -149,10 +149,18 @@ class Margin(nn.Module):
         return None
 
     def _follow(self, average: Tensor, value: Tensor, rate: float, batch: BatchView) -> None:
-        """Move a buffer by ``rate`` towards a batch's value, unless the batch has no class or is not finite."""
+        """Move a buffer by ``rate`` towards a () value of a batch, if that ``_counts``."""
         if self.training:
-            counts = batch.valid.any() & value.isfinite()
-            average.copy_(torch.where(counts, average.lerp(value, rate), average))
+            average.copy_(torch.where(self._counts(value, batch), average.lerp(value, rate), average))
+
+    @staticmethod
+    def _counts(value: Tensor, batch: BatchView) -> Tensor:
+        """() bool: whether a batch's value may enter the state: there is a class, and all rows are finite.
+
+        A step of other rows is not taken, and one number that is not finite would stay in the state for good.
+        """
+        finite = (batch.cos_y.isfinite() & batch.norm.isfinite()).all() & value.isfinite()
+        return batch.valid.any() & finite
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         """(B,) cosines to the own centres → (B,) target logits, differentiable."""

@@ -121,6 +121,24 @@ def test_contrast_keeps_its_memory():
     assert abs(contrast.margin.item() - 0.01) < 1e-7
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("rows", [slice(3, 4), slice(None)])
+def test_what_is_not_finite_shows_in_the_loss_and_nowhere_else(rows, value, recwarn):
+    """No error, which would end a run whose step is only left out; and no trace in the contrast's margin."""
+    generator = torch.Generator().manual_seed(0)
+    images, first, second = (torch.rand(12, size, generator=generator) for size in (75, 8, 8))
+    broken = first.clone()
+    broken[rows, 2] = value
+    assert not topological_loss(images, broken.requires_grad_()).isfinite()
+    assert not topological_loss(torch.where(torch.eye(12, 75) > 0, value, images), first).isfinite()
+    assert hardness_weights(broken[:, 2], first[:, 0], torch.ones(12, dtype=torch.bool)).isnan().all()
+    contrast, expected = AdaptiveContrast(), AdaptiveContrast()
+    assert contrast(broken, second, torch.arange(12)).isnan()
+    assert contrast.margin == 0
+    assert torch.equal(*(each(first, second, torch.arange(12)) for each in (contrast, expected)))
+    assert not recwarn.list
+
+
 def test_half_precision_ends_before_the_losses():
     """Under the autocast of a training step they are what they are without it."""
     generator = torch.Generator().manual_seed(0)

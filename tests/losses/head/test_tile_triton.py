@@ -16,10 +16,12 @@ from tests.losses.support import RULES, close, problem
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def steps(kernels, margin, rule, *, rows=9, d=20, classes=150, count=2, scale=1.0, weights=None, **options):
+def steps(kernels, margin, rule, *, rows=9, d=20, classes=150, count=2, scale=1.0, weights=None, zero=(), **options):
     """Losses, entropies, gradients of the embeddings, centres and the optimiser's state after some steps."""
     head = PartialFC(margin, d, classes, kernels=kernels, seed=4, device=DEVICE, **options)
-    head.load_state_dict({"weight": problem(rows, d, classes)[2]}, strict=False)
+    head.load_state_dict(
+        {"weight": problem(rows, d, classes)[2].index_fill(0, torch.tensor(zero, dtype=torch.int64), 0)}, strict=False
+    )
     optimizer = CentreOptimizer(head, **RULES[rule], fused=True)
     optimizer.grad_scale = scale
     results = []
@@ -67,6 +69,10 @@ MARGINS = {
 def test_margins(name):
     """Of few dimensions, so that some negatives are hard, or past the filter."""
     both(margin=name.split()[0], options=MARGINS[name], rows=5, d=4, classes=130, weights=torch.rand(5, device=DEVICE))
+
+
+def test_centres_of_length_zero():
+    both(rows=9, zero=(3, 149))
 
 
 @pytest.mark.parametrize("name", ["arcface", "curricularface", "mv_softmax", "gb_cosface"])

@@ -39,6 +39,50 @@ def test_state_rests_in_evaluation_and_over_broken_batches(name):
     assert all(value.isfinite().all() for value in state(head).values())
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_that_are_not_finite_leave_no_trace(name, value):
+    """The clean batch behind them has the loss that it has without them, and no buffer is ever other than finite.
+
+    1e30 is finite, but not the norm of a row of it. The first batch is one of those that may be broken, too.
+    """
+    first, broken, last = batch(0), batch(1), batch(2)
+    for rows in (slice(0, 1), slice(None)):
+        for before in ([], [first]):
+            results = []
+            for way in ("broken", "without"):
+                head = make(name, first[2])
+                assert all(tensor.isfinite().all() for tensor in state(head).values())
+                for embeddings, labels, _, uniform in before:
+                    step(head, embeddings, labels, uniform)
+                embeddings, labels, _, uniform = broken
+                if way == "broken":
+                    embeddings = embeddings.clone()
+                    embeddings[rows, 3 if value != 1e30 else slice(None)] = value
+                    step(head, embeddings, labels, uniform)
+                elif name == "broadface":  # whose queue takes the rest of the batch
+                    step(head, embeddings, labels.index_fill(0, torch.arange(12)[rows], -1), uniform)
+                assert all(tensor.isfinite().all() for tensor in state(head).values())
+                results.append(step(head, last[0], last[1], last[3]))
+            for with_them, without in zip(*results):
+                assert torch.equal(with_them, without)
+
+
+def test_a_boundary_begins_with_the_first_batch_that_has_a_class():
+    embeddings, labels, centres, uniform = batch()
+    head, expected = (make("gb_cosface", centres) for _ in range(2))
+    step(head, embeddings, torch.full_like(labels, -1), uniform)
+    for ours, theirs in zip(*(step(each, embeddings, labels, uniform) for each in (head, expected))):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_boundary_of_an_older_checkpoint_that_has_not_begun():
+    embeddings, labels, centres, uniform = batch()
+    head, expected = (make("gb_cosface", centres) for _ in range(2))
+    head.margin.boundary.fill_(torch.nan)
+    assert torch.equal(step(head, embeddings, labels, uniform)[0], step(expected, embeddings, labels, uniform)[0])
+
+
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "scf"])
 def test_a_fused_update_uses_its_own_batch_state(name):
     """Two batches of very different difficulty, then one pass over the centres for both."""

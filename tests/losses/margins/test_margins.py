@@ -87,6 +87,22 @@ def test_logits_of_others_stay_where_they_say_and_have_the_slope_they_say():
             assert torch.allclose(margin.slope(cos.detach(), view), slope)
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_vector_of_length_zero_has_no_direction(name, rate):
+    """An embedding and centres of 0, own and other: gradients of the usual size, alike in both modes."""
+    embeddings, labels, centres, uniform = batch()
+    embeddings[4], labels[5], labels[6] = 0, 7, 7
+    centres[7], centres[20] = 0, 0
+    results = [
+        step(make(name, centres, mode=mode, tile=5, sample_rate=rate), embeddings, labels, uniform)
+        for mode in ("streamed", "dense")
+    ]
+    for streamed, dense in zip(*results):
+        close(streamed, dense, 1e-4)
+        assert streamed.abs().max() < 100
+
+
 WITH_SCALE = {name: family for name, family in FAMILIES.items() if name != "scf"}
 WITH_SCALE |= {
     "arcface": ({}, naive.arcface),
