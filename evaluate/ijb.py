@@ -104,7 +104,7 @@ def attach_images(hardest: Mapping[PairKind, list[HardPair]], images: Images, da
         rows = [np.flatnonzero(images.template == template)[:count] for template in pair.templates]
         paths = [[data.image_path(images.names[row]) for row in side] for side in rows]
         if all(path.is_file() for side in paths for path in side):
-            pair.images = [[str(path.resolve()) for path in side] for side in paths]
+            pair.images = [[str(path.absolute()) for path in side] for side in paths]
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -7,6 +7,7 @@ beside the page, too.
 
 import argparse
 import io
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from evaluate.reporting import charts
 from evaluate.reporting.page import Page
 from evaluate.reporting.pictures import Pair, pair_sheet
-from evaluate.reporting.results import read_results
+from evaluate.reporting.results import read_results, results_file
 from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, HardPair, Identification, MegaFace, PairKind, Results
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
@@ -112,9 +113,7 @@ def _hardest(page: Page, title: str, hardest: Mapping[PairKind, list[HardPair]])
     page.section(title)
     pictures = {
         groups[kind]: [
-            _pictured(pair)
-            for pair in pairs
-            if all(side and all(Path(path).is_file() for path in side) for side in pair.images)
+            _pictured(pair) for pair in pairs if all(side and all(map(_is_face, side)) for side in pair.images)
         ]
         for kind, pairs in hardest.items()
     }
@@ -131,6 +130,11 @@ def _hardest(page: Page, title: str, hardest: Mapping[PairKind, list[HardPair]])
             f"<tbody>{rows}</tbody></table></div>"
         )
     page.parts.append(f'<div class="charts">{"".join(cells)}</div>')
+
+
+def _is_face(path: str) -> bool:
+    """Whether this is an image of an IJB data set that is here, and not any file that a ``results.json`` may name."""
+    return "loose_crop" in Path(os.path.normpath(path)).parts and Path(path).is_file()
 
 
 def _pictured(pair: HardPair) -> Pair:
@@ -160,7 +164,7 @@ def bins(page: Page, models: Models) -> None:
             )
         page.figures(drawn)
         for model, part in having.items():
-            if part.worst and Path(part.worst).is_file():
+            if part.worst:
                 page.picture(Path(part.worst).read_bytes(), f"{columns[name]}: the worst pairs of {model}")
 
 
@@ -201,6 +205,8 @@ def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
     found: dict[str, list[tuple[str, dict]]] = defaultdict(list)
     for place, path in zip(distinct_names(folders), paths):
         results = read_results(path)
+        for part in (results.sets or {}).values():
+            part.worst = _own_file(results_file(path).parent, part.worst)
         found[results.name].append((place, _by_kind(results)))
     models: dict[str, dict[str, dict]] = defaultdict(dict)
     for name, several in found.items():
@@ -215,6 +221,12 @@ def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
             for kind, parts in kinds.items():
                 models[label][kind] = models[label].get(kind, {}) | parts
     return models
+
+
+def _own_file(folder: Path, name: str | None) -> str | None:
+    """The path of a file in a results' folder; None where there is none, or it is another file of this machine."""
+    path = (folder / (name or ".")).resolve()
+    return str(path) if path.is_relative_to(folder.resolve()) and path.is_file() else None
 
 
 def _by_kind(results: Results) -> dict[str, dict]:

@@ -51,15 +51,16 @@ def main() -> None:
             result = verify(embed(MemorySource(pairs.encoded, name=str(path))), pairs.same)
             sets[name] = verification_set(result, pairs.same)
             if args.output and world.main:
-                sets[name].worst = str(_draw_worst(result, pairs, args.output / f"worst_{name}.png"))
+                sets[name].worst = f"worst_{name}.png"
+                _draw_worst(result, pairs, args.output / f"worst_{name}.png")
         if world.main:
             Console().print(accuracy_table(sets))
             if args.output:
                 write_results(args.output, args.name, input=taken, flip=not args.no_flip, sets=sets)
 
 
-def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> Path:
-    """Write a picture of the pairs that are judged worst; its path from the root."""
+def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> None:
+    """Write a picture of the pairs that are judged worst."""
     groups = {
         f"{kind.capitalize()} pairs, worst first": [
             Pair([pairs.encoded[2 * i]], [pairs.encoded[2 * i + 1]], f"distance {result.distances[i]:.3f}")
@@ -69,7 +70,6 @@ def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> Path:
     }
     path.parent.mkdir(parents=True, exist_ok=True)  # the name of a set may have a folder
     save_figure(pair_sheet(groups), path, dpi=130)
-    return path.resolve()
 
 
 def verification_set(result: VerificationResult, same: np.ndarray) -> VerificationSet:

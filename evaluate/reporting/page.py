@@ -43,8 +43,8 @@ class Page:
         self.parts.append(f'<div class="charts">{"".join(drawn)}</div>')
 
     def _file(self, name: str) -> str:
-        """Letters, digits and _, and no file's name that is taken."""
-        name = "".join(letter if letter.isalnum() else "_" for letter in name)
+        """Letters, digits and _, not too many, and no file's name that is taken."""
+        name = "".join(letter if letter.isalnum() else "_" for letter in name[:50])
         while name in self.files:
             name += "_"
         self.files.add(name)
@@ -123,4 +123,4 @@ class Page:
             + "</main></body></html>"
         )
         with replacing(path) as temporary:
-            temporary.write_text(html)
+            temporary.write_text(html, encoding="utf-8")

@@ -25,10 +25,16 @@ class Pair:
 
 
 def thumbnails(encoded: Sequence[Encoded], places: int, side: int = 112) -> np.ndarray:
-    """Images beside each other, each fitted into one of the square ``places``: uint8 (side, side * places, 3)."""
+    """Images beside each other, each fitted into one of the square ``places``: uint8 (side, side * places, 3).
+
+    The place of one that cannot be decoded stays white.
+    """
     row = Image.new("RGB", (side * places, side), "white")
     for place, data in enumerate(encoded):
-        picture = decode(data)
+        try:
+            picture = decode(data)
+        except Exception:  # Pillow raises almost any class
+            continue
         picture.thumbnail((side, side))
         row.paste(picture, (place * side + (side - picture.width) // 2, (side - picture.height) // 2))
     return np.asarray(row)

@@ -55,5 +55,5 @@ def read_results(path: Path) -> Results:
         field = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path} is no result that can be shown: {field + ': ' if field else ''}{reason}") from None
-    except ValueError as error:  # of json or of the encoding
+    except (ValueError, RecursionError) as error:  # of json or of the encoding
         raise UserError(f"{path} is no JSON: {error}") from None

@@ -5,6 +5,7 @@ commands write may be missing.
 """
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
@@ -19,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def _text(value: object) -> object:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "\0" in value:
         raise ValueError("a text is expected")
     return value
 
@@ -50,6 +51,13 @@ def _with_key(needed: str) -> AfterValidator:
         return figures
 
     return AfterValidator(check)
+
+
+def _counts(figures: dict[str, object]) -> dict[str, object]:
+    for key in figures:
+        if not re.fullmatch("[1-9][0-9]{0,17}", key):
+            raise ValueError(f"{key!r} is no count")
+    return figures
 
 
 class _Lengths(BaseModel):
@@ -92,7 +100,7 @@ class SetFigures(BaseModel):
 
 
 class VerificationSet(SetFigures):
-    """A verification set with what a report draws; ``worst`` is the path of a picture."""
+    """A verification set with what a report draws; ``worst`` is a picture in the results' folder."""
 
     folds: list[FiniteFloat] | None = None
     roc: Roc
@@ -166,7 +174,7 @@ class MegaFace(BaseModel):
     probes: Count
     distractors: Count
     searches: Count | None = None
-    rank1: Annotated[dict[str, Rate], Field(min_length=1)]
+    rank1: Annotated[dict[str, Rate], Field(min_length=1), AfterValidator(_counts)]
     tar: Annotated[dict[str, Rate | None], _with_key(MEGAFACE_FAR)]
     threshold: dict[str, Number] | None = None
     roc: Roc

@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import re
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report
@@ -177,6 +179,7 @@ BY_HAND = {
     "a list": (lambda r: r.update(sets=[1]), "sets: "),
     "name 5": (lambda r: r.update(name=5), "name: "),
     "no name": (lambda r: r.update(name=""), "name: "),
+    "NUL": (lambda r: r["sets"]["lfw"].update(worst="a\0"), r"sets\.lfw\.worst: a text"),
     "no figures": (lambda r: r.pop("sets"), "neither verification"),
     "no threshold": (lambda r: r["sets"]["lfw"].pop("threshold"), r"sets\.lfw\.threshold: "),
     "empty curve": (lambda r: r["sets"]["lfw"].update(roc={"far": [], "tar": []}), r"sets\.lfw\.roc\.far: "),
@@ -236,7 +239,7 @@ def test_published_figures_have_a_source_and_are_rates():
 
 
 def test_other_files_are_refused(tmp_path):
-    for content in ("no json", "[]", "{}"):
+    for content in ("no json", "[]", "{}", "null", "[" * 100_000):
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(ValueError, match="results.json is no"):
             read_results(tmp_path)
@@ -293,4 +296,61 @@ def test_names_may_hold_bytes_that_are_no_text(tmp_path):
 def test_a_binary_file_is_no_result(tmp_path):
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="results.json is no JSON"):
+        read_results(tmp_path)
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.filterwarnings("ignore:constrained_layout")
+def test_nothing_is_written_outside_the_output(tmp_path):
+    write_set(tmp_path / "r", **{"../../x": 1, "/tmp/x": 1, "y" * 300: 1})
+    make(tmp_path, tmp_path / "a" / "b" / "page", "r")
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - {tmp_path / "r" / "results.json"}
+    assert len(written) > 3 and all(path.parent == tmp_path / "a/b/page" for path in written)
+
+
+@pytest.mark.parametrize("where", ["inside", "absolute", "above", "link", "elsewhere"])
+def test_a_picture_lies_beside_its_results(tmp_path, where):
+    """A report may be sent to others: no file of this machine that a results.json names comes into it."""
+    path = write_set(tmp_path / "r") / "results.json"
+    (tmp_path / "r" / "worst.png").write_bytes(PNG + b"picture")
+    (tmp_path / "secret.png").write_bytes(PNG + b"secret")
+    (tmp_path / "r" / "link.png").symlink_to(tmp_path / "secret.png")
+    names = {
+        "inside": "worst.png",
+        "absolute": str(tmp_path / "r" / "worst.png"),
+        "above": "../secret.png",
+        "link": "link.png",
+        "elsewhere": str(tmp_path / "secret.png"),
+    }
+    content = json.loads(path.read_text())
+    content["sets"]["lfw"]["worst"] = names[where]
+    path.write_text(json.dumps(content))
+    page = make(tmp_path, tmp_path / "page", "r")
+    assert (base64.b64encode(PNG + b"picture").decode() in page) == (where in ("inside", "absolute"))
+    assert base64.b64encode(PNG + b"secret").decode() not in page
+
+
+def test_pictures_of_templates_are_those_of_a_data_set(results, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(report, "pair_sheet", lambda groups, **_: seen.append(groups) or Figure())
+    content = json.loads((results / "first" / "results.json").read_text())
+    crops = tmp_path / "IJBC" / "loose_crop" / "img"
+    crops.mkdir(parents=True)
+    (crops / "1.jpg").write_bytes(b"face")
+    (tmp_path / "private.jpg").write_bytes(b"private")
+    for path in (tmp_path / "private.jpg", crops / "../../../private.jpg", crops / "1.jpg", crops / "none.jpg"):
+        for pairs in content["verification"]["hardest"].values():
+            pairs[0]["images"] = [[str(path)], [str(path)]]
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        make(tmp_path, tmp_path / "page", "results.json")
+    assert [[pair.left for pair in pairs] for groups in seen for pairs in groups.values()] == [[[b"face"]], [[b"face"]]]
+
+
+def test_distractors_are_counted(results, tmp_path):
+    content = json.loads((results / "mega" / "results.json").read_text())
+    content["megaface"]["rank1"] = {"many": 0.5}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="'many' is no count"):
         read_results(tmp_path)

@@ -151,7 +151,7 @@ def test_two_sets_of_one_name_are_two_rows(tmp_path, monkeypatch, capsys):
     run_command(monkeypatch, "--checkpoint", network, "--output", output, "--bins", *bins)
     sets = json.loads((output / "results.json").read_text())["sets"]
     assert {name: part["pairs"] for name, part in sets.items()} == {"a/lfw": 10, "b/lfw": 11}
-    assert all(Image.open(part["worst"]).width > 500 for part in sets.values())
+    assert all(Image.open(output / part["worst"]).width > 500 for part in sets.values())
     assert len({part["worst"] for part in sets.values()}) == 2
     out = capsys.readouterr().out
     assert "a/lfw" in out and "b/lfw" in out

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
@@ -40,8 +41,6 @@ def run(count, rank=0, size=1, **options):
 
 
 def on_a_rank(count):
-    import torch.distributed as dist
-
     return run(count, dist.get_rank(), dist.get_world_size())
 
 
@@ -132,3 +131,16 @@ def test_embeddings_that_are_not_finite_are_counted_and_named(value):
     with pytest.raises(ValueError, match=r"not finite for 3 of 11 images, the first is lfw\.bin, image 8$"):
         Embedder(Gives(network), 32, World(torch.device("cpu")), batch_size=4, threads=1)(source)
     assert calls == [8, 8, 6]
+
+
+def fails_on_a_rank(value):
+    """The bad image is in the share of the second rank."""
+    rank = dist.get_rank()
+    network = Gives(lambda x: torch.full((len(x), 4), value if rank else 1.0))
+    with pytest.raises(ValueError, match=r"not finite for 3 of 7 images, the first is lfw\.bin, image 4$"):
+        Embedder(network, 32, World(torch.device("cpu"), rank, 2), threads=1)(MemorySource(encoded(7), name="lfw.bin"))
+    return rank
+
+
+def test_all_ranks_hear_of_embeddings_that_are_not_finite(ranks):
+    assert ranks(2, fails_on_a_rank, float("nan")) == [0, 1]

@@ -19,6 +19,7 @@ def test_thumbnails_fit_squares_and_leave_the_rest_white():
     assert row.shape == (64, 192, 3) and row.dtype == np.uint8
     assert row[32, 32].tolist() == [255, 0, 0] and row[10, 32].tolist() == [255, 255, 255]
     assert row[2, 126].tolist() == [0, 0, 255] and row[32, 150].tolist() == [255, 255, 255]
+    assert (thumbnails([b"no image", encoded("red")], places=2)[:, :112] == 255).all()
 
 
 @pytest.mark.parametrize("count, columns, rows", [(0, 3, 1), (1, 3, 1), (7, 3, 3)])
