@@ -38,14 +38,15 @@ def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
         for name, speed in speeds.items():
             feed = batches if name == "fed by the loader" else iter(fixed * (steps * trainer.accumulate))
             finish(trainer.world.device)
-            waited, began = trainer.meter.waited, time.perf_counter()
+            trainer.loader.take_wait()
+            began = time.perf_counter()
             for _ in range(steps):
                 trainer.train_step(feed)
             finish(trainer.world.device)
             seconds = time.perf_counter() - began
             speed.append(steps * trainer.global_batch / seconds)
             if feed is batches:
-                waits.append((trainer.meter.waited - waited) / seconds)
+                waits.append(trainer.loader.take_wait() / seconds)
     trainer.loader.close()
     rows = [{"name": name, "images_per_second": statistics.median(speed)} for name, speed in speeds.items()]
     rows[0]["data_wait"] = statistics.median(waits)

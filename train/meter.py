@@ -12,13 +12,11 @@ class Meter:
     Attributes:
         window: (2,) float32 on the device, sum and number of the finite losses; part of a checkpoint.
         spoilt: () bool on the device, whether there has been another loss since it was last set to false.
-        waited: seconds that were spent in the loader.
     """
 
     def __init__(self, device: torch.device, global_batch: int) -> None:
         self.window = torch.zeros(2, device=device)
         self.spoilt = torch.zeros((), dtype=torch.bool, device=device)
-        self.waited = 0.0
         self._global_batch = global_batch
 
     def start(self, step: int) -> None:
@@ -41,10 +39,10 @@ class Meter:
         """Time that went into something else than steps."""
         self._since += seconds
 
-    def read(self, step: int, total: int) -> tuple[dict[str, float | None], float]:
+    def read(self, step: int, total: int, waited: float) -> tuple[dict[str, float | None], float]:
         """The figures at a log step, and the seconds to the last of ``total`` steps; the next ones count from here.
 
-        The loss is None where none was finite.
+        ``waited``: seconds in which no batch was there. The loss is None where none was finite.
         """
         loss, count = self.window.tolist()
         self.window.zero_()
@@ -53,8 +51,8 @@ class Meter:
         figures = {
             "loss": loss / count if count else None,
             "images_per_second": (step - self._last) * self._global_batch / seconds,
-            "data_wait": self.waited / seconds,
+            "data_wait": waited / seconds,
         }
         left = (now - self._began) / (step - self._first) * (total - step)
-        self._since, self.waited, self._last = now, 0.0, step
+        self._since, self._last = now, step
         return figures, left

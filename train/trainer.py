@@ -227,7 +227,6 @@ class Trainer:
         return metrics
 
     def _forward_backward(self, batch: Batch, last: bool) -> StepResult:
-        self.meter.waited += self.loader.wait
         device = self.world.device.type
         network = self.network
         quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
@@ -283,7 +282,7 @@ class Trainer:
 
     def _log_step(self, metrics: dict[str, Tensor]) -> None:
         skipped = self._settle()
-        figures, seconds_left = self.meter.read(self.step, self.learning_rate.total)
+        figures, seconds_left = self.meter.read(self.step, self.learning_rate.total, self.loader.take_wait())
         record = {
             "step": self.step,
             "epoch": self.epoch,

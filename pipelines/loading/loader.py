@@ -23,6 +23,7 @@ from pipelines.sources.source import Source
 _FLIP = 0  # the column of the schedule's uniforms that decides on the mirror image; those of the augmentation follow
 _HINT_STEPS = 8  # of which the source is told at a time
 _AHEAD = 3  # batches that ``read_once`` has under way
+_MOST_STALLS = 10_000  # that are kept for ``take_wait``
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Loader:
     """An endless iterator over the batches of one rank, a pure function of (seed, step).
 
     ``step`` counts batches, that is, of ``accumulate`` to a global step, and is the one that comes next; ``seek`` sets
-    it. ``steps_per_epoch`` are global steps. ``wait``: seconds spent waiting for the last batch.
+    it. ``steps_per_epoch`` are global steps.
 
     A sample that cannot be read or decoded, or whose label is none of the source's classes, is bad: it is logged,
     written to the file ``quarantine`` (a JSON object a line), which all ranks and restarts of a run share, and replaced
@@ -123,7 +124,10 @@ class Loader:
         self._hinted = 0  # the step up to which the source knows what will be read
         self.steps_per_epoch = self._schedule.steps_per_epoch
         self.step = 0
-        self.wait = 0.0
+        self._waited = 0.0  # seconds on a CPU
+        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque(
+            maxlen=_MOST_STALLS
+        )  # on a GPU, begin and end of each
 
     @property
     def replaced(self) -> int:
@@ -148,13 +152,16 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        start = time.perf_counter()
+        began = time.perf_counter()
         while len(self._ahead) < self._prefetch:
             batch = self._gather(self.step + len(self._ahead))
             self._ahead.append(batch)
             uniforms = batch.uniforms[:, _FLIP + 1 : self._own_uniforms]
             self._decoder.submit(batch.encoded, self._augmentation.parameters(uniforms))
+        begin = self._mark()
         pixels = self._decode()
+        if begin and (end := self._mark()):
+            self._stalls.append((begin, end))
         batch = self._ahead.popleft()
         self.step += 1
         flips = _to_device(batch.uniforms[:, _FLIP] < 0.5, self._device) if self._augmentation.flip else None
@@ -166,8 +173,28 @@ class Loader:
             uniforms=torch.from_numpy(batch.uniforms[:, self._own_uniforms :]),
             clean=clean[0] if clean else None,
         )
-        self.wait = time.perf_counter() - start
+        self._waited += time.perf_counter() - began
         return finished
+
+    def take_wait(self) -> float:
+        """Seconds that training has waited for batches since the last call.
+
+        On a CPU that is all the time in the loader. A GPU is told to wait for a batch while the host goes on: there it
+        is the time that its stream stood still, and this call waits for the last batch to have been there.
+        """
+        seconds, self._waited = self._waited, 0.0
+        if self._device.type == "cuda":
+            seconds = sum(_seconds_between(*stall) for stall in self._stalls)
+        self._stalls.clear()
+        return seconds
+
+    def _mark(self) -> torch.cuda.Event | None:
+        """A place in a GPU's stream whose time can be told afterwards."""
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
     def _decode(self) -> tuple[Tensor, ...]:
         """The pixels of the first batch ahead, whose bad samples are replaced."""
@@ -298,6 +325,11 @@ def read_batches(
             )
     finally:
         decoder.clear()
+
+
+def _seconds_between(begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
