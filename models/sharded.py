@@ -13,6 +13,7 @@ import pickle
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class _MetadataUnpickler(pickle._Unpickler):
     stack: list[Any]
 
     def _build(self) -> None:
-        if isinstance(self.stack[-2], type):  # would set attributes of a class, for the rest of the process
+        if callable(self.stack[-2]) or isinstance(self.stack[-2], Enum):  # which last as long as the process
             raise pickle.UnpicklingError("its metadata changes a class")
         pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]
 
