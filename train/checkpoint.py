@@ -4,6 +4,7 @@ They are written behind the steps that follow: the state is copied to host memor
 to the disk from there.
 """
 
+import io
 import json
 import logging
 import re
@@ -27,7 +28,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 
 from models.sharded import checksums, load_sharded, verify
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing, sync
+from pipelines.common.files import naming, replacing, sync
 from train.distributed import agreed, comes_true
 
 logger = logging.getLogger(__name__)
@@ -237,7 +238,8 @@ class Checkpoints:
 
         def publish(files: dict[str, list[int]]) -> None:
             said = {**meta, "files": files}
-            (folder / "meta.json").write_text(json.dumps({**said, "checksum": _checksum(said)}, indent=1))
+            with naming(folder / "meta.json"):
+                (folder / "meta.json").write_text(json.dumps({**said, "checksum": _checksum(said)}, indent=1))
             sync(folder / "meta.json")
             sync(folder)
             _replace(folder, final)
@@ -319,8 +321,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write a plain state dict of CPU tensors, whole or not at all; ``UserError`` for numbers that are not finite."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _check_finite(tensors)
+    content = io.BytesIO()  # where torch writes to a file itself, a full disk is an error of its own, with a traceback
+    torch.save(tensors, content)
     with replacing(path) as temporary:
-        torch.save(tensors, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from pipelines.common.files import replacing
+from pipelines.common.files import naming, replacing
 from train.checkpoint import latest_step
 
 
@@ -28,17 +28,19 @@ class JsonLines:
     """``log.jsonl``, an object a line. A resumed run drops the lines past the step from which it goes on."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "log.jsonl"
-        _keep_until(path, latest_step(folder / "checkpoints"))
-        self._file = path.open("a", buffering=1)
+        self._path = folder / "log.jsonl"
+        _keep_until(self._path, latest_step(folder / "checkpoints"))
+        self._file = self._path.open("a", buffering=1)
 
     def log(self, record: dict[str, Any]) -> None:
         """Write a line, at once."""
-        self._file.write(json.dumps(record) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps(record) + "\n")
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 class TensorBoard:
@@ -48,13 +50,14 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         last = latest_step(folder / "checkpoints")  # of what stays; the next one and all that follow are dropped
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=last + 1 if last else None)
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=last + 1)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Add a point to each curve."""
+        """Add a point to each curve, at once: a kill would lose what waits in memory, also from before a checkpoint."""
         for name, value in record.items():
             if isinstance(value, float):
                 self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is still in memory."""

@@ -50,14 +50,26 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield temporary
-        if durable:
-            sync(temporary)
+        with naming(path):
+            yield temporary
+            if durable:
+                sync(temporary)
         temporary.replace(path)
         if durable:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """A disk that fills up within the block is told of by the name of the file: writing to an open one names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from pipelines.common.errors import UserError
+from pipelines.common.files import naming
 from pipelines.sources.source import Source
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class Quarantine:
         image = self._source.describe(index)
         logger.warning("a bad image is replaced by another: %s: %s", image, reason)
         if self._path:
-            with self._path.open("a") as file:  # written at once, so that the lines of several ranks do not mix
+            # Written at once, so that the lines of several ranks do not mix.
+            with naming(self._path), self._path.open("a") as file:
                 file.write(json.dumps({"index": index, "image": image, "reason": reason}) + "\n")
         bad, size = len(self), len(self._source)
         if bad > self._max_fraction * size or bad == size:
