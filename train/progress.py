@@ -49,13 +49,14 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         last = latest_step(folder / "checkpoints")  # of what stays; the next one and all that follow are dropped
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=last + 1 if last else None)
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=last + 1)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Add a point to each curve."""
+        """Add a point to each curve, at once: a kill would lose what waits in memory, also from before a checkpoint."""
         for name, value in record.items():
             if isinstance(value, float):
                 self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is still in memory."""

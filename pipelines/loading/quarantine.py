@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipelines.common.errors import UserError
+from pipelines.common.files import naming
 from pipelines.common.log import get_logger
 from pipelines.sources.source import Source
 
@@ -73,7 +74,7 @@ class Quarantine:
 
     def _write(self, path: Path, index: int, **entry: int | str) -> None:
         """Add a line, unless there is one of this image."""
-        with path.open("ab+", buffering=0) as file, _locked(file):
+        with naming(path), path.open("ab+", buffering=0) as file, _locked(file):
             torn = self._read_from(file)
             if index not in self:
                 file.write(("\n" * torn + json.dumps({"index": index, **entry}) + "\n").encode())

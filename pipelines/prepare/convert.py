@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.errors import UserError, unknown
-from pipelines.common.files import replacing
+from pipelines.common.files import naming, replacing
 from pipelines.common.formats import image_suffix
 from pipelines.loading.permutation import ROUNDS, permute
 from pipelines.prepare.output import complete
@@ -76,7 +76,7 @@ def convert(
         left_out = folder / LEFT_OUT
         if form == "recordio":
             left_out.unlink(missing_ok=True)
-        with left_out.open("a") as log:
+        with naming(left_out), left_out.open("a") as log:
             writing = _Writing(source, plan, folder, log, transform, threads, np.zeros(len(plan.names), bool))
             if form == "webdataset":
                 names = writing.write_shards(shard_size)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import remove_leftovers, sync
+from pipelines.common.files import naming, remove_leftovers, sync
 
 _JOB = "job.json"
 
@@ -28,7 +28,8 @@ def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     remove_leftovers(partial)
-    (partial / _JOB).write_text(json.dumps(job))
+    with naming(partial / _JOB):
+        (partial / _JOB).write_text(json.dumps(job))
     yield partial
     (partial / _JOB).unlink()
     partial.replace(out)

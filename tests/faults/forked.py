@@ -18,7 +18,6 @@ from pathlib import Path
 
 import nvidia.dali.fn
 import nvidia.dali.types  # noqa: F401  what the loader imports when it is made
-import torch
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401  likewise
 
 from models.registry import BACKBONES
@@ -75,12 +74,6 @@ def fill(path: Path) -> None:
 def _watch(folder: Path, trace: Path, attack: Attack | None) -> None:
     """Write each change of a file under ``folder`` to ``trace``, and strike at that of ``attack``."""
     file, process, inside, reached = trace.open("w"), os.getpid(), f"{folder}/", itertools.count(1)
-    save = torch.save
-
-    def save_seen(content: object, path: object, *args: object, **kwargs: object) -> None:
-        if isinstance(path, (str, os.PathLike)):  # torch opens it where Python does not see it
-            sys.audit("open", path, "wb", os.O_WRONLY)
-        save(content, path, *args, **kwargs)
 
     def hook(event: str, args: tuple) -> None:
         if event not in CHANGES or (event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
@@ -94,7 +87,6 @@ def _watch(folder: Path, trace: Path, attack: Attack | None) -> None:
         if attack and re.search(attack.pattern, line) and next(reached) == attack.count:
             attack.strike(process)
 
-    torch.save = save_seen
     sys.addaudithook(hook)
 
 

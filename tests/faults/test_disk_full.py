@@ -2,17 +2,21 @@
 
 import contextlib
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from models import create_model
 from models.export import main as export
 from pipelines.prepare.__main__ import main as prepare
 from pipelines.sources.recordio import write_dataset
 from tests.faults.forked import Attack, Forked
 from tests.faults.support import same
+from train.checkpoint import save_weights
 
 ROOM = "make room and run the same command again"
 
@@ -71,22 +75,28 @@ def test_a_run(make_job, whole, disk, tmp_path, place):
     same(job, whole)
 
 
-def test_other_commands(world, whole, disk, tmp_path):
-    """``prepare convert`` in both forms, ``models.export``: nothing is left, and once there is room they do it."""
+def test_other_commands(world, disk, tmp_path):
+    """``prepare convert`` in both forms, ``models.export``: nothing looks finished, and once there is room they are."""
     made = disk / "made"
     made.mkdir()
-    onnx = ["--checkpoint", str(whole.output), "--output", str(made / "model.onnx")]
+    model = {"name": "mbf", "embedding_size": 16, "input_size": 32, "width": 0.0625}
+    save_weights(create_model(**model), tmp_path / "model.pt")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    onnx = ["--checkpoint", str(tmp_path), "--output", str(made / "model.onnx")]
     for name, command, arguments, pattern in (
         ("records", prepare, ["convert", str(world / "faces"), str(made / "records")], r"open \S*train\.rec"),
-        ("shards", prepare, ["convert", str(world / "faces"), str(made / "shards"), "--form", "webdataset"], r"\.tar"),
+        ("shards", prepare, ["convert", str(world / "faces"), str(made / "shards"), "--to", "webdataset"], r"\.tar"),
         ("export", export, onnx, r"open \S*\.onnx"),
     ):
         line = complaint(Forked(command, arguments, made, tmp_path / name, Attack(pattern, fill=disk / "filler")))
         assert f"{made}/" in line, line
-        assert not [path for path in made.rglob("*") if path.is_file()]
+        assert not [path for path in made.rglob("*") if path.suffix == ".tmp"]
+        assert all(path.name == f".{name}.partial" for path in made.iterdir()), "a half under its final name"
         (disk / "filler").unlink()
         run = Forked(command, arguments, made, tmp_path / name)
         assert run.wait() == 0, run.said()
+        shutil.rmtree(made)
+        made.mkdir()
 
 
 def test_an_index_is_kept_where_there_is_room(make_job, world, disk, tmp_path):

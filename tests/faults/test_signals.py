@@ -76,7 +76,7 @@ def test_two_ranks(job, whole):
         run.process.kill()
         assert gone(job, 10), "ranks outlive their launcher"
         assert int(job.checkpoints[-1][5:]) == job.step() > second + 5
-    job.finish()
+    job.finish("log.sinks=[jsonl]")
     same(job, whole, within=1e-4)
 
 
