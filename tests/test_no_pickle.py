@@ -67,7 +67,6 @@ ALLOWED = {
     ("models/sharded.py", "pickle._Unpickler"): "steps of it, in an unpickler that admits names from a list",
     ("models/weights.py", "torch.serialization.safe_globals"): "maps names to a class that does nothing",
     ("pipelines/sources/bins.py", "pickle._Unpickler"): "steps of it, in an unpickler that admits names from a list",
-    ("train/checkpoint.py", "torch.distributed.checkpoint.load"): "until it calls models.sharded.load_sharded",
 }
 
 

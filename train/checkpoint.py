@@ -130,17 +130,26 @@ class Checkpoints:
         """
         self._join()  # now, while the launcher's store is surely there: a save may be the answer to its end
         names, *_ = agreed(self._listed)
+        damaged: dict[Path, str] = {}
         for name in reversed(names):
             path = self.folder / name
-            reasons = [reason for reason in agreed(partial(self._damage, path, *fields)) if reason]
-            if not reasons:
+            reason = next(filter(None, agreed(partial(self._damage, path, *fields))), "")
+            if not reason:
+                agreed(partial(self._put_aside, damaged))
                 return path, self.meta(path, *fields)
-            if dist.get_rank() == 0:
-                logger.warning("%s; it is put aside, and the one before it taken", reasons[0])
-                _replace(path, path.with_suffix(".damaged"))
-        if names:
-            raise UserError(f"no checkpoint in {self.folder} is sound: copy them again, or choose another output")
+            damaged[path] = reason
+        if damaged:
+            reason = next(iter(damaged.values()))
+            raise UserError(
+                f"{reason}; and no other checkpoint there is sound: copy them again, or choose another output"
+            )
         return None
+
+    def _put_aside(self, damaged: dict[Path, str]) -> None:
+        if dist.get_rank() == 0:
+            for path, reason in damaged.items():
+                logger.warning("%s; it is put aside, and the one before it taken", reason)
+                _replace(path, path.with_suffix(".damaged"))
 
     def _listed(self) -> list[str]:
         """The names of all checkpoints, on the main rank."""

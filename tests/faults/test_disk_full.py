@@ -68,7 +68,8 @@ def test_a_run(make_job, whole, disk, tmp_path, place):
     left = [str(path) for path in job.output.rglob("*") if re.search(r"\.partial|\.tmp", path.name)]
     assert not left, "half-written files take the room"
     kept = job.checkpoints
-    assert len(kept) == min(3, max(job.step() - 1, 0) // 4) or place == "model.pt"
+    if place != "model.pt":  # best.pt is written beside the checkpoint of its step, which may find no room either
+        assert min(3, max(job.step() - 1, 0) // 4) - len(kept) in ((0, 1) if place == "best.pt" else (0,))
     filler.unlink()
     said = job.finish("log.sinks=[jsonl]")
     assert f"resuming at step {int(kept[-1][5:])}" in said if kept else "starting" in said
