@@ -11,6 +11,9 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 Group = dist.ProcessGroup | None
+# The names since torch 2.13, where the older ones warn, or those.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 def world_size(group: Group = None) -> int:
@@ -64,7 +67,7 @@ class RowGather:
         self.group, self.world, self.rank = group, world_size(group), rank(group)
         if uneven and self.world > 1:
             sizes = torch.empty(self.world, dtype=torch.int64, device=device)
-            dist.all_gather_into_tensor(sizes, torch.tensor([local_rows], device=device), group=group)
+            _all_gather(sizes, torch.tensor([local_rows], device=device), group=group)
             self.sizes = sizes.tolist()
         else:
             self.sizes = [local_rows] * self.world
@@ -80,7 +83,7 @@ class RowGather:
         padded = rows.new_zeros(most, *rows.shape[1:])
         padded[: len(rows)] = rows
         gathered = rows.new_empty(self.world * most, *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded, group=self.group)
+        _all_gather(gathered, padded, group=self.group)
         if most * self.world == self.total:
             return gathered
         return torch.cat([part[:size] for part, size in zip(gathered.split(most), self.sizes)])
@@ -119,7 +122,7 @@ class _GatherPartial(Function):
             dist.all_reduce(gradient, group=gather.group)
             return gradient[gather.start : gather.stop] * gather.world, None
         local = gradient.new_empty(gather.sizes[gather.rank], *gradient.shape[1:])
-        dist.reduce_scatter_tensor(local, gradient.contiguous(), group=gather.group)
+        _reduce_scatter(local, gradient.contiguous(), group=gather.group)
         return local.mul_(gather.world), None
 
 

@@ -53,7 +53,8 @@ def test_a_hundred_at_random(make_job, whole, tmp_path):
         code = None
         while code != 0:
             at_write = chance.random() < 0.5
-            run = job.fork(attack=Attack(r"^(?!.*tensorboard)", chance.randint(1, 40)) if at_write else None)
+            # Without TensorBoard, whose files are in order only where a second passes between two starts.
+            run = job.fork("log.sinks=[jsonl]", attack=Attack(".", chance.randint(1, 40)) if at_write else None)
             if not at_write:
                 time.sleep(chance.uniform(0.05, 1.0))
                 run.process.kill()
