@@ -35,7 +35,9 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$grace
 
 # The port and the id are the job's own, so that two jobs that share a machine do not meet. torchrun takes SIGUSR1 only
 # where it is told to, and hands it on to the ranks. A rank that dies is started again, three times, with all others.
-srun --kill-on-bad-exit=0 torchrun \
+# Where torchrun itself ends on one machine, srun ends the others, which may be waiting for a network that is gone; after
+# a signal there is nothing left to save by then.
+srun --kill-on-bad-exit=1 torchrun \
     --nnodes="$SLURM_NNODES" --nproc-per-node="${SLURM_GPUS_ON_NODE:-1}" --max-restarts=3 \
     --rdzv-backend=c10d --rdzv-endpoint="$head:$((20000 + SLURM_JOB_ID % 10000))" \
     --rdzv-id="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" \

