@@ -135,7 +135,7 @@ class Checkpoints:
             path = self.folder / name
             reason = next(filter(None, agreed(partial(self._damage, path, *fields))), "")
             if not reason:
-                agreed(partial(self._put_aside, damaged))
+                agreed(partial(self._clear, damaged))
                 return path, self.meta(path, *fields)
             damaged[path] = reason
         if damaged:
@@ -145,11 +145,19 @@ class Checkpoints:
             )
         return None
 
-    def _put_aside(self, damaged: dict[Path, str]) -> None:
+    def _clear(self, damaged: dict[Path, str]) -> None:
+        """Put the damaged ones aside, and delete those that a kill has kept from it; on the main rank."""
         if dist.get_rank() == 0:
             for path, reason in damaged.items():
                 logger.warning("%s; it is put aside, and the one before it taken", reason)
                 _replace(path, path.with_suffix(".damaged"))
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        for path in self.all()[: -self.keep]:
+            half = path.with_suffix(".partial")  # a kill in the middle leaves what nobody takes for a checkpoint
+            _replace(path, half)
+            shutil.rmtree(half)
 
     def _listed(self) -> list[str]:
         """The names of all checkpoints, on the main rank."""
@@ -261,8 +269,7 @@ class Checkpoints:
             sync(folder)
             _replace(folder, final)
             self._on_complete()
-            for old in self.all()[: -self.keep]:
-                shutil.rmtree(old)
+            self._delete_old()
 
         try:
             agreed(begin, group)
