@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from train.checkpoint import FORMAT, Checkpoints, OptimizerState, complete, latest_step, save_weights
+from train.checkpoint import FORMAT, Checkpoints, complete, latest_step
+from train.state import OptimizerState, save_weights
 
 
 class Trained:
