@@ -4,7 +4,6 @@ They are written behind the steps that follow: the state is copied to host memor
 to the disk from there.
 """
 
-import io
 import json
 import logging
 import os
@@ -22,16 +21,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-from torch.distributed.checkpoint.stateful import Stateful
 
 from models.sharded import checksums, load_sharded, verify
 from pipelines.common.errors import UserError
-from pipelines.common.files import naming, replacing, sync
+from pipelines.common.files import naming, sync
 from train.distributed import agreed, comes_true
+from train.state import Part, check_finite, snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +37,6 @@ _NAME = re.compile(r"step_\d{9}")
 # which have neither checksums nor the parts of `_SINCE_2`.
 FORMAT = 2
 _SINCE_2 = ("skipped",)
-
-# A part of a run: what has ``state_dict`` and ``load_state_dict``, or tensors that are read into in place.
-Part = Stateful | Tensor | dict[str, Tensor]
-
-
-class OptimizerState:
-    """An optimiser as a part of a checkpoint, its state under the names of the module's parameters.
-
-    Its rates and the like are not in it: the config has them.
-    """
-
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._module, self._optimizer = module, optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, made at zero where there was no step yet."""
-        return {"state": get_optimizer_state_dict(self._module, self._optimizer)["state"]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        groups = get_optimizer_state_dict(self._module, self._optimizer)["param_groups"]
-        set_optimizer_state_dict(self._module, self._optimizer, {**state, "param_groups": groups})
 
 
 class FormatError(UserError):
@@ -135,7 +110,7 @@ class Checkpoints:
             path = self.folder / name
             reason = next(filter(None, agreed(partial(self._damage, path, *fields))), "")
             if not reason:
-                agreed(partial(self._put_aside, damaged))
+                agreed(partial(self._clear, damaged))
                 return path, self.meta(path, *fields)
             damaged[path] = reason
         if damaged:
@@ -145,11 +120,19 @@ class Checkpoints:
             )
         return None
 
-    def _put_aside(self, damaged: dict[Path, str]) -> None:
+    def _clear(self, damaged: dict[Path, str]) -> None:
+        """Put the damaged ones aside, and delete those that a kill has kept from it; on the main rank."""
         if dist.get_rank() == 0:
             for path, reason in damaged.items():
                 logger.warning("%s; it is put aside, and the one before it taken", reason)
                 _replace(path, path.with_suffix(".damaged"))
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        for path in self.all()[: -self.keep]:
+            half = path.with_suffix(".partial")  # a kill in the middle leaves what nobody takes for a checkpoint
+            _replace(path, half)
+            shutil.rmtree(half)
 
     def _listed(self) -> list[str]:
         """The names of all checkpoints, on the main rank."""
@@ -198,7 +181,7 @@ class Checkpoints:
         self._join()
         final = self.folder / f"step_{step:09d}"
         meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
-        state = {name: _snapshot(part) for name, part in parts.items()}
+        state = {name: snapshot(part) for name, part in parts.items()}
         self._copied = self._copier.submit(self._copy, state)
         self._written = self._writer.submit(self._write, final, self._copied, meta)
         return final
@@ -240,7 +223,7 @@ class Checkpoints:
         main, group, folder = dist.get_rank() == 0, self._group, final.with_suffix(".partial")
 
         def begin() -> None:
-            _check_finite(copied.result())
+            check_finite(copied.result())
             if main:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
@@ -261,8 +244,7 @@ class Checkpoints:
             sync(folder)
             _replace(folder, final)
             self._on_complete()
-            for old in self.all()[: -self.keep]:
-                shutil.rmtree(old)
+            self._delete_old()
 
         try:
             agreed(begin, group)
@@ -313,40 +295,6 @@ def _checksum(meta: dict[str, Any]) -> int:
     """The CRC-32 of what a ``meta.json`` says."""
     said = {name: value for name, value in meta.items() if name != "checksum"}
     return zlib.crc32(json.dumps(said, sort_keys=True).encode())
-
-
-def _snapshot(part: Part) -> dict[str, Any] | Tensor:
-    """The tensors of a part; those that may change before an optimiser's next step are copied."""
-    if isinstance(part, Tensor):
-        return part.clone()
-    if isinstance(part, dict):
-        return part
-    state = part.state_dict()
-    if isinstance(part, nn.Module):
-        buffers = {name for name, _ in part.named_buffers()}
-        state = {name: value.clone() if name in buffers else value for name, value in state.items()}
-    return state
-
-
-def _check_finite(state: dict[str, Any], path: str = "") -> None:
-    """Raises ``UserError`` for a tensor with a number that is not finite."""
-    for name, value in state.items():
-        if isinstance(value, dict):
-            _check_finite(value, f"{path}{name}.")
-        elif value.is_floating_point():
-            local = value.to_local() if hasattr(value, "to_local") else value
-            if not local.sum().isfinite():  # one pass, where to look at every number takes fifty times as long
-                raise UserError(f"{path}{name} is not finite: no checkpoint is written of it")
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a plain state dict of CPU tensors, whole or not at all; ``UserError`` for numbers that are not finite."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _check_finite(tensors)
-    content = io.BytesIO()
-    torch.save(tensors, content)  # which would tell a full disk as an error of its own
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
 
 
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)

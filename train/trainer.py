@@ -21,7 +21,7 @@ from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
 from pipelines.sources.source import Source
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
-from train.checkpoint import Checkpoints, OptimizerState, Part, save_weights
+from train.checkpoint import Checkpoints
 from train.config import Config
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.gate import SoundBuffers, StepGate
@@ -31,6 +31,7 @@ from train.progress import RunLog, duration, step_line
 from train.recipes import StepResult, create_recipe
 from train.resume import batches_a_step, check_resumable
 from train.run_folder import RunFolder
+from train.state import OptimizerState, Part, save_weights
 from train.stop import Signals, Stopped, Votes
 from train.verification import Verifier
 

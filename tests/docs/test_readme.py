@@ -12,7 +12,7 @@ from models import create_model
 from pipelines.sources.bins import write_bin
 from pipelines.sources.recordio import write_dataset
 from tests.docs.blocks import ROOT, blocks
-from train.checkpoint import save_weights
+from train.state import save_weights
 
 BLOCKS = blocks(ROOT / "README.md")
 

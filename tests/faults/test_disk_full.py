@@ -16,7 +16,7 @@ from pipelines.prepare.__main__ import main as prepare
 from pipelines.sources.recordio import write_dataset
 from tests.faults.forked import Attack, Forked
 from tests.faults.support import same
-from train.checkpoint import save_weights
+from train.state import save_weights
 
 ROOM = "make room and run the same command again"
 

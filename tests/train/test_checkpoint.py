@@ -1,13 +1,15 @@
 """Checkpoints: complete or absent, the newest kept, read into what was saved, refused where they do not fit."""
 
 import json
+import os
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from train.checkpoint import FORMAT, Checkpoints, OptimizerState, latest_step, save_weights
+from train.checkpoint import FORMAT, Checkpoints, complete, latest_step
+from train.state import OptimizerState, save_weights
 
 
 class Trained:
@@ -60,6 +62,34 @@ def test_goes_on_as_if_nothing_had_happened(ranks, tmp_path):
     meta = json.loads((tmp_path / "step_000000012" / "meta.json").read_text())
     assert meta["format"] == FORMAT and meta["step"] == 12 and meta["images"] == 5
     assert meta["parts"] == ["layer", "optimizer", "window", "own"]
+
+
+def killed_while_deleting(folder):
+    """Where a kill comes: at the first file that is removed of the oldest of three."""
+    checkpoints = Checkpoints(folder, keep=2)
+    for step in (1, 2):
+        checkpoints.save(step, Trained(1).parts, {})
+    removed, remove = [], os.unlink
+
+    def stop(path, *args, **kwargs):
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        remove(path, *args, **kwargs)
+
+    os.unlink = stop
+    checkpoints.save(3, Trained(1).parts, {})
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.finish()
+    os.unlink = remove
+    left = sorted(path.name for path in complete(folder))
+    path, _ = Checkpoints(folder, keep=1).newest()
+    return left, path.name, sorted(path.name for path in folder.iterdir())
+
+
+def test_a_kill_while_an_old_one_is_deleted(ranks, tmp_path):
+    whole = ["step_000000002", "step_000000003"]
+    assert ranks(1, killed_while_deleting, tmp_path) == [(whole, whole[1], whole[1:])]
 
 
 def load_error(folder, parts):

@@ -128,3 +128,74 @@ def test_seeds_of_steps():
     assert len(set(seeds)) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63
     assert step_seed(2048, 5, 1) == (2048 * 1_000_003 + 5) * 65_537 + 1
     torch.manual_seed(max(seeds))
+
+
+def saved(config, *overrides):
+    """Steps of the checkpoints that a run writes."""
+    BACKBONES["plain"] = Plain
+    trainer = Trainer(
+        load_config(config, overrides), World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
+    )
+    steps, save = [], trainer.checkpoints.save
+    trainer.checkpoints.save = lambda step, *rest: (steps.append(step), save(step, *rest))[1]
+    trainer.fit()
+    return steps
+
+
+def test_when_checkpoints_are_written(ranks, config, tmp_path):
+    """Epochs of 6 steps; by the clock a step after it is time, on all ranks alike."""
+    rare = ["checkpoint.every_steps=1000", "data.batch_size=8"]
+    epochs = [f"output={tmp_path}/epochs", "checkpoint.every_epochs=2", "schedule.epochs=4.5"]
+    assert ranks(2, saved, config, *rare, *epochs) == [[12, 24, 27]] * 2
+    first, second = ranks(2, saved, config, *rare, f"output={tmp_path}/time", "checkpoint.every_minutes=1e-9")
+    assert first == second == list(range(2, 19))
+    assert ranks(1, saved, config, f"output={tmp_path}/steps", "checkpoint.every_steps=7") == [[7, 14, 18]]
+
+
+def resume_error(config, *overrides):
+    BACKBONES["plain"] = Plain
+    try:
+        fit(config, *overrides)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["seed=3"], "its seed is 2048, here it is 3"),
+        (["optim.accumulate=2"], "its global_batch is 16, here it is 32"),
+        (["checkpoint.resume=never"], "holds a run"),
+        (["model.name=mbf"], "its model is plain, here it is mbf"),
+        (["head.num_classes=9"], "its num_classes is 8, here it is 9"),
+    ],
+)
+def test_another_run_is_not_resumed(ranks, config, tmp_path, change, words):
+    ranks(1, fit, config, "schedule.epochs=0.5")
+    (error,) = ranks(1, resume_error, config, *change)
+    assert words in error
+
+
+def test_other_labels_are_noticed(ranks, config, tmp_path, faces):
+    """Two people change places: as many images, as many identities."""
+    shutil.copytree(faces, tmp_path / "mine")
+    ranks(1, fit, config, f"data.train={tmp_path}/mine", "schedule.epochs=0.5")
+    for image in ("0.jpg", "1.jpg"):
+        (tmp_path / "mine" / "00" / image).rename(tmp_path / "mine" / "01" / f"0{image}")
+    for image in ("10.jpg", "11.jpg"):
+        (tmp_path / "mine" / "02" / image).rename(tmp_path / "mine" / "00" / f"0{image}")
+    (error,) = ranks(1, resume_error, config, f"data.train={tmp_path}/mine")
+    assert "has other labels" in error
+
+
+def test_the_global_batch_stays_on_other_ranks(ranks, config, tmp_path):
+    """One rank of 16, then two of 4 that take two batches each; three cannot share it."""
+    ranks(1, fit, config)
+    whole = curve(tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if path.name != "step_000000012":
+            shutil.rmtree(path)
+    assert [begun for begun, _, _ in ranks(2, fit, config, "data.batch_size=4")] == [12, 12]
+    close(curve(tmp_path / "run"), whole)
+    errors = ranks(3, resume_error, config, "data.batch_size=4", "schedule.epochs=9")
+    assert all("3 x data.batch_size=4 does not divide it" in error for error in errors)
