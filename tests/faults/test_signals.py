@@ -88,5 +88,5 @@ def test_while_it_starts(job, whole, when):
         time.sleep(when)
         run.process.send_signal(signal.SIGTERM)
         assert run.wait(60) != 0 and gone(job, 5)
-    job.finish()
+    job.finish("log.sinks=[jsonl]")
     same(job, whole, within=1e-4)
