@@ -17,6 +17,8 @@ from types import FrameType
 
 from pipelines.common.errors import UserError, escaped, one_line
 
+_GLOO = ("gloo/transport", "pair closure")  # what gloo's errors, plain RuntimeErrors, can be told by
+
 
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; a ``UserError`` or ``OSError`` that reaches here is the user's to mend.
@@ -59,7 +61,7 @@ def _line(error: Exception, several: bool) -> str | None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         return escaped(str(error)) + ("; make room and run the same command again" if full else "")
     # Torch's errors of the network, told by their names: most commands do without torch.
-    if several and (type(error).__module__ == "torch.distributed" or "gloo/transport" in str(error)):
+    if several and (type(error).__module__ == "torch.distributed" or any(part in str(error) for part in _GLOO)):
         return f"another rank is gone, or cannot be reached: {escaped(one_line(error))}"
     return None
 

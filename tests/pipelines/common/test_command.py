@@ -85,6 +85,7 @@ def test_an_error_is_one_line_whatever_names_hold():
             2,
             "error on rank 1: another",
         ),
+        ("raise RuntimeError('Application timeout caused pair closure')", 2, "error on rank 1: another"),
     ],
 )
 def test_a_rank_that_fails_ends_at_once(body, code, last):
