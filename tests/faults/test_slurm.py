@@ -61,6 +61,7 @@ def play(folder, name, code):
     path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_stopped_before_its_time_is_over(job, batch, tmp_path):
     asked, overrides = tmp_path / "asked", ["log.sinks=[jsonl]", SMALL]
     with job.start(*overrides, **batch) as run:
