@@ -69,11 +69,11 @@ class _MetadataUnpickler(pickle._Unpickler):
 
 
 class _Reader(dcp.FileSystemReader):
-    """Reads a checkpoint in whose files nothing has changed, this rank of ``size`` looking at its share of them."""
+    """Reads a checkpoint in whose files nothing has changed, of which this rank looks at a share."""
 
-    def __init__(self, folder: Path, rank: int, size: int) -> None:
+    def __init__(self, folder: Path, share: slice) -> None:
         super().__init__(folder)
-        self.folder, self.share = folder, slice(rank, None, size)
+        self.folder, self.share = folder, share
         self.error: Exception | None = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -116,17 +116,19 @@ class _Planner(dcp.DefaultLoadPlanner):
         super().load_bytes(read_item, plain)
 
 
-def load_sharded(folder: Path, state_dict: dict[str, Any], *, no_dist: bool = False) -> None:
+def load_sharded(folder: Path, state_dict: dict[str, Any], *, no_dist: bool = False, checked: bool = False) -> None:
     """Read a checkpoint into ``state_dict``, as `dcp.load` does: tensors in place, sharded as they are.
 
-    Where its ``meta.json`` has checksums, all files are checked before anything is read, each rank a share. All ranks
-    call and fail together, unless ``no_dist`` says that this process reads alone.
+    Where its ``meta.json`` has checksums, all files are checked before anything is read, each rank a share, unless they
+    have been ``checked`` just now. All ranks call and fail together, unless ``no_dist`` says that this process reads
+    alone.
 
     Raises:
         UserError: naming the folder and what is wrong with it, in one line.
     """
     alone = no_dist or not dist.is_initialized()
-    reader = _Reader(folder, *((0, 1) if alone else (dist.get_rank(), dist.get_world_size())))
+    rank, size = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    reader = _Reader(folder, slice(0) if checked else slice(rank, None, size))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

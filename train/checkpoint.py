@@ -146,7 +146,7 @@ class Checkpoints:
 
     def _damage(self, path: Path, *fields: str) -> str:
         """What is wrong with a checkpoint, as far as this rank has to look; nothing where it is sound."""
-        comes_true((path / "meta.json").exists)
+        comes_true((path / "meta.json").exists)  # the main rank sees it, others perhaps not yet
         try:
             files = self.meta(path, *fields).get("files", {})
             verify(path, dict(sorted(files.items())[dist.get_rank() :: dist.get_world_size()]))
@@ -157,7 +157,7 @@ class Checkpoints:
         return ""
 
     def load(self, path: Path, parts: dict[str, Part]) -> None:
-        """Read a checkpoint into the parts, sharded as they are; all ranks call."""
+        """Read a checkpoint that ``newest`` has found sound into the parts, sharded as they are; all ranks call."""
         meta = self.meta(path, "step")
         if meta.get("format", 1) < 2:
             parts = {name: part for name, part in parts.items() if name not in _SINCE_2}
@@ -167,7 +167,7 @@ class Checkpoints:
                 f"cannot resume from {path}: it has {', '.join(stored)}, this run {', '.join(parts)}: "
                 f"restore the config of which {different[0]} comes, or choose another output"
             )
-        load_sharded(path, parts)
+        load_sharded(path, parts, checked=True)
 
     # -- saving --------------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class SoundBuffers:
 
     @torch.no_grad()
     def settle(self, spoilt: Tensor) -> None:
-        """Keep the buffers as they are now, or go back where one is not finite or, by ``spoilt`` (() bool), to all."""
+        """Keep the numbers as they are now, put back those not finite; with ``spoilt`` (() bool) put all back."""
         for buffer, kept in zip(self._buffers, self._kept):
             buffer.copy_(torch.where(spoilt | ~buffer.isfinite(), kept, buffer))
             kept.copy_(buffer)

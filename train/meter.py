@@ -11,7 +11,7 @@ class Meter:
 
     Attributes:
         window: (2,) float32 on the device, sum and number of the finite losses; part of a checkpoint.
-        spoilt: () bool on the device, whether there has been another loss since it was last set to false.
+        spoilt: () bool on the device, whether a loss was not finite since it was last set to false.
     """
 
     def __init__(self, device: torch.device, global_batch: int) -> None:

@@ -1,53 +1,25 @@
-"""Weights from every layout that users have; nothing that a file brings along is run."""
+"""Weights from every layout that users have."""
 
 import argparse
-import enum
-import os
-import pickle
-import sys
-import types
 import zipfile
 from collections import Counter
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
-import yaml
 from safetensors.torch import save_file
 from torch import nn
 
 from models import create_model
 from models.weights import load_backbone, load_weights, read_weights
 from pipelines.common.errors import UserError
-
-
-def new(name="mbf", **options):
-    """A small backbone; MobileFaceNets are narrow."""
-    narrow = {"width": 0.25} if name == "mbf" else {}
-    return create_model(name, embedding_size=32, input_size=32, **narrow | options)
-
-
-def small(name="mbf", **options):
-    """A backbone whose every tensor differs from that of a new one."""
-    model = new(name, **options)
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            tensor.copy_(torch.rand(tensor.shape) * 0.1)
-    return model.eval()
-
-
-def same(a, b):
-    a, b = (m if isinstance(m, dict) else m.state_dict() for m in (a, b))
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+from tests.models.support import CENTRES, new, same, small
 
 
 def prefixed(prefix, tensors):
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-CENTRES = torch.rand(10, 32)
 LAYOUTS = {
     "bare": lambda s: s,
     "DataParallel": lambda s: prefixed("module.", s),
@@ -187,18 +159,6 @@ def test_safetensors(tmp_path):
         read_weights(tmp_path / "bad.safetensors")
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    model = small()
-    state = {"backbone": model.state_dict(), "head": {"weight": CENTRES}, "step": 3, "best": torch.tensor(0.5)}
-    folder = tmp_path / "checkpoints" / "step_000000003"
-    dcp.save(state, checkpoint_id=folder, no_dist=True)
-    (tmp_path / "config.yaml").write_text(
-        yaml.safe_dump({"model": dict(name="mbf", width=0.25, embedding_size=32, input_size=32, compile=False)})
-    )
-    return folder, model
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_sharded_checkpoint(checkpoint):
     folder, model = checkpoint
@@ -271,101 +231,6 @@ def test_files_without_checksums_are_read(tmp_path):
         torch.serialization.set_crc32_options(True)
     torch.save(model.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert all(same(read_weights(tmp_path / name).tensors, model) for name in ("x.pt", "old.pt"))
-
-
-class Malice:
-    """Leaves a file behind when unpickled by an ordinary reader."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_malicious_pickle_does_not_run(tmp_path, legacy):
-    trace = tmp_path / "trace"
-    path = tmp_path / "x.pt"
-    state = {**small().state_dict(), "evil": Malice(trace)}
-    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ValueError, match=r"refused: reading it would run code \(\w+\.mkdir\)"):
-        load_weights(small(), path)
-    assert not trace.exists()
-    torch.load(path, weights_only=False)
-    assert trace.exists(), "the file would not have done harm in the first place"
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_malicious_plain_pickle_does_not_run(tmp_path):
-    trace = tmp_path / "trace"
-    (tmp_path / "x.pt").write_bytes(pickle.dumps(Malice(trace)))
-    with pytest.raises(ValueError, match="x.pt"):
-        read_weights(tmp_path / "x.pt")
-    assert not trace.exists()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_malicious_metadata_of_a_sharded_checkpoint_does_not_run(checkpoint, tmp_path):
-    folder, _ = checkpoint
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    metadata.planner_data = Malice(tmp_path / "trace")
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(ValueError, match="does not belong"):
-        read_weights(folder)
-    assert not (tmp_path / "trace").exists()
-
-
-class Settings(dict):
-    """Lightning keeps hyper-parameters in such a dict."""
-
-    __module__, __qualname__ = "pytorch_lightning.utilities.parsing", "AttributeDict"
-
-
-class Backend(str, enum.Enum):
-    __module__, __qualname__ = "pytorch_lightning.utilities.enums", "DistributedType"
-    DDP = "ddp"
-
-
-class ModelCheckpoint:
-    __module__, __qualname__ = "pytorch_lightning.callbacks", "ModelCheckpoint"
-
-
-@pytest.fixture
-def lightning(monkeypatch):
-    """Lightning is there while this is entered, and not afterwards, when its files are read."""
-
-    @contextmanager
-    def installed():
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, "pytorch_lightning", types.ModuleType("pytorch_lightning"))
-            for kind in (Settings, Backend, ModelCheckpoint):
-                module = types.ModuleType(kind.__module__)
-                setattr(module, kind.__qualname__, kind)
-                patch.setitem(sys.modules, kind.__module__, module)
-            yield
-
-    return installed
-
-
-def test_lightning_checkpoint_with_its_classes(tmp_path, lightning):
-    model = small("ir_18")
-    content = {
-        "pytorch-lightning_version": "1.4.4",
-        "state_dict": {**prefixed("model.", model.state_dict()), "head.kernel": CENTRES.T},
-        "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.9)}},
-        "lr_schedulers": [{"milestones": Counter([8, 12])}],
-        "hyper_parameters": Settings(arch="ir_18", backend=Backend.DDP, callback=ModelCheckpoint()),
-    }
-    with lightning():
-        torch.save(content, tmp_path / "adaface.ckpt")
-    loaded, options = load_backbone(tmp_path / "adaface.ckpt")
-    assert same(loaded, model)
-    assert options == {"name": "ir_18", "embedding_size": 32, "input_size": 32, "bgr": True}
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(loaded(images), model(images[:, [2, 1, 0]]))
-    with pytest.warns(UserWarning, match="bgr=True"):
-        load_weights(new("ir_18"), tmp_path / "adaface.ckpt")
 
 
 def test_scores_and_command_lines_beside_the_weights(tmp_path):
