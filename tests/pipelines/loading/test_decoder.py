@@ -1,5 +1,7 @@
 """The decoder's graphs for a GPU, as far as they can be built without one."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from pipelines.loading import decoder
@@ -8,18 +10,11 @@ from pipelines.loading.augment import AUGMENTATIONS
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What DALI is asked for: the arguments of its operators that decode and that take bytes."""
-    found = {}
-    for module, name in ((decoder.fn.decoders, "image"), (decoder.fn, "external_source")):
-        operator = getattr(module, name)
-
-        def spy(*inputs, operator=operator, name=name, **options):
-            if name == "image" or options["name"] == "encoded":
-                found[name] = options
-            return operator(*inputs, **options)
-
-        monkeypatch.setattr(module, name, spy)
-    return found
+    """Stand-ins for DALI's operators that decode and that take bytes, which remember what they were asked for."""
+    spies = [Mock(wraps=decoder.fn.decoders.image), Mock(wraps=decoder.fn.external_source)]
+    monkeypatch.setattr(decoder.fn.decoders, "image", spies[0])
+    monkeypatch.setattr(decoder.fn, "external_source", spies[1])
+    return spies
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
@@ -41,9 +36,10 @@ def test_graphs_for_a_gpu(place, augment, calls):
         prefetch_queue_depth=2,
     )
     pipeline._build_graph()
-    assert calls["external_source"]["no_copy"] == (place == "cpu")
+    image, sources = calls[0].call_args.kwargs, [call.kwargs for call in calls[1].call_args_list]
+    assert {source["name"]: source.get("no_copy") for source in sources}["encoded"] == (place == "cpu")
     if place == "gpu":
-        assert calls["image"]["device"] == "mixed" and calls["image"]["hw_decoder_load"] == 0.5
-        assert calls["image"]["jpeg_fancy_upsampling"], "else its colours are others than the CPU's"
+        assert image["device"] == "mixed" and image["hw_decoder_load"] == 0.5
+        assert image["jpeg_fancy_upsampling"], "else its colours are others than the CPU's"
     else:
-        assert calls["image"]["device"] == "cpu"
+        assert image["device"] == "cpu"
