@@ -100,7 +100,7 @@ def test_a_vector_of_length_zero_has_no_direction(name, rate):
     ]
     for streamed, dense in zip(*results):
         close(streamed, dense, 1e-4)
-        assert streamed.abs().max() < 100
+        assert streamed.abs().max() < 1000
 
 
 WITH_SCALE = {name: family for name, family in FAMILIES.items() if name != "scf"}
