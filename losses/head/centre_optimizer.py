@@ -189,7 +189,7 @@ class CentreOptimizer:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State tensors, the centres' as DTensors sharded like them: loaded in place by ``torch.distributed.checkpoint``."""
+        """State tensors, which ``torch.distributed.checkpoint`` loads in place; DTensors where the centres are such."""
         of_margin = {
             f"margin.{name}.{key}": tensor for name, state in self.margin_state.items() for key, tensor in state.items()
         }

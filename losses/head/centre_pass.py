@@ -204,8 +204,8 @@ class StreamedReduction(Function):
     """(cos_y, reduced) as differentiable functions of the unit embeddings (B, d) and the centres (C_r, d).
 
     What goes with the latter (see ``reduce_others``) has no gradient. ``cos_y`` comes in already summed over the ranks
-    and goes out again so that its gradient meets that of ``reduced`` in a single pass. ``on_centre_gradient``, if given, is called with the batch's ``Backward`` and ``d_x``, which it has to
-    fill; the centres then get no gradient.
+    and goes out again so that its gradient meets that of ``reduced`` in a single pass. ``on_centre_gradient``, if
+    given, is called with the batch's ``Backward`` and ``d_x``, which it has to fill; the centres then get no gradient.
     """
 
     @staticmethod

@@ -45,15 +45,15 @@ class Blocks:
         return blocks | dict(num_warps=self.warps, num_stages=self.stages, maxnreg=self.registers)
 
 
-# By kernel and size of the operands' numbers, since Ampere (compute capability 8) and since Hopper (9). A table and not
-# an autotuner: block sizes decide the order of sums, which so is the same on every rank and in every run. Nothing of
-# it spills registers, whatever the margin, and two programs or more fit on a multiprocessor (see docs/log.md), so that
-# one multiplies while the other takes exponentials; `python -m benchmarks.blocks` measures these and others.
-BLOCKS: dict[tuple[str, int], dict[int, Blocks]] = {
-    ("class_sums", 2): {8: Blocks(128, 64, 8), 9: Blocks(128, 128, 8, registers=128)},
-    ("d_product", 2): {8: Blocks(128, 64, 8), 9: Blocks(128, 64, 8)},
-    ("class_sums", 4): {8: Blocks(64, 64, 4), 9: Blocks(64, 64, 4)},
-    ("d_product", 4): {8: Blocks(64, 64, 4), 9: Blocks(64, 64, 4)},
+# By kernel and size of the operands' numbers. A table and not an autotuner: block sizes decide the order of sums, which so
+# is the same on every rank and in every run. On Ampere and Hopper nothing spills registers, whatever the margin, and two
+# programs or more fit on a multiprocessor, so that one multiplies while another takes exponentials (docs/log.md has the
+# numbers). `python -m benchmarks.blocks` times these and others.
+BLOCKS: dict[tuple[str, int], Blocks] = {
+    ("class_sums", 2): Blocks(128, 64, 8),
+    ("d_product", 2): Blocks(128, 64, 8),
+    ("class_sums", 4): Blocks(64, 64, 4),
+    ("d_product", 4): Blocks(64, 64, 4),
 }
 
 # Float32 operands are split into two of 11 bits and three of the four products are added: on the tensor cores as exact
@@ -268,7 +268,7 @@ def class_sums(
     keep: bool = False,
 ) -> Tensor:
     """See ``tile_torch.class_sums``."""
-    (rows, size), count, blocks = x.shape, len(tile), _blocks("class_sums", x)
+    (rows, size), count, blocks = x.shape, len(tile), BLOCKS["class_sums", x.element_size()]
     of_columns, beside = triton.cdiv(count, blocks.columns), entropy or batch.bias is not None
     sums = torch.empty(2 if beside else 1, of_columns, rows, device=x.device)
     tops = torch.empty(of_columns, rows, device=x.device) if shifted(margin, entropy) else None
@@ -294,12 +294,12 @@ def d_product(
     d_cos_y: Tensor,
 ) -> Tensor:
     """See ``tile_torch.d_product``."""
-    (rows, size), count, blocks = x.shape, len(tile), _blocks("d_product", x)
+    (rows, size), count, blocks = x.shape, len(tile), BLOCKS["d_product", x.element_size()]
     out = torch.empty(rows, count, dtype=x.dtype, device=x.device)
     _d_product[(triton.cdiv(rows, blocks.rows) * triton.cdiv(count, blocks.columns),)](
         x, tile.centres, tile.inv_norm, target_column, tile.active, reduced, d_reduced.contiguous(),
-        d_cos_y.contiguous(), out, batch.bias, *_curve_arguments(margin, batch), rows, count, SIZE=size, PRECISION=_PRECISION,
-        **blocks.arguments(x.element_size()),
+        d_cos_y.contiguous(), out, batch.bias, *_curve_arguments(margin, batch), rows, count,
+        SIZE=size, PRECISION=_PRECISION, **blocks.arguments(x.element_size()),
     )  # fmt: skip
     return out
 
@@ -341,12 +341,6 @@ def _curve_arguments(margin: Margin, batch: BatchView) -> tuple[float, Tensor | 
     if curve is None:
         return margin.s, None, None, margin.interclass_filter
     return margin.s, curve.limit.contiguous(), curve.coefficients.contiguous(), margin.interclass_filter
-
-
-def _blocks(kernel: str, x: Tensor) -> Blocks:
-    """How a kernel cuts the products of ``x`` (B, d)."""
-    major = torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 9
-    return BLOCKS[kernel, x.element_size()][min(major, 9)]
 
 
 def _width(size: int) -> int:

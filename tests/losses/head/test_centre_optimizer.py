@@ -1,5 +1,7 @@
 """Updates of centres: against torch.optim, fused against plain, on any number of ranks, through checkpoints."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -81,7 +83,7 @@ def row_by_row(centres, rule, rate, batches, accumulate):
 @pytest.mark.parametrize("rule", RULES)
 def test_accumulated_batches(rule, rate, aligned, rows, monkeypatch):
     """Three batches and a step are one step along the sum of their gradients, however it is made."""
-    monkeypatch.setattr(losses.head.partial_fc, "draw", lambda *args: draw(*args, aligned))
+    monkeypatch.setattr(losses.head.partial_fc, "draw", partial(draw, aligned=aligned))
     centres, whole = problem()[2], batches(6, rows=rows)
     expected = row_by_row(centres, rule, rate, whole, 3)
     for fused in (False, True):

@@ -1,5 +1,7 @@
 """Which classes take part in a step: how many, which, on which rank, and when it is known."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -156,7 +158,7 @@ def test_rows_that_fill_up_change_nothing(mode, monkeypatch):
     embeddings, labels, centres = problem(classes=100)
     results = []
     for aligned in (1, 64):
-        monkeypatch.setattr(losses.head.partial_fc, "draw", lambda *args: draw(*args, aligned))
+        monkeypatch.setattr(losses.head.partial_fc, "draw", partial(draw, aligned=aligned))
         head = PartialFC(create_margin("arcface", s=300.0), 16, 100, sample_rate=0.2, mode=mode, tile=24)
         head.load_state_dict({"weight": centres})
         left_out = ~draw(labels, 100, 0, 100, 0.2, 0, 0).drawn

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_a_step_is_that_of_torch(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("aligned", [1, 128])
 def test_sampled_rows_and_rows_that_fill_up(rule, aligned, monkeypatch):
-    monkeypatch.setattr(losses.head.partial_fc, "draw", lambda *args: draw(*args, aligned))
+    monkeypatch.setattr(losses.head.partial_fc, "draw", partial(draw, aligned=aligned))
     active = draw(torch.arange(9), 150, 0, 150, 0.2, 4, 0, aligned).active
     assert active is None if aligned == 1 else active.logical_not().any()
     both(tolerance=1e-4, rule=rule, sample_rate=0.2, tile=40, entropy=True)
@@ -150,7 +151,7 @@ for size, h in ((2, "*bf16"), (4, "*fp32")):
     product = dict(x=h, centres=h, inv_norm=f, target_column=i, active=l, s=b, rows="i32", count="i32")
     gradient = product | dict(lse=f, d_reduced=f, d_cos_y=f, out=h)
     sums = product | dict(sums=f)
-    forward, backward = (kernels.BLOCKS[name, size][capability // 10] for name in ("class_sums", "d_product"))
+    forward, backward = (kernels.BLOCKS[name, size] for name in ("class_sums", "d_product"))
     jobs += [("_class_sums", sums | extra, dict(BESIDE=beside), forward, size) for extra, beside in
              (({}, False), (dict(tops=f), True), (curve | dict(tops=f), True), (bias, True))]
     jobs += [("_d_product", gradient | extra, {}, backward, size) for extra in ({}, curve, bias)]
@@ -184,7 +185,6 @@ for name, signature, constants, blocks, size in jobs:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_they_compile_for_gpus(capability, tmp_path):
     """To machine code of Ampere and Hopper: products on the tensor cores, no register spilt, two or more programs of
