@@ -11,7 +11,7 @@ from typing import Any
 from weakref import ReferenceType, ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -46,13 +46,14 @@ class Recorder(TorchDispatchMode):
     """A mode that notes every storage that lives, and every operator.
 
     Attributes:
-        phases: by their names.
+        phases: those that are over, by their names.
+        use: what storages are for that are made from now on.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.phases: dict[str, Phase] = {}
-        self._use = ""
+        self.use = ""
         self._storages: dict[int, tuple[ReferenceType, str, int]] = {}  # with their use and bytes, by their address
         self._live: Counter[str] = Counter()
         self._peak: Mapping[str, int] = {}
@@ -63,7 +64,7 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def phase(self, name: str, use: str, part: str = "") -> Iterator[None]:
         """A stretch whose new storages are for ``use``; its work goes by the name of the ``part`` it belongs to."""
-        self._use, self._name, self._work = use, part or name, []
+        self.use, self._name, self._work = use, part or name, []
         self._peak, self._most = {}, -1
         self._note_peak()
         yield
@@ -92,8 +93,8 @@ class Recorder(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key in self._storages:
             return
-        self._storages[key] = ref(storage, self._forgetting(key)), self._use, size
-        self._live[self._use] += size
+        self._storages[key] = ref(storage, self._forgetting(key)), self.use, size
+        self._live[self.use] += size
         self._note_peak()
 
     def _forgetting(self, key: int) -> Callable[[ReferenceType], None]:
@@ -132,6 +133,22 @@ class Recorder(TorchDispatchMode):
         if packet is aten.convolution_backward:
             kernels = len(made)
         self._work.append(Work(self._name, kind, precision, flops, _moved(packet, given, written, made), kernels))
+
+
+def place(module: nn.Module, device: str) -> None:
+    """Give a module of the meta device tensors on another one, in the memory formats of the training loop."""
+    placed: dict[int, Tensor] = {}
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in placed:
+                    form = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+                    fresh = torch.empty(tensor.shape, dtype=tensor.dtype, device=device, memory_format=form)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    placed[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if is_parameter else fresh
+                table[name] = placed[id(tensor)]
 
 
 def _flops(packet: Any, args: tuple, kwargs: dict[str, Any], out: Any) -> int:
