@@ -113,7 +113,7 @@ def _network(config: Config, recipe: Recipe, checkpoint_activations: bool | None
 def _optimizer(
     config: Config, network: nn.Module, recipe: Recipe, recorder: Recorder, keep: bool
 ) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
-    """The optimiser behind its first step, and what it trains; gradients are there afterwards if they are to ``keep``."""
+    """The optimiser behind its first step, and what it trains. The gradients stay if they are to be kept."""
     parameters = list(dict.fromkeys([*network.parameters(), *recipe.parameters()]))
     recorder.use = "optimiser"
     optimizer = create_optimizer(parameters, config.optim)
