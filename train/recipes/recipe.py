@@ -34,11 +34,13 @@ class Recipe(nn.Module):
             the number of ranks.
         clean_view: ask for the images before augmentation too (``batch.clean``).
         entropy: ask the head for softmax entropies (``out.entropy``).
+        second_pass: share of the images that pass through the network once more, without gradient.
     """
 
     num_uniforms = 0
     clean_view = False
     entropy = False
+    second_pass: float = 0.0
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """What is called on the images in training, around the backbone whose weights it trains.
