@@ -24,9 +24,9 @@ _WIDTHS = ((64, 56), (256, 14))  # channels and side of the maps where an iresne
 def this_device(device: torch.device | str | None = None) -> Device:
     """What this machine's device reaches, with all of torch's threads where it is the CPU.
 
-    The shares are those of its own best: of a large product, and of a large copy. A GPU keeps the link of its entry in
-    ``DEVICES``, or is taken for a PCIe card. Cores are those that this process may run on, divided among the ranks of
-    this machine.
+    The shares are those of a large product and a large copy; on a CPU, where convolutions come from another library,
+    theirs may be more than 1. A GPU keeps the link of its entry in ``DEVICES``, or is taken for a PCIe card. Cores are
+    those that this process may run on, divided among the ranks of this machine.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,7 +52,8 @@ def this_device(device: torch.device | str | None = None) -> Device:
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """The shortest time of a call, with the device's work done: what disturbs a measurement only makes it longer."""
-    times, end = [], time.perf_counter() + _SECONDS
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
     work()
     while len(times) < 3 or time.perf_counter() < end:
         _finish(device)

@@ -88,6 +88,11 @@ class Links:
         between = nodes if nodes > 1 else 0
         return max(0, ranks - 1 - between) * self.within.latency + between * self.between.latency
 
+    def tree_latency(self, ranks: int) -> float:
+        """Seconds of a message without a length from a leaf to the root: a chain in each node, a tree of the nodes."""
+        chain = (min(ranks, self.ranks_per_node) - 1) * self.within.latency
+        return chain + (self.nodes(ranks) - 1).bit_length() * self.between.latency
+
 
 def _sheet(fp32: float, tf32: float | None, fp16: float, bf16: float) -> Mapping[str, float]:
     """FLOP/s by precision from TFLOP/s."""
