@@ -19,6 +19,7 @@ from losses.head.collective import Group, RowGather, max_ranks, sum_ranks
 from losses.head.queue import EmbeddingQueue
 from losses.head.sampling import SampledClasses, draw
 from losses.head.sharded_centres import ShardedCentres
+from losses.head.tile_size import tile_size
 from losses.head.tile_torch import LOWEST, inverse_norm, softmax_entropy
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
@@ -285,19 +286,12 @@ class PartialFC(ShardedCentres):
         return centre_pass.size
 
     def tile_size(self, batch: int) -> int:
-        """Centres in a tile.
-
-        On a CPU its numbers should stay in the cache that they are made in. On a GPU a tile should be work for longer
-        than its launches take; with all that it needs it takes some 64th of the memory. Multiples of 128 keep the rows
-        of products aligned for the tensor cores, so what is left of the shard is a tile of its own.
-        """
+        """Centres in a tile: ``tile``, or what ``tile_size.tile_size`` chooses."""
         if self.tile is not None:
             return self.tile
-        if self.weight.device.type == "cpu":
-            return max(256, 2**20 // max(1, batch))
-        memory = torch.cuda.get_device_properties(self.weight.device).total_memory
-        most = memory // 64 // (8 * (batch + 2 * self.weight.shape[1]))
-        return max(128, min(most, len(self.weight)) // 128 * 128)
+        on_cpu = self.weight.device.type == "cpu"
+        memory = None if on_cpu else torch.cuda.get_device_properties(self.weight.device).total_memory
+        return tile_size(batch, *self.weight.shape, memory)
 
     def _dense(self, x: Tensor, batch: BatchView, sampled: SampledClasses | None) -> tuple[Tensor, Tensor | None]:
         """What ``reduce_others`` returns, its first part differentiable."""
