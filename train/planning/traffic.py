@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from losses import create_margin
+from losses.head.tile_torch import shifted
 from train.config import Config
 from train.planning.devices import Links
 from train.recipes import ContraFace, Recipe, TopoFR, TransFace, create_recipe
@@ -120,11 +121,12 @@ def _head_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange
     exchanges.append(Exchange("cosines to the own centres", "all_reduce", _FLOAT * seen))
     if margin.competitive:
         dense = config.head.mode == "dense"
-        if margin.shifted or dense:
+        softplus = margin.reduction == "softplus"
+        if shifted(margin, recipe.entropy) or (dense and not softplus):
             exchanges.append(Exchange("largest logits", "all_reduce", _FLOAT * seen))
-        sums = 2 if recipe.entropy else 1
+        sums = 2 if recipe.entropy or softplus else 1
         calls = sums if dense else 1
-        exchanges.append(Exchange("sums of exponentials", "all_reduce", _FLOAT * sums * seen, calls))
+        exchanges.append(Exchange("sums over the other classes", "all_reduce", _FLOAT * sums * seen, calls))
     exchanges.append(Exchange("gradients of embeddings", "reduce_scatter", _FLOAT * rows * size))
     return exchanges
 

@@ -112,6 +112,7 @@ CASES = {
     "hard negatives": ["head.margin=curricularface", "head.m=.5"],
     "past embeddings": ["head.margin=broadface", "head.m=.5", "head.queue_size=40"],
     "few past embeddings": ["head.margin=broadface", "head.m=.5", "head.queue_size=5"],
+    "sums of softplus": ["head={margin: uniface}"],
     "no softmax": ["head={margin: scf}"],
     "topofr": ["recipe={name: topofr, gather: true}"],
     "topofr, each rank's own": ["recipe={name: topofr}"],
