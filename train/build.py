@@ -50,6 +50,8 @@ def build_loader(
         clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
         quarantine=quarantine,
+        decode_on=data.decode,
+        hw_decoder_load=data.hw_decoder_load,
     )
 
 

@@ -48,6 +48,17 @@ class Data(Section):
     shuffle: Literal["global", "block", "none"] = Field(
         "global", description="order of images; block reads runs of records"
     )
+    decode: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="where images are decoded for training; on the GPU those below a megapixel, as all aligned faces, "
+        "still go half the way on the CPU",
+    )
+    hw_decoder_load: float = Field(
+        0.65,
+        ge=0,
+        le=1,
+        description="with decode: gpu, the share of the images that its JPEG unit takes, if it has one",
+    )
     threads: PositiveInt | Auto = Field("auto", description="decoding threads a rank; auto by the machine's cores")
     prefetch: PositiveInt | Auto = Field(3, description="batches decoded ahead; auto by their size")
     max_bad_fraction: float = Field(0.001, ge=0, le=1, description="stop when more images than this cannot be read")
