@@ -54,7 +54,7 @@ class Model(OpenSection):
         None, description="weights to start from: any file or folder models.load_weights reads"
     )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
-    compile: bool = Field(False, description="torch.compile the backbone")
+    compile: bool = Field(False, description="torch.compile the backbone for training")
 
 
 CentreRule = Literal["sgd", "adamw"]  # what losses.CentreOptimizer knows

@@ -99,6 +99,7 @@ class Margin(nn.Module):
         competitive: whether other classes have a part in the loss; if not, ``loss`` gets no ``lse`` and the centres
             get no gradient.
         queue_size: number of past embeddings that train the centres beside the batch (see ``EmbeddingQueue``).
+        draws: whether the margin needs ``batch.uniform``, which is None in training for those that do not.
 
     State lives in buffers: the same on every rank, because it is computed from the global batch, saved with the head,
     and left alone in evaluation mode.
@@ -106,6 +107,7 @@ class Margin(nn.Module):
 
     competitive = True
     queue_size = 0
+    draws = False
 
     def __init__(self, s: Scale = 64.0, interclass_filter: Cosine | None = None) -> None:
         super().__init__()

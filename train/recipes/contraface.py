@@ -56,9 +56,11 @@ class ContraFace(Recipe):
         for dropout in self._dropouts:
             dropout.p = self.late_dropout if late else self.dropout
         first, second = network(batch.images)
-        uniform = self.margin_uniforms(batch)
+        uniform = self.margin_uniforms(batch, head)
+        if uniform is not None:
+            uniform = uniform.repeat(2)
         # The mean over both views' rows is half of either loss.
-        out = head(torch.cat([first, second]), batch.labels.repeat(2), uniform=uniform.repeat(2))
+        out = head(torch.cat([first, second]), batch.labels.repeat(2), uniform=uniform)
         labels = batch.labels
         if self.gather and world_size() > 1:
             gather = RowGather(len(first), first.device)
