@@ -80,6 +80,7 @@ def precisions(path, overrides):
     trainer = Trainer(load_config(path, overrides), World(torch.device("cpu"), 0, 1))
     asked = []
     trainer.verifier, trainer.log = Asked(asked), None
+    trainer.meter.start(0)
     for device in ("cuda", "cpu"):
         trainer.world = World(torch.device(device))
         for step in (2, trainer.learning_rate.total):
