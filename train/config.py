@@ -79,7 +79,7 @@ class Model(OpenSection):
         False, description="compute activations again for the gradient; auto where they do not fit into the memory"
     )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
-    compile: bool = Field(False, description="torch.compile the backbone")
+    compile: bool = Field(False, description="torch.compile the backbone for training")
 
     @model_validator(mode="after")
     def _can_compute_again(self) -> "Model":
