@@ -48,7 +48,9 @@ def trace_head(
             labels = torch.empty(rows, dtype=torch.int64, device=device)
             uniform = torch.empty(rows, device=device)
         with recorder.phase("forward", "tiles of centres", "head forward"):
-            loss = head._loss(embeddings, labels, None, uniform).loss  # ``forward`` without autocast, which meta has not
+            loss = head._loss(
+                embeddings, labels, None, uniform
+            ).loss  # ``forward`` without autocast, which meta has not
         with recorder.phase("backward", "tiles of centres", "head backward"):
             loss.backward()
             del loss
