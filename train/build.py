@@ -56,7 +56,7 @@ def build_loader(
 def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fresh: bool) -> nn.Module:
     """The backbone on its device; the same initial weights on every rank, those of ``init_from`` in a ``fresh`` run."""
     torch.manual_seed(seed)
-    backbone = create_model(model.name, model.embedding_size, model.input_size, **model.options)
+    backbone = create_model(**model.arguments)
     if fresh and model.init_from:
         load_weights(backbone, model.init_from)
     if model.sync_batchnorm:

@@ -33,22 +33,25 @@ class NetworkTrace:
         phases: ``build``, ``forward``, ``backward`` and ``update``, their memory for ``weights``, ``optimiser``,
             ``gradients``, ``images``, ``activations`` and ``temporaries``.
         parameters: numbers that are trained.
-        views: embeddings that an image has in a step.
     """
 
     batch: int
     phases: Mapping[str, Phase]
     parameters: int
-    views: int
 
 
 def trace_network(
-    config: Config, batch: int, *, gpu: bool, ranks: int = 1, checkpoint_activations: bool | None = None
+    config: Config,
+    batch: int,
+    *,
+    gpu: bool,
+    keep_gradients: bool = False,
+    checkpoint_activations: bool | None = None,
 ) -> NetworkTrace:
     """Trace a step.
 
     Args:
-        ranks: where there are several, the buckets of DistributedDataParallel hold all gradients all the time.
+        keep_gradients: from step to step, as the buckets of DistributedDataParallel and accumulated batches do.
         checkpoint_activations: what to take instead of the config's.
     """
     recipe = create_recipe(config.recipe.name, **config.recipe.options)
@@ -63,7 +66,7 @@ def trace_network(
         with recorder.phase("build", "weights"):
             place(network, "cpu")
             place(recipe, "cpu")
-            optimizer, trained = _optimizer(config, network, recipe, recorder, keep=ranks > 1)
+            optimizer, trained = _optimizer(config, network, recipe, recorder, keep=keep_gradients)
             recorder.use = "images"
             images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
         network.train()
@@ -74,7 +77,6 @@ def trace_network(
                         network(images[:chosen])
                 found = network(images)
             outputs = [found] if isinstance(found, Tensor) else [out for out in found if out.requires_grad]
-            views = sum(out.shape == (batch, config.model.embedding_size) for out in outputs)
         with recorder.phase("backward", "temporaries", "backbone backward"), on_gpu:
             for parameter in trained:
                 parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel(p.grad, "gradients"))
@@ -83,9 +85,9 @@ def trace_network(
             del outputs
         with recorder.phase("update", "temporaries", "backbone update"):
             _update(optimizer, trained, config.optim.clip)
-            if ranks == 1:
+            if not keep_gradients:
                 optimizer.zero_grad()
-    return NetworkTrace(batch, recorder.phases, sum(p.numel() for p in trained), views)
+    return NetworkTrace(batch, recorder.phases, sum(p.numel() for p in trained))
 
 
 class _GpuAutocast(TorchFunctionMode):
@@ -101,13 +103,11 @@ class _GpuAutocast(TorchFunctionMode):
 
 
 def _network(config: Config, recipe: Recipe, checkpoint_activations: bool | None) -> nn.Module:
-    options = dict(config.model.options)
+    arguments = config.model.arguments
     if checkpoint_activations is not None:
-        options["checkpoint_activations"] = checkpoint_activations
+        arguments["checkpoint_activations"] = checkpoint_activations
     with torch.device("meta"):
-        return recipe.network(
-            create_model(config.model.name, config.model.embedding_size, config.model.input_size, **options)
-        )
+        return recipe.network(create_model(**arguments))
 
 
 def _optimizer(

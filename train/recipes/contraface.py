@@ -33,6 +33,8 @@ class ContraFace(Recipe):
         gather: contrast over the global batch instead of each rank's own.
     """
 
+    views = 2
+
     def __init__(
         self,
         contrast: Factor = 0.05,
