@@ -21,9 +21,9 @@ def rows(name):
 
 
 def value(formula, **symbols):
-    """A formula of the page, as 4·(B + Q)·d."""
+    """A formula of the page, such as 4·(B + Q)·d."""
     code = formula.replace("·", "*").replace("²", "**2").replace("−", "-")
-    return eval(code, {"min": min}, symbols)  # noqa: S307  # the page's own
+    return eval(code, {"min": min}, symbols)
 
 
 def config(*overrides, name="glint360k_r50"):
@@ -61,7 +61,7 @@ def test_the_formulas_of_exchanges(case):
 
 @pytest.mark.parametrize("rule", ["sgd", "adamw"])
 def test_the_formulas_of_memory(rule):
-    formulas = {part: formula for part, formula in rows("memory")}
+    formulas = dict(rows("memory"))
     run = config(f"optim.name={rule}", "model.name=mbf", "model.embedding_size=64")
     rule = "sgd with momentum" if rule == "sgd" else rule
     head = trace_head(run, rows=64, num_classes=9000, gpu=True, tile=1024, ranks=4)["build"].left
