@@ -14,7 +14,7 @@ from models.weights import load_weights
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
 from pipelines.sources.source import Source
-from train.config import Config, Data, Head, Model
+from train.config import Config, Data, Head, Model, settled
 from train.fine_tune import load_centres, stored_classes
 from train.recipes import Recipe
 
@@ -44,8 +44,8 @@ def build_loader(
         rank=world.rank,
         world_size=world.size,
         accumulate=accumulate,
-        threads=data.threads,
-        prefetch=data.prefetch,
+        threads=settled(data.threads),
+        prefetch=settled(data.prefetch),
         num_uniforms=1 + recipe.num_uniforms,
         clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
@@ -108,7 +108,7 @@ def build_head(
         sample_rate=head.sample_rate,
         mode=head.mode,
         kernels=head.kernels,
-        tile=head.tile,
+        tile=None if head.tile == "auto" else head.tile,
         entropy=entropy,
         matmul_dtype=torch.bfloat16 if half and world.device.type == "cuda" else torch.float32,
         seed=seed,

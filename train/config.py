@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args
 
 from pydantic import (
     Field,
@@ -26,6 +26,15 @@ from train.recipes import RECIPES
 from train.section import LocalPath, OpenSection, Section, one_of
 
 Auto = Literal["auto"]  # what `train.planning.automatic` finds a value for when the run starts
+
+
+Value = TypeVar("Value")
+
+
+def settled(value: Value | Auto) -> Value:
+    """A value that may have been ``auto`` in the file, as it is in a run."""
+    assert value != "auto"
+    return cast(Value, value)
 
 
 class Data(Section):

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from train.config import Config
-from train.planning.step import USABLE, Setting, StepTrace, trace_classifier, trace_step
+from train.planning.step import USABLE, Setting, StepTrace, chosen_tile, trace_classifier, trace_step
 
 _MOST = 2**31  # identities: more do not occur
+_MANY_TILES = 12
 
 
 def fits(trace: StepTrace, setting: Setting) -> bool:
-    """Whether a step fits into the memory of its device."""
-    return trace.memory.total <= USABLE * setting.device.memory
+    """Whether a step fits into the memory that a rank may use."""
+    return trace.memory.total <= USABLE * setting.memory
 
 
 def largest_batch(config: Config, setting: Setting, checkpoint_activations: bool | None = None) -> int:
@@ -24,18 +26,27 @@ def largest_batch(config: Config, setting: Setting, checkpoint_activations: bool
         of_batch = _with_batch(config, batch)
         return trace_step(of_batch, setting, checkpoint_activations).memory.total
 
-    return _largest(needed, int(USABLE * setting.device.memory), 2, config.data.batch_size)
+    return _largest(needed, int(USABLE * setting.memory), 2, config.data.batch_size)
 
 
 def most_identities(config: Config, setting: Setting, trace: StepTrace) -> int:
     """The most identities, over all ranks, with which the step of ``trace`` fits; 0 where it does not with 2."""
 
-    def needed(identities: int) -> int:
-        of_so_many = replace(setting, identities=identities)
-        head = trace_classifier(config, of_so_many)
+    @cache
+    def traced(identities: int) -> int:
+        head = trace_classifier(config, replace(setting, identities=identities))
         return replace(trace, head=head).memory.total
 
-    return min(_MOST, _largest(needed, int(USABLE * setting.device.memory), 2, setting.identities))
+    # With more tiles than these each takes as much as the last, and tracing them all would take minutes.
+    tile = chosen_tile(config, replace(setting, identities=_MOST))
+    far = setting.ranks * round(_MANY_TILES * tile / config.head.sample_rate)
+
+    def needed(identities: int) -> int:
+        if identities <= far:
+            return traced(identities)
+        return traced(far) + (traced(far) - traced(far // 2)) * (identities - far) // (far - far // 2)
+
+    return min(_MOST, _largest(needed, int(USABLE * setting.memory), 2, setting.identities))
 
 
 def _with_batch(config: Config, batch: int) -> Config:

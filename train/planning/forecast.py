@@ -1,4 +1,4 @@
-"""How long a step takes, by a roofline: every operator is bound by arithmetic or by memory, the step by one of its flows.
+"""How long a step takes, by a roofline: each operator is as slow as its arithmetic or as its memory traffic.
 
 Device, host, decoding and overlapped exchanges go on side by side, so that the slowest of them sets the pace; what is
 exchanged in the head stops the device. On a CPU all of them share the cores, and their times add up.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from train.config import Config
 from train.planning.decoding import decoding_threads
-from train.planning.devices import Device
+from train.planning.devices import Device, Links
 from train.planning.step import Setting, StepTrace
 from train.planning.traffic import step_exchanges
 from train.planning.work import Work
@@ -27,7 +27,7 @@ class PartTime:
     name: str
     flops: float
     bytes: float
-    kernels: int
+    kernels: float
     arithmetic: float
     memory: float
     host: float
@@ -44,8 +44,9 @@ class Forecast:
 
     Attributes:
         parts: those of the device, in order.
-        flows: seconds of a step by what goes on side by side: ``device`` with what stops it, ``host``, ``gradients
-            between ranks``, ``decoding``.
+        exposed, hidden: seconds of what the ranks exchange, which the device waits for, and which it does not.
+        host: seconds of all launches.
+        decoding: seconds of a rank's threads.
         step: seconds.
         images: of a step.
         binds: what the step waits for most: ``arithmetic``, ``memory``, ``links``, ``host`` or ``decoding``.
@@ -66,16 +67,16 @@ class Forecast:
         return self.images / self.step
 
 
-def forecast(config: Config, setting: Setting, trace: StepTrace) -> Forecast:
+def forecast(config: Config, setting: Setting, trace: StepTrace, device: Device, links: Links) -> Forecast:
     """The forecast of a step that was traced."""
-    device, batches = setting.device, config.optim.accumulate
+    batches = config.optim.accumulate
     names = dict.fromkeys(work.name for work in trace.work)
     parts = tuple(
         part_time(name, (work for work in trace.work if work.name == name), device, 1 if "update" in name else batches)
         for name in names
     )
     exchanges = step_exchanges(config, setting.ranks, parameters=trace.network.parameters)
-    times = [(each.seconds(setting.ranks, setting.links), each.overlapped) for each in exchanges]
+    times = [(each.seconds(setting.ranks, links), each.overlapped) for each in exchanges]
     hidden = sum(seconds for seconds, overlapped in times if overlapped)
     backward = sum(part.device for part in parts if part.name == "backbone backward")
     exposed = sum(seconds for seconds, overlapped in times if not overlapped) + max(0.0, hidden - backward)
@@ -100,7 +101,7 @@ def forecast(config: Config, setting: Setting, trace: StepTrace) -> Forecast:
 
 
 def part_time(name: str, work: Iterable[Work], device: Device, times: int = 1) -> PartTime:
-    """The time of some operators, done so many ``times``: each as long as the slower of its arithmetic and its memory."""
+    """The time of some operators, all of them done so many ``times``."""
     flops = moved = arithmetic = memory = 0.0
     kernels = 0
     for each in work:
@@ -113,7 +114,5 @@ def part_time(name: str, work: Iterable[Work], device: Device, times: int = 1) -
             arithmetic += computing
         else:
             memory += moving
-    host = kernels * device.launch
-    return PartTime(
-        name, times * flops, times * moved, times * kernels, times * arithmetic, times * memory, times * host
-    )
+    sums = flops, moved, kernels, arithmetic, memory, kernels * device.launch
+    return PartTime(name, *(times * value for value in sums))

@@ -9,7 +9,6 @@ from losses.head.collective import shard_range
 from losses.head.tile_size import tile_size
 from train.config import Config
 from train.planning.decoding import batches_ahead
-from train.planning.devices import Device, Links
 from train.planning.head import trace_head
 from train.planning.network import NetworkTrace, trace_network
 from train.planning.recording import Phase
@@ -25,25 +24,19 @@ USABLE = 0.95  # of a device's memory: the rest is lost between blocks of the al
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a config is to run, and on how much data.
+    """What a step depends on beside its config.
 
     Attributes:
-        device: of each rank.
-        links: between the ranks.
-        identities: classes of the data, or more where the head has more.
-        images: of the data; None where nobody knows.
+        gpu: whether it runs on a GPU.
+        memory: bytes that a rank may use.
+        ranks: of the run.
+        identities: classes of the head.
     """
 
-    device: Device
-    links: Links
+    gpu: bool
+    memory: int
     ranks: int
     identities: int
-    images: int | None = None
-
-    @property
-    def gpu(self) -> bool:
-        """Whether the device is a GPU."""
-        return self.device.name != "cpu"
 
 
 @dataclass(frozen=True)
@@ -146,7 +139,7 @@ def chosen_tile(config: Config, setting: Setting) -> int:
     margin = create_margin(config.head.margin, **config.head.options)
     first, last = shard_range(setting.identities, 0, setting.ranks)
     rows = head_rows(config, setting.ranks) + margin.queue_size
-    return tile_size(rows, last - first, config.model.embedding_size, setting.device.memory if setting.gpu else None)
+    return tile_size(rows, last - first, config.model.embedding_size, setting.memory if setting.gpu else None)
 
 
 def fixed_memory(config: Config, setting: Setting) -> dict[str, int]:
