@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -20,9 +21,13 @@ import matplotlib.pyplot as plt
 from benchmarks.published_speed import PUBLISHED, PublishedSpeed
 from pipelines.common.command import run
 from train.config import Config, load_config
+from train.planning.border import fits
 from train.planning.data_sets import DataSize, data_size
 from train.planning.devices import BETWEEN, DEVICES, WITHIN, Device, links_of
-from train.planning.plan import Cluster, Plan, make_plan
+from train.planning.forecast import forecast
+from train.planning.network import trace_network
+from train.planning.plan import Cluster, make_plan, source_batch
+from train.planning.step import Setting, StepTrace, fixed_memory, trace_classifier
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, CHART = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.png"
@@ -69,19 +74,6 @@ def link_table() -> str:
         for link in links.values()
     ]
     return table(("link", "", "GB/s", "reached", "µs a hop"), rows)
-
-
-def plan_of(config: Config, device: Device, ranks: int, data: DataSize, between: str = "ndr") -> Plan:
-    """A plan without the search for what fits."""
-    return make_plan(config, Cluster(device, links_of(device, between), ranks), data, borders=False)
-
-
-def part_seconds(plan: Plan) -> dict[str, float]:
-    """Seconds of a step by what takes them: backbone, head, and the exchange that the device waits for."""
-    parts = plan.forecast.parts
-    backbone = sum(part.device for part in parts if part.name.startswith("backbone"))
-    head = sum(part.device for part in parts if not part.name.startswith("backbone"))
-    return {"backbone": backbone, "head": head, "links": plan.forecast.exposed}
 
 
 # -- published figures -------------------------------------------------------------------------------------------------
@@ -136,11 +128,11 @@ def config_table() -> str:
 
 def _config_row(path: Path) -> Cells:
     config = load_config(path)
-    data = data_size(config)
-    batch, ranks = config.data.batch_size, _made_for(path)
+    data, device, batch = data_size(config), DEVICES["h100"], config.data.batch_size
+    ranks = (source_batch(path) or batch) // batch
     cells = [path.stem]
     for number in (ranks, 8):
-        plan = plan_of(config, DEVICES["h100"], number, data)
+        plan = make_plan(config, Cluster(device, links_of(device), number), data, borders=False)
         speed = f"{plan.forecast.images_per_second:,.0f}"
         memory = f"{plan.memory.total / GIB:.1f}" + ("" if plan.fits else " (too much)")
         days = "–" if plan.days is None else f"{plan.days:.2f}"
@@ -152,72 +144,111 @@ def _config_row(path: Path) -> Cells:
     return cells
 
 
-def _made_for(path: Path) -> int:
-    """The number of GPUs of a config's source, from its comment: ``128 x 8 images``."""
-    found = re.search(r"(\d+) x (\d+) images", path.read_text())
-    return int(found[2]) if found else 1
-
-
 # -- scale -------------------------------------------------------------------------------------------------------------
 
 
-def scaled_plans() -> dict[tuple[int, float, int], Plan]:
-    """Plans of one config by identities, sample rate and ranks, 128 images a GPU."""
-    path = ROOT / "configs" / f"{SCALED}.yaml"
-    plans = {}
-    for identities, rate, ranks in product(IDENTITIES, RATES, RANKS):
-        config = load_config(path, [f"head.sample_rate={rate}", "data.batch_size=128"])
-        plans[identities, rate, ranks] = plan_of(config, DEVICES["h100"], ranks, DataSize(identities, None))
-    return plans
+class Case(NamedTuple):
+    """A line of the chart."""
+
+    identities: int
+    rate: float
+    between: str = "ndr"
+
+    @property
+    def name(self) -> str:
+        """For the legend."""
+        links = "" if self.between == "ndr" else f", {self.between}"
+        return f"{self.identities / 1e6:g} M identities, rate {self.rate:g}{links}"
 
 
-def scale_table(plans: dict[tuple[int, float, int], Plan]) -> str:
-    """What the chart shows, for some of its points: images/s and what takes most of a step; memory of a rank."""
-
-    def cell(plan: Plan) -> str:
-        seconds = part_seconds(plan)
-        most = max(seconds, key=seconds.__getitem__)
-        speed = f"{plan.forecast.images_per_second:,.0f} {most}" if plan.fits else "–"
-        return f"{speed}, {plan.memory.total / GIB:.0f} GiB"
-
-    shown = [ranks for ranks in RANKS if ranks in (1, 8, 64, 512)]
-    rows = (
-        [f"{identities / 1e6:g} M", f"{rate:g}", *(cell(plans[identities, rate, ranks]) for ranks in shown)]
-        for identities, rate in product(IDENTITIES, RATES)
-    )
-    return table(("identities", "rate", *(f"{ranks} GPU{'s' * (ranks > 1)}" for ranks in shown)), rows)
+CASES = (*(Case(*of) for of in product(IDENTITIES, RATES)), Case(IDENTITIES[0], 1.0, "ethernet25"))
 
 
-def chart(plans: dict[tuple[int, float, int], Plan], path: Path) -> None:
-    """Images a second, and the memory of a rank, against the number of GPUs; a line for each number of identities."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    markers, colours = {"backbone": "o", "head": "s", "links": "^"}, ("#3b6fb6", "#d9822b", "#3c8c4e")
-    for (identities, colour), rate in product(zip(IDENTITIES, colours), RATES):
-        line = [plans[identities, rate, ranks] for ranks in RANKS]
-        label, style = f"{identities / 1e6:g} M identities, rate {rate:g}", "-" if rate == 1 else "--"
-        memory = [plan.memory.total / GIB for plan in line]
-        axes[1].plot(RANKS, memory, style, color=colour, marker=".", label=label)
-        fitting = [(ranks, plan) for ranks, plan in zip(RANKS, line) if plan.fits]
-        speeds = [plan.forecast.images_per_second for _, plan in fitting]
-        axes[0].plot([ranks for ranks, _ in fitting], speeds, style, color=colour, label=label)
-        for (ranks, plan), speed in zip(fitting, speeds):
-            seconds = part_seconds(plan)
-            marker = markers[max(seconds, key=seconds.__getitem__)]
-            axes[0].plot(ranks, speed, marker, color=colour, markersize=5)
-    for name, marker in markers.items():
-        axes[0].plot([], [], marker, color="grey", label=f"most of the step: {name}")
+class Point(NamedTuple):
+    """A step of a case on some ranks.
+
+    Attributes:
+        seconds: by what takes them: backbone, head, and the exchange that the device waits for.
+        memory: bytes of a rank.
+    """
+
+    images_per_second: float
+    seconds: dict[str, float]
+    memory: int
+    fits: bool
+
+    @property
+    def most(self) -> str:
+        """What takes most of the step."""
+        return max(self.seconds, key=self.seconds.__getitem__)
+
+
+def scaled() -> dict[Case, list[Point]]:
+    """A point for each number of ranks; the backbone's part of a step is the same in all of them."""
     device = DEVICES["h100"]
-    axes[1].axhline(device.memory / GIB, color="grey", linewidth=1)
-    axes[1].annotate(
-        f"memory of an {device.name}", (RANKS[-1], device.memory / GIB), ha="right", va="bottom", color="grey"
-    )
-    for axis, label in zip(axes, ("images/s, where it fits", "GiB of a GPU")):
+    config = load_config(ROOT / "configs" / f"{SCALED}.yaml", ["data.batch_size=128"])
+    networks = {several: trace_network(config, 128, gpu=True, keep_gradients=several) for several in (False, True)}
+    points: dict[Case, list[Point]] = {case: [] for case in CASES}
+    for case, ranks in product(CASES, RANKS):
+        of_case = load_config(
+            ROOT / "configs" / f"{SCALED}.yaml", ["data.batch_size=128", f"head.sample_rate={case.rate}"]
+        )
+        setting = Setting(True, device.memory, ranks, case.identities)
+        head, fixed = trace_classifier(of_case, setting), fixed_memory(of_case, setting)
+        trace = StepTrace(networks[ranks > 1], head, fixed)
+        points[case].append(_point(of_case, setting, trace, device, case.between))
+    return points
+
+
+def _point(config: Config, setting: Setting, trace: StepTrace, device: Device, between: str) -> Point:
+    expected = forecast(config, setting, trace, device, links_of(device, between))
+    seconds = {"backbone": 0.0, "head": 0.0, "links": expected.exposed}
+    for part in expected.parts:
+        seconds["backbone" if part.name.startswith("backbone") else "head"] += part.device
+    return Point(expected.images_per_second, seconds, trace.memory.total, fits(trace, setting))
+
+
+def scale_table(points: dict[Case, list[Point]]) -> str:
+    """What the chart shows, for some numbers of GPUs."""
+    shown = [RANKS.index(ranks) for ranks in (1, 8, 64, 512)]
+
+    def cell(point: Point) -> str:
+        speed = f"{point.images_per_second:,.0f} {point.most}" if point.fits else "–"
+        return f"{speed}, {point.memory / GIB:.0f} GiB"
+
+    rows = ([case.name, *(cell(line[place]) for place in shown)] for case, line in points.items())
+    return table(("", *(f"{RANKS[place]} GPU{'s' * (place > 0)}" for place in shown)), rows)
+
+
+def chart(points: dict[Case, list[Point]], path: Path) -> None:
+    """Images a second of a GPU, and its memory, against the number of GPUs."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+    markers = {"backbone": "o", "head": "s", "links": "^"}
+    colours = dict(zip(IDENTITIES, ("#3b6fb6", "#d9822b", "#3c8c4e")))
+    for case, line in points.items():
+        style = ":" if case.between != "ndr" else "-" if case.rate == 1 else "--"
+        drawn = dict(linestyle=style, color=colours[case.identities])
+        if case.between == "ndr":
+            axes[1].plot(RANKS, [point.memory / GIB for point in line], **drawn)
+        fitting = [(ranks, point) for ranks, point in zip(RANKS, line) if point.fits]
+        speeds = [point.images_per_second / ranks for ranks, point in fitting]
+        axes[0].plot([ranks for ranks, _ in fitting], speeds, label=case.name, **drawn)
+        for (ranks, point), speed in zip(fitting, speeds):
+            axes[0].plot(ranks, speed, markers[point.most], color=colours[case.identities], markersize=5)
+    for name, marker in markers.items():
+        axes[0].plot([], [], marker, color="grey", label=f"most of a step: {name}")
+    memory = DEVICES["h100"].memory / GIB
+    axes[1].axhline(memory, color="grey", linewidth=1)
+    axes[1].annotate("memory of an H100", (RANKS[-1], memory), ha="right", va="bottom", color="grey")
+    speeds_shown, memory_shown = (100, 200, 500, 1000, 2000, 3000), (10, 20, 50, 100, 200, 400)
+    labels = "images/s of a GPU, where the step fits", "GiB of a GPU"
+    for axis, label, ticks in zip(axes, labels, (speeds_shown, memory_shown)):
         axis.set(xscale="log", yscale="log", xlabel="GPUs", ylabel=label)
         axis.set_xticks(RANKS, [str(ranks) for ranks in RANKS])
+        axis.set_yticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{SCALED.split('_')[1]}, 128 images a GPU, bf16, H100 with NVLink and InfiniBand NDR", fontsize=11)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -233,10 +264,10 @@ def with_table(text: str, name: str, content: str) -> str:
 
 
 def scale() -> str:
-    """The table of the scaled plans; draws their chart."""
-    plans = scaled_plans()
-    chart(plans, CHART)
-    return scale_table(plans)
+    """The table of what the chart shows; draws the chart, too."""
+    points = scaled()
+    chart(points, CHART)
+    return scale_table(points)
 
 
 TABLES: dict[str, Callable[[], str]] = {
