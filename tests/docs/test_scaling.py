@@ -37,6 +37,7 @@ CASES = {
     "past embeddings": (["head={margin: broadface, queue_size: 40}"], {"Q": 40}),
     "a long queue": (["head={margin: broadface, queue_size: 4000}"], {"Q": 4000}),
     "large scale": (["head.s=100"], {}),
+    "uniface": (["head={margin: uniface}"], {}),
     "topofr": (["recipe={name: topofr, gather: true}"], {}),
     "contraface": (["recipe={name: contraface, gather: true}"], {}),
     "transface": (["recipe={name: transface}", "model.name=transface_s"], {}),
@@ -53,7 +54,7 @@ def test_the_formulas_of_exchanges(case):
     run = config(*overrides, f"data.batch_size={batch}", "model.embedding_size=24")
     found = step_exchanges(run, ranks, parameters=parameters)
     for each in found:
-        twice = 2 if case == "topofr" and each.name == "sums of exponentials" else 1
+        twice = 2 if case in ("topofr", "uniface") and each.name == "sums over the classes" else 1
         assert each.bytes == twice * value(EXCHANGES[each.name], **symbols), each.name
         assert each.collective == KINDS[each.name]
     assert {each.name for each in found} >= {what for what, *_, when in rows("exchanges") if when.startswith("always")}
