@@ -23,7 +23,7 @@ from pipelines.common.command import run
 from train.config import Config, load_config
 from train.planning.border import fits
 from train.planning.data_sets import DataSize, data_size
-from train.planning.devices import BETWEEN, DEVICES, WITHIN, Device, links_of
+from train.planning.devices import BETWEEN, DEVICES, WITHIN, Device, Link, links_of
 from train.planning.forecast import forecast
 from train.planning.network import trace_network
 from train.planning.plan import Cluster, make_plan, source_batch
@@ -68,12 +68,14 @@ def device_table() -> str:
 
 def link_table() -> str:
     """The links of the planner."""
-    rows = [
-        [link.name, place, f"{link.rate / 1e9:g}", f"{link.share * link.rate / 1e9:g}", f"{link.latency * 1e6:g}"]
-        for place, links in (("out of a GPU", WITHIN), ("out of a node", BETWEEN))
-        for link in links.values()
-    ]
-    return table(("link", "", "GB/s", "reached", "µs a hop"), rows)
+
+    def row(link: Link, out_of: str) -> Cells:
+        reached = f"{link.share * link.rate / 1e9:g}"
+        return [link.name, out_of, f"{link.rate / 1e9:g}", reached, f"{link.latency * 1e6:g}"]
+
+    rows = [row(link, "a GPU") for link in WITHIN.values()]
+    rows += [row(link, "a node" if link.shared else "a node, for each GPU") for link in BETWEEN.values()]
+    return table(("link", "out of", "GB/s", "reached", "µs a hop"), rows)
 
 
 # -- published figures -------------------------------------------------------------------------------------------------

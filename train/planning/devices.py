@@ -52,15 +52,17 @@ class Link:
     """What joins the devices of a node, or nodes.
 
     Attributes:
-        rate: bytes/s in one direction: out of a device to others of its node, or out of a node through all its ports.
+        rate: bytes/s in one direction: out of a device to others of its node, or out of a node's port.
         latency: seconds of a hop, a message passed on by one rank to the next.
         share: of ``rate`` that large messages reach.
+        shared: whether a node has one port for all its devices, and not one for each.
     """
 
     name: str
     rate: float
     latency: float
     share: float = 0.8
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ class Links:
         ports there are several rings, each with its part of the bytes.
         """
         within = self.within.rate * self.within.share
-        return within if self.nodes(ranks) == 1 else min(within, self.between.rate * self.between.share)
+        if self.nodes(ranks) == 1:
+            return within
+        ports = 1 if self.between.shared else self.ranks_per_node
+        return min(within, ports * self.between.rate * self.between.share)
 
     def latency(self, ranks: int) -> float:
         """Seconds of a message without a length on its way once round the ring, but for the last hop."""
@@ -136,13 +141,13 @@ _WITHIN = (
     Link("loopback", 2e9, 50e-6),  # gloo between the processes of a machine
 )
 WITHIN: Mapping[str, Link] = MappingProxyType({link.name: link for link in _WITHIN})
-# Out of a node: InfiniBand with a port a GPU for 8 GPUs, Ethernet with one port.
+# InfiniBand and Ethernet.
 _BETWEEN = (
-    Link("ndr", 8 * 50e9, 4e-6),
-    Link("hdr", 8 * 25e9, 4e-6),
-    Link("ethernet100", 12.5e9, 20e-6),
-    Link("ethernet25", 3.125e9, 20e-6),
-    Link("ethernet10", 1.25e9, 20e-6),
+    Link("ndr", 50e9, 4e-6),
+    Link("hdr", 25e9, 4e-6),
+    Link("ethernet100", 12.5e9, 20e-6, shared=True),
+    Link("ethernet25", 3.125e9, 20e-6, shared=True),
+    Link("ethernet10", 1.25e9, 20e-6, shared=True),
 )
 BETWEEN: Mapping[str, Link] = MappingProxyType({link.name: link for link in _BETWEEN})
 
