@@ -238,7 +238,8 @@ class Trainer:
         network = self.network
         quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with quiet:
-            self.head.prepare(batch.labels)
+            if self.recipe.views == 1:  # another's rows are known to it alone
+                self.head.prepare(batch.labels)
             with torch.autocast(device, self.half, enabled=self.half is not None):
                 result = self.recipe.step(batch, network, self.head, self.epoch)
             (result.loss * (self.gate.scale / self.accumulate)).backward()

@@ -5,7 +5,6 @@ What the ranks send each other is left to `train.planning.traffic`; buffers for 
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -82,9 +81,9 @@ class _Shard(PartialFC):
         return self._held
 
     def _rows(self, labels: Tensor) -> Rows:
-        """How many are drawn is known by numbers only; their expected count stands for it where a run waits for it."""
+        """How many classes are drawn is known by numbers only; their expected count stands for it."""
         rows = super()._rows(labels)
-        if rows.sampled is None:
-            return rows
-        expected = max(round(self.sample_rate * len(self.weight)), len(labels) * len(self.weight) // self.num_classes)
-        return replace(rows, sampled=replace(rows.sampled, counts=(expected, 0)))
+        if rows.sampled is not None:
+            of_labels = len(labels) * len(self.weight) // self.num_classes
+            rows.sampled.counts = max(round(self.sample_rate * len(self.weight)), of_labels), of_labels
+        return rows
