@@ -14,7 +14,7 @@ from models.weights import load_weights
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
 from pipelines.sources.source import Source
-from train.config import Config, Data, Head, Model
+from train.config import Config, Data, Head, Model, settled
 from train.fine_tune import load_centres, stored_classes
 from train.recipes import Recipe
 
@@ -44,8 +44,8 @@ def build_loader(
         rank=world.rank,
         world_size=world.size,
         accumulate=accumulate,
-        threads=data.threads,
-        prefetch=data.prefetch,
+        threads=settled(data.threads),
+        prefetch=settled(data.prefetch),
         num_uniforms=1 + recipe.num_uniforms,
         clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
@@ -56,7 +56,7 @@ def build_loader(
 def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fresh: bool) -> nn.Module:
     """The backbone on its device; the same initial weights on every rank, those of ``init_from`` in a ``fresh`` run."""
     torch.manual_seed(seed)
-    backbone = create_model(model.name, model.embedding_size, model.input_size, **model.options)
+    backbone = create_model(**model.arguments)
     if fresh and model.init_from:
         load_weights(backbone, model.init_from)
     if model.sync_batchnorm:
@@ -108,7 +108,7 @@ def build_head(
         sample_rate=head.sample_rate,
         mode=head.mode,
         kernels=head.kernels,
-        tile=head.tile,
+        tile=None if head.tile == "auto" else head.tile,
         entropy=entropy,
         matmul_dtype=torch.bfloat16 if half and world.device.type == "cuda" else torch.float32,
         seed=seed,
@@ -123,15 +123,13 @@ def build_head(
     return classifier
 
 
-def build_centre_optimizer(config: Config, head: PartialFC, accumulate: int) -> CentreOptimizer:
-    """The centres' optimiser for steps of ``accumulate`` batches."""
-    # Sampled batches draw different centres, so several of them cannot share one pass over the centres.
-    one_pass = head.mode == "streamed" and not (accumulate > 1 and head.sample_rate < 1)
+def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
+    """The centres' optimiser."""
     return CentreOptimizer(
         head,
         lr=config.optim.lr,
         algorithm=config.centre_optimizer,
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
-        fused=config.head.fused and one_pass,
+        fused=config.head.fused and head.mode == "streamed",
     )

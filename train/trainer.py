@@ -27,6 +27,7 @@ from train.distributed import agreed, average_batch_statistics, first_of_node, l
 from train.gate import SoundBuffers, StepGate
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer
+from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
 from train.recipes import StepResult, create_recipe
 from train.resume import batches_a_step, check_resumable
@@ -57,6 +58,8 @@ class Trainer:
         num_classes = config.head.num_classes or source.num_classes
         if num_classes < source.num_classes:
             raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
+        given, config = config, settled_here(config, world, num_classes)
+        self.config, self.settled = config, list(settled_values(given, config))
         self.verifier = Verifier(config, world, self.half if world.device.type == "cuda" else None)
         self.folder.claim(world)
         noted = self.folder.note_checkpoint
@@ -116,7 +119,7 @@ class Trainer:
         others = set(self.backbone.parameters())
         self.recipe_parameters = [p for p in self.recipe.parameters() if p.requires_grad and p not in others]
         self.recipe_optimizer = create_optimizer(self.recipe_parameters, optim) if self.recipe_parameters else None
-        self.centre_optimizer = build_centre_optimizer(config, self.head, self.accumulate)
+        self.centre_optimizer = build_centre_optimizer(config, self.head)
 
     @property
     def global_batch(self) -> int:
@@ -232,6 +235,7 @@ class Trainer:
         network = self.network
         quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with quiet:
+            self.head.prepare(batch.labels)
             with torch.autocast(device, self.half, enabled=self.half is not None):
                 result = self.recipe.step(batch, network, self.head, self.epoch)
             (result.loss * (self.gate.scale / self.accumulate)).backward()
@@ -261,6 +265,8 @@ class Trainer:
             f"{self.learning_rate.total} steps of {self.global_batch} images "
             f"on {self.world.size} x {self.world.device.type}"
         )
+        if self.settled:
+            log.say(f"auto: {', '.join(self.settled)}")
         return log
 
     def _settle(self) -> int:

@@ -13,7 +13,7 @@ from evaluate.protocols.folds import VerificationResult, verify
 from pipelines.common.files import distinct_names
 from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource
-from train.config import Config
+from train.config import Config, settled
 
 
 def find_bin(name: str, train: Path) -> Path:
@@ -47,7 +47,7 @@ class Verifier:
             image_size=self.config.model.input_size,
             device=self.world.device,
             dtype=torch.uint8,
-            threads=self.config.data.threads,
+            threads=settled(self.config.data.threads),
         ):
             pass
         return source, pairs.same
@@ -59,7 +59,7 @@ class Verifier:
             self.config.model.input_size,
             self.world,
             batch_size=self.config.verify.batch_size,
-            threads=self.config.data.threads,
+            threads=settled(self.config.data.threads),
             autocast=self.autocast,
         )
         return {name: verify(embed(source), same) for name, (source, same) in self.sets.items()}

@@ -34,11 +34,15 @@ class Recipe(nn.Module):
             the number of ranks.
         clean_view: ask for the images before augmentation too (``batch.clean``).
         entropy: ask the head for softmax entropies (``out.entropy``).
+        views: embeddings that each image has in a step: rows of the head.
+        second_pass: share of the images that pass through the network once more, without gradient.
     """
 
     num_uniforms = 0
     clean_view = False
     entropy = False
+    views = 1
+    second_pass: float = 0.0
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """What is called on the images in training, around the backbone whose weights it trains.

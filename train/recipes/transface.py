@@ -41,7 +41,8 @@ class TransFace(Recipe):
         super().__init__()
         if not 0 <= probability <= 1:
             raise UserError(f"recipe transface: probability must be in [0, 1], not {probability}")
-        self.probability, self.weight_gradient = probability, weight_gradient
+        self.probability = self.second_pass = probability
+        self.weight_gradient = weight_gradient
 
     def network(self, backbone: nn.Module) -> nn.Module:
         network = _WithPatches(require(backbone, PatchWeighing, "transface", "transface_t … transface_l"))
