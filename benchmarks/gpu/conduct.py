@@ -90,7 +90,7 @@ def run_part(
                 time.sleep(0.1)
             late = process.poll() is None
         finally:
-            end(process)
+            end(process, _GRACE)
     state, said = "done", ""
     if late:
         state, said = ("cut" if part.cut else "out of time"), f"ended at its limit of {limit:.0f} s"

@@ -31,6 +31,7 @@ CHARTS = {
         ("share of the measured product", ("network", "way"), ""),
         ("step", ("network", "way"), ""),
     ],
+    "plan": [("images/s of a training step, planned", ("network", "way"), "")],
     "compile": [("images/s of a training step", ("network", "way"), "")],
 }
 

@@ -36,5 +36,6 @@ PARTS = {
     "collectives": Part("every collective in use, DDP, a sharded checkpoint", 30, ranks=True, everywhere=True),
     "failure": Part("how soon a rank that fails says so and ends the others", 30, ranks=True),
     "verification": Part("accuracy in float32 and bfloat16", 25),
+    "plan": Part("what the planner expects of these steps", 15, cut=True),
     "compile": Part("the same steps under torch.compile", 60, 30, cut=True),
 }

@@ -3,6 +3,7 @@
 import gc
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -16,13 +17,9 @@ from benchmarks.measure import finish, mean_time, peak_memory
 from benchmarks.models import ceiling, needed_flop
 from benchmarks.step import race
 from evaluate.features.ranks import World
+from train.planning.devices import DEVICES, Device
 from train.trainer import Trainer
 
-# Products in bf16 with sums in float32, TFLOP/s without sparsity, by a part of the GPU's name: NVIDIA's data sheets.
-DENSE_BF16 = {
-    "B200": 2250, "H200": 989, "H100 NVL": 835, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L40": 181,
-    "L4": 121, "A10": 125, "RTX 5090": 210, "RTX 4090": 165, "RTX 3090": 71,
-}  # fmt: skip
 _STEPS = 60  # in which the loss has to fall
 
 
@@ -56,12 +53,11 @@ def run(report: Report, setting: Setting) -> None:
         exactness(report, setting, world)
         product = ceiling(torch.bfloat16 if setting.device == "cuda" else torch.float32, setting.place)
         report.figure("best product of large matrices", product / 1e12, "TFLOP/s")
-        for network in SMALL if setting.small else NETWORKS:
-            for way in ("eager", "recompute") if network.name.startswith("vit") else ("eager",):
-                if setting.seconds < 12 and not setting.small:
-                    report.skip(f"{network.name}, {way}", "no time")
-                    continue
-                _network(report, setting, world, network, way, product)
+        for network, way, config in ways(setting):
+            if setting.seconds < 12 and not setting.small:
+                report.skip(f"{network.name}, {way}", "no time")
+                continue
+            _network(report, setting, world, network, way, config, product)
     if setting.device == "cuda":
         _optimizers(report, setting)
 
@@ -79,12 +75,20 @@ def exactness(report: Report, setting: Setting, world: World) -> None:
     report.at_most("losses of 20 steps in float32 against the CPU's", worst, 1e-3, "relative")
 
 
-def _network(report: Report, setting: Setting, world: World, network: Network, way: str, product: float) -> None:
+def ways(setting: Setting) -> Iterator[tuple[Network, str, list[str]]]:
+    """Each network in each way that is measured, and what a config says of it."""
     batch, identities, precision = (4, 1000, "fp32") if setting.small else (128, 93_431, "bf16")
-    more = {"checkpoint_activations": True} if way == "recompute" else {}
-    name = f"{network.name}_{way}"
+    for network in SMALL if setting.small else NETWORKS:
+        yield network, "eager", network.overrides(batch, identities, precision)
+        if network.name.startswith("vit"):
+            yield network, "recompute", network.overrides(batch, identities, precision, checkpoint_activations=True)
+
+
+def _network(
+    report: Report, setting: Setting, world: World, network: Network, way: str, config: list[str], product: float
+) -> None:
     try:
-        run = trainer(setting, world, name, *network.overrides(batch, identities, precision, **more))
+        run = trainer(setting, world, f"{network.name}_{way}", *config)
         measure(report, setting, run, network.name, way, product)
         if setting.device == "cuda" and way == "eager":
             search = torch.backends.cudnn.benchmark
@@ -92,7 +96,7 @@ def _network(report: Report, setting: Setting, world: World, network: Network, w
             speed(report, setting, run, network.name, f"cudnn.benchmark {not search}")
             torch.backends.cudnn.benchmark = search
     except torch.cuda.OutOfMemoryError:
-        report.skip(f"{network.name}, {way}", f"{batch} images do not fit into memory")
+        report.skip(f"{network.name}, {way}", "does not fit into memory")
     finally:
         forget(setting)
 
@@ -111,10 +115,10 @@ def measure(report: Report, setting: Setting, run: Trainer, network: str, way: s
     flop = needed_flop(network)["training"]
     report.figure("share of the measured product", 100 * images * flop / product, "%", **of)
     if setting.device == "cuda":
-        gpu = torch.cuda.get_device_name()
-        sheet = next((flops for part, flops in DENSE_BF16.items() if part in gpu), None)
-        if sheet:
-            report.figure(f"share of {sheet} TFLOP/s (data sheet)", 100 * images * flop / sheet / 1e12, "%", **of)
+        if device := known_device(torch.cuda.get_device_name()):
+            sheet = device.flops["bf16"]
+            name = f"share of {sheet / 1e12:.0f} TFLOP/s, the data sheet's"
+            report.figure(name, 100 * images * flop / sheet, "%", **of)
         report.figure("peak memory", peak_memory(setting.place) / 2**30, "GiB", **of)
         _profile(report, setting, run, of)
     rows = race(run, steps=2 if setting.small else 10, rounds=1 if setting.small else 2)
@@ -143,6 +147,12 @@ def speed(report: Report, setting: Setting, run: Trainer, network: str, way: str
     finish(setting.place)
     report.figure("host's part of a step", 1e3 * statistics.median(host), "ms", **of)
     return images
+
+
+def known_device(name: str) -> Device | None:
+    """The planner's entry of a GPU that its driver calls ``name``."""
+    letters = name.lower().replace(" ", "")
+    return next((device for key, device in DEVICES.items() if key in letters), None)
 
 
 def _profile(report: Report, setting: Setting, run: Trainer, of: dict[str, str]) -> None:

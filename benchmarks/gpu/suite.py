@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,19 +61,25 @@ def _waiting(report: Report, setting: Setting, world: World, name: str, limit: i
 
 @contextmanager
 def waits(device: str) -> Iterator[list[str]]:
-    """Where the host waits for a GPU within the block, as torch notices it: file and line of each time."""
+    """Where this thread waits for a GPU within the block, as torch notices it: file and line of each time."""
     found: list[str] = []
     if device == "cpu":
         yield found
         return
-    with warnings.catch_warnings(record=True) as told:
+    thread = threading.get_ident()
+
+    def note(message: Warning | str, category: type[Warning], filename: str, line: int, *_: object) -> None:
+        if _SAYS_SO in str(message) and threading.get_ident() == thread:  # others wait as they like
+            found.append(f"{filename.rpartition('/')[2]}:{line}")
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always")
+        warnings.showwarning = note  # type: ignore[assignment]  # which takes a file and a line of source, too
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield found
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    found += [f"{each.filename.rpartition('/')[2]}:{each.lineno}" for each in told if _SAYS_SO in str(each.message)]
 
 
 def _tests(report: Report, setting: Setting, name: str, arguments: list[str]) -> None:
