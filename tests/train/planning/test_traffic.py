@@ -112,7 +112,6 @@ CASES = {
     "hard negatives": ["head.margin=curricularface", "head.m=.5"],
     "past embeddings": ["head.margin=broadface", "head.m=.5", "head.queue_size=40"],
     "few past embeddings": ["head.margin=broadface", "head.m=.5", "head.queue_size=5"],
-    "sums of softplus": ["head={margin: uniface}"],
     "no softmax": ["head={margin: scf}"],
     "sums of softplus": ["head={margin: uniface}"],
     "topofr": ["recipe={name: topofr, gather: true}"],
