@@ -193,13 +193,13 @@ class PartialFC(ShardedCentres):
                 cos_y, reduced, beside = self._streamed(x, batch, rows.sampled)
             else:
                 reduced, beside = self._dense(x, batch, rows.sampled)
-            if self.margin.reduction == "softplus":
+            if self.margin.reduction == "softplus" and beside is not None:
                 bias = self.margin.bias(batch)
                 reduced = reduced - beside * (bias - bias.detach())  # the number it is, with the bias's derivative
         target = self.margin.target(cos_y, batch)
         row_losses = torch.where(batch.valid, self.margin.loss(target, reduced, batch), 0.0)
         entropy = None
-        if self.entropy:
+        if self.entropy and reduced is not None and beside is not None:
             entropy = _entropy(target.detach(), reduced.detach(), beside)
         loss, local = batch.mean(weights * row_losses), slice(gather.start, gather.stop)
         return HeadOutput(loss, row_losses, batch, entropy, local)
@@ -208,7 +208,7 @@ class PartialFC(ShardedCentres):
         """The batch as the margin sees it, and (B,) cosines to the own centres.
 
         The cosines are differentiable in dense mode. In a streamed pass they get their gradient together with the other
-        classes (see ``StreamedSoftmax``), and where other classes have no part, the centres get none.
+        classes (see ``StreamedReduction``), and where other classes have no part, the centres get none.
         """
         weight = self.weight if self.mode == "dense" and self.margin.competitive else self.weight.detach()
         streamed = self.mode == "streamed" and self.margin.competitive

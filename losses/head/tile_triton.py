@@ -39,16 +39,22 @@ class Blocks:
     stages: int = 3
     registers: int | None = None
 
-    def arguments(self, element_size: int) -> dict[str, int | str | None]:
+    def arguments(self, element_size: int) -> dict[str, int | None]:
         """What the kernels take, for operands of so many bytes a number."""
-        blocks = dict(BLOCK_ROWS=self.rows, BLOCK=self.columns, STEP=_STEP_BYTES // element_size)
-        return blocks | dict(num_warps=self.warps, num_stages=self.stages, maxnreg=self.registers)
+        return {
+            "BLOCK_ROWS": self.rows,
+            "BLOCK": self.columns,
+            "STEP": _STEP_BYTES // element_size,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "maxnreg": self.registers,
+        }
 
 
-# By kernel and size of the operands' numbers. A table and not an autotuner: block sizes decide the order of sums, which so
-# is the same on every rank and in every run. On Ampere and Hopper nothing spills registers, whatever the margin, and two
-# programs or more fit on a multiprocessor, so that one multiplies while another takes exponentials (docs/log.md has the
-# numbers). `python -m benchmarks.blocks` times these and others.
+# By kernel and size of the operands' numbers. A table and not an autotuner: block sizes decide the order of sums, which
+# so is the same on every rank and in every run. On Ampere and Hopper nothing spills registers, whatever the margin, and
+# two programs or more fit on a multiprocessor, so that one multiplies while another takes exponentials (docs/log.md has
+# the numbers). `python -m benchmarks.blocks` times these and others.
 BLOCKS: dict[tuple[str, int], Blocks] = {
     ("class_sums", 2): Blocks(128, 64, 8),
     ("d_product", 2): Blocks(128, 64, 8),
