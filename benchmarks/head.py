@@ -76,7 +76,7 @@ def build(method: str, identities: int, sample_rate: float, device: torch.device
     )
     if method == "compiled":  # what works on (B, n) numbers; the rest works on (n, d)
         head.arithmetic = compiled = ModuleType("compiled")
-        functions = {"exp_sums": torch.compile(tile.exp_sums), "d_product": torch.compile(tile.d_product)}
+        functions = {"class_sums": torch.compile(tile.class_sums), "d_product": torch.compile(tile.d_product)}
         vars(compiled).update(vars(tile) | functions)
     optimizer = CentreOptimizer(head, fused=method in ("fused", "triton", "compiled"), **SGD)
     return _step(lambda embeddings, labels: head(embeddings, labels).loss, optimizer)

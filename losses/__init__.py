@@ -18,6 +18,7 @@ from losses.margins.margin import Margin
 from losses.margins.mv_softmax import MVSoftmax
 from losses.margins.scf import SCF
 from losses.margins.sphereface import SphereFace
+from losses.margins.uniface import UniFace
 from pipelines.common.errors import UserError, unknown
 
 MARGINS: dict[str, type[Margin]] = {
@@ -34,6 +35,7 @@ MARGINS: dict[str, type[Margin]] = {
     "gb_magface": GBMagFace,
     "broadface": BroadFace,
     "scf": SCF,
+    "uniface": UniFace,
 }
 
 

@@ -123,15 +123,13 @@ def build_head(
     return classifier
 
 
-def build_centre_optimizer(config: Config, head: PartialFC, accumulate: int) -> CentreOptimizer:
-    """The centres' optimiser for steps of ``accumulate`` batches."""
-    # Sampled batches draw different centres, so several of them cannot share one pass over the centres.
-    one_pass = head.mode == "streamed" and not (accumulate > 1 and head.sample_rate < 1)
+def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
+    """The centres' optimiser."""
     return CentreOptimizer(
         head,
         lr=config.optim.lr,
         algorithm=config.centre_optimizer,
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
-        fused=config.head.fused and one_pass,
+        fused=config.head.fused and head.mode == "streamed",
     )

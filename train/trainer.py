@@ -119,7 +119,7 @@ class Trainer:
         others = set(self.backbone.parameters())
         self.recipe_parameters = [p for p in self.recipe.parameters() if p.requires_grad and p not in others]
         self.recipe_optimizer = create_optimizer(self.recipe_parameters, optim) if self.recipe_parameters else None
-        self.centre_optimizer = build_centre_optimizer(config, self.head, self.accumulate)
+        self.centre_optimizer = build_centre_optimizer(config, self.head)
 
     @property
     def global_batch(self) -> int:
@@ -235,6 +235,8 @@ class Trainer:
         network = self.network
         quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with quiet:
+            if self.recipe.views == 1:  # another's rows are known to it alone
+                self.head.prepare(batch.labels)
             with torch.autocast(device, self.half, enabled=self.half is not None):
                 result = self.recipe.step(batch, network, self.head, self.epoch)
             (result.loss * (self.gate.scale / self.accumulate)).backward()

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from pipelines.common import drivers
 from pipelines.common.errors import UserError
 
 # How long ranks wait for one that embeds a larger or slower share. One that dies ends the others by its launcher.
@@ -76,12 +77,12 @@ def find_device(wanted: str = "auto") -> torch.device:
 
 
 _CPU = "device: cpu in a config, CUDA_VISIBLE_DEVICES= before a command"
-_DEVICE, _DRIVER = Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version")
+_DEVICE = Path("/dev/nvidia0")
 
 
 def _sign_of_a_gpu() -> str | None:
     """What on this machine shows that it has a GPU, whether PyTorch can use it or not."""
-    for path in (_DEVICE, _DRIVER):
+    for path in (_DEVICE, drivers.LOADED):
         if path.exists():
             return str(path)
     if torch.cuda.device_count():
@@ -97,13 +98,9 @@ def _driver() -> str:
     """What keeps PyTorch from a GPU, as far as can be told, and the remedy."""
     if not torch.version.cuda:
         return f"PyTorch {torch.__version__} is built without CUDA, install a build with it"
-    try:
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", _DRIVER.read_text())
-    except OSError:
-        found = None
     return (
         f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}, the driver is "
-        f"{found[0] if found else 'unknown'}; install a newer driver, or a torch built for an older CUDA "
+        f"{drivers.installed_driver() or 'unknown'}; install a newer driver, or a torch built for an older CUDA "
         "(README, Drivers)"
     )
 

@@ -1,11 +1,14 @@
 """SGD and AdamW for class centres, row by row: all rows, those drawn, or a tile as its gradient appears."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
+import losses.head.tile_torch
 from losses.head.centre_pass import Backward, OnCentreGradient
 from losses.head.partial_fc import PartialFC
-from losses.head.sampling import SampledClasses
+from losses.head.sampling import SampledClasses, union
 from pipelines.common.errors import UserError
 
 
@@ -14,7 +17,7 @@ class CentreOptimizer:
 
     The rules are ``torch.optim.SGD``'s (momentum, weight decay) and ``torch.optim.AdamW``'s. With sampling only the
     rows drawn are read and written: their weight decay, momentum and, for AdamW, step counts (bias correction) are
-    their own.
+    their own. The parameters of the margin, if it has any, are moved by the same rule, without weight decay.
 
     No backward pass changes a centre, so that a step may be left out when all gradients are known. Two ways lead from
     the backward passes to an update:
@@ -54,17 +57,18 @@ class CentreOptimizer:
         self.grad_scale: float | Tensor = 1.0
         self.momentum, self.betas, self.eps = momentum, betas, eps
         self.algorithm, self.fused = algorithm, fused
-        weight = head.weight
-        self.state: dict[str, Tensor] = {}
-        if algorithm == "adamw":
-            self.state["exp_avg"] = torch.zeros_like(weight, requires_grad=False)
-            self.state["exp_avg_sq"] = torch.zeros_like(weight, requires_grad=False)
-            self.state["steps"] = torch.zeros(len(weight), 1, device=weight.device)
-        elif momentum:
-            self.state["momentum"] = torch.zeros_like(weight, requires_grad=False)
+        self.state = self._initial_state(head.weight)
+        self.margin_state = {name: self._initial_state(p.view(1, -1)) for name, p in head.margin.named_parameters()}
         self._batches: list[Backward] = []
         self._drawn: list[tuple[SampledClasses, Tensor]] = []  # with the gradients of its rows
         head.attach(self._way())
+
+    def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """What the rule remembers of (n, d) weights."""
+        if self.algorithm == "adamw":
+            steps = torch.zeros(len(weight), 1, device=weight.device)
+            return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight), "steps": steps}
+        return {"momentum": torch.zeros_like(weight)} if self.momentum else {}
 
     # -- from backward passes to rows and gradients --------------------------------------------------------------------
 
@@ -88,13 +92,12 @@ class CentreOptimizer:
         """() bool on the head's device: whether ``step`` would move this rank's centres by finite numbers."""
         parts = [batch.finite() for batch in self._batches]
         kept = [gradient for _, gradient in self._drawn]
-        if self.head.weight.grad is not None:
-            kept.append(self.head.weight.grad)
+        kept += [p.grad for p in (self.head.weight, *self.head.margin.parameters()) if p.grad is not None]
         parts += [gradient.sum().isfinite() for gradient in kept]  # one number that is not finite makes the sum so
         return torch.stack(parts).all() if parts else self.head.weight.new_ones((), dtype=torch.bool)
 
     def step(self, taken: Tensor | None = None) -> None:
-        """Apply what the backward passes since the last call left to be applied.
+        """Apply what the backward passes since the last call left to be applied, and count the step.
 
         Args:
             taken: () bool on the head's device; where it is false nothing changes, not by a bit, and what was left is
@@ -105,30 +108,40 @@ class CentreOptimizer:
         elif taken:
             self._apply(None)
         self.zero_grad()
+        self.head.step += 1
 
     def zero_grad(self) -> None:
         """Forget what the backward passes since the last ``step`` left."""
         self._batches.clear()
         self._drawn.clear()
-        self.head.weight.grad = None
+        for parameter in (self.head.weight, *self.head.margin.parameters()):
+            parameter.grad = None
 
     @torch.no_grad()
     def _apply(self, taken: Tensor | None) -> None:
         if self._batches:
             self._update_tiles(taken)
         if self._drawn:
-            (sampled, gradient), *more = self._drawn
-            self._update_rows(*(_merged(self._drawn) if more else (sampled.index, sampled.active, gradient)), taken)
+            rows, gradient = _together(self._drawn)
+            self._update_rows(rows.index, rows.active, gradient, taken)
         if self.head.weight.grad is not None:
             self._update_rows(None, None, self.head.weight.grad, taken)
+        for name, parameter in self.head.margin.named_parameters():
+            if parameter.grad is not None:
+                state = {"weight": parameter.view(1, -1), **self.margin_state[name]}
+                active = None if taken is None else taken.view(1)
+                gradient = parameter.grad.view(1, -1)
+                self._move(losses.head.tile_torch, state, slice(0, 1), active, gradient, None, weight_decay=0.0)
 
     def _update_tiles(self, taken: Tensor | None) -> None:
-        first, *more = self._batches
-        if more and first.centre_pass.sampled is not None:
-            raise UserError("a fused update over several sampled batches is not possible: unset fused")
-        for tile in first.centre_pass.tiles():
-            gradient = first.tile_gradient(tile)
-            for batch in more:
+        batches = self._batches
+        samples = [batch.centre_pass.sampled for batch in batches]
+        if len(batches) > 1 and samples[0] is not None:
+            rows = union([sampled for sampled in samples if sampled is not None])
+            batches = [batch.among(rows) for batch in batches]
+        for tile in batches[0].centre_pass.tiles():
+            gradient = batches[0].tile_gradient(tile)
+            for batch in batches[1:]:
                 gradient += batch.tile_gradient(tile)
             self._update(tile.index, tile.active, gradient, tile.inv_norm, taken)
 
@@ -151,27 +164,45 @@ class CentreOptimizer:
         """Move some rows (n) and their state; see ``tile_torch.sgd_``."""
         if taken is not None:
             active = taken.repeat(len(gradient)) if active is None else active & taken
+        state = {"weight": self.head.weight, **self.state}
+        self._move(self.head.arithmetic, state, index, active, gradient, inv_norm, self.weight_decay)
+
+    def _move(
+        self,
+        arithmetic: ModuleType,
+        state: dict[str, Tensor],
+        index: slice | Tensor,
+        active: Tensor | None,
+        gradient: Tensor,
+        inv_norm: Tensor | None,
+        weight_decay: float,
+    ) -> None:
+        """The rule; see ``tile_torch.sgd_``."""
         if isinstance(self.grad_scale, Tensor) or self.grad_scale != 1:
             gradient /= self.grad_scale
-        arithmetic, state = self.head.arithmetic, {"weight": self.head.weight, **self.state}
-        shared = dict(lr=self.lr, weight_decay=self.weight_decay)
+        rows, shared = (index, active, gradient, inv_norm), dict(lr=self.lr, weight_decay=weight_decay)
         if self.algorithm == "sgd":
-            arithmetic.sgd_(state, index, active, gradient, inv_norm, momentum=self.momentum, **shared)
+            arithmetic.sgd_(state, *rows, momentum=self.momentum, **shared)
         else:
-            arithmetic.adamw_(state, index, active, gradient, inv_norm, betas=self.betas, eps=self.eps, **shared)
+            arithmetic.adamw_(state, *rows, betas=self.betas, eps=self.eps, **shared)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State tensors as DTensors sharded like the centres: loaded in place by ``torch.distributed.checkpoint``."""
-        return {name: self.head.shard(tensor) for name, tensor in self.state.items()}
+        """State tensors, which ``torch.distributed.checkpoint`` loads in place; DTensors where the centres are such."""
+        of_margin = {
+            f"margin.{name}.{key}": tensor for name, state in self.margin_state.items() for key, tensor in state.items()
+        }
+        return {name: self.head.shard(tensor) for name, tensor in self.state.items()} | of_margin
 
 
-def _merged(drawn: list[tuple[SampledClasses, Tensor]]) -> tuple[Tensor, None, Tensor]:
-    """Rows and the sums of their gradients over several samples (gradient accumulation; waits for the device)."""
-    drawn_rows = torch.cat([sampled.drawn for sampled, _ in drawn])
-    values = torch.cat(
-        [gradient if sampled.active is None else gradient[sampled.active] for sampled, gradient in drawn]
-    )
-    unique, place = drawn_rows.unique(return_inverse=True)
-    return unique, None, values.new_zeros(len(unique), values.shape[1]).index_add_(0, place, values)
+def _together(drawn: list[tuple[SampledClasses, Tensor]]) -> tuple[SampledClasses, Tensor]:
+    """The rows of several samples, and (n, d) the sums of their gradients."""
+    if len(drawn) == 1:
+        return drawn[0]
+    rows = union([sampled for sampled, _ in drawn])
+    total = drawn[0][1].new_zeros(len(rows.index), drawn[0][1].shape[1])
+    for sampled, gradient in drawn:
+        # Rows that only fill a sample may stand past the end of all; they add 0.
+        total.index_add_(0, rows.position[sampled.index].clamp(max=len(total) - 1), gradient)
+    return rows, total

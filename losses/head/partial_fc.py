@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import losses.head.tile_torch
-from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedSoftmax
+from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedReduction
 from losses.head.collective import Group, RowGather, max_ranks, sum_ranks
 from losses.head.queue import EmbeddingQueue
 from losses.head.sampling import SampledClasses, draw
@@ -49,6 +49,23 @@ class HeadOutput:
         return self.batch.cos_y
 
 
+@dataclass
+class _Rows:
+    """What a batch's labels say before there are embeddings.
+
+    Attributes:
+        local: (b,) labels of this rank.
+        gather: stacks the ranks' rows.
+        labels: (B,) of all ranks.
+        sampled: the classes drawn, or None for all.
+    """
+
+    local: Tensor
+    gather: RowGather
+    labels: Tensor
+    sampled: SampledClasses | None
+
+
 class PartialFC(ShardedCentres):
     """Embeddings (b, d) and labels (b,) of each rank → margin-softmax loss of the global batch.
 
@@ -72,7 +89,8 @@ class PartialFC(ShardedCentres):
 
     Attributes:
         weight: see ``ShardedCentres``.
-        step: number of steps drawn so far; (seed, step) decides which classes are drawn. Part of the state dict.
+        step: number of updates so far, counted by ``CentreOptimizer.step``; (seed, step) decides which classes are
+            drawn. Part of the state dict.
     """
 
     def __init__(
@@ -102,9 +120,10 @@ class PartialFC(ShardedCentres):
             raise UserError("Triton's kernels work on tiles; take kernels 'torch' in dense mode")
         if tile is not None and tile < 1:
             raise UserError(f"tile must be positive, not {tile}")
-        if entropy and not margin.competitive:
+        if entropy and not (margin.competitive and margin.reduction == "logsumexp"):
             raise UserError(f"{type(margin).__name__} has no softmax over the classes, so no entropy")
         super().__init__(embedding_size, num_classes, seed=seed, device=device, group=group)
+        margin.begin(max(1, round(num_classes * sample_rate)))
         self.margin = margin.to(device)
         self.queue = EmbeddingQueue(margin.queue_size, embedding_size, device) if margin.queue_size else None
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
@@ -116,6 +135,28 @@ class PartialFC(ShardedCentres):
             self.arithmetic = _triton_kernels()
             self.arithmetic.check(margin, matmul_dtype)
         self._on_centre_gradient: OnCentreGradient | None = None
+        self._prepared: _Rows | None = None
+
+    def prepare(self, labels: Tensor) -> None:
+        """Draw the classes for the next forward pass, if that comes with these labels: the same tensor (b,).
+
+        Called before the backbone, by all ranks. The forward pass has to know how many classes are drawn: on a GPU it
+        then waits for a number from before the backbone, and the device has all of that still to do.
+        """
+        self._prepared = self._rows(labels) if self._draws else None
+
+    @property
+    def _draws(self) -> bool:
+        return self.sample_rate < 1 and self.margin.competitive
+
+    def _rows(self, labels: Tensor) -> _Rows:
+        gather = RowGather(len(labels), labels.device, self.group, self.uneven_batches)
+        of_all, sampled = gather(labels), None
+        if self._draws:
+            past = [self.queue.labels] if self.queue is not None and self.training else []
+            shard = self.num_classes, self.start, self.stop
+            sampled = draw(torch.cat([of_all, *past]), *shard, self.sample_rate, self.seed, self.step)
+        return _Rows(labels, gather, of_all, sampled)
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, weights: Tensor | None = None, uniform: Tensor | None = None
@@ -132,11 +173,14 @@ class PartialFC(ShardedCentres):
             return self._loss(embeddings.float(), labels, weights, uniform)
 
     def _loss(self, embeddings: Tensor, labels: Tensor, weights: Tensor | None, uniform: Tensor | None) -> HeadOutput:
-        gather = RowGather(len(embeddings), embeddings.device, self.group, self.uneven_batches)
+        rows, self._prepared = self._prepared, None
+        if rows is None or rows.local is not labels:
+            rows = self._rows(labels)
+        gather, labels = rows.gather, rows.labels
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         # Each rank's centres give a part of d loss/dx; norms and weights meet no centre, so theirs is whole on each.
         x = gather.partial(embeddings * inverse_norm(embeddings)[:, None])
-        norm, labels = gather.replicated(norm), gather(labels)
+        norm = gather.replicated(norm)
         uniform = None if uniform is None else gather(uniform)
         weights = torch.ones_like(norm) if weights is None else gather.replicated(weights)
         if self.queue is not None and self.training:
@@ -144,18 +188,20 @@ class PartialFC(ShardedCentres):
             norm, weights = (F.pad(value, (0, len(self.queue)), value=1.0) for value in (norm, weights))
         batch, cos_y = self._view(x, labels, norm, uniform)
 
-        lse = others_entropy = None
-        if self.margin.competitive and self.mode == "streamed":
-            cos_y, lse, others_entropy = self._streamed(x, batch)
-        elif self.margin.competitive:
-            lse, others_entropy = self._dense(x, batch)
-        if self.training:
-            self.step += 1
+        reduced = beside = None
+        if self.margin.competitive:
+            if self.mode == "streamed":
+                cos_y, reduced, beside = self._streamed(x, batch, rows.sampled)
+            else:
+                reduced, beside = self._dense(x, batch, rows.sampled)
+            if self.margin.reduction == "softplus":
+                bias = self.margin.bias(batch)
+                reduced = reduced - beside * (bias - bias.detach())  # the number it is, with the bias's derivative
         target = self.margin.target(cos_y, batch)
-        row_losses = torch.where(batch.valid, self.margin.loss(target, lse, batch), 0.0)
+        row_losses = torch.where(batch.valid, self.margin.loss(target, reduced, batch), 0.0)
         entropy = None
-        if lse is not None and others_entropy is not None:
-            entropy = _entropy(target.detach(), lse.detach(), others_entropy)
+        if self.entropy:
+            entropy = _entropy(target.detach(), reduced.detach(), beside)
         loss, local = batch.mean(weights * row_losses), slice(gather.start, gather.stop)
         return HeadOutput(loss, row_losses, batch, entropy, local)
 
@@ -171,6 +217,8 @@ class PartialFC(ShardedCentres):
         batch = BatchView(labels, labels >= 0, cos_y.detach(), norm, x.shape[1], uniform)
         with torch.no_grad():
             batch.state = self.margin.update(batch)
+            if self.margin.reduction == "softplus":
+                batch.bias = self.margin.bias(batch).clone()
         return batch, cos_y
 
     def _with_past(self, queue: EmbeddingQueue, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,25 +249,21 @@ class PartialFC(ShardedCentres):
         own = weight[(labels - self.start).clamp(0, len(weight) - 1)]
         return sum_ranks((x * own).sum(1) * inverse_norm(own) * here, self.group)
 
-    def _draw(self, labels: Tensor) -> SampledClasses | None:
-        if self.sample_rate == 1:
-            return None
-        shard = self.num_classes, self.start, self.stop
-        return draw(labels, *shard, self.sample_rate, self.seed, self.step, wait=labels.device.type == "cpu")
-
-    def _streamed(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _streamed(
+        self, x: Tensor, batch: BatchView, sampled: SampledClasses | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """(B,) cosines to the own centres, now with a gradient, and what ``_dense`` returns."""
-        sampled = self._draw(batch.labels)
-        position = batch.labels - self.start
-        if sampled is not None and len(self.weight):
-            here = (position >= 0) & (position < len(self.weight))
-            position = torch.where(here, sampled.position[position.clamp(0, len(self.weight) - 1)], -1)
         centre_pass = CentrePass(
-            self.weight.detach(), position, sampled, self.tile_size(len(x)), self.matmul_dtype, self.arithmetic
+            self.weight.detach(),
+            batch.labels - self.start,
+            sampled,
+            self.tile_size(len(x)),
+            self.matmul_dtype,
+            self.arithmetic,
         )
         if self.training:
             centre_pass.keep = self._kept(len(x), centre_pass)
-        return StreamedSoftmax.apply(
+        return StreamedReduction.apply(
             x,
             self.weight,
             batch.cos_y,
@@ -249,16 +293,20 @@ class PartialFC(ShardedCentres):
         memory = None if on_cpu else torch.cuda.get_device_properties(self.weight.device).total_memory
         return tile_size(batch, *self.weight.shape, memory)
 
-    def _dense(self, x: Tensor, batch: BatchView) -> tuple[Tensor, Tensor | None]:
-        """(B,) log-sum-exps over all other classes, and (B,) the entropies of their softmax or None."""
-        sampled = self._draw(batch.labels)
+    def _dense(self, x: Tensor, batch: BatchView, sampled: SampledClasses | None) -> tuple[Tensor, Tensor | None]:
+        """What ``reduce_others`` returns, its first part differentiable."""
         batch = replace(batch, norm=batch.norm.detach())  # as in a pass by tiles, where only cosines have a gradient
         logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, batch)
+        if batch.bias is not None:
+            logits = logits - batch.bias
         here = torch.arange(self.start, self.stop, device=x.device)
         left_out = here == batch.labels[:, None]
         if sampled is not None:
-            left_out = left_out | torch.ones_like(left_out[0]).index_fill_(0, sampled.drawn, False)
+            left_out = left_out | ~sampled.drawn
         counted = logits.masked_fill(left_out, 2 * LOWEST)
+        if self.margin.reduction == "softplus":
+            mass = counted.detach().sigmoid().sum(1)
+            return sum_ranks(F.softplus(counted).sum(1), self.group), sum_ranks(mass, self.group)
         top = max_ranks(F.pad(counted, (0, 1), value=LOWEST).amax(1), self.group)
         above = counted - top[:, None]
         total = sum_ranks(above.exp().sum(1), self.group)

@@ -2,7 +2,11 @@
 
 The draw is a pure function of (seed, step, labels): all positive classes take part, and every other class whose hash of
 (seed, step, class) falls below a threshold. So 1 or 8 ranks draw the same negatives, a resumed run draws those of an
-uninterrupted one, each rank looks at its own shard only, and nothing waits for the device.
+uninterrupted one, and each rank looks at its own shard only. The batches of a step share their negatives, as one large
+batch would: the thresholds of batches with more and fewer positives differ, so that one sample holds the other.
+
+How many classes are drawn is known on the device first. The number is sent to the host at once, and waited for when the
+rows are asked for.
 
 Differences from arcface_torch's version 2: there each rank draws its own share with the device's random state, momentum
 and weight decay reach rows that were not drawn, and a batch with more positives than the quota makes the host wait. The
@@ -10,32 +14,68 @@ number of negatives is exact there and binomial here (300 000 of a million: ± 4
 smallest hashes among all classes.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+ALIGNED = 128  # rows: products with multiples of it fill the tensor cores' blocks
+
+
+class HostCopy:
+    """Numbers on their way from the device to the host. Reading them waits for what led to them, and nothing else."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers, self._arrival = numbers, None
+        if numbers.is_cuda:
+            pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers = pinned.copy_(numbers, non_blocking=True)
+            self._arrival = torch.cuda.Event(blocking=True)
+            self._arrival.record(torch.cuda.current_stream(numbers.device))
+
+    def read(self) -> list[int]:
+        """The numbers, as soon as they are there."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._numbers.tolist()
+
 
 @dataclass
 class SampledClasses:
-    """The rows of one rank's shard that take part in a step.
+    """The rows of one rank's shard that take part in a step. ``index`` and ``active`` wait for their number.
 
     Attributes:
-        index: (k,) int64, rows of the shard, all different; the sampled ones first and in ascending order.
-        active: (k,) bool, false for the rows that only fill the buffer up to its fixed size; None if there are no
-            such rows.
-        position: (rows of the shard,) int64, where each row stands in ``index`` (past its end: not in it).
+        drawn: (rows of the shard,) bool, which rows take part.
+        position: (rows of the shard,) int64, where each row stands in ``order``.
+        order: (rows of the shard,) int64, all rows: first those drawn, then the others, each in ascending order.
+        counts: (2,) how many rows are drawn, and how many of them for their labels alone.
+        aligned: the length of ``index`` is a multiple of it, where the shard has so many rows.
+        exact: whether the first of ``counts`` is no mere bound.
     """
 
-    index: Tensor
-    active: Tensor | None
+    drawn: Tensor
     position: Tensor
+    order: Tensor
+    counts: HostCopy | Sequence[int]
+    aligned: int
+    exact: bool = True
 
-    @property
-    def drawn(self) -> Tensor:
-        """(m,) int64, the rows drawn; waits for the device."""
-        return self.index if self.active is None else self.index[self.active]
+    @cached_property
+    def numbers(self) -> Sequence[int]:
+        """``counts`` on the host."""
+        return self.counts.read() if isinstance(self.counts, HostCopy) else self.counts
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(k,) int64, rows of the shard, all different: those drawn, and what fills up to a multiple of ``aligned``."""
+        return self.order[: -(-self.numbers[0] // self.aligned) * self.aligned]
+
+    @cached_property
+    def active(self) -> Tensor | None:
+        """(k,) bool, which rows of ``index`` take part; None if all do."""
+        return None if self.exact and len(self.index) == self.numbers[0] else self.drawn[self.index]
 
 
 def _mix(value: Tensor) -> Tensor:
@@ -53,7 +93,14 @@ def class_scores(start: int, stop: int, seed: int, step: int, device: torch.devi
 
 
 def draw(
-    labels: Tensor, num_classes: int, start: int, stop: int, sample_rate: float, seed: int, step: int, wait: bool = True
+    labels: Tensor,
+    num_classes: int,
+    start: int,
+    stop: int,
+    sample_rate: float,
+    seed: int,
+    step: int,
+    aligned: int | None = None,
 ) -> SampledClasses:
     """Sample classes: all positives, and each other class with the chance that makes up ``sample_rate * num_classes``.
 
@@ -62,29 +109,38 @@ def draw(
     Args:
         labels: (B,) int64 classes of the global batch; -1 is no class.
         start, stop: the shard's classes, [start, stop).
-        wait: wait for the device to say how many classes of the shard are drawn, and return no more.
+        aligned: see ``SampledClasses``; None for 128, on a CPU 1.
     """
     device, local, quota = labels.device, stop - start, sample_rate * num_classes
     ordered = labels.sort().values
     distinct = (ordered.diff(prepend=ordered.new_full((1,), -1)) != 0).sum().double()
     chance = ((quota - distinct) / (num_classes - distinct)).clamp(0, 1 - 2**-53)  # -inf where all are positives
     drawn = torch.empty(local + 1, dtype=torch.bool, device=device)  # the last is for labels of other shards
-    drawn[:local] = class_scores(start, stop, seed, step, device) < (chance * 2**63).long()
+    torch.lt(class_scores(start, stop, seed, step, device), (chance * 2**63).long(), out=drawn[:local])
+    by_chance = drawn[:local].sum()
     drawn.index_fill_(0, torch.where((labels >= start) & (labels < stop), labels - start, local), True)
     drawn = drawn[:local]
+    position, order, count = _in_front(drawn)
+    if aligned is None:
+        aligned = 1 if device.type == "cpu" else ALIGNED
+    return SampledClasses(drawn, position, order, HostCopy(torch.stack([count, count - by_chance])), aligned)
 
-    # ``position`` permutes the shard's rows without a sort: first the drawn ones in their order, then the others in
-    # theirs; ``index`` is its inverse. ``count`` stays on the device, so that ``index`` is cut at a size that is large
-    # enough, and its rows from ``count`` on are the inactive ones.
+
+def union(samples: Sequence[SampledClasses]) -> SampledClasses:
+    """The rows that any of several samples of one step holds; waits for their numbers and for no others."""
+    first = samples[0]
+    drawn = torch.stack([sample.drawn for sample in samples]).any(0)
+    # Of the rows drawn by chance the sample with most of them has all; of the others no two need be the same.
+    by_chance = max(count - by_label for count, by_label in (sample.numbers for sample in samples))
+    by_label = sum(sample.numbers[1] for sample in samples)
+    position, order, _ = _in_front(drawn)
+    return SampledClasses(drawn, position, order, (by_chance + by_label, by_label), first.aligned, exact=False)
+
+
+def _in_front(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``position`` and ``order`` of a sample, and () how many rows are drawn: a permutation without a sort."""
     ahead = drawn.cumsum(0)  # how many are drawn up to each row and including it
-    count = ahead[-1:] if local else ahead.new_zeros(1)
-    here = torch.arange(local, device=device)
+    count = ahead[-1] if len(drawn) else ahead.new_zeros(())
+    here = torch.arange(len(drawn), device=drawn.device)
     position = torch.where(drawn, ahead - 1, count + here - ahead)
-    index = torch.empty_like(position).scatter_(0, position, here)
-    if wait:
-        return SampledClasses(index[: int(count)], None, position)
-    # Room for the mean of the count and six standard deviations of a Poisson distribution, which is wider than the
-    # binomial one, and for a batch whose positives all lie here. Negatives past that would be left out of the step.
-    mean = quota * local / num_classes
-    size = min(local, math.ceil(mean + 6 * math.sqrt(mean)) + len(labels))
-    return SampledClasses(index[:size], torch.arange(size, device=device) < count, position)
+    return position, torch.empty_like(position).scatter_(0, position, here), count

@@ -1,12 +1,13 @@
 """The arithmetic of one tile of class centres in plain torch: the readable reference, and what runs on a CPU.
 
-``losses.head.tile_triton`` has ``load_centres``, ``exp_sums``, ``d_product``, ``sgd_`` and ``adamw_``, with the same
+``losses.head.tile_triton`` has ``load_centres``, ``class_sums``, ``d_product``, ``sgd_`` and ``adamw_``, with the same
 arguments, in Triton.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from losses.margins.margin import BatchView, Margin
@@ -25,8 +26,8 @@ class Tile:
         active: (n,) bool, false for rows that do not take part; None if all do.
         centres: (n, d) the centres in the type of the products.
         inv_norm: (n,) float32 inverses of their norms.
-        kept: what ``exp_sums`` left for ``d_product``, or None.
-        top: what ``exp_sums`` took from the logits before exp: (B,) float32, each row's largest, if ``margin.shifted``.
+        kept: what ``class_sums`` left for ``d_product``, or None.
+        top: what ``class_sums`` took from the logits before exp: (B,) float32, each row's largest, where ``shifted``.
     """
 
     first: int
@@ -66,7 +67,16 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32)
 
 
-def exp_sums(
+def shifted(margin: Margin, entropy: bool) -> bool:
+    """Whether the sums are of logits above their row's largest.
+
+    That keeps exponentials inside float32. An entropy is then a sum of numbers that are not negative; above any other
+    base it is a difference of two that may be as large as the logits.
+    """
+    return margin.reduction == "logsumexp" and (margin.shifted or entropy)
+
+
+def class_sums(
     x: Tensor,
     tile: Tile,
     target_column: Tensor,
@@ -75,35 +85,41 @@ def exp_sums(
     entropy: bool,
     keep: bool = False,
 ) -> Tensor:
-    """Over the classes of the tile but each row's own; where the margin is ``shifted`` it sets ``tile.top``.
+    """Over the classes of the tile but each row's own; where ``shifted`` it sets ``tile.top``.
 
     Args:
         x: (B, d) unit embeddings in the type of the products.
         target_column: (B,) int64, place of each row's own class in the tile; outside [0, n) where it is not there.
-        keep: whether to leave the exponentials times their logits' slopes in ``tile.kept`` (Triton keeps nothing).
+        keep: whether to leave the terms' derivatives in ``tile.kept``, but for factors of a row (Triton keeps nothing).
 
     Returns:
-        (1, B) Σ exp(other - top), with ``entropy`` (2, B): Σ exp(other - top)·(other - top) below it.
+        For ``logsumexp`` (1, B) Σ exp(other - top), with ``entropy`` (2, B): Σ exp(other - top)·(other - top) below it.
+        For ``softplus`` (2, B) Σ softplus(other - bias) and Σ sigmoid(other - bias).
     """
-    logits, slope = _logits(x, tile, margin, batch, None, sloped=keep)
+    logits, slope = _logits(x, tile, margin, batch, batch.bias, sloped=keep)
     # What does not count gets a logit whose exponential is 0 above any top.
     column, inside = _target_cells(tile, target_column)
     logits.scatter_(1, column, logits.gather(1, column).masked_fill_(inside, 2 * LOWEST))
     if tile.active is not None:
         logits.masked_fill_(~tile.active, 2 * LOWEST)
-    if margin.shifted:
-        tile.top = logits.amax(1).clamp_(min=LOWEST)
-        logits.sub_(tile.top[:, None])
-    # Unless the entropy needs the logits, exp takes their memory, and nothing below may read them.
-    exp = logits.exp() if entropy else logits.exp_()
-    sums = [exp.sum(1), logits.mul_(exp).sum(1)] if entropy else [exp.sum(1)]
+    if margin.reduction == "softplus":
+        total = F.softplus(logits).sum(1)
+        derivative = logits.sigmoid_()
+        sums = [total, derivative.sum(1)]
+    else:
+        if shifted(margin, entropy):
+            tile.top = logits.amax(1).clamp_(min=LOWEST)
+            logits.sub_(tile.top[:, None])
+        # Unless the entropy needs the logits, exp takes their memory, and nothing below may read them.
+        derivative = logits.exp() if entropy else logits.exp_()
+        sums = [derivative.sum(1), logits.mul_(derivative).sum(1)] if entropy else [derivative.sum(1)]
     if keep:
-        tile.kept = exp.mul_(slope) if isinstance(slope, Tensor) else exp
+        tile.kept = derivative.mul_(slope) if isinstance(slope, Tensor) else derivative
     return torch.stack(sums)
 
 
 def rebase_(sums: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """Sums of exponentials above ``old`` (…, B) as such above ``new``; see ``exp_sums``. (1 or 2, …, B), in place."""
+    """Sums of exponentials above ``old`` (…, B) as such above ``new``; see ``class_sums``. (1 or 2, …, B), in place."""
     lift = old - new
     if len(sums) > 1:
         sums[1].addcmul_(lift, sums[0])
@@ -111,7 +127,7 @@ def rebase_(sums: Tensor, old: Tensor, new: Tensor) -> Tensor:
 
 
 def softmax_entropy(total: Tensor, moment: Tensor) -> Tensor:
-    """(B,) Σ exp(l) and Σ exp(l)·l over a row's logits, above any base → (B,) log Σ exp(l) - Σ softmax(l)·l."""
+    """(B,) Σ exp(l) and Σ exp(l)·l over a row's logits above their largest → (B,) log Σ exp(l) - Σ softmax(l)·l."""
     total = total.clamp(min=torch.finfo(total.dtype).tiny)
     return total.log() - moment / total
 
@@ -122,26 +138,29 @@ def d_product(
     target_column: Tensor,
     margin: Margin,
     batch: BatchView,
-    lse: Tensor,
-    d_lse: Tensor,
+    reduced: Tensor,
+    d_reduced: Tensor,
     d_cos_y: Tensor,
 ) -> Tensor:
     """d loss / d (x @ centresᵀ): (B, n) in the type of the products.
 
-    What ``exp_sums`` left in ``tile.kept`` is used up; without it the logits are computed again.
+    What ``class_sums`` left in ``tile.kept`` is used up; without it the logits are computed again.
 
     Args:
-        lse: (B,) log-sum-exp over all classes but the own one; inf where there are none.
-        d_lse, d_cos_y: (B,) d loss / d lse and d loss / d cosine to the own centre.
+        reduced: (B,) the reduction over all classes but the own one; a log-sum-exp is inf where there are none.
+        d_reduced, d_cos_y: (B,) d loss / d reduced and d loss / d cosine to the own centre.
     """
+    softplus = margin.reduction == "softplus"
     if tile.kept is not None:
-        factor = (tile.top - lse).exp() * d_lse * (margin.s if margin.linear else 1.0)
+        factor = d_reduced * (margin.s if margin.linear else 1.0)
+        if not softplus:
+            factor = (tile.top - reduced).exp() * factor
         d_cos, tile.kept = tile.kept.mul_(factor[:, None]), None
     else:
-        logits, slope = _logits(x, tile, margin, batch, lse, sloped=True)
-        d_cos = logits.exp_().mul_(d_lse[:, None] * slope)
+        logits, slope = _logits(x, tile, margin, batch, batch.bias if softplus else reduced, sloped=True)
+        d_cos = (logits.sigmoid_() if softplus else logits.exp_()).mul_(d_reduced[:, None] * slope)
         if tile.active is not None:
-            d_cos.mul_(tile.active)
+            d_cos.masked_fill_(~tile.active, 0.0)  # its logit is in no sum, so its exponential may be infinite
     # A row's own cell holds d_cos_y, whatever was computed there; every other cell keeps its number: rows whose class
     # lies elsewhere write back what they read.
     column, inside = _target_cells(tile, target_column)
@@ -240,13 +259,13 @@ def _target_cells(tile: Tile, target_column: Tensor) -> tuple[Tensor, Tensor]:
 def _logits(
     x: Tensor, tile: Tile, margin: Margin, batch: BatchView, base: Tensor | None, sloped: bool
 ) -> tuple[Tensor, Tensor | float]:
-    """(B, n) logits of a tile, above ``base`` (B,) if given, and their derivative by the cosine where ``sloped``."""
+    """(B, n) logits of a tile, above ``base`` (B,) or () if given, and their derivative by the cosine if ``sloped``."""
     cos = product(x, tile.centres.T)
     if margin.linear:
         if base is None:
             return cos.mul_(margin.s * tile.inv_norm), margin.s
-        return torch.addcmul(-base[:, None], cos, tile.inv_norm, value=margin.s, out=cos), margin.s
+        return torch.addcmul(-base.view(-1, 1), cos, tile.inv_norm, value=margin.s, out=cos), margin.s
     cos.mul_(tile.inv_norm)
     slope = margin.slope(cos, batch) if sloped else 0.0  # first: the logits may be ``cos`` itself, changed in place
     logits = margin.others(cos, batch)
-    return logits if base is None else logits.sub_(base[:, None]), slope
+    return logits if base is None else logits.sub_(base.view(-1, 1)), slope

@@ -2,8 +2,8 @@
 
 With c_ij the cosine of embedding i and class centre j, every loss of the family is
 
-    target_i = T(c_iy, batch)          other_ij = N(c_ij, batch)        lse_i = log Σ_{j≠y} exp(other_ij)
-    loss_i   = L(target_i, lse_i, batch)
+    target_i = T(c_iy, batch)          other_ij = N(c_ij, batch)        reduced_i = log Σ_{j≠y} exp(other_ij)
+    loss_i   = L(target_i, reduced_i, batch)                                   or Σ_{j≠y} softplus(other_ij - bias)
 
 The head evaluates N tile by tile and never needs more of a margin than this. In every published margin N is s·c_ij
 except for hard negatives, the cosines above a limit of their row, which a margin may replace by a quadratic
@@ -12,7 +12,7 @@ except for hard negatives, the cosines above a limit of their row, which a margi
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,7 @@ class BatchView:
         embedding_size: d, the length of the embeddings.
         uniform: (B,) float32 in [0, 1), the schedule's random number of each row, or None.
         state: what the margin's ``update`` returned for this batch.
+        bias: () float32 without gradient, what the margin's ``bias`` was for this batch, or None.
     """
 
     labels: Tensor
@@ -67,6 +68,7 @@ class BatchView:
     embedding_size: int
     uniform: Tensor | None = None
     state: Any = None
+    bias: Tensor | None = None
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a (B,) value over the valid rows; 0 if there are none."""
@@ -96,15 +98,20 @@ class Margin(nn.Module):
             ``interclass_filtering_threshold``, for training on labels in conflict); None keeps all.
 
     Attributes:
-        competitive: whether other classes have a part in the loss; if not, ``loss`` gets no ``lse`` and the centres
-            get no gradient.
+        competitive: whether other classes have a part in the loss; if not, ``loss`` gets nothing of them and the
+            centres get no gradient.
+        reduction: what the logits of other classes are made into: ``logsumexp``, their log-sum-exp, for losses by a
+            softmax; ``softplus``, Σ softplus(other - bias), for losses that decide on each class by itself. With
+            sampling the sum is over the classes drawn, not scaled up.
         queue_size: number of past embeddings that train the centres beside the batch (see ``EmbeddingQueue``).
 
     State lives in buffers: the same on every rank, because it is computed from the global batch, saved with the head,
-    and left alone in evaluation mode.
+    and left alone in evaluation mode. Parameters have the same gradient on every rank for the same reason;
+    ``CentreOptimizer`` moves them.
     """
 
     competitive = True
+    reduction: Literal["logsumexp", "softplus"] = "logsumexp"
     queue_size = 0
 
     def __init__(self, s: Scale = 64.0, interclass_filter: Cosine | None = None) -> None:
@@ -139,6 +146,9 @@ class Margin(nn.Module):
     def shifted(self) -> bool:
         """Whether logits need their row's maximum taken from them before exp, lest it leave float32."""
         return not (self.within_s and self.s <= _UNSHIFTED)
+
+    def begin(self, classes: int) -> None:
+        """Set what depends on the number of classes that take part in a step; the head calls it once."""
 
     def update(self, batch: BatchView) -> Any:
         """Bring the state up to date with the batch, before use; what it returns becomes ``batch.state``.
@@ -194,10 +204,14 @@ class Margin(nn.Module):
             slope = slope.masked_fill(cos > self.interclass_filter, 0.0)
         return self.s * slope
 
-    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
-        """(B,) target logits and (B,) log-sum-exps of the others → (B,) losses: cross-entropy unless overridden.
+    def bias(self, batch: BatchView) -> Tensor:
+        """() what other logits are above in the reduction ``softplus``, differentiable: 0 unless overridden."""
+        return batch.cos_y.new_zeros(())
 
-        Called once a batch, so state that depends on ``lse`` is brought up to date here.
+    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
+        """(B,) target logits and (B,) the others' ``reduction`` → (B,) losses: cross-entropy unless overridden.
+
+        Called once a batch, so state that depends on the latter is brought up to date here.
         """
         assert lse is not None  # the margin is competitive
         return F.softplus(lse - target)

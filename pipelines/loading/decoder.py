@@ -60,7 +60,7 @@ class Decoder:
         parameters: Sequence[str] = (),
         any_size: bool = False,
         clean_view: bool = False,
-        decode_on: str = "gpu",
+        decode_on: str = "cpu",
         hw_decoder_load: float = 0.65,
     ) -> None:
         if device.type == "cuda" and GetCUDADeviceCount() == 0:

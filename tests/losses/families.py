@@ -27,6 +27,7 @@ FAMILIES = {
     "gb_magface": ({}, naive.gb_magface),
     "broadface": ({"queue_size": 20}, naive.arcface),
     "scf": ({}, naive.scf),
+    "uniface": ({}, naive.uniface),
 }
 
 

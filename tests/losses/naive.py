@@ -95,6 +95,16 @@ def mv_softmax(cos, labels, norm, uniform, kind, s=32, m=0.35, t=0.2):
     return softmax(s * targets, s * torch.where(cos > targets.detach()[:, None], (t + 1) * cos + t, cos), labels)
 
 
+def uniface(cos, labels, norm, uniform, s=64, m=0.4, weight=1.0, b=None):
+    b = math.log(10 * cos.shape[1]) if b is None else b
+    losses = []
+    for row, y in zip(cos, labels):
+        others = torch.cat([row[:y], row[y + 1 :]])
+        own_class = torch.logaddexp(cos.new_zeros(()), b - s * (row[y] - m))
+        losses.append(own_class + weight * torch.logaddexp(cos.new_zeros(()), s * others - b).sum())
+    return torch.stack(losses)
+
+
 def magnitude(norm, low, high):
     a = norm.clamp(10, 110)
     return low + (a - 10) / 100 * (high - low), 35 * (1 / a + a / 110**2)

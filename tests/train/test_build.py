@@ -38,24 +38,16 @@ def test_triton_needs_a_gpu():
 
 
 @pytest.mark.parametrize(
-    "options, accumulate, fused",
-    [
-        ({}, 1, True),
-        ({}, 2, True),
-        ({"fused": False}, 1, False),
-        ({"mode": "dense"}, 1, False),
-        ({"sample_rate": 0.5}, 1, True),
-        ({"sample_rate": 0.5}, 2, False),
-    ],
+    "options, fused", [({}, True), ({"fused": False}, False), ({"mode": "dense"}, False), ({"sample_rate": 0.5}, True)]
 )
-def test_when_centres_are_updated(options, accumulate, fused):
+def test_when_centres_are_updated(options, fused):
     tree = {"data": {"train": "faces"}, "model": {"name": "mbf"}, "output": "run", "head": options}
-    optimizer = build_centre_optimizer(Config.model_validate(tree), head(**options), accumulate)
+    optimizer = build_centre_optimizer(Config.model_validate(tree), head(**options))
     assert optimizer.fused == fused
 
 
 def test_centres_may_have_a_rule_of_their_own():
     tree = {"data": {"train": "faces"}, "model": {"name": "mbf"}, "output": "run", "optim": {"name": "adamw"}}
-    assert build_centre_optimizer(Config.model_validate(tree), head(), 1).algorithm == "adamw"
+    assert build_centre_optimizer(Config.model_validate(tree), head()).algorithm == "adamw"
     tree["head"] = {"optim": {"name": "sgd"}}
-    assert build_centre_optimizer(Config.model_validate(tree), head(), 1).algorithm == "sgd"
+    assert build_centre_optimizer(Config.model_validate(tree), head()).algorithm == "sgd"

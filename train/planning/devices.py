@@ -2,8 +2,10 @@
 
 The figures are those of NVIDIA's data sheets for the SXM boards (the L40S and the RTX 4090 are PCIe cards), dense:
 sheets from the A100 on print twice as much, for matrices with half of their numbers zero. The reached shares, the
-launch and the decoding rate are assumptions until ``train.planning.calibration`` has measured a machine; they are the
-same for all cards, so that nobody takes them for measurements of one.
+launch and the decoding rate are assumptions until ``train.planning.calibration`` has measured a machine. That of
+convolutions is what is left of published rates of another network: NVIDIA trains ResNet-50 v1.5 in mixed precision at
+2470 images/s on an A100 and 1200 on a V100 (DeepLearningExamples, PyTorch, one GPU), of which 24.3 GFLOP an image are
+convolutions and 289 MB the traffic of all other operators; newer cards are taken for A100s in that.
 """
 
 from collections.abc import Mapping
@@ -38,7 +40,7 @@ class Device:
     bandwidth: float
     link: str
     matmul_share: float = 0.7
-    conv_share: float = 0.5
+    conv_share: float = 0.33
     memory_share: float = 0.85
     launch: float = 6e-6
     decode: float = 6000.0
@@ -50,15 +52,17 @@ class Link:
     """What joins the devices of a node, or nodes.
 
     Attributes:
-        rate: bytes/s in one direction: out of a device to others of its node, or out of a node through all its ports.
+        rate: bytes/s in one direction: out of a device to others of its node, or out of a node's port.
         latency: seconds of a hop, a message passed on by one rank to the next.
         share: of ``rate`` that large messages reach.
+        shared: whether a node has one port for all its devices, and not one for each.
     """
 
     name: str
     rate: float
     latency: float
     share: float = 0.8
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,10 @@ class Links:
         ports there are several rings, each with its part of the bytes.
         """
         within = self.within.rate * self.within.share
-        return within if self.nodes(ranks) == 1 else min(within, self.between.rate * self.between.share)
+        if self.nodes(ranks) == 1:
+            return within
+        ports = 1 if self.between.shared else self.ranks_per_node
+        return min(within, ports * self.between.rate * self.between.share)
 
     def latency(self, ranks: int) -> float:
         """Seconds of a message without a length on its way once round the ring, but for the last hop."""
@@ -102,7 +109,9 @@ def _sheet(fp32: float, tf32: float | None, fp16: float, bf16: float) -> Mapping
 
 _GPUS = (
     # Tesla V100 data sheet (2020), SXM2: no bf16 unit. It stands in a DGX-1 with 40 cores for 8.
-    v100 := Device("v100", int(31.7 * GIB), _sheet(15.7, None, 125.0, 15.7), 900e9, "nvlink2", cores=5),
+    v100 := Device(
+        "v100", int(31.7 * GIB), _sheet(15.7, None, 125.0, 15.7), 900e9, "nvlink2", conv_share=0.43, cores=5
+    ),
     replace(v100, name="v100-16", memory=int(15.8 * GIB)),
     # A100 data sheet (2021), SXM; DGX A100: 128 cores for 8.
     a100 := Device("a100", int(79.1 * GIB), _sheet(19.5, 156.0, 312.0, 312.0), 2039e9, "nvlink3", cores=16),
@@ -132,13 +141,13 @@ _WITHIN = (
     Link("loopback", 2e9, 50e-6),  # gloo between the processes of a machine
 )
 WITHIN: Mapping[str, Link] = MappingProxyType({link.name: link for link in _WITHIN})
-# Out of a node: InfiniBand with a port a GPU for 8 GPUs, Ethernet with one port.
+# InfiniBand and Ethernet.
 _BETWEEN = (
-    Link("ndr", 8 * 50e9, 4e-6),
-    Link("hdr", 8 * 25e9, 4e-6),
-    Link("ethernet100", 12.5e9, 20e-6),
-    Link("ethernet25", 3.125e9, 20e-6),
-    Link("ethernet10", 1.25e9, 20e-6),
+    Link("ndr", 50e9, 4e-6),
+    Link("hdr", 25e9, 4e-6),
+    Link("ethernet100", 12.5e9, 20e-6, shared=True),
+    Link("ethernet25", 3.125e9, 20e-6, shared=True),
+    Link("ethernet10", 1.25e9, 20e-6, shared=True),
 )
 BETWEEN: Mapping[str, Link] = MappingProxyType({link.name: link for link in _BETWEEN})
 

@@ -5,7 +5,6 @@ What the ranks send each other is left to `train.planning.traffic`; buffers for 
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -14,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from losses import PartialFC, create_margin
 from losses.head.collective import shard_range
-from losses.head.sampling import SampledClasses, draw
+from losses.head.partial_fc import _Rows
 from train.build import HALF, build_centre_optimizer
 from train.config import Config
 from train.planning.recording import Phase, Recorder, place
@@ -42,7 +41,7 @@ def trace_head(
         with recorder.phase("build", "centres"):
             place(head, device)
             recorder.use = "optimiser of the centres"
-            centres = build_centre_optimizer(config, head, config.optim.accumulate)
+            centres = build_centre_optimizer(config, head)
             recorder.use = "embeddings"
             embeddings = torch.empty(rows, config.model.embedding_size, device=device, requires_grad=True)
             labels = torch.empty(rows, dtype=torch.int64, device=device)
@@ -63,7 +62,7 @@ class _Shard(PartialFC):
     """The classifier as the first of ``ranks`` ranks has it, without the others."""
 
     def __init__(self, config: Config, num_classes: int, ranks: int, tile: int, gpu: bool) -> None:
-        self._held, self._on_cpu = shard_range(num_classes, 0, ranks), not gpu
+        self._held = shard_range(num_classes, 0, ranks)
         super().__init__(
             create_margin(config.head.margin, **config.head.options),
             config.model.embedding_size,
@@ -81,12 +80,10 @@ class _Shard(PartialFC):
     def _range(self) -> tuple[int, int]:
         return self._held
 
-    def _draw(self, labels: Tensor) -> SampledClasses | None:
-        """How many are drawn is known by numbers only; their expected count stands for it where a run waits for it."""
-        if self.sample_rate == 1:
-            return None
-        drawn = draw(labels, self.num_classes, self.start, self.stop, self.sample_rate, 0, 0, wait=False)
-        if not self._on_cpu:
-            return drawn
-        expected = max(round(self.sample_rate * len(self.weight)), len(labels) * len(self.weight) // self.num_classes)
-        return replace(drawn, index=drawn.index[:expected], active=None)
+    def _rows(self, labels: Tensor) -> _Rows:
+        """How many classes are drawn is known by numbers only; their expected count stands for it."""
+        rows = super()._rows(labels)
+        if rows.sampled is not None:
+            of_labels = len(labels) * len(self.weight) // self.num_classes
+            rows.sampled.counts = max(round(self.sample_rate * len(self.weight)), of_labels), of_labels
+        return rows

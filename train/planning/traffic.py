@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from losses import create_margin
+from losses.head.tile_torch import shifted
 from train.config import Config
 from train.planning.devices import Links
 from train.recipes import ContraFace, Recipe, TopoFR, TransFace, create_recipe
@@ -104,7 +105,7 @@ def _head_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange
     """``losses.head.partial_fc``: all ranks see the rows of the global batch, and share sums over their centres."""
     margin = create_margin(config.head.margin, **config.head.options)
     size = config.model.embedding_size
-    rows = _rows(config, recipe, ranks)
+    rows = recipe.views * ranks * config.data.batch_size
     exchanges = [
         Exchange("embeddings", "all_gather", _FLOAT * rows * size),
         Exchange("norms", "all_gather", _FLOAT * rows),
@@ -119,20 +120,13 @@ def _head_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange
         exchanges.append(Exchange("centres of past embeddings", "all_reduce", _FLOAT * centres * size))
     exchanges.append(Exchange("cosines to the own centres", "all_reduce", _FLOAT * seen))
     if margin.competitive:
-        dense = config.head.mode == "dense"
-        if margin.shifted or dense:
+        softplus, dense = margin.reduction == "softplus", config.head.mode == "dense"
+        if shifted(margin, recipe.entropy) or (dense and not softplus):
             exchanges.append(Exchange("largest logits", "all_reduce", _FLOAT * seen))
-        sums = 2 if recipe.entropy else 1
-        calls = sums if dense else 1
-        exchanges.append(Exchange("sums of exponentials", "all_reduce", _FLOAT * sums * seen, calls))
+        sums = 2 if recipe.entropy or softplus else 1
+        exchanges.append(Exchange("sums over the classes", "all_reduce", _FLOAT * sums * seen, sums if dense else 1))
     exchanges.append(Exchange("gradients of embeddings", "reduce_scatter", _FLOAT * rows * size))
     return exchanges
-
-
-def _rows(config: Config, recipe: Recipe, ranks: int) -> int:
-    """Rows of a global batch in the head: two of each image with ContraFace."""
-    views = 2 if isinstance(recipe, ContraFace) else 1
-    return views * ranks * config.data.batch_size
 
 
 def _recipe_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange]:

@@ -57,10 +57,12 @@ class ContraFace(Recipe):
         late = self.late_epoch is not None and epoch >= self.late_epoch
         for dropout in self._dropouts:
             dropout.p = self.late_dropout if late else self.dropout
+        both = batch.labels.repeat(2)
+        head.prepare(both)
         first, second = network(batch.images)
         uniform = self.margin_uniforms(batch)
         # The mean over both views' rows is half of either loss.
-        out = head(torch.cat([first, second]), batch.labels.repeat(2), uniform=uniform.repeat(2))
+        out = head(torch.cat([first, second]), both, uniform=uniform.repeat(2))
         labels = batch.labels
         if self.gather and world_size() > 1:
             gather = RowGather(len(first), first.device)

@@ -1,9 +1,12 @@
 """Updates of centres: against torch.optim, fused against plain, on any number of ranks, through checkpoints."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+import losses.head.partial_fc
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head.sampling import draw
 from tests.losses.support import RULES, close, problem
@@ -55,24 +58,49 @@ def test_fused_equals_plain(rule, rate, rows):
     assert not torch.equal(plain, centres)
 
 
+def row_by_row(centres, rule, rate, batches, accumulate):
+    """By torch's optimisers, one a row, given the sum of the batches' gradients where one of them drew the row."""
+    head = PartialFC(create_margin("arcface"), centres.shape[1], len(centres), sample_rate=rate, seed=4)
+    options = {key: value for key, value in RULES[rule].items() if key != "algorithm"}
+    rows = [torch.nn.Parameter(row.clone()) for row in centres]
+    optimizers = [(torch.optim.SGD if rule == "sgd" else torch.optim.AdamW)([row], **options) for row in rows]
+    for first in range(0, len(batches), accumulate):
+        head.load_state_dict({"weight": torch.stack([row.detach() for row in rows]), "step": first // accumulate})
+        head.weight.grad = None
+        drawn = torch.zeros(len(centres), dtype=torch.bool)
+        for x, y in batches[first : first + accumulate]:
+            head(x, y).loss.backward()
+            drawn |= draw(y, len(centres), 0, len(centres), rate, 4, head.step).drawn
+        for row, optimizer, gradient, taken in zip(rows, optimizers, head.weight.grad.to_dense(), drawn):
+            row.grad = gradient if taken or rate == 1 else None
+            optimizer.step()
+    return torch.stack([row.detach() for row in rows])
+
+
+@pytest.mark.parametrize("rows", [12, 40])
+@pytest.mark.parametrize("aligned", [1, 16])
 @pytest.mark.parametrize("rate", [1.0, 0.3])
-def test_accumulated_batches(rate):
-    """Two batches and a step are one step along the sum of their gradients."""
-    centres = problem()[2]
-    accumulated = train(*make(centres, "sgd", dict(sample_rate=rate)), batches(), accumulate=2)
-    head = PartialFC(create_margin("arcface"), 16, 37, sample_rate=rate, seed=4)
-    head.load_state_dict({"weight": centres})
-    touched = torch.zeros(37, dtype=torch.bool)
-    for step, (x, y) in enumerate(batches(2)):
-        head(x, y).loss.backward()
-        sampled = draw(y, 37, 0, 37, rate, 4, step)
-        touched[sampled.drawn if rate < 1 else slice(None)] = True
-    total = head.weight.grad.to_dense()
-    expected = centres - 0.1 * torch.where(touched[:, None], total + 5e-2 * centres, 0.0)
-    first = train(*make(centres, "sgd", dict(sample_rate=rate)), batches(2), accumulate=2)
-    close(first, expected, 1e-5)
-    if rate == 1:
-        close(train(*make(centres, "sgd", fused=True), batches(), accumulate=2), accumulated, 1e-5)
+@pytest.mark.parametrize("rule", RULES)
+def test_accumulated_batches(rule, rate, aligned, rows, monkeypatch):
+    """Three batches and a step are one step along the sum of their gradients, however it is made."""
+    monkeypatch.setattr(losses.head.partial_fc, "draw", partial(draw, aligned=aligned))
+    centres, whole = problem()[2], batches(6, rows=rows)
+    expected = row_by_row(centres, rule, rate, whole, 3)
+    for fused in (False, True):
+        close(train(*make(centres, rule, dict(sample_rate=rate), fused=fused), whole, accumulate=3), expected, 1e-5)
+
+
+def accumulate_shares(rule, fused):
+    head, optimizer = make(problem()[2], rule, dict(sample_rate=0.3), fused=fused)
+    train_shares(head, optimizer, batches(4), accumulate=2)
+    return head.weight.detach().clone()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_accumulated_batches_of_ranks(ranks, rule):
+    expected = row_by_row(problem()[2], rule, 0.3, batches(4), 2)
+    for fused in (False, True):
+        close(torch.cat(ranks(2, accumulate_shares, rule, fused)), expected, 1e-4)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -85,9 +113,7 @@ def test_rows_not_drawn_are_untouched(rule, fused):
     before = {"weight": head.weight.detach().clone(), **{k: v.clone() for k, v in optimizer.state.items()}}
     (x, y), *_ = batches(1, 300)
     train(head, optimizer, [(x, y)])
-    sampled = draw(y, 300, 0, 300, 0.1, 4, 0)
-    drawn = torch.zeros(300, dtype=torch.bool)
-    drawn[sampled.drawn] = True
+    drawn = draw(y, 300, 0, 300, 0.1, 4, 0).drawn
     for name, old in before.items():
         new = head.weight.detach() if name == "weight" else optimizer.state[name]
         assert torch.equal(new[~drawn], old[~drawn]), name
@@ -111,6 +137,8 @@ WAYS = {
     "fused": dict(fused=True),
     "fused, sampled": dict(sample_rate=0.3, fused=True),
     "fused, two batches": dict(fused=True, accumulate=2),
+    "sampled, two batches": dict(sample_rate=0.3, accumulate=2),
+    "fused, sampled, two batches": dict(sample_rate=0.3, fused=True, accumulate=2),
     "fused, triton": dict(fused=True, kernels="triton"),
     "sampled, triton": dict(fused=True, kernels="triton", sample_rate=0.3),
 }
@@ -240,11 +268,12 @@ def save(folder, rule, rate):
     dcp.save({"head": head.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint_id=folder)
 
 
-def train_shares(head, optimizer, whole):
+def train_shares(head, optimizer, whole, accumulate=1):
     import torch.distributed as dist
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    train(head, optimizer, [(x.tensor_split(world)[rank], y.tensor_split(world)[rank]) for x, y in whole])
+    shares = [(x.tensor_split(world)[rank], y.tensor_split(world)[rank]) for x, y in whole]
+    train(head, optimizer, shares, accumulate)
 
 
 def load_and_train(folder, rule, rate):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -50,11 +51,11 @@ def test_a_step_is_that_of_torch(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("wait", [True, False])
-def test_sampled_rows_and_rows_that_fill_the_buffer(rule, wait, monkeypatch):
-    monkeypatch.setattr(losses.head.partial_fc, "draw", lambda *args, **_: draw(*args, wait=wait))
-    sampled = draw(torch.arange(9), 150, 0, 150, 0.2, 4, 0, wait=wait)
-    assert sampled.active is None if wait else sampled.active.logical_not().any()
+@pytest.mark.parametrize("aligned", [1, 128])
+def test_sampled_rows_and_rows_that_fill_up(rule, aligned, monkeypatch):
+    monkeypatch.setattr(losses.head.partial_fc, "draw", partial(draw, aligned=aligned))
+    active = draw(torch.arange(9), 150, 0, 150, 0.2, 4, 0, aligned).active
+    assert active is None if aligned == 1 else active.logical_not().any()
     both(tolerance=1e-4, rule=rule, sample_rate=0.2, tile=40, entropy=True)
 
 
@@ -131,44 +132,91 @@ def test_tensors_may_lie_in_memory_as_they_like():
 
 
 COMPILE = """
-import sys, triton
+import os, re, subprocess, sys, tempfile, triton
 from triton.backends.compiler import GPUTarget
 from losses.head import tile_triton as kernels
+
 capability = int(sys.argv[1])
-f, h, i, l, b = "*fp32", "*bf16", "*i64", "*i1", "fp32"
-blocks, row_block = dict(SIZE=512, BLOCK=128, STEP=64), dict(SIZE=512, BLOCK=512)
-product = dict(x=h, centres=h, inv_norm=f, target_column=i, active=l, s=b, limit=f, coefficients=f, filter=b)
-product |= dict(rows="i32", count="i32")
-row = dict(weight=f, gradient=f, inv_norm=f, index=i, active=l, first="i32", lr=b, decay=b)
-jobs = {
-    "_exp_sums": (product | dict(tops=f, sums=f), blocks | dict(ENTROPY=True, LOWEST=-1e38)),
-    "_d_product": (product | dict(lse=f, d_lse=f, d_cos_y=f, out=h), blocks),
-    "_load_centres": (dict(weight=f, centres=h, inv_norm=f, index=i, first="i32"), row_block | dict(TINY=1e-12)),
-    "_sgd": (row | dict(momentum=f, beta=b), row_block),
-    "_adamw": (row | dict(mean=f, square=f, steps=f, beta1=b, beta2=b, eps=b), row_block),
-}
-for name, (signature, constants) in jobs.items():
+multiprocessor = {80: 164, 90: 228}[capability] * 1024
+assembler = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/ptxas")
+f, i, l, b = "*fp32", "*i64", "*i1", "fp32"
+row, row_block = dict(weight=f, gradient=f, inv_norm=f, index=i, active=l, first="i32", lr=b, decay=b), dict(SIZE=512)
+curve, bias = dict(limit=f, coefficients=f, filter=b), dict(bias=f)
+jobs = [
+    ("_load_centres", dict(weight=f, centres="*bf16", inv_norm=f, index=i, first="i32"), dict(TINY=1e-12), None, 2),
+    ("_sgd", row | dict(momentum=f, beta=b), {}, None, 4),
+    ("_adamw", row | dict(mean=f, square=f, steps=f, beta1=b, beta2=b, eps=b), {}, None, 4),
+]
+for size, h in ((2, "*bf16"), (4, "*fp32")):
+    product = dict(x=h, centres=h, inv_norm=f, target_column=i, active=l, s=b, rows="i32", count="i32")
+    gradient = product | dict(lse=f, d_reduced=f, d_cos_y=f, out=h)
+    sums = product | dict(sums=f)
+    forward, backward = (kernels.BLOCKS[name, size] for name in ("class_sums", "d_product"))
+    jobs += [("_class_sums", sums | extra, dict(BESIDE=beside), forward, size) for extra, beside in
+             (({}, False), (dict(tops=f), True), (curve | dict(tops=f), True), (bias, True))]
+    jobs += [("_d_product", gradient | extra, {}, backward, size) for extra in ({}, curve, bias)]
+for name, signature, constants, blocks, size in jobs:
     function = getattr(kernels, name)
+    constants = dict(SIZE=512, PRECISION=kernels._PRECISION, LOWEST=-1e38) | constants
+    options = {}
+    if blocks is None:
+        constants |= dict(BLOCK=512)
+    else:
+        arguments = blocks.arguments(size)
+        constants |= {n: v for n, v in arguments.items() if n.isupper()}
+        options = {n: v for n, v in arguments.items() if n.islower() and v is not None}
     types = {n: signature.get(n, "constexpr") for n in function.arg_names}
+    constants = {n: constants.get(n) for n in function.arg_names if types[n] == "constexpr"}
     whole = [k for k, n in enumerate(function.arg_names) if types[n][0] == "*" or n in ("rows", "count")]
     aligned = {(k,): [["tt.divisibility", 16]] for k in whole}
     source = triton.compiler.ASTSource(function, types, constants, aligned)
-    options = dict(num_warps=kernels._WARPS, num_stages=kernels._STAGES) if "x" in signature else {}
     done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    print(name, done.metadata.shared, len(done.asm["cubin"]), int("mma" in done.asm["ptx"]))
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(done.asm["ptx"])
+        file.flush()
+        architecture = f"sm_{capability}" + "a" * (capability >= 90)
+        command = [assembler, "-v", f"--gpu-name={architecture}", file.name, "-o", os.devnull]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers, spilt = (int(re.search(f"{p}", said)[1]) for p in ("Used ([0-9]+) registers", "([0-9]+) bytes spill st"))
+    shared, threads = done.metadata.shared, 32 * done.metadata.num_warps
+    fit = min(65536 // (-(-registers // 8) * 8 * threads), multiprocessor // (shared + 1024), 2048 // threads)
+    print(name, size, ",".join(sorted(signature.keys() & {"limit", "bias", "tops"})) or "-",
+          registers, spilt, shared // 1024, fit, int("mma" in done.asm["ptx"]))
 """
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_they_compile_for_gpus(capability, tmp_path):
-    """To machine code of Ampere and Hopper, with products on the tensor cores, within every card's shared memory."""
+    """To machine code of Ampere and Hopper: products on the tensor cores, no register spilt, two or more programs of
+    products on a multiprocessor, shared memory that every card has.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     result = subprocess.run(
         [sys.executable, "-c", COMPILE, str(capability)], capture_output=True, text=True, env=environment
     )
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert len(lines) == 5
-    for name, shared, size, tensor_cores in lines:
-        assert int(shared) <= 99 * 1024 and int(size) > 0
-        assert (tensor_cores == "1") == (name in ("_exp_sums", "_d_product"))
+    assert len(lines) == 17
+    for name, _, _, _, spilt, shared, fit, tensor_cores in lines:
+        product = name in ("_class_sums", "_d_product")
+        assert int(spilt) == 0 and int(shared) <= 99 and (int(fit) >= 2 or not product), (name, *_)
+        assert (tensor_cores == "1") == product
+
+
+def truncated(value):
+    """To the 11 bits that a tensor core reads of a float32."""
+    return (value.view(torch.int32) & -0x2000).view(torch.float32)
+
+
+def test_three_products_of_halves_are_float32():
+    """What ``tf32x3`` does, which the interpreter does not show."""
+    x, centres = (torch.nn.functional.normalize(value) for value in problem(200, 512, 100)[::2])
+    exact = x.double() @ centres.double().T
+    (a, b), (c, d) = ((truncated(v), truncated(v - truncated(v))) for v in (x, centres))
+    three = (
+        (b.double() @ c.double().T + a.double() @ d.double().T).float() + (a.double() @ c.double().T).float()
+    ).double()
+    one = a.double() @ c.double().T
+    float32 = (x @ centres.T).double()
+    error, of_float32, of_one = ((value - exact).abs().max() for value in (three, float32, one))
+    assert error < 2 * of_float32 < 1e-6 < of_one / 100

@@ -1,4 +1,7 @@
-"""On a GPU the head never waits for the device: here on the meta device, which has no numbers to wait for."""
+"""On a GPU the head waits for one thing, how many classes are drawn, which it asks for before the backbone.
+
+Here on the meta device, which has no numbers to wait for.
+"""
 
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -8,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from losses import MARGINS, CentreOptimizer, PartialFC, create_margin
+from losses.head.sampling import HostCopy
 from tests.losses.support import RULES
 
 CLASSES, D, ROWS = 5000, 64, 32
@@ -28,6 +32,7 @@ class NoCopies(TorchFunctionMode):
 def large_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30))
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # knows no meta device
+    monkeypatch.setattr(HostCopy, "read", lambda self: [CLASSES // 10 + 3, 20])
 
 
 def step(margin, rule="sgd", accumulate=1, device="meta", guard=NoCopies, **options):
@@ -39,6 +44,7 @@ def step(margin, rule="sgd", accumulate=1, device="meta", guard=NoCopies, **opti
     labels = torch.zeros(ROWS, dtype=torch.int64, device=device)
     with guard():
         for _ in range(accumulate):
+            head.prepare(labels)
             head(x, labels, uniform=uniform).loss.backward()
         optimizer.step(optimizer.finite())
 
@@ -48,7 +54,7 @@ def step(margin, rule="sgd", accumulate=1, device="meta", guard=NoCopies, **opti
 @pytest.mark.parametrize("rate", [1.0, 0.1])
 def test_no_margin_waits(name, rate):
     margin = create_margin(name)
-    step(margin, sample_rate=rate, entropy=margin.competitive)
+    step(margin, sample_rate=rate, entropy=margin.competitive and margin.reduction == "logsumexp")
 
 
 @pytest.mark.usefixtures("large_gpu")
@@ -62,8 +68,27 @@ def test_no_update_waits(rule, rate, options):
 
 
 @pytest.mark.usefixtures("large_gpu")
-def test_accumulation_over_all_centres_does_not_wait():
-    step(create_margin("arcface"), accumulate=2)
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+@pytest.mark.parametrize("fused", [False, True])
+def test_accumulation_does_not_wait(rate, fused):
+    step(create_margin("arcface"), accumulate=2, sample_rate=rate, fused=fused)
+
+
+@pytest.mark.usefixtures("large_gpu")
+def test_how_many_are_drawn_is_asked_before_the_backbone_and_read_behind_it(monkeypatch):
+    happened = []
+    begin, read = HostCopy.__init__, HostCopy.read
+    monkeypatch.setattr(HostCopy, "__init__", lambda self, numbers: happened.append("asked") or begin(self, numbers))
+    monkeypatch.setattr(HostCopy, "read", lambda self: happened.append("read") or read(self))
+    head = PartialFC(create_margin("arcface"), D, CLASSES, device="meta", sample_rate=0.1)
+    optimizer = CentreOptimizer(head, lr=0.1, fused=True)
+    labels = torch.zeros(ROWS, dtype=torch.int64, device="meta")
+    for _ in range(2):
+        head.prepare(labels)
+        happened.append("backbone")
+        head(torch.rand(ROWS, D, device="meta", requires_grad=True), labels).loss.backward()
+    optimizer.step()
+    assert happened == ["asked", "backbone", "read"] * 2
 
 
 @pytest.mark.gpu

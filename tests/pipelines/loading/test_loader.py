@@ -168,16 +168,6 @@ def test_the_source_is_told_in_advance(shuffle):
     loader.close()
 
 
-def test_reading_runs_ahead_by_the_prefetched_batches_only():
-    source = FaceSource()
-    loader = make(source, prefetch=4)
-    next(loader)
-    assert len(source.reads) == 4
-    next(loader)
-    assert len(source.reads) == 5
-    loader.close()
-
-
 def test_closing_ends_the_threads():
     def threads() -> int:
         return len(list(Path("/proc/self/task").iterdir()))

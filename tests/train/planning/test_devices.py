@@ -19,7 +19,9 @@ def test_a_node_sends_through_all_its_ports():
     links = links_of(find_device("h100"), "hdr")
     assert links.nodes(8) == 1 and links.nodes(9) == 2
     assert links.rate(8) == pytest.approx(0.8 * WITHIN["nvlink4"].rate)
-    assert links.rate(16) == pytest.approx(0.8 * BETWEEN["hdr"].rate)
+    assert links.rate(16) == pytest.approx(0.8 * 8 * BETWEEN["hdr"].rate)
+    assert links_of(find_device("h100"), "hdr", ranks_per_node=4).rate(16) == pytest.approx(0.8 * 4 * 25e9)
+    assert links_of(find_device("h100"), "ethernet10").rate(16) == pytest.approx(0.8 * 1.25e9)
     assert links_of(find_device("l40s"), "ndr").rate(16) == pytest.approx(0.8 * WITHIN["pcie4"].rate)
 
 
