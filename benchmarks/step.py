@@ -24,10 +24,11 @@ def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds:
     with TemporaryDirectory() as output:
         settings = load_config(config, [*overrides, f"output={output}", "log.sinks=[jsonl]", "verify.bins=[]"])
         with joined(settings.device, settings.dist.start_timeout) as world:
-            return _race(Trainer(settings, world), steps, rounds)
+            return race(Trainer(settings, world), steps, rounds)
 
 
-def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
+def race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
+    """The rows of ``measure_step`` of a trainer, whose loader is closed then."""
     batches = iter(trainer.loader)
     fixed: list[Batch] = [next(batches)]
     for _ in range(_WARM_UP):

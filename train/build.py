@@ -1,6 +1,7 @@
 """From the sections of a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -50,6 +51,8 @@ def build_loader(
         clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
         quarantine=quarantine,
+        decode_on=data.decode,
+        hw_decoder_load=data.hw_decoder_load,
     )
 
 
@@ -68,10 +71,26 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
     return backbone.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
 
 
+def check_compiler(device: torch.device) -> None:
+    """Compile three lines, so that what is missing is told in one, and before anything else is begun."""
+    try:
+        torch.compile(lambda x: (x * x).relu().sum(), dynamic=False)(torch.ones(64, device=device))
+    except Exception as error:
+        told = (line for line in str(error).splitlines() if not line.endswith("raised:"))  # by whom does not help
+        reason = next(told, type(error).__name__)
+        needs = "a C compiler (gcc) and the package triton" if device.type == "cuda" else "a C++ compiler (g++)"
+        raise UserError(f"model.compile needs {needs}: {reason}; install them, or set model.compile=false") from error
+
+
 def replicate(network: nn.Module, world: World, *, compile: bool, compress: str) -> nn.Module:
-    """The network as all ranks train it together; itself where there is one rank."""
+    """The network as all ranks train it together; itself where there is one rank.
+
+    A compiled one is a module of its own: the network itself, which is verified, remains as it was. It is compiled for
+    the shape that it sees, which is that of every batch. Changed numbers in it (a dropout's ``p``) mean a second time.
+    """
     if compile:
-        network.compile()
+        check_compiler(world.device)
+        network = cast(nn.Module, torch.compile(network, dynamic=False))
     if world.size == 1:
         return network
     devices = [world.device.index] if world.device.type == "cuda" else None

@@ -48,6 +48,17 @@ class Data(Section):
     shuffle: Literal["global", "block", "none"] = Field(
         "global", description="order of images; block reads runs of records"
     )
+    decode: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="where images are decoded for training; on the GPU those below a megapixel, as all aligned faces, "
+        "still go half the way on the CPU",
+    )
+    hw_decoder_load: float = Field(
+        0.65,
+        ge=0,
+        le=1,
+        description="with decode: gpu, the share of the images that its JPEG unit takes, if it has one",
+    )
     threads: PositiveInt | Auto = Field("auto", description="decoding threads a rank; auto by the machine's cores")
     prefetch: PositiveInt | Auto = Field(3, description="batches decoded ahead; auto by their size")
     max_bad_fraction: float = Field(0.001, ge=0, le=1, description="stop when more images than this cannot be read")
@@ -68,7 +79,7 @@ class Model(OpenSection):
         False, description="compute activations again for the gradient; auto where they do not fit into the memory"
     )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
-    compile: bool = Field(False, description="torch.compile the backbone")
+    compile: bool = Field(False, description="torch.compile the backbone for training")
 
     @model_validator(mode="after")
     def _can_compute_again(self) -> "Model":

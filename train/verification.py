@@ -30,8 +30,8 @@ class Verifier:
     then, not hours later.
     """
 
-    def __init__(self, config: Config, world: World, autocast: torch.dtype | None) -> None:
-        self.config, self.world, self.autocast = config, world, autocast
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.world = config, world
         paths = [find_bin(name, Path(config.data.train)) for name in config.verify.bins]
         names = distinct_names([path.with_suffix("") for path in paths])
         self.sets = {name: self._read(path) for name, path in zip(names, paths)}
@@ -52,14 +52,14 @@ class Verifier:
             pass
         return source, pairs.same
 
-    def __call__(self, backbone: nn.Module) -> dict[str, VerificationResult]:
-        """Results by set; the same on every rank."""
+    def __call__(self, backbone: nn.Module, autocast: torch.dtype | None = None) -> dict[str, VerificationResult]:
+        """Results by set; the same on every rank. By default in float32, as the command ``evaluate.verification``."""
         embed = Embedder(
             backbone,
             self.config.model.input_size,
             self.world,
             batch_size=self.config.verify.batch_size,
             threads=settled(self.config.data.threads),
-            autocast=self.autocast,
+            autocast=autocast,
         )
         return {name: verify(embed(source), same) for name, (source, same) in self.sets.items()}

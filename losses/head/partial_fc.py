@@ -50,7 +50,7 @@ class HeadOutput:
 
 
 @dataclass
-class _Rows:
+class Rows:
     """What a batch's labels say before there are embeddings.
 
     Attributes:
@@ -135,7 +135,7 @@ class PartialFC(ShardedCentres):
             self.arithmetic = _triton_kernels()
             self.arithmetic.check(margin, matmul_dtype)
         self._on_centre_gradient: OnCentreGradient | None = None
-        self._prepared: _Rows | None = None
+        self._prepared: Rows | None = None
 
     def prepare(self, labels: Tensor) -> None:
         """Draw the classes for the next forward pass, if that comes with these labels: the same tensor (b,).
@@ -149,14 +149,14 @@ class PartialFC(ShardedCentres):
     def _draws(self) -> bool:
         return self.sample_rate < 1 and self.margin.competitive
 
-    def _rows(self, labels: Tensor) -> _Rows:
+    def _rows(self, labels: Tensor) -> Rows:
         gather = RowGather(len(labels), labels.device, self.group, self.uneven_batches)
         of_all, sampled = gather(labels), None
         if self._draws:
             past = [self.queue.labels] if self.queue is not None and self.training else []
             shard = self.num_classes, self.start, self.stop
             sampled = draw(torch.cat([of_all, *past]), *shard, self.sample_rate, self.seed, self.step)
-        return _Rows(labels, gather, of_all, sampled)
+        return Rows(labels, gather, of_all, sampled)
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, weights: Tensor | None = None, uniform: Tensor | None = None

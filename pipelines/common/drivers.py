@@ -41,3 +41,16 @@ def cuda_of_dali() -> int | None:
     """The major version of the CUDA that the installed DALI is built for; None where that is not one build."""
     builds = dali_builds()
     return next(iter(builds.values())) if len(builds) == 1 else None
+
+
+def why_dali_has_no_gpu() -> str:
+    """What keeps DALI from a GPU that PyTorch can use, as far as can be told, and the remedy."""
+    builds = dali_builds()
+    if len(builds) > 1:
+        return f"{' and '.join(builds)} lie over each other; uninstall them, then install one of them (README, Drivers)"
+    for name, cuda in builds.items():
+        least = LEAST_DRIVER.get(cuda, "a later version")
+        older = ", or nvidia-dali-cuda120 in its place (README, Drivers)" if cuda > 12 else ""
+        found = installed_driver() or "unknown"
+        return f"{name} needs a driver from {least} on, this one is {found}; install a newer one{older}"
+    return "is the driver recent enough for its build?"

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from losses import PartialFC, create_margin
 from losses.head.collective import shard_range
-from losses.head.partial_fc import _Rows
+from losses.head.partial_fc import Rows
 from train.build import HALF, build_centre_optimizer
 from train.config import Config
 from train.planning.recording import Phase, Recorder, place
@@ -80,7 +80,7 @@ class _Shard(PartialFC):
     def _range(self) -> tuple[int, int]:
         return self._held
 
-    def _rows(self, labels: Tensor) -> _Rows:
+    def _rows(self, labels: Tensor) -> Rows:
         """How many classes are drawn is known by numbers only; their expected count stands for it."""
         rows = super()._rows(labels)
         if rows.sampled is not None:

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from losses import PartialFC
+from losses.auxiliary.transfers import to_device
 from pipelines.loading.loader import Batch
 
 # What the options of recipes may be: a config is checked against the constructors' annotations.
@@ -53,11 +54,12 @@ class Recipe(nn.Module):
         return backbone
 
     @staticmethod
-    def margin_uniforms(batch: Batch) -> Tensor:
-        """(b,) the uniform random number of each sample that belongs to the margin, on the device."""
-        return batch.uniforms[:, 0].to(batch.labels.device, non_blocking=True)
+    def margin_uniforms(batch: Batch, head: PartialFC) -> Tensor | None:
+        """(b,) the uniform random number of each sample that belongs to the margin, on the device; None if it has no
+        use for one."""
+        return to_device(batch.uniforms[:, 0], batch.labels.device) if head.margin.draws else None
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
-        out = head(network(batch.images), batch.labels, uniform=self.margin_uniforms(batch))
+        out = head(network(batch.images), batch.labels, uniform=self.margin_uniforms(batch, head))
         return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine)})

@@ -7,6 +7,8 @@ import torch
 from nvidia import dali
 
 from pipelines.common import drivers
+from pipelines.common.errors import UserError
+from pipelines.loading import decoder
 
 NVRM = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Feb 22 01:44:30 UTC 2024\nGCC version: gcc 12.2.0\n"
 
@@ -49,3 +51,29 @@ def test_builds_of_dali(names, builds, major, monkeypatch):
 
 def test_every_build_has_a_least_driver():
     assert {drivers.cuda_of_dali(), drivers.cuda_of_torch() or 13} <= set(drivers.LEAST_DRIVER)
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (
+            ["nvidia-dali-cuda120"],
+            r"nvidia-dali-cuda120 needs a driver from 525 on, this one is 470.1; install a newer one$",
+        ),
+        (
+            ["nvidia-dali-cuda130"],
+            r"cuda130 needs a driver from 580 on, this one is 470.1; .*, or nvidia-dali-cuda120 in its",
+        ),
+        (
+            ["nvidia-dali-cuda120", "nvidia-dali-cuda130"],
+            "120 and nvidia-dali-cuda130 lie over each other",
+        ),
+        ([], "is the driver recent enough"),
+    ],
+)
+def test_the_remedy_is_for_the_build_that_is_installed(names, remedy, monkeypatch):
+    monkeypatch.setattr(drivers, "distributions", lambda: [SimpleNamespace(metadata={"Name": name}) for name in names])
+    monkeypatch.setattr(drivers, "installed_driver", lambda: "470.1")
+    monkeypatch.setattr(decoder, "GetCUDADeviceCount", lambda: 0)
+    with pytest.raises(UserError, match=f"torch finds a GPU, NVIDIA DALI does not: .*{remedy}"):
+        decoder.Decoder(batch_size=1, image_size=8, device=torch.device("cuda"), threads=1)
