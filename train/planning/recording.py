@@ -126,7 +126,7 @@ class Recorder(TorchDispatchMode):
         if not written and not made:  # a view
             return
         flops = _flops(packet, args, kwargs, out)
-        precision = next((_PRECISIONS[t.dtype] for t in given if t.dtype in _PRECISIONS), "fp32")
+        precision: Precision = next((_PRECISIONS[t.dtype] for t in given if t.dtype in _PRECISIONS), "fp32")
         kind: Kind = "other" if not flops else "convolution" if "convolution" in str(packet) else "product"
         lists = max((len(value) for value in args if isinstance(value, list | tuple)), default=0)
         kernels = -(-lists // _TENSORS_A_LAUNCH) if "foreach" in str(packet) or "fused_" in str(packet) else 1
@@ -139,7 +139,8 @@ def place(module: nn.Module, device: str) -> None:
     """Give a module of the meta device tensors on another one, in the memory formats of the training loop."""
     placed: dict[int, Tensor] = {}
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
+        tables: list[dict[str, Any]] = [part._parameters, part._buffers]
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is None:
                     continue

@@ -65,7 +65,10 @@ def test_products_of_the_head_by_hand():
 
 def test_a_sample_takes_its_share_of_the_products():
     full, sampled = (
-        sum(work.flops for work in trace_classifier(config({"name": "mbf"}, {"sample_rate": rate}), gpu())["forward"].work)
+        sum(
+            work.flops
+            for work in trace_classifier(config({"name": "mbf"}, {"sample_rate": rate}), gpu())["forward"].work
+        )
         for rate in (1.0, 0.1)
     )
     assert sampled == pytest.approx(0.1 * full, rel=0.1)
@@ -85,5 +88,5 @@ def test_the_moment_is_the_one_that_needs_most():
     assert trace.memory.moment in ("head", "centres' update")
     assert trace.memory.total == sum(trace.memory.parts.values())
     assert trace.memory.parts["centres"] == 1_000_000 * 512 * 4
-    large = trace_step(config({"name": "mbf"}, data={"batch_size": 64}), gpu(identities=100))
+    large = trace_step(config({"name": "mbf", "input_size": 64}, data={"batch_size": 64}), gpu(identities=100))
     assert large.memory.moment in ("forward", "backward")
