@@ -1,12 +1,8 @@
-"""Configs for the planner, and what a step really allocates."""
+"""Configs for the planner, and a network that is summed up by hand."""
 
-import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from train.config import Config
-from train.distributed import joined
-from train.trainer import Trainer
 
 
 class Perceptron(nn.Module):
@@ -34,22 +30,3 @@ def config(model, head=(), data=(), **sections):
         "output": "/nowhere/run",
     }
     return Config.model_validate(tree | sections)
-
-
-def allocated(config):
-    """The most bytes that torch's allocator holds in the second step of a run."""
-    with joined("cpu", 60) as world, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        trainer = Trainer(config, world)
-        batches = iter(trainer.loader)
-        trainer.train_step(batches)
-        with record_function("second step"):
-            trainer.train_step(batches)
-        trainer.loader.close()
-    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    begin = next(event.start_ns() for event in events if event.name() == "second step")
-    most = now = 0
-    for event in events:
-        if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU:
-            now += event.nbytes()
-            most = max(most, now) if event.start_ns() >= begin else most
-    return most

@@ -11,6 +11,7 @@ import yaml
 from pipelines.common.errors import UserError
 from tests.train.planning.support import config
 from train.config import load_config
+from train.plan import main
 from train.planning.data_sets import KNOWN, data_size
 from train.planning.devices import find_device, links_of
 from train.planning.plan import Cluster, make_plan, source_batch
@@ -65,17 +66,23 @@ def small(tmp_path):
     return path
 
 
-def test_the_command_prints_a_plan(small):
-    result = command("--config", str(small), "--gpus", "2", "--nodes", "4", "--device", "a100", "data.batch_size=32")
-    assert result.returncode == 0, result.stderr
-    for text in ("mbf on 8 x a100, 32 images a rank, 93,431 identities", "what fits", "images/s"):
-        assert text in result.stdout
-    assert "the global batch is 256, that of the config's source 64" in result.stdout
+def printed(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train.plan", *arguments])
+    main()
+    return capsys.readouterr().out
 
 
-def test_the_command_prints_json(small):
-    result = command("--config", str(small), "--device", "v100", "--identities", "5000", "--json")
-    tree = json.loads(result.stdout)
+def test_the_command_prints_a_plan(small, monkeypatch, capsys):
+    where = ["--gpus", "2", "--nodes", "4", "--device", "a100"]
+    text = printed(monkeypatch, capsys, "--config", str(small), *where, "data.batch_size=32")
+    for words in ("mbf on 8 x a100, 32 images a rank, 93,431 identities", "what fits", "images/s"):
+        assert words in text
+    assert "the global batch is 256, that of the config's source 64" in text
+
+
+def test_the_command_prints_json(small, monkeypatch, capsys):
+    where = ["--device", "v100", "--identities", "5000"]
+    tree = json.loads(printed(monkeypatch, capsys, "--config", str(small), *where, "--json"))
     assert tree["device"] == "v100" and tree["ranks"] == 8 and tree["data"]["identities"] == 5000
     assert tree["memory"]["total"] == sum(tree["memory"]["parts"].values())
     assert tree["checkpoint_activations"] is False and isinstance(tree["tile"], int)

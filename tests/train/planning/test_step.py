@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.train.planning.support import allocated, config
+from benchmarks.plan import allocated, planned
+from tests.train.planning.support import config
 from train.planning.step import Memory, Setting, StepTrace, chosen_tile, head_rows, trace_classifier, trace_step
 
 GIB = 2**30
@@ -37,9 +38,7 @@ def test_a_real_step_takes_what_was_planned(tmp_path, faces, name, rate, optimiz
         optim={"name": optimizer, "lr": 0.001},
         output=str(tmp_path / "run"),
     )
-    parts = trace_step(settled, Setting(gpu=False, memory=8 * GIB, ranks=1, identities=identities)).memory.parts
-    planned = sum(size for use, size in parts.items() if use != "decoded batches")  # which are DALI's
-    assert allocated(settled) == pytest.approx(planned, rel=0.1)
+    assert allocated(settled) == pytest.approx(planned(settled, identities), rel=0.1)
 
 
 def test_centres_and_their_optimiser_by_hand():
