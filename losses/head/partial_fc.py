@@ -291,7 +291,7 @@ class PartialFC(ShardedCentres):
             return self.tile
         on_cpu = self.weight.device.type == "cpu"
         memory = None if on_cpu else torch.cuda.get_device_properties(self.weight.device).total_memory
-        return tile_size(batch, *self.weight.shape, memory)
+        return tile_size(batch, len(self.weight), self.weight.shape[1], memory)
 
     def _dense(self, x: Tensor, batch: BatchView, sampled: SampledClasses | None) -> tuple[Tensor, Tensor | None]:
         """What ``reduce_others`` returns, its first part differentiable."""
