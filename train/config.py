@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     Field,
@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 def settled(value: Value | Auto) -> Value:
     """A value that may have been ``auto`` in the file, as it is in a run."""
     assert value != "auto"
-    return cast(Value, value)
+    return value
 
 
 class Data(Section):

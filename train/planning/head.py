@@ -19,7 +19,7 @@ from train.config import Config
 from train.planning.recording import Phase, Recorder, place
 from train.recipes import create_recipe
 
-_ALONE = dist.ProcessGroup(0, 1)  # of one rank, which has nobody to exchange anything with
+_ALONE = dist.ProcessGroup(0, 1)  # type: ignore[call-arg]  # which the stub lacks: of one rank, which has nobody to exchange anything with
 
 
 def trace_head(

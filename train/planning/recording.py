@@ -24,6 +24,8 @@ _ALLOCATIONS = {aten.empty, aten.empty_strided, aten.empty_like, aten.new_empty,
 # They read as many numbers of their first argument as they give, or write as many into it as they are given.
 _READS_SOME = {aten.index, aten.index_select, aten.gather, aten.embedding}
 _WRITES_SOME = {aten.index_put_, aten.scatter_, aten.index_fill_, aten.index_add_}
+# They go over what they are given twice: for the statistics, and with them.
+_READS_TWICE = {aten.native_batch_norm, aten.native_batch_norm_backward}
 _TENSORS_A_LAUNCH = 64  # of an operator on lists (torch's multi_tensor_apply)
 
 
@@ -124,7 +126,7 @@ class Recorder(TorchDispatchMode):
         if not written and not made:  # a view
             return
         flops = _flops(packet, args, kwargs, out)
-        precision = next((_PRECISIONS[t.dtype] for t in given if t.dtype in _PRECISIONS), "fp32")
+        precision: Precision = next((_PRECISIONS[t.dtype] for t in given if t.dtype in _PRECISIONS), "fp32")
         kind: Kind = "other" if not flops else "convolution" if "convolution" in str(packet) else "product"
         lists = max((len(value) for value in args if isinstance(value, list | tuple)), default=0)
         kernels = -(-lists // _TENSORS_A_LAUNCH) if "foreach" in str(packet) or "fused_" in str(packet) else 1
@@ -137,7 +139,8 @@ def place(module: nn.Module, device: str) -> None:
     """Give a module of the meta device tensors on another one, in the memory formats of the training loop."""
     placed: dict[int, Tensor] = {}
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
+        tables: list[dict[str, Any]] = [part._parameters, part._buffers]
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is None:
                     continue
@@ -155,7 +158,16 @@ def _flops(packet: Any, args: tuple, kwargs: dict[str, Any], out: Any) -> int:
         return sdpa_flop_count(*(t.shape for t in args[:3]))
     if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
         return sdpa_backward_flop_count(*(t.shape for t in args[:4]))
+    if packet is aten.convolution:
+        return _convolution_flops(args[1], out)
+    if packet is aten.convolution_backward:
+        return _convolution_flops(args[2], args[0]) * sum(args[-1][:2])
     return flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
+
+
+def _convolution_flops(weight: Tensor, out: Tensor) -> int:
+    """Of a convolution in groups, or of its gradient by images or weights; torch's table takes more for the latter."""
+    return 2 * weight.numel() * out.numel() // out.shape[1]
 
 
 def _moved(packet: Any, given: list[Tensor], written: list[Tensor], made: list[Tensor]) -> int:
@@ -165,7 +177,7 @@ def _moved(packet: Any, given: list[Tensor], written: list[Tensor], made: list[T
         return sum(sizes[1:]) + 2 * sum(map(_size, made))
     if packet in _WRITES_SOME:
         return sum(sizes[1:]) + max(sizes[1:], default=0)
-    return sum(sizes) + sum(map(_size, [*written, *made]))
+    return (2 if packet in _READS_TWICE else 1) * sum(sizes) + sum(map(_size, [*written, *made]))
 
 
 def _size(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ from losses import create_margin
 from losses.head.collective import shard_range
 from losses.head.tile_size import tile_size
 from train.config import Config
-from train.planning.decoding import batches_ahead
+from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.head import trace_head
 from train.planning.network import NetworkTrace, trace_network
 from train.planning.recording import Phase
@@ -19,6 +19,7 @@ MIB = 2**20
 # What no trace shows, from what is usually seen, and taken for the same on all GPUs: CUDA's context with cuBLAS and
 # cuDNN and their workspaces; NCCL's buffers; what nvImageCodec keeps for each decoding thread.
 _LIBRARIES, _NCCL, _DECODER_THREAD = 1024 * MIB, 384 * MIB, 16 * MIB
+_CORES = 16  # of a rank, where ``auto`` decides by them
 USABLE = 0.95  # of a device's memory: the rest is lost between blocks of the allocator
 
 
@@ -150,6 +151,8 @@ def fixed_memory(config: Config, setting: Setting) -> dict[str, int]:
     held = 1 + batches_ahead(data.prefetch, data.batch_size)
     parts = {"decoded batches": batch * held * (2 if recipe.clean_view else 1)}
     if setting.gpu:
+        threads = decoding_threads(data.threads, _CORES, gpu=True)
+        parts["decoder"] = threads * _DECODER_THREAD if data.decode == "gpu" else 0
         parts["libraries"] = _LIBRARIES
         parts["communication"] = _NCCL if setting.ranks > 1 else 0
     return parts
