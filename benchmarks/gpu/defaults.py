@@ -27,7 +27,8 @@ def _decode(rows: Sequence[Row]) -> str:
     def by_way(name: str) -> dict[tuple, list[float]]:
         ways: dict[tuple, list[float]] = {}
         for of, value in _values(rows, "decode", name):
-            ways.setdefault(tuple((key, of[key]) for key in of if key != "batch"), []).append(value)
+            way = tuple((key, of[key]) for key in of if key != "batch")
+            ways.setdefault(way, []).append(value)
         return ways
 
     slowed, cores, speeds = (by_way(name) for name in ("step slowed down by", "cores used", "loader alone"))
