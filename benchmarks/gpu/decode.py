@@ -39,6 +39,9 @@ def run(report: Report, setting: Setting) -> None:
                 slowed.append(loss)
         except torch.cuda.OutOfMemoryError:
             report.skip(f"batch {batch}", "the step beside the loader does not fit into memory")
+    if not alone:
+        report.skip("which way is best", "nothing was measured")
+        return
     report.figure("images/s alone, best way", max(alone), "images/s")
     if setting.device == "cpu":
         report.skip("images/s and slowdown against their limits", "they are a GPU's")
