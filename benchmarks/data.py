@@ -94,7 +94,8 @@ def _facemill(source: Source, batch_size: int, cores: int, device: torch.device,
     """The loader: decode and flip, with pixels as they are and as training gets them."""
     places: list[dict[str, Any]] = [{}]
     if device.type == "cuda":
-        places = [{"decode_on": "cpu"}, *({"hw_decoder_load": load} for load in (0.0, 0.65, 1.0))]
+        on_gpu = ({"decode_on": "gpu", "hw_decoder_load": load} for load in (0.0, 0.65, 1.0))
+        places = [{"decode_on": "cpu"}, *on_gpu]
     ways: dict[str, Batches] = {}
     for place, dtype in itertools.product(places, (torch.uint8, torch.float32)):
         loader = Loader(
@@ -122,9 +123,10 @@ def _decoding_alone(source: Source, batch_size: int, cores: int, device: torch.d
     @pipeline_def
     def graph() -> DataNode:
         encoded = fn.external_source(source=lambda: next(endless), batch=True, dtype=DALIDataType.UINT8, ndim=1)
-        return fn.decoders.image(
-            encoded, device="mixed" if device.type == "cuda" else "cpu", output_type=DALIImageType.RGB
-        )
+        place: dict[str, Any] = {"device": "cpu"}
+        if device.type == "cuda":
+            place = {"device": "mixed", "jpeg_fancy_upsampling": True}
+        return fn.decoders.image(encoded, output_type=DALIImageType.RGB, **place)
 
     device_id = (device.index or 0) if device.type == "cuda" else None
     pipeline = graph(batch_size=batch_size, num_threads=cores, device_id=device_id, prefetch_queue_depth=3)

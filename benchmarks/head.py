@@ -58,14 +58,16 @@ SGD: SGDOptions = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 # -- one measurement, in a process of its own --------------------------------------------------------------------------
 
 
-def build(method: str, identities: int, sample_rate: float, device: torch.device) -> Callable[[Tensor, Tensor], None]:
-    """One training step of the head as a function of embeddings (B, d) and labels (B,)."""
+def build(
+    method: str, identities: int, sample_rate: float, device: torch.device, margin: str = "arcface"
+) -> Callable[[Tensor, Tensor], None]:
+    """One training step of the head as a function of embeddings (B, d) and labels (B,); materialised it is ArcFace."""
     half = torch.bfloat16 if device.type == "cuda" else None
     if method == "materialised":
         yardstick = MaterialisedHead(EMBEDDING_SIZE, identities, sample_rate=sample_rate, half=half, device=device)
         return _step(yardstick, torch.optim.SGD(yardstick.parameters(), **SGD))
     head = PartialFC(
-        create_margin("arcface", gradient="straight_through"),
+        create_margin(margin, gradient="straight_through"),
         EMBEDDING_SIZE,
         identities,
         sample_rate=sample_rate,

@@ -20,7 +20,7 @@ from benchmarks.measure import wall_time
 from losses import PartialFC, create_margin
 from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.auxiliary.hardness import hardness_weights
-from losses.auxiliary.topology import topological_loss
+from losses.auxiliary.topology import Cloud, topological_loss
 from models import create_model
 from pipelines.common.command import run
 from pipelines.loading.loader import Batch
@@ -51,7 +51,7 @@ def parts(recipe: Recipe, batch: Batch) -> dict[str, Callable[[], object]]:
         entropy, losses = torch.rand(2, count, device=device)
         valid = torch.ones(count, dtype=torch.bool, device=device)
         return {
-            "topology": lambda: topological_loss(clean, embeddings).backward(),
+            "topology": lambda: topological_loss(Cloud(clean), Cloud(embeddings)).backward(),
             "hardness": lambda: hardness_weights(entropy, losses, valid),
         }
     contrast = AdaptiveContrast().to(device)

@@ -60,14 +60,17 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def save(name: str, rows: Sequence[Row], folder: Path = RESULTS) -> Path:
-    """Write ``<name>_<machine>.json`` with the machine, the command and the rows; returns the path."""
+def save(name: str, rows: Sequence[Row], folder: Path = RESULTS, **more: Any) -> Path:
+    """Write ``<name>_<machine>.json`` with the machine, the command, ``more`` and the rows; returns the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_{slug()}.json"
+    program = Path(sys.argv[0])
+    program = program.parent if program.stem == "__main__" else program  # of a package
     record = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine(),
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"benchmarks.{program.stem}", *sys.argv[1:]]),
+        **more,
         "rows": list(rows),
     }
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -19,15 +19,16 @@ def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds:
     """Rows {name, images_per_second, data_wait} of a config's training step, fed by its loader and by one fixed batch.
 
     The two alternate in rounds of ``steps`` steps; medians are over the rounds. ``data_wait`` is the share of the step
-    that training spends in the loader: waiting, and handing in and taking over a batch.
+    in which training waits for a batch.
     """
     with TemporaryDirectory() as output:
         settings = load_config(config, [*overrides, f"output={output}", "log.sinks=[jsonl]", "verify.bins=[]"])
         with joined(settings.device, settings.dist.start_timeout) as world:
-            return _race(Trainer(settings, world), steps, rounds)
+            return race(Trainer(settings, world), steps, rounds)
 
 
-def _race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
+def race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:
+    """The rows of ``measure_step`` of a trainer, whose loader is closed then."""
     batches = iter(trainer.loader)
     fixed: list[Batch] = [next(batches)]
     for _ in range(_WARM_UP):

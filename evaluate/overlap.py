@@ -16,7 +16,7 @@ from torch import Tensor
 
 from evaluate.features.embed import Embedder
 from evaluate.features.options import add_network_options, load_embedder
-from evaluate.features.ranks import World, find_device
+from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
@@ -122,7 +122,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    device = find_device()
+    device = take_device()
     embedder, taken = load_embedder(args, World(device))
     sources = open_identities(args.first), open_identities(args.second)
     (first_means, first_labels), (second_means, second_labels) = (

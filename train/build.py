@@ -1,6 +1,7 @@
 """From the sections of a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from models.weights import load_weights
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
 from pipelines.sources.source import Source
-from train.config import Config, Data, Head, Model
+from train.config import Config, Data, Head, Model, settled
 from train.fine_tune import load_centres, stored_classes
 from train.recipes import Recipe
 
@@ -44,19 +45,21 @@ def build_loader(
         rank=world.rank,
         world_size=world.size,
         accumulate=accumulate,
-        threads=data.threads,
-        prefetch=data.prefetch,
+        threads=settled(data.threads),
+        prefetch=settled(data.prefetch),
         num_uniforms=1 + recipe.num_uniforms,
         clean_view=recipe.clean_view,
         max_bad_fraction=data.max_bad_fraction,
         quarantine=quarantine,
+        decode_on=data.decode,
+        hw_decoder_load=data.hw_decoder_load,
     )
 
 
 def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fresh: bool) -> nn.Module:
     """The backbone on its device; the same initial weights on every rank, those of ``init_from`` in a ``fresh`` run."""
     torch.manual_seed(seed)
-    backbone = create_model(model.name, model.embedding_size, model.input_size, **model.options)
+    backbone = create_model(**model.arguments)
     if fresh and model.init_from:
         load_weights(backbone, model.init_from)
     if model.sync_batchnorm:
@@ -68,10 +71,26 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
     return backbone.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
 
 
+def check_compiler(device: torch.device) -> None:
+    """Compile three lines, so that what is missing is told in one, and before anything else is begun."""
+    try:
+        torch.compile(lambda x: (x * x).relu().sum(), dynamic=False)(torch.ones(64, device=device))
+    except Exception as error:
+        told = (line for line in str(error).splitlines() if not line.endswith("raised:"))  # by whom does not help
+        reason = next(told, type(error).__name__)
+        needs = "a C compiler (gcc) and the package triton" if device.type == "cuda" else "a C++ compiler (g++)"
+        raise UserError(f"model.compile needs {needs}: {reason}; install them, or set model.compile=false") from error
+
+
 def replicate(network: nn.Module, world: World, *, compile: bool, compress: str) -> nn.Module:
-    """The network as all ranks train it together; itself where there is one rank."""
+    """The network as all ranks train it together; itself where there is one rank.
+
+    A compiled one is a module of its own: the network itself, which is verified, remains as it was. It is compiled for
+    the shape that it sees, which is that of every batch. Changed numbers in it (a dropout's ``p``) mean a second time.
+    """
     if compile:
-        network.compile()
+        check_compiler(world.device)
+        network = cast(nn.Module, torch.compile(network, dynamic=False))
     if world.size == 1:
         return network
     devices = [world.device.index] if world.device.type == "cuda" else None
@@ -108,7 +127,7 @@ def build_head(
         sample_rate=head.sample_rate,
         mode=head.mode,
         kernels=head.kernels,
-        tile=head.tile,
+        tile=None if head.tile == "auto" else head.tile,
         entropy=entropy,
         matmul_dtype=torch.bfloat16 if half and world.device.type == "cuda" else torch.float32,
         seed=seed,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     Field,
@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from losses import MARGINS
-from models.registry import BACKBONES
+from models.registry import BACKBONES, model_arguments
 from pipelines.common.errors import UserError
 from pipelines.loading.augment import AUGMENTATIONS
 from train import yaml_file
@@ -24,6 +24,17 @@ from train.optim import OPTIMIZERS
 from train.progress import SINKS
 from train.recipes import RECIPES
 from train.section import LocalPath, OpenSection, Section, one_of
+
+Auto = Literal["auto"]  # what `train.planning.automatic` finds a value for when the run starts
+
+
+Value = TypeVar("Value")
+
+
+def settled(value: Value | Auto) -> Value:
+    """A value that may have been ``auto`` in the file, as it is in a run."""
+    assert value != "auto"
+    return value
 
 
 class Data(Section):
@@ -37,8 +48,19 @@ class Data(Section):
     shuffle: Literal["global", "block", "none"] = Field(
         "global", description="order of images; block reads runs of records"
     )
-    threads: PositiveInt = Field(4, description="decoding threads a rank")
-    prefetch: PositiveInt = Field(3, description="batches decoded ahead")
+    decode: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="where images are decoded for training; on the GPU those below a megapixel, as all aligned faces, "
+        "still go half the way on the CPU",
+    )
+    hw_decoder_load: float = Field(
+        0.65,
+        ge=0,
+        le=1,
+        description="with decode: gpu, the share of the images that its JPEG unit takes, if it has one",
+    )
+    threads: PositiveInt | Auto = Field("auto", description="decoding threads a rank; auto by the machine's cores")
+    prefetch: PositiveInt | Auto = Field(3, description="batches decoded ahead; auto by their size")
     max_bad_fraction: float = Field(0.001, ge=0, le=1, description="stop when more images than this cannot be read")
 
 
@@ -53,8 +75,29 @@ class Model(OpenSection):
     init_from: LocalPath | None = Field(
         None, description="weights to start from: any file or folder models.load_weights reads"
     )
+    checkpoint_activations: bool | Auto = Field(
+        False, description="compute activations again for the gradient; auto where they do not fit into the memory"
+    )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
-    compile: bool = Field(False, description="torch.compile the backbone")
+    compile: bool = Field(False, description="torch.compile the backbone for training")
+
+    @model_validator(mode="after")
+    def _can_compute_again(self) -> "Model":
+        if self.checkpoint_activations is True and not self.can_compute_again:
+            raise UserError(f"{self.name} has no option checkpoint_activations")
+        return self
+
+    @property
+    def can_compute_again(self) -> bool:
+        """Whether the backbone knows ``checkpoint_activations``."""
+        return "checkpoint_activations" in model_arguments(self.name)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `models.create_model`."""
+        own = {"name": self.name, "embedding_size": self.embedding_size, "input_size": self.input_size}
+        again = {"checkpoint_activations": True} if self.checkpoint_activations is True else {}
+        return own | self.options | again
 
 
 CentreRule = Literal["sgd", "adamw"]  # what losses.CentreOptimizer knows
@@ -74,7 +117,7 @@ class Head(OpenSection):
     sample_rate: float = Field(1.0, gt=0, le=1, description="share of the classes in a step (Partial FC)")
     mode: Literal["streamed", "dense"] = Field("streamed", description="dense holds all logits, to compare with")
     kernels: Literal["torch", "triton"] = Field("torch", description="arithmetic of a tile; triton needs a GPU")
-    tile: PositiveInt | None = Field(None, description="class centres a tile; null chooses")
+    tile: PositiveInt | Auto = Field("auto", description="class centres a tile; auto by the device's cache or memory")
     fused: bool = Field(True, description="update centres a tile at a time; the gradient of all never exists")
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
     init_from: LocalPath | None = Field(

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from evaluate.features.ranks import World, find_device
+from evaluate.features.ranks import World, take_device
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
 from train.stop import Stopped
@@ -33,10 +33,10 @@ def joined(device: str, start_timeout: float) -> Iterator[World]:
     what the others still expect, and until then nobody would be told.
 
     Args:
-        device: see `find_device`.
+        device: see `take_device`.
         start_timeout: seconds that collectives may take until `limit_waiting` is called.
     """
-    world = _join(find_device(device), timedelta(seconds=start_timeout))
+    world = _join(take_device(device), timedelta(seconds=start_timeout))
     try:
         yield world
     except Stopped:  # on all ranks at the same step
@@ -46,9 +46,7 @@ def joined(device: str, start_timeout: float) -> Iterator[World]:
 
 
 def _join(device: torch.device, timeout: timedelta) -> World:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
+    if device.type != "cuda":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +29,7 @@ class Section(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None  # as for every field's validator
         kind = cls.model_fields[info.field_name].annotation
-        if isinstance(value, bool) and kind is not bool and kind is not Any:
+        if isinstance(value, bool) and not {bool, Any} & {kind, *get_args(kind)}:
             raise UserError(f"must not be {str(value).lower()}")
         return value
 

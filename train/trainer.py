@@ -27,6 +27,7 @@ from train.distributed import agreed, average_batch_statistics, first_of_node, l
 from train.gate import SoundBuffers, StepGate
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer
+from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
 from train.recipes import StepResult, create_recipe
 from train.resume import batches_a_step, check_resumable
@@ -57,7 +58,9 @@ class Trainer:
         num_classes = config.head.num_classes or source.num_classes
         if num_classes < source.num_classes:
             raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
-        self.verifier = Verifier(config, world, self.half if world.device.type == "cuda" else None)
+        given, config = config, settled_here(config, world, num_classes)
+        self.config, self.settled = config, list(settled_values(given, config))
+        self.verifier = Verifier(config, world)
         self.folder.claim(world)
         noted = self.folder.note_checkpoint
         self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep, on_complete=noted)
@@ -117,6 +120,11 @@ class Trainer:
         self.recipe_parameters = [p for p in self.recipe.parameters() if p.requires_grad and p not in others]
         self.recipe_optimizer = create_optimizer(self.recipe_parameters, optim) if self.recipe_parameters else None
         self.centre_optimizer = build_centre_optimizer(config, self.head)
+        # What a step would otherwise list anew, of hundreds of parameters.
+        optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
+        self.trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        self.optimizers: list[torch.optim.Optimizer | CentreOptimizer] = [*optimizers, self.centre_optimizer]
+        self.network.train()  # and so it stays: what evaluates it gives it its modes back
 
     @property
     def global_batch(self) -> int:
@@ -208,16 +216,14 @@ class Trainer:
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of backbone and centres from ``optim.accumulate`` batches."""
-        optim = self.config.optim
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * optim.backbone_lr
+            group["lr"] = lr * self.config.optim.backbone_lr
         for group in self.recipe_optimizer.param_groups if self.recipe_optimizer else ():
             group["lr"] = lr
         self.centre_optimizer.lr, self.centre_optimizer.grad_scale = lr, self.gate.scale
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
-        torch.manual_seed(step_seed(self.config.seed, self.step, self.world.rank))
-        self.network.train()
+        seed_generators(step_seed(self.config.seed, self.step, self.world.rank), self.world.device)
         metrics: dict[str, Tensor] = {}
         finite = torch.ones_like(self.meter.spoilt)
         for part in range(self.accumulate):
@@ -232,7 +238,8 @@ class Trainer:
         network = self.network
         quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with quiet:
-            self.head.prepare(batch.labels)
+            if self.recipe.views == 1:  # another's rows are known to it alone
+                self.head.prepare(batch.labels)
             with torch.autocast(device, self.half, enabled=self.half is not None):
                 result = self.recipe.step(batch, network, self.head, self.epoch)
             (result.loss * (self.gate.scale / self.accumulate)).backward()
@@ -241,14 +248,11 @@ class Trainer:
 
     def _update(self, finite: Tensor) -> None:
         average_gradients(self.recipe_parameters)
-        optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
-        parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        taken = self.gate.decide(parameters, self.config.optim.clip, finite, self.centre_optimizer.finite())
+        taken = self.gate.decide(self.trained, self.config.optim.clip, finite, self.centre_optimizer.finite())
         self.checkpoints.copied()  # the one under way is of the weights as they are
-        all_optimizers: list[torch.optim.Optimizer | CentreOptimizer] = [*optimizers, self.centre_optimizer]
-        for each in all_optimizers:
-            self.gate.step(each, taken)
-            each.zero_grad()
+        for optimizer in self.optimizers:
+            self.gate.step(optimizer, taken)
+            optimizer.zero_grad()
 
     # -- logs, verification, checkpoints -------------------------------------------------------------------------------
 
@@ -262,6 +266,8 @@ class Trainer:
             f"{self.learning_rate.total} steps of {self.global_batch} images "
             f"on {self.world.size} x {self.world.device.type}"
         )
+        if self.settled:
+            log.say(f"auto: {', '.join(self.settled)}")
         return log
 
     def _settle(self) -> int:
@@ -307,7 +313,9 @@ class Trainer:
         began = time.perf_counter()
         self._settle()
         average_batch_statistics(self.backbone)
-        results = self.verifier(self.backbone)
+        # What is printed last, and lasts, is what evaluation computes; before, the step's own precision is enough.
+        last = self.step >= self.learning_rate.total
+        results = self.verifier(self.backbone, None if last or self.world.device.type == "cpu" else self.half)
         seconds = time.perf_counter() - began
         self.verify_seconds += seconds
         self.meter.leave_out(seconds)  # the next log step's images/s are those of training
@@ -371,6 +379,16 @@ _LAST_SECONDS = 10.0
 def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of a rank's step, in [0, 2^63): neighbours differ, and no ``seed`` below 2^63 is too large for torch."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of a step on ``device`` and on the host.
+
+    ``torch.manual_seed`` asks every kind of device that there might be, at a hundred times the cost.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def train(config: Config, world: World) -> dict[str, VerificationResult]:

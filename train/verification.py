@@ -13,7 +13,7 @@ from evaluate.protocols.folds import VerificationResult, verify
 from pipelines.common.files import distinct_names
 from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource
-from train.config import Config
+from train.config import Config, settled
 
 
 def find_bin(name: str, train: Path) -> Path:
@@ -30,8 +30,8 @@ class Verifier:
     then, not hours later.
     """
 
-    def __init__(self, config: Config, world: World, autocast: torch.dtype | None) -> None:
-        self.config, self.world, self.autocast = config, world, autocast
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.world = config, world
         paths = [find_bin(name, Path(config.data.train)) for name in config.verify.bins]
         names = distinct_names([path.with_suffix("") for path in paths])
         self.sets = {name: self._read(path) for name, path in zip(names, paths)}
@@ -47,19 +47,19 @@ class Verifier:
             image_size=self.config.model.input_size,
             device=self.world.device,
             dtype=torch.uint8,
-            threads=self.config.data.threads,
+            threads=settled(self.config.data.threads),
         ):
             pass
         return source, pairs.same
 
-    def __call__(self, backbone: nn.Module) -> dict[str, VerificationResult]:
-        """Results by set; the same on every rank."""
+    def __call__(self, backbone: nn.Module, autocast: torch.dtype | None = None) -> dict[str, VerificationResult]:
+        """Results by set; the same on every rank. By default in float32, as the command ``evaluate.verification``."""
         embed = Embedder(
             backbone,
             self.config.model.input_size,
             self.world,
             batch_size=self.config.verify.batch_size,
-            threads=self.config.data.threads,
-            autocast=self.autocast,
+            threads=settled(self.config.data.threads),
+            autocast=autocast,
         )
         return {name: verify(embed(source), same) for name, (source, same) in self.sets.items()}

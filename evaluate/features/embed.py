@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluate.features.ranks import World
@@ -21,15 +22,19 @@ def embed_batches(
 ) -> Iterator[Tensor]:
     """Yield float32 features (b, v, d) of batches of images (b, 3, h, w) in [-1, 1], on the images' device.
 
-    v is 2 (original, mirrored), or 1 without ``flip``. Raises ``ValueError`` where the network does not give one row an
-    image; whether the rows are finite is left to who takes them from the device.
+    v is 2 (original, mirrored), or 1 without ``flip``. The network sees one shape: a batch that is shorter than one
+    before it is filled up, for a new shape may be compiled for, and its convolutions timed. Raises ``ValueError`` where
+    the network does not give one row an image; whether the rows are finite is left to who takes them from the device.
     """
+    size = 0
     with evaluating(model):
         for images in batches:
+            count, size = len(images), max(size, len(images))
+            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
             views = torch.cat([images, images.flip(3)]) if flip else images
             with torch.inference_mode(), torch.autocast(views.device.type, autocast, enabled=autocast is not None):
                 features = one_row_an_image(model(views), len(views))
-            yield features.unflatten(0, (-1, len(images))).transpose(0, 1)
+            yield features.unflatten(0, (-1, size))[:, :count].transpose(0, 1)
 
 
 @dataclass(frozen=True)

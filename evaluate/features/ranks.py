@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from pipelines.common import drivers
 from pipelines.common.errors import UserError
 
 # How long ranks wait for one that embeds a larger or slower share. One that dies ends the others by its launcher.
@@ -75,13 +76,28 @@ def find_device(wanted: str = "auto") -> torch.device:
     )
 
 
+def take_device(wanted: str = "auto") -> torch.device:
+    """The device that `find_device` finds, made the one that this process computes on.
+
+    On a GPU cuDNN times its ways to compute a convolution once for each shape and takes the fastest: images come in one
+    shape. And float32 means float32, in convolutions as in matrix products, where PyTorch by itself lets cuDNN round
+    their operands to TF32, that is, to ten bits of mantissa: who wants speed asks for bf16 and says so.
+    """
+    device = find_device(wanted)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
 _CPU = "device: cpu in a config, CUDA_VISIBLE_DEVICES= before a command"
-_DEVICE, _DRIVER = Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version")
+_DEVICE = Path("/dev/nvidia0")
 
 
 def _sign_of_a_gpu() -> str | None:
     """What on this machine shows that it has a GPU, whether PyTorch can use it or not."""
-    for path in (_DEVICE, _DRIVER):
+    for path in (_DEVICE, drivers.LOADED):
         if path.exists():
             return str(path)
     if torch.cuda.device_count():
@@ -97,13 +113,9 @@ def _driver() -> str:
     """What keeps PyTorch from a GPU, as far as can be told, and the remedy."""
     if not torch.version.cuda:
         return f"PyTorch {torch.__version__} is built without CUDA, install a build with it"
-    try:
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", _DRIVER.read_text())
-    except OSError:
-        found = None
     return (
         f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}, the driver is "
-        f"{found[0] if found else 'unknown'}; install a newer driver, or a torch built for an older CUDA "
+        f"{drivers.installed_driver() or 'unknown'}; install a newer driver, or a torch built for an older CUDA "
         "(README, Drivers)"
     )
 
@@ -116,9 +128,7 @@ def ranks() -> Iterator[World]:
     error untold. `pipelines.common.command.run` ends the process then.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = find_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = take_device()
     own_group = size > 1 and not dist.is_initialized()
     if own_group:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)

@@ -37,9 +37,7 @@ class Page:
         for name, figure in figures.items():
             with rc_context(charts.STYLE):
                 save_figure(figure, self.folder / f"{self._file(name)}.png", dpi=160)
-                svg = io.StringIO()
-                figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
-            drawn.append(f"<figure>{svg.getvalue()[svg.getvalue().index('<svg') :]}</figure>")
+            drawn.append(inline(figure))
         self.parts.append(f'<div class="charts">{"".join(drawn)}</div>')
 
     def _file(self, name: str) -> str:
@@ -114,13 +112,26 @@ class Page:
             f'<span class="model"><i style="background:{tint}"></i>{escape(name)}</span>'
             for name, tint in self.colours.items()
         )
-        html = (
-            "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Facemill evaluation</title>"
-            "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-            f"<style>{STYLE.read_text()}</style></head><body><header><h1>Evaluation</h1><div>{models}</div></header>"
-            f"<main>{tiles}{''.join(self.parts)}"
-            + (f"<h2>Sources of the published figures</h2><ol>{sources}</ol>" if sources else "")
-            + "</main></body></html>"
-        )
-        with replacing(path) as temporary:
-            temporary.write_text(html, encoding="utf-8")
+        sections = "".join(self.parts)
+        if sources:
+            sections += f"<h2>Sources of the published figures</h2><ol>{sources}</ol>"
+        write_document(path, "Facemill evaluation", f"<h1>Evaluation</h1><div>{models}</div>", tiles + sections)
+
+
+def inline(figure: Figure) -> str:
+    """A chart as a part of a page."""
+    svg = io.StringIO()
+    with rc_context(charts.STYLE):
+        figure.savefig(svg, format="svg", metadata={"Date": None}, transparent=True)
+    return f"<figure>{svg.getvalue()[svg.getvalue().index('<svg') :]}</figure>"
+
+
+def write_document(path: Path, title: str, header: str, main: str) -> None:
+    """A page that needs no other file, whole or not at all; ``header`` and ``main`` are HTML."""
+    html = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<style>{STYLE.read_text()}</style></head><body><header>{header}</header><main>{main}</main></body></html>"
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")

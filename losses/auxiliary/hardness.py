@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from losses.auxiliary.transfers import HostCopy, to_device
+
 _MOST_ITERATIONS = 64
 
 
@@ -52,8 +54,8 @@ def hardness_weights(entropy: Tensor, row_losses: Tensor, valid: Tensor) -> Tens
     """Weights w1·w2 of a batch's samples: (2 - γ) of their entropies' posterior, times 1 - p_y.
 
     The entropies get alternating signs, which makes their distribution one around zero. The published code rounds p_y
-    to an integer, so that its w2 is always 1; this is the paper's. The mixture is fitted on the host: for so few
-    numbers waiting for the device once is faster than some thousand of its launches.
+    to an integer, so that its w2 is always 1; this is the paper's. The mixture is fitted on the host, which waits for
+    the device once: for so few numbers that is faster than some thousand of its launches.
 
     Args:
         entropy: (B,) of the softmax with the margin.
@@ -62,9 +64,10 @@ def hardness_weights(entropy: Tensor, row_losses: Tensor, valid: Tensor) -> Tens
     """
     signs = torch.ones_like(entropy)
     signs[0 : len(entropy) // 2 * 2 : 2] = -1
-    signed, counts = (entropy.detach() * signs).double().cpu().numpy(), valid.cpu().numpy()
+    signed, counted = HostCopy(torch.stack([(entropy.detach() * signs).double(), valid.double()])).result().numpy()
+    counts = counted > 0
     posterior = np.zeros_like(signed)
     posterior[counts] = gaussian_posterior(signed[counts])
-    w1 = 2 - torch.from_numpy(posterior).to(entropy)
+    w1 = 2 - to_device(torch.from_numpy(posterior).to(entropy.dtype), entropy.device)
     w2 = 1 - torch.exp(-row_losses.detach())
     return w1 * w2

@@ -10,22 +10,34 @@ import torch.distributed as dist
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
+from losses.auxiliary.transfers import HostCopy, to_device
 
-def spanning_edges(*clouds: Tensor) -> list[Tensor]:
-    """For each (n, d) cloud of points, (n - 1, 2) int64 pairs: its minimum spanning tree, shortest edge first.
 
-    The trees are found on the host, which waits for the distances of all clouds once. A distance that is not finite
-    counts as 0, so that there is a tree; lengths along it are not finite.
+class Cloud:
+    """Points (n, …) and their minimum spanning tree, which is found on the host.
+
+    It begins with the distances: their way to the host starts here, and only `tree` waits for it. What the device is
+    given to do in between runs meanwhile.
+
+    Attributes:
+        points: (n, d) float32.
     """
-    distances = torch.stack([_squared_distances(points.detach().float()) for points in clouds]).cpu().double().sqrt()
-    distances.nan_to_num_(nan=0.0, posinf=0.0)
-    edges = []
-    for lengths in distances.numpy():
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = points.float().flatten(1)
+        self._squared = HostCopy(_squared_distances(self.points.detach()))
+
+    def tree(self) -> Tensor:
+        """(n - 1, 2) int64 pairs on the points' device: the edges of the tree, shortest first.
+
+        A distance that is not finite counts as 0, so that there is a tree; lengths along it are not finite.
+        """
+        distances = self._squared.result().double().sqrt().nan_to_num_(nan=0.0, posinf=0.0).numpy()
         # The library takes 0 for "no edge", but duplicates are at distance 0: add one, which changes no tree.
-        tree = minimum_spanning_tree(np.triu(lengths + 1, 1)).tocoo()
+        tree = minimum_spanning_tree(np.triu(distances + 1, 1)).tocoo()
         order = np.argsort(tree.data, kind="stable")
-        edges.append(torch.from_numpy(np.stack([tree.row, tree.col], 1)[order].astype(np.int64)))
-    return list(torch.stack(edges).to(clouds[0].device))
+        edges = np.stack([tree.row, tree.col], 1)[order].astype(np.int64)
+        return to_device(torch.from_numpy(edges), self.points.device)
 
 
 def _squared_distances(points: Tensor) -> Tensor:
@@ -42,19 +54,18 @@ def _lengths(points: Tensor, edges: Tensor) -> Tensor:
     return torch.where(same, 1.0, squared).sqrt().masked_fill(same, 0.0)
 
 
-def topological_loss(images: Tensor, embeddings: Tensor, replicated: bool = False) -> Tensor:
+def topological_loss(images: Cloud, embeddings: Cloud, replicated: bool = False) -> Tensor:
     """Mean over the batch of the squared differences between sorted edge lengths; the gradient reaches the embeddings.
 
     Args:
-        images: (n, …) in [-1, 1]; their distances are divided by the largest that such images can have.
-        embeddings: (n, d), not normalised.
+        images: in [-1, 1]; their distances are divided by the largest that such images can have.
+        embeddings: not normalised.
         replicated: whether all ranks call with the same points. The first one's trees are everybody's then: where
             edges are equally long, rounding decides, and other processors round otherwise.
     """
-    flat, embeddings = images.detach().float().flatten(1), embeddings.float()
-    trees = torch.stack(spanning_edges(flat, embeddings))
+    trees = torch.stack([images.tree(), embeddings.tree()])
     if replicated:
         dist.broadcast(trees, src=0)
     image_edges, edges = trees
-    image_lengths = _lengths(flat, image_edges) / (2 * flat.shape[1] ** 0.5)
-    return (_lengths(embeddings, edges) - image_lengths).square().sum() / len(embeddings)
+    image_lengths = _lengths(images.points.detach(), image_edges) / (2 * images.points.shape[1] ** 0.5)
+    return (_lengths(embeddings.points, edges) - image_lengths).square().sum() / len(embeddings.points)

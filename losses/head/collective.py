@@ -22,8 +22,8 @@ def world_size(group: Group = None) -> int:
 
 
 def rank(group: Group = None) -> int:
-    """This process's rank in the group; 0 without torch.distributed."""
-    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+    """This process's rank in the group; 0 without torch.distributed, or alone in it."""
+    return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
 Range = tuple[int, int]

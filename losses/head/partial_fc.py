@@ -20,6 +20,7 @@ from losses.head.dense import reduce_densely
 from losses.head.queue import EmbeddingQueue
 from losses.head.sampling import SampledClasses, draw
 from losses.head.sharded_centres import ShardedCentres
+from losses.head.tile_size import tile_size
 from losses.head.tile_torch import inverse_norm
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
@@ -50,7 +51,7 @@ class HeadOutput:
 
 
 @dataclass
-class _Rows:
+class Rows:
     """What a batch's labels say before there are embeddings.
 
     Attributes:
@@ -135,7 +136,7 @@ class PartialFC(ShardedCentres):
             self.arithmetic = _triton_kernels()
             self.arithmetic.check(margin, matmul_dtype)
         self._on_centre_gradient: OnCentreGradient | None = None
-        self._prepared: _Rows | None = None
+        self._prepared: Rows | None = None
 
     def prepare(self, labels: Tensor) -> None:
         """Draw the classes for the next forward pass, if that comes with these labels: the same tensor (b,).
@@ -149,14 +150,14 @@ class PartialFC(ShardedCentres):
     def _draws(self) -> bool:
         return self.sample_rate < 1 and self.margin.competitive
 
-    def _rows(self, labels: Tensor) -> _Rows:
+    def _rows(self, labels: Tensor) -> Rows:
         gather = RowGather(len(labels), labels.device, self.group, self.uneven_batches)
         of_all, sampled = gather(labels), None
         if self._draws:
             past = [self.queue.labels] if self.queue is not None and self.training else []
             shard = self.num_classes, self.start, self.stop
             sampled = draw(torch.cat([of_all, *past]), *shard, self.sample_rate, self.seed, self.step)
-        return _Rows(labels, gather, of_all, sampled)
+        return Rows(labels, gather, of_all, sampled)
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, weights: Tensor | None = None, uniform: Tensor | None = None
@@ -287,19 +288,12 @@ class PartialFC(ShardedCentres):
         return centre_pass.size
 
     def tile_size(self, batch: int) -> int:
-        """Centres in a tile.
-
-        On a CPU its numbers should stay in the cache that they are made in. On a GPU a tile should be work for longer
-        than its launches take; with all that it needs it takes some 64th of the memory. Multiples of 128 keep the rows
-        of products aligned for the tensor cores, so what is left of the shard is a tile of its own.
-        """
+        """Centres in a tile: ``tile``, or what ``tile_size.tile_size`` chooses."""
         if self.tile is not None:
             return self.tile
-        if self.weight.device.type == "cpu":
-            return max(256, 2**20 // max(1, batch))
-        memory = torch.cuda.get_device_properties(self.weight.device).total_memory
-        most = memory // 64 // (8 * (batch + 2 * self.weight.shape[1]))
-        return max(128, min(most, len(self.weight)) // 128 * 128)
+        on_cpu = self.weight.device.type == "cpu"
+        memory = None if on_cpu else torch.cuda.get_device_properties(self.weight.device).total_memory
+        return tile_size(batch, len(self.weight), self.weight.shape[1], memory)
 
     def attach(self, on_centre_gradient: OnCentreGradient | None) -> None:
         """What a streamed backward pass calls for the gradient of the centres; by None it goes to ``weight.grad``.

@@ -62,9 +62,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32, of operands of their own type."""
     if a.dtype == torch.float32:
         return a @ b
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+    if a.device.type == "cpu":  # which has no kernel for it
+        return a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32)
 
 
 def shifted(margin: Margin, entropy: bool) -> bool:

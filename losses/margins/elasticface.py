@@ -32,6 +32,8 @@ class ElasticFace(Margin):
             +). The published code assigns the sorted draws by the inverse permutation, which is not this.
     """
 
+    draws = True
+
     def __init__(
         self,
         s: Scale = 64.0,

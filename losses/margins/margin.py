@@ -104,6 +104,7 @@ class Margin(nn.Module):
             softmax; ``softplus``, Σ softplus(other - bias), for losses that decide on each class by itself. With
             sampling the sum is over the classes drawn, not scaled up.
         queue_size: number of past embeddings that train the centres beside the batch (see ``EmbeddingQueue``).
+        draws: whether the margin needs ``batch.uniform``, which is None in training for those that do not.
 
     State lives in buffers: the same on every rank, because it is computed from the global batch, saved with the head,
     and left alone in evaluation mode. Parameters have the same gradient on every rank for the same reason;
@@ -113,6 +114,7 @@ class Margin(nn.Module):
     competitive = True
     reduction: Literal["logsumexp", "softplus"] = "logsumexp"
     queue_size = 0
+    draws = False
 
     def __init__(self, s: Scale = 64.0, interclass_filter: Cosine | None = None) -> None:
         super().__init__()

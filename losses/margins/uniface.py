@@ -27,7 +27,7 @@ class UniFace(Margin):
         s: Scale = 64.0,
         m: CosineMargin = 0.4,
         weight: Factor = 1.0,
-        b: float | None = None,
+        b: Factor | None = None,
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)

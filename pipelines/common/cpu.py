@@ -18,6 +18,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def one_thread_here() -> None:
+    """The same for the calling thread alone, for good: ``torch.set_num_threads`` would be for all of them.
+
+    Where torch has no OpenMP, nothing changes.
+    """
+    torch.get_num_threads()  # at its first use in a thread torch sets the number of all threads there
+    if set_number := getattr(ctypes.CDLL(None), "omp_set_num_threads", None):
+        set_number(1)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed for the next allocation.
 

@@ -13,9 +13,12 @@ from nvidia.dali.tensors import TensorCPU
 from nvidia.dali.types import DALIDataType, DALIImageType
 from torch import Tensor
 
-from pipelines.common.errors import UserError
+from pipelines.common import drivers
+from pipelines.common.errors import UserError, unknown
 from pipelines.loading.admission import Admission
 from pipelines.loading.resize import resized
+
+PLACES = ("cpu", "gpu")  # where images are decoded
 
 _EXPECTED_SIDE = 112  # pixels; what decoding on a GPU reserves memory for. Larger images make it grow
 _SOUND = "2.1"  # the version of DALI whose decoder survives whatever it is given: see docs/log.md
@@ -42,8 +45,9 @@ class Decoder:
     """Decodes batches, resizes and transforms them, in the order in which they are submitted.
 
     Submit some batches, then take one out and submit another in turns: what was submitted before the first ``result``
-    is how many are worked on at a time. Images for a CUDA device are decoded there by nvJPEG (``decode_on`` ``gpu``;
-    ``hw_decoder_load`` is the share of its hardware unit, where there is one), or on the ``cpu`` and then copied.
+    is how many are worked on at a time. Images for a CUDA device are decoded on the ``cpu`` and then copied, or there
+    by nvJPEG: ``decode_on`` ``gpu``, of which ``hw_decoder_load`` is the share of its hardware unit, if it has one.
+    Both give the same pixels up to rounding.
 
     ``transform(images, image_size, **parameters)`` maps DALI images, uint8 RGB, to such of ``image_size``; its
     parameters are called ``parameters``. It gets images of ``image_size``, or, with ``any_size``, as they are.
@@ -60,15 +64,20 @@ class Decoder:
         parameters: Sequence[str] = (),
         any_size: bool = False,
         clean_view: bool = False,
-        decode_on: str = "gpu",
+        decode_on: str = "cpu",
         hw_decoder_load: float = 0.65,
     ) -> None:
+        if decode_on not in PLACES:
+            raise unknown("place to decode at", decode_on, PLACES)
+        if decode_on == "gpu" and device.type != "cuda":
+            raise UserError("images for a CPU are decoded there: data.decode: gpu needs a GPU; on a CPU it is cpu")
         if device.type == "cuda" and GetCUDADeviceCount() == 0:
-            raise UserError("torch finds a GPU, NVIDIA DALI does not: is the driver recent enough for CUDA 12?")
+            raise UserError(f"torch finds a GPU, NVIDIA DALI does not: {drivers.why_dali_has_no_gpu()}")
         if not f"{__version__}.".startswith(f"{_SOUND}."):
+            build = next(iter(drivers.dali_builds()), "nvidia-dali-cuda120")
             raise UserError(
                 f"NVIDIA DALI {__version__} may end the process at a damaged image; install a version that does not:"
-                f" pip install 'nvidia-dali-cuda120~={_SOUND}.0'"
+                f" pip install '{build}~={_SOUND}.0'"
             )
         self._batch_size = batch_size
         self._image_size = image_size
@@ -193,15 +202,16 @@ def _graph(
     decode_on: str,
     hw_decoder_load: float,
 ) -> tuple[DataNode, ...]:
-    # The decoder keeps the bytes until the batch is out; a GPU may read them even later, so there they are copied.
-    encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1, no_copy=not on_gpu)
+    # The bytes are kept until the batch is out. A CPU is done with them then, a GPU may go on reading: it gets a copy.
+    encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1, no_copy=decode_on == "cpu")
     inputs = {name: fn.external_source(name=name) for name in parameters}
-    if on_gpu and decode_on == "gpu":
+    if decode_on == "gpu":
         images = fn.decoders.image(
             encoded,
             device="mixed",
             output_type=DALIImageType.RGB,
             hw_decoder_load=hw_decoder_load,
+            jpeg_fancy_upsampling=True,  # as on the CPU, and in every other decoder
             preallocate_width_hint=_EXPECTED_SIDE,
             preallocate_height_hint=_EXPECTED_SIDE,
         )

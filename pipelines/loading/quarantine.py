@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from pipelines.common.errors import UserError
@@ -24,6 +25,7 @@ class Quarantine:
 
     All ranks of a run share that file, and its restarts too: what it lists is bad from the start, and the images that
     other ranks have added since are read whenever one is added here. Lines that are no entries are passed over.
+    Several threads may use it.
 
     Raises ``ValueError``, at the start and in ``add``, when more than ``max_fraction`` of the images that there should
     be are bad or missing.
@@ -35,6 +37,7 @@ class Quarantine:
         self._path = Path(path) if path else None
         self._steps: dict[int, int] = {}  # the step at which an image was found to be bad, by its index
         self._read_to = 0  # bytes of the file
+        self._lock = Lock()
         self._read()
         self._check(f"{self._path} lists them: delete it once they are mended")
 
@@ -46,19 +49,21 @@ class Quarantine:
 
     def found_before(self, step: int) -> int:
         """How many images were found to be bad before ``step``, by any rank and at any start."""
-        self._read()
-        return sum(found < step for found in self._steps.values())
+        with self._lock:
+            self._read()
+            return sum(found < step for found in self._steps.values())
 
     def add(self, index: int, reason: str, step: int) -> None:
         """``step``: the global step that the image was read for."""
         if index in self:
             return
         image = self._source.describe(index)
-        if self._path:
-            self._write(self._path, index, image=image, reason=reason, step=step)
-        if index not in self:  # else another rank was quicker
-            self._steps[index] = step
-            logger.warning("a bad image is replaced by another: %s: %s", image, reason)
+        with self._lock:
+            if self._path:
+                self._write(self._path, index, image=image, reason=reason, step=step)
+            if index not in self:  # else another rank was quicker
+                self._steps[index] = step
+                logger.warning("a bad image is replaced by another: %s: %s", image, reason)
         self._check(f"the last one is {image}: {reason}")
 
     def _check(self, what: str) -> None:

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from evaluate.features.ranks import World
-from train.build import build_backbone, build_centre_optimizer, build_head
-from train.config import Config, Head, Model
+from tests.pipelines.face_source import FaceSource
+from train.build import build_backbone, build_centre_optimizer, build_head, build_loader
+from train.config import Config, Data, Head, Model
+from train.recipes import Recipe
 
 HERE = World(torch.device("cpu"), 0, 1)
 
@@ -35,6 +37,18 @@ def test_seeds_decide_the_initial_weights():
 def test_triton_needs_a_gpu():
     with pytest.raises(ValueError, match="head.kernels: triton needs a GPU"):
         head(kernels="triton")
+
+
+def loader(**options):
+    data = Data.model_validate({"train": "faces", "batch_size": 4, **options})
+    return build_loader(data, FaceSource(), Recipe(), HERE, seed=3, image_size=48, accumulate=1, quarantine=None)
+
+
+def test_where_images_are_decoded():
+    assert next(loader()).images.shape == (4, 3, 48, 48)
+    assert loader(hw_decoder_load=0.5)._decoder._hw_decoder_load == 0.5
+    with pytest.raises(ValueError, match="data.decode: gpu needs a GPU; on a CPU it is cpu"):
+        loader(decode="gpu")
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def test_defaults_options_and_overrides(file):
         ("optim.lrr=1", "optim.lrr; did you mean optim.lr?"),
         ("optin.lr=1", "unknown key optin; did you mean optim?"),
         ("data.batchsize=1", "did you mean data.batch_size?"),
+        ("data.decode=nvjpeg", "data.decode: "),
+        ("data.hw_decoder_load=1.1", "data.hw_decoder_load: "),
         ("optim.lr=fast", "optim.lr"),
         ("optim.lr=-1", "greater than 0"),
         ("schedule.name=linear", "'polynomial', 'cosine', 'step' or 'constant'"),

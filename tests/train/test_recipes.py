@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 import losses.head.partial_fc
 from losses import PartialFC, create_margin
+from losses.auxiliary.transfers import HostCopy
 from losses.head.collective import rank, world_size
 from models import create_model
 from pipelines.loading.loader import Batch
@@ -86,6 +87,46 @@ def test_topofr_weighs_rows_and_adds_topology():
     result.loss.backward()
     assert torch.isfinite(result.loss)
     assert 0 < result.metrics["row_weight"] < 2 and result.metrics["topology"] > 0
+
+
+class Waits(HostCopy):
+    """A copy that notes when it begins and when the host needs it."""
+
+    def __init__(self, tensor):
+        super().__init__(tensor)
+        self.shape = tuple(tensor.shape)
+        self.events.append(("begun", self.shape))
+
+    def result(self):
+        self.events.append(("needed", self.shape))
+        return super().result()
+
+
+def test_topofr_gives_the_device_its_work_before_it_waits(monkeypatch):
+    """Three copies: the images' distances begin before the network; what the host waits for comes behind the head."""
+    Waits.events = events = []
+    monkeypatch.setattr("losses.auxiliary.topology.HostCopy", Waits)
+    monkeypatch.setattr("losses.auxiliary.hardness.HostCopy", Waits)
+    recipe, backbone = TopoFR(), Linear()
+    head = PartialFC(create_margin("arcface", s=16.0), 8, 4, entropy=True)
+    backbone.register_forward_hook(lambda *_: events.append("network"))
+    head.register_forward_hook(lambda *_: events.append("head"))
+    recipe.step(batch_of(12, 18, 0, clean=True), backbone, head, 0.0)
+    trees, mixture = (12, 12), (2, 12)
+    assert events == [
+        ("begun", trees), "network", ("begun", trees), "head",
+        ("needed", trees), ("needed", trees), ("begun", mixture), ("needed", mixture),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("margin", ["elasticface", "arcface"])
+def test_random_numbers_go_to_margins_that_draw(margin):
+    recipe, head = create_recipe("plain"), PartialFC(create_margin(margin), 8, 4)
+    batch = batch_of(6, 18, 0)
+    given = []
+    head.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs["uniform"]), with_kwargs=True)
+    recipe.step(batch, Linear(), head, 0.0)
+    assert torch.equal(given[0], batch.uniforms[:, 0]) if margin == "elasticface" else given == [None]
 
 
 def test_topofr_trains_the_scale_of_embeddings():

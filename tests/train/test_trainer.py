@@ -16,7 +16,7 @@ from tests.train.plain_run import Plain
 from tests.train.support import close, curve, curves
 from train.config import load_config
 from train.recipes import RECIPES, Recipe, StepResult
-from train.trainer import Trainer, step_seed
+from train.trainer import Trainer, seed_generators, step_seed
 
 
 class Projected(Recipe):
@@ -55,7 +55,7 @@ def fit(config, *overrides, fails_at=None):
     trainer.train_step = failing
     with pytest.raises(Fault) if fails_at else nullcontext():
         trainer.fit()
-    assert not trainer.loader._ahead, "a closed loader decodes nothing"
+    assert trainer.loader._ahead.closed, "a closed loader decodes nothing"
     return begun, {name: tensor.clone() for name, tensor in trainer.recipe.state_dict().items()}, sorted(trainer.parts)
 
 
@@ -128,6 +128,14 @@ def test_seeds_of_steps():
     assert len(set(seeds)) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63
     assert step_seed(2048, 5, 1) == (2048 * 1_000_003 + 5) * 65_537 + 1
     torch.manual_seed(max(seeds))
+
+
+def test_generators_are_seeded_as_torch_does_it():
+    torch.manual_seed(2**63 - 5)
+    expected = torch.rand(4)
+    torch.rand(7)
+    seed_generators(2**63 - 5, torch.device("cpu"))
+    assert torch.equal(torch.rand(4), expected)
 
 
 def saved(config, *overrides):

@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,10 +60,10 @@ def test_a_bad_set_is_named_by_the_rank_that_has_the_image(config, tmp_path, wor
     for rank in range(world):
         place = World(torch.device("cpu"), rank, world)
         if rank != 17 % world:
-            assert Verifier(settings, place, None).sets.keys() == {"cut"}
+            assert Verifier(settings, place).sets.keys() == {"cut"}
             continue
         with pytest.raises(ValueError, match=f"{path}, image 17: does not decode"):
-            Verifier(settings, place, None)
+            Verifier(settings, place)
 
 
 @pytest.mark.parametrize("options, words", [({"count": 5}, "bad.bin has 5 pairs, too few"), ({"cut": 3}, "image 3")])
@@ -74,12 +75,45 @@ def test_a_set_that_cannot_be_used_ends_the_run_before_it_begins(config, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def precisions(path, overrides):
+    """The dtypes in which a run of bf16 on a GPU, and one on a CPU, verify before their end and at it."""
+    trainer = Trainer(load_config(path, overrides), World(torch.device("cpu"), 0, 1))
+    asked = []
+    trainer.verifier, trainer.log = Asked(asked), None
+    trainer.meter.start(0)
+    for device in ("cuda", "cpu"):
+        trainer.world = World(torch.device(device))
+        for step in (2, trainer.learning_rate.total):
+            trainer.step = step
+            trainer._verify()
+    trainer.folder.release()
+    return asked
+
+
+class Asked:
+    """Verification that notes in which dtype."""
+
+    sets = {"lfw": ()}
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def __call__(self, backbone, autocast):
+        self.asked.append(autocast)
+        return {"lfw": SimpleNamespace(accuracy=0.5)}
+
+
+def test_the_last_verification_is_in_float32(config, ranks):
+    """As that of the command, whose figures its own then are."""
+    assert ranks(1, precisions, str(config), ["precision=bf16", *SMALL]) == [[torch.bfloat16, None, None, None]]
+
+
 class Broken:
     """Verification that fails for a reason that nobody could know before."""
 
     sets = {"lfw": ()}
 
-    def __call__(self, backbone):
+    def __call__(self, backbone, autocast):
         raise MemoryError("while verifying")
 
 

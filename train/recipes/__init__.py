@@ -26,4 +26,4 @@ def create_recipe(name: str, **options: Any) -> Recipe:
         raise UserError(f"recipe {name!r}: {error}") from None
 
 
-__all__ = ["RECIPES", "Recipe", "StepResult", "create_recipe"]
+__all__ = ["RECIPES", "ContraFace", "Recipe", "StepResult", "TopoFR", "TransFace", "create_recipe"]

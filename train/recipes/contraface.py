@@ -33,6 +33,8 @@ class ContraFace(Recipe):
         gather: contrast over the global batch instead of each rank's own.
     """
 
+    views = 2
+
     def __init__(
         self,
         contrast: Factor = 0.05,
@@ -58,9 +60,11 @@ class ContraFace(Recipe):
         both = batch.labels.repeat(2)
         head.prepare(both)
         first, second = network(batch.images)
-        uniform = self.margin_uniforms(batch)
+        uniform = self.margin_uniforms(batch, head)
+        if uniform is not None:
+            uniform = uniform.repeat(2)
         # The mean over both views' rows is half of either loss.
-        out = head(torch.cat([first, second]), both, uniform=uniform.repeat(2))
+        out = head(torch.cat([first, second]), both, uniform=uniform)
         labels = batch.labels
         if self.gather and world_size() > 1:
             gather = RowGather(len(first), first.device)

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from losses import PartialFC
+from losses.auxiliary.transfers import to_device
 from pipelines.loading.loader import Batch
 
 # What the options of recipes may be: a config is checked against the constructors' annotations.
@@ -34,11 +35,15 @@ class Recipe(nn.Module):
             the number of ranks.
         clean_view: ask for the images before augmentation too (``batch.clean``).
         entropy: ask the head for softmax entropies (``out.entropy``).
+        views: embeddings that each image has in a step: rows of the head.
+        second_pass: share of the images that pass through the network once more, without gradient.
     """
 
     num_uniforms = 0
     clean_view = False
     entropy = False
+    views = 1
+    second_pass: float = 0.0
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """What is called on the images in training, around the backbone whose weights it trains.
@@ -49,11 +54,12 @@ class Recipe(nn.Module):
         return backbone
 
     @staticmethod
-    def margin_uniforms(batch: Batch) -> Tensor:
-        """(b,) the uniform random number of each sample that belongs to the margin, on the device."""
-        return batch.uniforms[:, 0].to(batch.labels.device, non_blocking=True)
+    def margin_uniforms(batch: Batch, head: PartialFC) -> Tensor | None:
+        """(b,) the uniform random number of each sample that belongs to the margin, on the device; None if it has no
+        use for one."""
+        return to_device(batch.uniforms[:, 0], batch.labels.device) if head.margin.draws else None
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
-        out = head(network(batch.images), batch.labels, uniform=self.margin_uniforms(batch))
+        out = head(network(batch.images), batch.labels, uniform=self.margin_uniforms(batch, head))
         return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine)})

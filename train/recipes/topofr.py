@@ -5,7 +5,7 @@ from torch import nn
 
 from losses import PartialFC
 from losses.auxiliary.hardness import hardness_weights
-from losses.auxiliary.topology import topological_loss
+from losses.auxiliary.topology import Cloud, topological_loss
 from losses.head.collective import RowGather, world_size
 from pipelines.loading.loader import Batch
 from train.recipes.backbones import last_norm
@@ -51,16 +51,18 @@ class TopoFR(Recipe):
         return backbone
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
+        """The loss. Trees and mixture are the host's work: it finds the images' tree while the device has the network
+        before it, the embeddings' while it has the head, and waits for the head's result last."""
+        assert batch.clean is not None  # for `clean_view` asks for it
+        replicated = self.gather and world_size() > 1
+        gather = RowGather(len(batch.clean), batch.clean.device)
+        images = Cloud(gather(batch.clean.contiguous()) if replicated else batch.clean)
         embeddings = network(batch.images).float()
-        out = head(embeddings, batch.labels, uniform=self.margin_uniforms(batch))
+        cloud = Cloud(gather.replicated(embeddings) if replicated else embeddings)
+        out = head(embeddings, batch.labels, uniform=self.margin_uniforms(batch, head))
+        topology = topological_loss(images, cloud, replicated)
         weights = hardness_weights(out.entropy, out.row_losses, out.batch.valid)
         loss = out.batch.mean(weights * out.row_losses)
         metrics = {"cosine": out.batch.mean(out.cosine), "row_weight": out.batch.mean(weights)}
-        assert batch.clean is not None  # for `clean_view` asks for it
-        images, replicated = batch.clean, self.gather and world_size() > 1
-        if replicated:
-            gather = RowGather(len(embeddings), embeddings.device)
-            images, embeddings = gather(images.contiguous()), gather.replicated(embeddings)
-        topology = topological_loss(images, embeddings, replicated)
         metrics["topology"] = topology.detach()
         return StepResult(loss + self.topology * topology, metrics)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import PartialFC
+from losses.auxiliary.transfers import to_device
 from models.modes import evaluating
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
@@ -41,7 +42,8 @@ class TransFace(Recipe):
         super().__init__()
         if not 0 <= probability <= 1:
             raise UserError(f"recipe transface: probability must be in [0, 1], not {probability}")
-        self.probability, self.weight_gradient = probability, weight_gradient
+        self.probability = self.second_pass = probability
+        self.weight_gradient = weight_gradient
 
     def network(self, backbone: nn.Module) -> nn.Module:
         network = _WithPatches(require(backbone, PatchWeighing, "transface", "transface_t … transface_l"))
@@ -54,7 +56,7 @@ class TransFace(Recipe):
         weights = 1 + torch.exp(-deviations.float().mean(1))
         if not self.weight_gradient:
             weights = weights.detach()
-        out = head(embeddings, batch.labels, weights, uniform=self.margin_uniforms(batch))
+        out = head(embeddings, batch.labels, weights, uniform=self.margin_uniforms(batch, head))
         return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine), "row_weight": weights.detach().mean()})
 
     @torch.no_grad()
@@ -64,8 +66,8 @@ class TransFace(Recipe):
         if not len(chosen):
             return batch.images
         device = batch.images.device
-        uniforms = batch.uniforms[chosen, 2:].unflatten(1, (_TOP, 4)).to(device, non_blocking=True)
-        chosen = chosen.to(device, non_blocking=True)
+        uniforms = to_device(batch.uniforms[chosen, 2:].unflatten(1, (_TOP, 4)), device)
+        chosen = to_device(chosen, device)
         (network,) = self._network
         with evaluating(network):
             _, weights, _ = network.forward(batch.images[chosen])  # not compiled: their number differs each time

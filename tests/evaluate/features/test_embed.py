@@ -60,6 +60,20 @@ def test_every_rank_has_all_features(ranks, count):
         np.testing.assert_array_equal(features, alone)
 
 
+def test_a_network_sees_one_shape():
+    """Short batches are filled up behind their images, whose features do not change."""
+    seen = []
+
+    def means(images):
+        seen.append(tuple(images.shape))
+        return images.mean((2, 3))
+
+    batches = torch.randn(11, 3, 8, 8).to(memory_format=torch.channels_last).split(4)
+    for features, images in zip(embed_batches(Gives(means), batches), batches, strict=True):
+        torch.testing.assert_close(features, torch.stack([images.mean((2, 3))] * 2, 1))
+    assert seen == [(8, 3, 8, 8)] * 3
+
+
 def test_modes_are_restored_module_by_module():
     model = Means().train()
     model.frozen.eval()
@@ -124,13 +138,13 @@ def test_embeddings_that_are_not_finite_are_counted_and_named(value):
         calls.append(len(x))
         features = torch.randn(len(x), 4)
         if len(calls) == 3:
-            features[[0, 1, 5], 2] = value
+            features[[0, 1, 6], 2] = value  # of 3 images, filled up to 4, and their mirrored ones
         return features
 
     source = MemorySource(encoded(11), name="lfw.bin")
     with pytest.raises(ValueError, match=r"not finite for 3 of 11 images, the first is lfw\.bin, image 8$"):
         Embedder(Gives(network), 32, World(torch.device("cpu")), batch_size=4, threads=1)(source)
-    assert calls == [8, 8, 6]
+    assert calls == [8, 8, 8]
 
 
 def fails_on_a_rank(value):

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from evaluate.features import ranks as module
 from evaluate.features.ranks import find_device, ranks
+from pipelines.common import drivers
 from pipelines.common.errors import UserError
 
 
@@ -28,9 +29,8 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: devices if seen is None else seen)
         monkeypatch.setattr(torch.version, "cuda", cuda)
-        paths = {"_DRIVER": driver, "_DEVICE": "" if node else None}
-        for name, content in paths.items():
-            monkeypatch.setattr(module, name, tmp_path / name)
+        for place, name, content in ((drivers, "LOADED", driver), (module, "_DEVICE", "" if node else None)):
+            monkeypatch.setattr(place, name, tmp_path / name)
             if content is not None:
                 (tmp_path / name).write_text(content)
 
@@ -58,7 +58,7 @@ NVRM = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Feb 22 01:44:30 
 @pytest.mark.parametrize(
     ("signs", "message"),
     [
-        ({"driver": NVRM.format("550.54.15")}, r"_DRIVER\).* built for CUDA 13.0, the driver is 550.54.15; install"),
+        ({"driver": NVRM.format("550.54.15")}, r"LOADED\).* built for CUDA 13.0, the driver is 550.54.15; install"),
         ({"driver": NVRM.format("550.54.15"), "cuda": None}, "is built without CUDA, install a build with it"),
         ({"driver": "garbage"}, "the driver is unknown; install a newer driver, or a torch built for an older CUDA"),
         ({"node": True}, "_DEVICE"),

@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.auxiliary.hardness import gaussian_posterior, hardness_weights
-from losses.auxiliary.topology import spanning_edges, topological_loss
+from losses.auxiliary.topology import Cloud, topological_loss
 from losses.head.collective import rank
 from tests.losses.support import close
 
@@ -26,9 +26,7 @@ def prim(distances):
 def test_spanning_tree_with_duplicates():
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) + 5
     points[7] = points[3]
-    other = torch.randn(20, 4)
-    edges, others = spanning_edges(points, other)
-    assert torch.equal(others, spanning_edges(other)[0])
+    edges = Cloud(points).tree()
     lengths = (points[edges[:, 0]] - points[edges[:, 1]]).norm(dim=1)
     expected = prim(squareform(pdist(points.double().numpy())))
     assert len(edges) == 19
@@ -38,7 +36,7 @@ def test_spanning_tree_with_duplicates():
 def test_topology_reference(shared):
     data = np.load(shared / "reference/losses/topofr_topo.npz")
     embeddings = torch.tensor(data["in_emb"]).requires_grad_()
-    loss = topological_loss(torch.tensor(data["in_img"]), embeddings)
+    loss = topological_loss(Cloud(torch.tensor(data["in_img"])), Cloud(embeddings))
     loss.backward()
     close(loss.detach(), torch.tensor(float(data["out_loss"])), 1e-5)
     close(embeddings.grad, torch.tensor(data["out_gemb"]), 1e-5)
@@ -50,7 +48,7 @@ def middle_of_almost_equal_sides(replicated):
     corners[1 + rank()] *= 1.001
     corners.requires_grad_()
     images = torch.zeros(3, 3, 4, 4)
-    topological_loss(images, corners, replicated).backward()
+    topological_loss(Cloud(images), Cloud(corners), replicated).backward()
     return corners.grad.norm(dim=1).argmax().item()
 
 
@@ -61,7 +59,7 @@ def test_all_ranks_have_one_tree(ranks):
 
 def test_topology_is_finite_on_equal_embeddings():
     embeddings = torch.ones(6, 4, requires_grad=True)
-    loss = topological_loss(torch.rand(6, 3, 5, 5), embeddings)
+    loss = topological_loss(Cloud(torch.rand(6, 3, 5, 5)), Cloud(embeddings))
     loss.backward()
     assert torch.isfinite(loss) and (embeddings.grad == 0).all()
 
@@ -129,8 +127,9 @@ def test_what_is_not_finite_shows_in_the_loss_and_nowhere_else(rows, value, recw
     images, first, second = (torch.rand(12, size, generator=generator) for size in (75, 8, 8))
     broken = first.clone()
     broken[rows, 2] = value
-    assert not topological_loss(images, broken.requires_grad_()).isfinite()
-    assert not topological_loss(torch.where(torch.eye(12, 75) > 0, value, images), first).isfinite()
+    assert not topological_loss(Cloud(images), Cloud(broken.requires_grad_())).isfinite()
+    spoilt = torch.where(torch.eye(12, 75) > 0, value, images)
+    assert not topological_loss(Cloud(spoilt), Cloud(first)).isfinite()
     assert hardness_weights(broken[:, 2], first[:, 0], torch.ones(12, dtype=torch.bool)).isnan().all()
     contrast, expected = AdaptiveContrast(), AdaptiveContrast()
     assert contrast(broken, second, torch.arange(12)).isnan()
@@ -148,7 +147,8 @@ def test_half_precision_ends_before_the_losses():
     def losses(half):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             contrast = AdaptiveContrast()(first, second, torch.arange(24))
-            return contrast, topological_loss(images, first), *spanning_edges(images, first)
+            clouds = Cloud(images), Cloud(first)
+            return contrast, topological_loss(*clouds), *(cloud.tree() for cloud in clouds)
 
     for ours, expected in zip(losses(True), losses(False), strict=True):
         assert torch.equal(ours, expected)

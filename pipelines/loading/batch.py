@@ -1,0 +1,60 @@
+"""A batch before its images are decoded, and as networks take it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import compress
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.common.pixels import normalise
+
+
+@dataclass
+class Batch:
+    images: Tensor  # (b, 3, h, w), RGB in [-1, 1], channels-last, on the device
+    labels: Tensor  # int64 (b,), on the device
+    indices: Tensor  # int64 (b,), the samples' indices in the source, on the CPU
+    uniforms: Tensor  # float32 (b, num_uniforms), random in [0, 1), on the CPU: for margins and recipes
+    clean: Tensor | None = None  # with ``clean_view``: the images before augmentation, mirrored like them
+
+
+@dataclass
+class EncodedBatch:
+    encoded: list[np.ndarray]  # uint8 (bytes,)
+    labels: np.ndarray  # int64 (b,)
+    indices: np.ndarray  # int64 (b,)
+    uniforms: np.ndarray  # float32 (b, num_uniforms), as in ``Batch``
+    flips: np.ndarray | None = None  # bool (b,), which images are mirrored
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the decoder's transform
+    step: int = 0  # what it is the batch of
+
+    def with_images(self, pixels: tuple[Tensor, ...], dtype: torch.dtype) -> Batch:
+        """The batch with the decoder's ``pixels``, uint8 (b, h, w, 3), which may be overwritten, and its clean view."""
+        device = pixels[0].device
+        flips = None if self.flips is None else _to_device(self.flips, device)
+        images, *clean = (_to_images(view, flips, dtype) for view in pixels)
+        return Batch(
+            images=images,
+            labels=_to_device(self.labels, device),
+            indices=torch.tensor(self.indices),
+            uniforms=torch.from_numpy(self.uniforms),
+            clean=clean[0] if clean else None,
+        )
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _to_images(pixels: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """uint8 (b, h, w, 3) → images as in ``Batch``, mirrored where ``flips`` (b,) says so."""
+    images = pixels.permute(0, 3, 1, 2)
+    if flips is not None and images.is_cuda:
+        images = torch.where(flips[:, None, None, None], images.flip(3), images)
+    elif flips is not None:
+        for image in compress(images.unbind(), flips.tolist()):  # stays in the cache: faster than for all at once
+            image.copy_(image.flip(2))
+    return images if dtype == torch.uint8 else normalise(images, dtype)

@@ -1,0 +1,78 @@
+"""What ``auto`` becomes."""
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.common.errors import UserError
+from tests.train.planning.support import config
+from train.planning.automatic import settle, settled_values
+from train.planning.decoding import batches_ahead, decoding_threads
+from train.planning.step import USABLE, Setting, chosen_tile, trace_step
+
+GIB = 2**30
+EVERYTHING = {"threads": "auto", "prefetch": "auto"}
+
+
+def setting(memory=80 * GIB, gpu=True):
+    return Setting(gpu=gpu, memory=memory, ranks=2, identities=10_000)
+
+
+def automatic(name="vit_t"):
+    return config({"name": name, "checkpoint_activations": "auto"}, data=EVERYTHING)
+
+
+def test_every_auto_gets_a_value():
+    given = automatic()
+    settled = settle(given, setting(), cores=4)
+    assert list(settled_values(given, settled)) == [
+        f"head.tile={chosen_tile(given, setting())}",
+        "model.checkpoint_activations=false",
+        "data.prefetch=16",
+        "data.threads=3",
+    ]
+    assert settle(settled, setting(), cores=64) == settled
+    assert not list(settled_values(settled, settled))
+
+
+def test_what_is_said_stays():
+    said = config({"name": "r18"}, {"tile": 999}, {"threads": 7, "prefetch": 5})
+    assert settle(said, setting(), cores=2) == said
+
+
+def test_activations_are_computed_again_where_they_do_not_fit():
+    needed = trace_step(settle(automatic(), setting(), 4), setting()).memory.total / USABLE
+    assert settle(automatic(), setting(round(1.01 * needed)), 4).model.checkpoint_activations is False
+    assert settle(automatic(), setting(round(0.99 * needed)), 4).model.checkpoint_activations is True
+
+
+def test_one_rank_that_lacks_the_memory_decides_for_all():
+    votes = []
+
+    def any_rank(needed):
+        votes.append(needed)
+        return True
+
+    assert settle(automatic(), setting(), 4, any_rank).model.checkpoint_activations is True
+    assert votes == [False]
+
+
+def test_a_backbone_without_the_option_keeps_its_activations(monkeypatch):
+    from models.registry import BACKBONES
+    from tests.train.planning.support import Perceptron
+
+    monkeypatch.setitem(BACKBONES, "perceptron", Perceptron)
+    assert settle(automatic("perceptron"), setting(GIB), 4).model.checkpoint_activations is False
+    with pytest.raises((UserError, ValidationError), match="has no option checkpoint_activations"):
+        config({"name": "perceptron", "checkpoint_activations": True})
+
+
+@pytest.mark.parametrize(("cores", "gpu", "threads"), [(1, True, 1), (4, True, 3), (64, True, 8), (2, False, 2)])
+def test_threads(cores, gpu, threads):
+    assert decoding_threads("auto", cores, gpu) == threads
+    assert decoding_threads(5, cores, gpu) == 5
+
+
+@pytest.mark.parametrize(("batch", "ahead"), [(1, 16), (128, 4), (384, 3), (2048, 3)])
+def test_batches_ahead(batch, ahead):
+    assert batches_ahead("auto", batch) == ahead
+    assert batches_ahead(2, batch) == 2

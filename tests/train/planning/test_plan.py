@@ -1,0 +1,141 @@
+"""The command, and plans of the published configs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.common.errors import UserError
+from tests.train.planning.support import config
+from train.config import load_config
+from train.plan import main
+from train.planning.data_sets import KNOWN, data_size
+from train.planning.devices import find_device, links_of
+from train.planning.plan import Cluster, make_plan, source_batch
+
+CONFIGS = sorted(Path(__file__).resolve().parents[3].glob("configs/*.yaml"))
+FEW = ("wf42m_vits_pfc03", "quickstart")
+
+
+def cluster(device="h100", ranks=8, between="ndr"):
+    return Cluster(find_device(device), links_of(find_device(device), between), ranks)
+
+
+def plan_of(path, **arguments):
+    settled = load_config(path)
+    size = data_size(settled, identities=126 if path.stem == "quickstart" else None)
+    return make_plan(settled, cluster(**arguments), size, made_for=source_batch(path), borders=False)
+
+
+def check(path):
+    plan = plan_of(path)
+    assert plan.fits and plan.forecast.images_per_second > 1000
+    if path.stem != "quickstart":
+        assert 0 < plan.days < 100
+    json.dumps(plan.as_dict())
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_some_configs_have_a_plan(name):
+    check(next(path for path in CONFIGS if path.stem == name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem not in FEW], ids=lambda path: path.stem)
+def test_every_config_has_a_plan(path):
+    check(path)
+
+
+def command(*arguments):
+    line = [sys.executable, "-m", "train.plan", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=CONFIGS[0].parents[1])
+
+
+@pytest.fixture
+def small(tmp_path):
+    tree = {
+        "data": {"train": "/nowhere/ms1mv3", "batch_size": 16},
+        "model": {"name": "mbf", "input_size": 36, "checkpoint_activations": "auto"},
+        "output": str(tmp_path / "run"),
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text("# Schedule: somebody's, 16 x 4 images.\n" + yaml.safe_dump(tree))
+    return path
+
+
+def printed(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train.plan", *arguments])
+    main()
+    return capsys.readouterr().out
+
+
+def test_the_command_prints_a_plan(small, monkeypatch, capsys):
+    where = ["--gpus", "2", "--nodes", "4", "--device", "a100"]
+    text = printed(monkeypatch, capsys, "--config", str(small), *where, "data.batch_size=32")
+    for words in ("mbf on 8 x a100, 32 images a rank, 93,431 identities", "what fits", "images/s"):
+        assert words in text
+    assert "the global batch is 256, that of the config's source 64" in text
+
+
+def test_the_command_prints_json(small, monkeypatch, capsys):
+    where = ["--device", "v100", "--identities", "5000"]
+    tree = json.loads(printed(monkeypatch, capsys, "--config", str(small), *where, "--json"))
+    assert tree["device"] == "v100" and tree["ranks"] == 8 and tree["data"]["identities"] == 5000
+    assert tree["memory"]["total"] == sum(tree["memory"]["parts"].values())
+    assert tree["checkpoint_activations"] is False and isinstance(tree["tile"], int)
+    assert tree["disk"] == 4 * tree["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "h1000"], "h1000"),
+        (["data.train=/nowhere/else"], "--identities N"),
+        (["data.batchsize=3"], "batch_size"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(small, arguments, message):
+    result = command("--config", str(small), *arguments)
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_identities_and_images_are_those_of_the_data_or_of_its_name(faces):
+    def size(train, head=(), **given):
+        return data_size(config({"name": "mbf"}, head, {"train": train}), **given)
+
+    assert (size(str(faces)).identities, size(str(faces)).images) == (8, 96)
+    assert size("/nowhere/wf42m") == KNOWN["wf42m"]
+    assert size("/nowhere/wf12m_conflict/train.rec", identities=7).identities == 7
+    assert size(str(faces), {"num_classes": 30}).identities == 30
+    assert size("/nowhere/else", {"num_classes": 30}).images is None
+    with pytest.raises(UserError, match="--identities"):
+        size("/nowhere/else")
+
+
+def test_the_sources_batch_stands_in_the_comment():
+    batches = {path.stem: source_batch(path) for path in CONFIGS}
+    assert batches["wf42m_vitl_pfc03"] == 384 * 64 and batches["ms1mv3_r50_onegpu"] == 128
+    assert batches["quickstart"] is None
+
+
+def test_warnings():
+    def said(settled, **arguments):
+        made_for = arguments.pop("made_for", None)
+        size = data_size(settled, identities=arguments.pop("identities", 100_000))
+        return " ".join(make_plan(settled, cluster(**arguments), size, made_for=made_for, borders=False).warnings)
+
+    small = {"name": "mbf", "input_size": 36}
+    assert "does not fit" in said(config(small, data={"batch_size": 200_000}))
+    assert "links" in said(config(small), ranks=16, between="ethernet10")
+    assert "optim.accumulate=4" in said(config(small), made_for=256)
+    assert "decoding" in said(config(small, data={"batch_size": 512, "threads": 1}), ranks=1)
+
+
+def test_disk_by_hand():
+    plan = plan_of(next(path for path in CONFIGS if path.stem == "ms1mv3_r50_onegpu"), ranks=1)
+    trained = 43_590_336 + 512 * 93_431
+    assert 8 * trained < plan.checkpoint < 1.001 * 8 * trained  # with the running statistics
+    assert plan.steps == 20 * (5_179_510 // 128)

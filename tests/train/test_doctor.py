@@ -1,0 +1,82 @@
+"""What the doctor says of machines."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pipelines.common import drivers
+from pipelines.common.errors import UserError
+from train import doctor
+
+
+def ill(facts):
+    return {fact.name: fact.remedy for fact in facts if not fact.sound}
+
+
+def test_a_driver_that_is_too_old_for_one_of_the_builds():
+    found = list(doctor._driver_facts("550.54.15", {"PyTorch": 13, "DALI": 12}))
+    assert (
+        "too old for PyTorch" in ill(found)["NVIDIA driver"] and "PyTorch needs 580, DALI needs 525" in found[0].value
+    )
+    assert not ill(doctor._driver_facts("580.82.07", {"PyTorch": 13, "DALI": 12}))
+    assert not ill(doctor._driver_facts(None, {"PyTorch": 13, "DALI": 12}))
+    assert not ill(doctor._driver_facts("580.82.07", {"PyTorch": None, "DALI": None}))
+
+
+@pytest.mark.parametrize(
+    ("builds", "number", "says"),
+    [
+        ({"nvidia-dali-cuda120": 12}, "2.1.1", None),
+        ({"nvidia-dali-cuda130": 13}, "2.4.0", "pip install 'nvidia-dali-cuda130~=2.1.0'"),
+        ({"nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}, "2.1.1", "pip uninstall"),
+        ({}, "", "pip install"),
+    ],
+)
+def test_builds_of_dali(monkeypatch, builds, number, says):
+    monkeypatch.setattr(drivers, "dali_builds", lambda: builds)
+    monkeypatch.setattr(doctor, "version", lambda name: number)
+    fact = doctor._dali()
+    assert fact.sound if says is None else says in fact.remedy
+
+
+def test_a_gpu_that_cannot_be_used_is_refused_with_the_remedy(monkeypatch):
+    def refuse():
+        raise UserError("this machine has a GPU, and PyTorch finds no CUDA device: install a newer driver")
+
+    monkeypatch.setattr(doctor, "find_device", refuse)
+    assert "newer driver" in ill(doctor.choice())["device: auto"]
+
+
+def test_gpus_that_dali_does_not_see(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    properties = type("Properties", (), dict(name="NVIDIA Test", total_memory=80 * 2**30, major=9, minor=0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(drivers, "installed_driver", lambda: "580.82.07")
+    monkeypatch.setattr(doctor, "_gpus_of_dali", lambda: 0)
+    found = list(doctor.graphics())
+    assert "NVIDIA Test, 80 GiB, compute capability 9.0" in [fact.value for fact in found]
+    assert list(ill(found)) == ["GPUs that DALI sees"]
+
+
+def test_nvidia_smi_that_does_not_answer(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: type("Properties", (), dict(uuid="1-2")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.nvidia_smi("driver_version") == {}
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho '580.82.07, 1980 MHz'\n")
+    script.chmod(0o755)
+    assert doctor.nvidia_smi("driver_version", "clocks.max.sm") == {
+        "driver_version": "580.82.07",
+        "clocks.max.sm": "1980 MHz",
+    }
+    assert doctor.nvidia_smi("driver_version") == {}  # as many values as were asked for, or none
+
+
+def test_the_command():
+    ran = subprocess.run([sys.executable, "-m", "train.doctor"], capture_output=True, text=True)
+    assert "✓ Python" in ran.stdout and "device: auto" in ran.stdout
+    assert ran.returncode == (1 if "✗" in ran.stdout else 0)

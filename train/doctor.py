@@ -1,0 +1,171 @@
+"""Whether this machine's parts fit together, and what a run would use: ``python -m train.doctor``.
+
+A line a fact. The exit code is 1 where something does not fit, a GPU that a run could not use for one.
+"""
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from evaluate.features.ranks import find_device
+from pipelines.common import drivers
+from pipelines.common.command import run, say
+from pipelines.common.errors import UserError
+
+_PYTHON = (3, 10), (3, 13)  # the first version that is supported, and the first that is not
+_TORCH = (2, 11)
+_SOUND_DALI = "2.1"  # see pipelines/loading/decoder.py
+_NODES = Path("/sys/devices/system/node")
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is so, whether a run can do with it, and what to do where it cannot."""
+
+    name: str
+    value: str
+    remedy: str = ""  # nothing where all is well
+
+    @property
+    def sound(self) -> bool:
+        return not self.remedy
+
+
+def facts() -> list[Fact]:
+    """Everything that is to be said of this machine, the programs before what they run on."""
+    sources: list[Callable[[], Iterator[Fact]]] = [programs, processors, graphics, choice]
+    return [fact for source in sources for fact in source()]
+
+
+def programs() -> Iterator[Fact]:
+    """Python and the libraries whose versions matter."""
+    first, past = _PYTHON
+    wrong = not first <= sys.version_info[:2] < past
+    yield Fact("Python", platform.python_version(), "install Python 3.10, 3.11 or 3.12" if wrong else "")
+    cuda = f", built for CUDA {torch.version.cuda}" if torch.version.cuda else ", built without CUDA"
+    old = _numbers(torch.__version__)[:2] < _TORCH
+    yield Fact("PyTorch", torch.__version__.partition("+")[0] + cuda, "install torch 2.11 or newer" if old else "")
+    yield _dali()
+    yield Fact("Triton", version("triton") if find_spec("triton") else "not installed: head.kernels must be torch")
+    if torch.version.cuda and torch.distributed.is_nccl_available():
+        yield Fact("NCCL", ".".join(map(str, torch.cuda.nccl.version())))
+
+
+def _dali() -> Fact:
+    builds = drivers.dali_builds()
+    if len(builds) > 1:
+        names = " ".join(builds)
+        return Fact("NVIDIA DALI", names, f"keep one of them: pip uninstall {names}, then install the one")
+    remedy = f"pip install 'nvidia-dali-cuda120~={_SOUND_DALI}.0'"
+    if not builds:
+        return Fact("NVIDIA DALI", "not installed", remedy)
+    ((name, cuda),) = builds.items()
+    try:
+        number = version(name)
+    except PackageNotFoundError:
+        return Fact("NVIDIA DALI", "without a version", remedy)
+    sound = f"{number}.".startswith(f"{_SOUND_DALI}.")
+    remedy = f"another version may end the process at a damaged image: pip install '{name}~={_SOUND_DALI}.0'"
+    return Fact("NVIDIA DALI", f"{number}, built for CUDA {cuda}", "" if sound else remedy)
+
+
+def processors() -> Iterator[Fact]:
+    """What decodes where no GPU does, and launches the work of a GPU."""
+    nodes = len(list(_NODES.glob("node[0-9]*"))) or 1
+    several = f", {nodes} NUMA nodes (torchrun --numa-binding=node keeps a rank on its GPU's)" if nodes > 1 else ""
+    yield Fact("processor", f"{len(os.sched_getaffinity(0))} cores{several}")
+
+
+def graphics() -> Iterator[Fact]:
+    """The driver and the GPUs, as PyTorch and as DALI see them."""
+    driver = drivers.installed_driver()
+    yield from _driver_facts(driver, {"PyTorch": drivers.cuda_of_torch(), "DALI": drivers.cuda_of_dali()})
+    count = _quiet(torch.cuda.device_count) if _quiet(torch.cuda.is_available) else 0
+    for index in range(count):
+        device = torch.cuda.get_device_properties(index)
+        text = f"{device.name}, {device.total_memory / _GIB:.0f} GiB, compute capability {device.major}.{device.minor}"
+        yield Fact(f"GPU {index}", text)
+    if count:
+        seen = _gpus_of_dali()
+        remedy = "its build and the driver do not fit together: see README, Drivers" if seen < count else ""
+        yield Fact("GPUs that DALI sees", str(seen), remedy)
+
+
+def _driver_facts(driver: str | None, builds: dict[str, int | None]) -> Iterator[Fact]:
+    """The driver, held against what each build (CUDA's major version, None for none) needs."""
+    if driver is None:
+        yield Fact("NVIDIA driver", "none")
+        return
+    needs = {name: drivers.LEAST_DRIVER[cuda] for name, cuda in builds.items() if cuda in drivers.LEAST_DRIVER}
+    least = ", ".join(f"{name} needs {number}" for name, number in needs.items())
+    short = [name for name, number in needs.items() if _numbers(driver)[0] < number]
+    remedy = f"too old for {' and '.join(short)}: see README, Drivers" if short else ""
+    yield Fact("NVIDIA driver", driver + (f" ({least})" if least else ""), remedy)
+
+
+def choice() -> Iterator[Fact]:
+    """What ``device: auto`` comes to."""
+    try:
+        yield Fact("device: auto", find_device().type)
+    except UserError as error:
+        yield Fact("device: auto", "refused", str(error))
+
+
+def nvidia_smi(*fields: str) -> dict[str, str]:
+    """What ``nvidia-smi`` says of the first visible GPU, by field (``nvidia-smi --help-query-gpu``); {} without it."""
+    if not torch.cuda.is_available():
+        return {}
+    uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
+    chosen = [f"--id=GPU-{uuid.removeprefix('GPU-')}"] if uuid else []
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", *chosen]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    values = [value.strip() for value in answer.stdout.partition("\n")[0].split(",")]
+    return dict(zip(fields, values)) if answer.returncode == 0 and len(values) == len(fields) else {}
+
+
+def _gpus_of_dali() -> int:
+    from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]  # which the stub leaves out
+
+    return GetCUDADeviceCount()
+
+
+def _quiet(ask: Callable[[], int]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a driver that is too old, which is said here
+        return ask()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def main() -> None:
+    """Print the facts."""
+    argparse.ArgumentParser(prog="python -m train.doctor", description=__doc__).parse_args()
+    found = facts()
+    width = max(len(fact.name) for fact in found)
+    for fact in found:
+        say(f"{'✓' if fact.sound else '✗'} {fact.name:{width}}  {fact.value}")
+        if fact.remedy:
+            say(f"  {'':{width}}  → {fact.remedy}")
+    if not all(fact.sound for fact in found):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""Plan a run: ``python -m train.plan --config configs/x.yaml [section.key=value ...] [--gpus 8] [--device h100]``.
+
+What a rank needs of memory, what fits, how long a step and the run take, and which part of the machine binds. The model
+is traced without data, weights or a GPU; what it runs on are the makers' figures, or, with ``--device this``, short
+measurements of this machine. The data need not be there.
+"""
+
+import argparse
+import json
+import sys
+
+from rich.console import Console
+
+from pipelines.common.command import at_least, run
+from train.config import load_config
+from train.planning.calibration import this_device
+from train.planning.data_sets import data_size
+from train.planning.devices import BETWEEN, DEVICES, WITHIN, find_device, links_of
+from train.planning.plan import Cluster, make_plan, source_batch
+from train.planning.report import tables
+
+
+def main() -> None:
+    """Parse the command line, plan, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file of the run (see configs/)")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
+    parser.add_argument("--device", default="h100", help=f"{', '.join(DEVICES)}, or this: measured here")
+    parser.add_argument("--gpus", type=at_least(1), help="of a node; 8, with --device this 1")
+    parser.add_argument("--nodes", type=at_least(1), default=1)
+    parser.add_argument("--link", default="ndr", choices=BETWEEN, help="between nodes")
+    parser.add_argument("--within", choices=WITHIN, help="within a node; the device's own where it is not given")
+    parser.add_argument("--identities", type=at_least(1), help="instead of the data's")
+    parser.add_argument("--images", type=at_least(1), help="instead of the data's")
+    parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds, FLOPs")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.overrides)
+    here = arguments.device == "this"
+    gpus = arguments.gpus or (1 if here else 8)
+    device = this_device() if here else find_device(arguments.device)
+    cluster = Cluster(device, links_of(device, arguments.link, gpus, arguments.within), gpus * arguments.nodes)
+    data = data_size(config, arguments.identities, arguments.images)
+    plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config))
+    if arguments.json:
+        json.dump(plan.as_dict(), sys.stdout, indent=1)
+        print()
+        return
+    console = Console(markup=False, emoji=False, highlight=False)
+    for part in tables(plan):
+        console.print(part, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run(main)

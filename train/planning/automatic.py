@@ -1,0 +1,70 @@
+"""What ``auto`` means in a config: values found when a run starts, from its machine and its own planned memory."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluate.features.ranks import World
+from train.config import Config
+from train.distributed import agreed
+from train.planning.border import fits
+from train.planning.decoding import batches_ahead, decoding_threads
+from train.planning.step import Setting, chosen_tile, trace_step
+
+AUTOMATIC = (
+    ("head", "tile"),
+    ("model", "checkpoint_activations"),
+    ("data", "prefetch"),
+    ("data", "threads"),
+)
+
+
+def settle(config: Config, setting: Setting, cores: int, any_rank: Callable[[bool], bool] = bool) -> Config:
+    """The config with a value for each ``auto``.
+
+    None of them changes what is computed, beyond rounding: a run that goes on elsewhere may settle otherwise.
+
+    Args:
+        setting: the run's, with the memory that is free on this rank.
+        cores: of this rank.
+        any_rank: whether something is so on any rank; all of them call.
+    """
+    found: dict[str, dict[str, Any]] = {section: {} for section, _ in AUTOMATIC}
+    if config.head.tile == "auto":
+        found["head"]["tile"] = chosen_tile(config, setting)
+    if config.data.threads == "auto":
+        found["data"]["threads"] = decoding_threads("auto", cores, setting.gpu)
+    if config.data.prefetch == "auto":
+        found["data"]["prefetch"] = batches_ahead("auto", config.data.batch_size)
+    if config.model.checkpoint_activations == "auto":
+        needed = config.model.can_compute_again and not fits(trace_step(config, setting, False), setting)
+        found["model"]["checkpoint_activations"] = any_rank(needed)
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in found.items()}
+    )
+
+
+def settled_here(config: Config, world: World, identities: int) -> Config:
+    """`settle` for this process of a run, before it has taken any memory; all ranks call."""
+    on_node = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = max(1, len(os.sched_getaffinity(0)) // on_node)
+    gpu = world.device.type == "cuda"
+    memory = torch.cuda.mem_get_info(world.device)[0] if gpu else _free_memory() // on_node
+    setting = Setting(gpu, memory, world.size, identities)
+    return settle(config, setting, cores, lambda needed: any(agreed(lambda: needed)))
+
+
+def _free_memory() -> int:
+    """Bytes of the host that nothing holds."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return 1024 * int(lines["MemAvailable"].split()[0])
+
+
+def settled_values(before: Config, after: Config) -> Iterator[str]:
+    """``section.key=value`` for each value that was ``auto``."""
+    for section, key in AUTOMATIC:
+        if getattr(getattr(before, section), key) == "auto":
+            yield f"{section}.{key}={str(getattr(getattr(after, section), key)).lower()}"
