@@ -9,7 +9,7 @@ from itertools import repeat
 
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from benchmarks.gpu.part import Report, Setting
 from benchmarks.gpu.training import TINY, fixed_batches, group, losses, on, trainer
@@ -157,7 +157,11 @@ def _profile(report: Report, setting: Setting, run: Trainer, of: dict[str, str])
     """The share of ten steps in which the GPU has something to do."""
     feed = repeat(on(fixed_batches(setting, run.world, run, 1)[0], setting.place))
     finish(run.world.device)
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    kind = ProfilerActivity.CUDA if setting.device == "cuda" else ProfilerActivity.CPU
+    if kind not in supported_activities():
+        report.skip("GPU busy", "PyTorch's profiler does not find CUPTI")
+        return
+    with profile(activities=[kind]) as profiler:
         began = time.perf_counter()
         for _ in range(10):
             run.train_step(feed)
