@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 import losses.head.partial_fc
 from losses import PartialFC, create_margin
-from losses.auxiliary.transfers import HostCopy
 from losses.head.collective import rank, world_size
 from models import create_model
+from pipelines.common.transfers import HostCopy
 from pipelines.loading.loader import Batch
 from tests.train.support import close, curve, finish
 from train.config import Optim
