@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.gpu.part import Report, Setting
 from benchmarks.gpu.step import NETWORKS, Network, forget, speed
-from benchmarks.gpu.training import fixed_batches, group, losses, trainer
+from benchmarks.gpu.training import fixed_batches, group, largest_difference, losses, trainer
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
 from train.build import check_compiler
@@ -53,7 +53,7 @@ def _network(
     ours = losses(compiled, batches, _STEPS)
     of = dict(network=network.name)
     report.figure("first steps with compiling", time.perf_counter() - began, "s", **of)
-    worst = max(abs(a - b) / b for a, b in zip(ours, theirs))
+    worst = largest_difference(ours, theirs)
     same = report.at_most("losses of compiled steps against eager ones", worst, 0.02, "relative", **of)
     images = speed(report, setting, compiled, network.name, "compiled")
     if same:
