@@ -56,9 +56,8 @@ def trace_head(
             labels = torch.empty(rows, dtype=torch.int64, device=device)
             uniform = torch.empty(rows, device=device)
         with recorder.phase("forward", "tiles of centres", "head forward"):
-            loss = head._loss(
-                embeddings, labels, None, uniform
-            ).loss  # ``forward`` without autocast, which meta has not
+            # ``forward`` would leave autocast, which the meta device does not have.
+            loss = head._loss(embeddings, labels, None, uniform).loss
         with recorder.phase("backward", "tiles of centres", "head backward"):
             loss.backward()
             del loss
