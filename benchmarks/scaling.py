@@ -125,7 +125,12 @@ def config_table() -> str:
         "images/s",
         "days",
     )
-    return table(head, (_config_row(path) for path in sorted((ROOT / "configs").glob("*.yaml"))))
+    return table(head, map(_config_row, published_configs()))
+
+
+def published_configs() -> list[Path]:
+    """All but the quickstart, which is for processors."""
+    return [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.stem != "quickstart"]
 
 
 def _config_row(path: Path) -> Cells:
