@@ -19,7 +19,7 @@ def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds:
     """Rows {name, images_per_second, data_wait} of a config's training step, fed by its loader and by one fixed batch.
 
     The two alternate in rounds of ``steps`` steps; medians are over the rounds. ``data_wait`` is the share of the step
-    that training spends in the loader: waiting, and handing in and taking over a batch.
+    in which training waits for a batch.
     """
     with TemporaryDirectory() as output:
         settings = load_config(config, [*overrides, f"output={output}", "log.sinks=[jsonl]", "verify.bins=[]"])

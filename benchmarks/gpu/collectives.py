@@ -206,9 +206,10 @@ def _shard(report: Report, setting: Setting, world: World) -> None:
     told = [str(setting.scratch / "dcp")]
     dist.broadcast_object_list(told)
     state = {"centres": head.shard(head.weight.detach().clone())}
-    dcp.save(state, checkpoint_id=told[0])
+    words = dist.new_group(backend="gloo")  # as training does it
+    dcp.save(state, checkpoint_id=told[0], process_group=words)
     loaded = {"centres": head.shard(torch.zeros_like(head.weight.detach()))}
-    dcp.load(loaded, checkpoint_id=told[0])
+    dcp.load(loaded, checkpoint_id=told[0], process_group=words)
     local = loaded["centres"]
     local = local.to_local() if hasattr(local, "to_local") else local
     _all_hold(report, "a sharded tensor, saved and loaded", torch.equal(local, head.weight.detach()), world)

@@ -27,7 +27,8 @@ def _decode(rows: Sequence[Row]) -> str:
     def by_way(name: str) -> dict[tuple, list[float]]:
         ways: dict[tuple, list[float]] = {}
         for of, value in _values(rows, "decode", name):
-            ways.setdefault(tuple((key, of[key]) for key in of if key != "batch"), []).append(value)
+            way = tuple((key, of[key]) for key in of if key != "batch")
+            ways.setdefault(way, []).append(value)
         return ways
 
     slowed, cores, speeds = (by_way(name) for name in ("step slowed down by", "cores used", "loader alone"))
@@ -37,7 +38,8 @@ def _decode(rows: Sequence[Row]) -> str:
     fast = [way for way in slowed if min(speeds[way]) >= WANTED] or list(slowed)
     least = min(max(0.0, *slowed[way]) for way in fast)
     alike = [way for way in fast if max(slowed[way]) <= least + _ALIKE]
-    best = dict(min(alike, key=lambda way: max(cores[way])))
+    winner = min(alike, key=lambda way: max(cores[way]))
+    best = dict(winner)
     load = f", hw_decoder_load: {best['hw_decoder_load']:g}" if best["decode_on"] == "gpu" else ""
     return f"data: {{decode: {best['decode_on']}{load}, threads: {best['threads']}}}"
 

@@ -67,7 +67,7 @@ def _large(report: Report, setting: Setting, kernels: str) -> None:
     head(embeddings, labels).loss.backward()
     optimizer.step(optimizer.finite())
     moved = (head.weight.detach().sum(1) != before).nonzero().flatten().tolist()
-    of = dict(numbers=classes * EMBEDDING_SIZE, kernels=kernels)
+    of: dict[str, Any] = dict(numbers=classes * EMBEDDING_SIZE, kernels=kernels)
     report.holds("only the rows drawn move", moved == drawn, str(moved[:9]), limit=f"= {drawn}", **of)
     del head, optimizer, before
     _forget(setting)

@@ -16,7 +16,8 @@ from evaluate.reporting.charts import COLOURS, STYLE
 from evaluate.reporting.page import inline, write_document
 
 # By part: the figure that a chart shows, what its bars are called by, and what its colours stand for.
-CHARTS = {
+Chart = tuple[str, tuple[str, ...], str]
+CHARTS: dict[str, list[Chart]] = {
     "decode": [
         ("loader alone", ("decode_on", "hw_decoder_load", "threads"), "batch"),
         ("step slowed down by", ("decode_on", "hw_decoder_load", "threads"), "batch"),
@@ -123,5 +124,5 @@ def _bars(figures: Sequence[Row], name: str, labels: Sequence[str], colour: str)
 
 def _label(row: Row, keys: Sequence[str]) -> str:
     found = row.get("of", {})
-    words = {"hw_decoder_load": "load ", "threads": "threads "}
+    words = {"hw_decoder_load": "load ", "threads": "threads ", "rate": "rate "}
     return ", ".join(words.get(key, "") + tables.number(found[key]) for key in keys if key in found)

@@ -15,6 +15,7 @@ from benchmarks.measure import finish
 from losses import CentreOptimizer, PartialFC, create_margin
 from pipelines.sources import open_source
 from train.checkpoint import Checkpoints, latest_step
+from train.state import Part
 from train.stop import Stopped
 
 SHARD = 257_489  # centres of WebFace42M on one of eight ranks
@@ -142,7 +143,7 @@ def _checkpoint_speed(report: Report, setting: Setting) -> None:
         head = PartialFC(create_margin("arcface"), size, classes, device=world.device)
         optimizer = CentreOptimizer(head, lr=0.1)
         checkpoints = Checkpoints(folder, 1)
-        parts = {"head": head, "centre_optimizer": optimizer.state_dict()}
+        parts: dict[str, Part] = {"head": head, "centre_optimizer": optimizer.state_dict()}
         gigabytes = 2 * 4 * classes * size / 1e9
         for turn in range(2):  # the first one takes memory for the copy
             finish(world.device)

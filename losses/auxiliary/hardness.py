@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from losses.auxiliary.transfers import HostCopy, to_device
+from pipelines.common.transfers import HostCopy, to_device
 
 _MOST_ITERATIONS = 64
 

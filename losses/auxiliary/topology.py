@@ -10,7 +10,7 @@ import torch.distributed as dist
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
-from losses.auxiliary.transfers import HostCopy, to_device
+from pipelines.common.transfers import HostCopy, to_device
 
 
 class Cloud:

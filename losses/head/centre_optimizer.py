@@ -26,7 +26,8 @@ class CentreOptimizer:
       ``step`` applies it;
     - ``fused``: the backward pass computes the gradient of the embeddings and remembers the batch; ``step`` passes over
       the centres once more and updates each tile, so that the gradient of all centres never exists. Where the tiles
-      keep what they computed (see ``CentrePass.keep``) that takes no more products than plain, elsewhere a fourth more.
+      keep what they computed (see ``CentrePass.keep``) that takes no more products than plain, elsewhere and over
+      several sampled batches up to a third more.
 
     Args:
         lr: learning rate; set the attribute before ``step`` to change it.

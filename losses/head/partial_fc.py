@@ -6,7 +6,7 @@ sums over the ranks: the cosines to the own centres, and the exponentials. Broad
 the backward pass, one reduce-scatter of the embeddings' gradient.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor
 
 import losses.head.tile_torch
 from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedReduction
-from losses.head.collective import Group, RowGather, max_ranks, sum_ranks
+from losses.head.collective import Group, RowGather, sum_ranks
+from losses.head.dense import reduce_densely
 from losses.head.queue import EmbeddingQueue
 from losses.head.sampling import SampledClasses, draw
 from losses.head.sharded_centres import ShardedCentres
 from losses.head.tile_size import tile_size
-from losses.head.tile_torch import LOWEST, inverse_norm, softmax_entropy
+from losses.head.tile_torch import inverse_norm
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
 
@@ -193,14 +194,15 @@ class PartialFC(ShardedCentres):
             if self.mode == "streamed":
                 cos_y, reduced, beside = self._streamed(x, batch, rows.sampled)
             else:
-                reduced, beside = self._dense(x, batch, rows.sampled)
-            if self.margin.reduction == "softplus":
+                of_batch = batch, self.margin, rows.sampled, self.entropy
+                reduced, beside = reduce_densely(x, self.weight, self.start, *of_batch, self.group)
+            if self.margin.reduction == "softplus" and beside is not None:
                 bias = self.margin.bias(batch)
                 reduced = reduced - beside * (bias - bias.detach())  # the number it is, with the bias's derivative
         target = self.margin.target(cos_y, batch)
         row_losses = torch.where(batch.valid, self.margin.loss(target, reduced, batch), 0.0)
         entropy = None
-        if self.entropy:
+        if self.entropy and reduced is not None and beside is not None:
             entropy = _entropy(target.detach(), reduced.detach(), beside)
         loss, local = batch.mean(weights * row_losses), slice(gather.start, gather.stop)
         return HeadOutput(loss, row_losses, batch, entropy, local)
@@ -209,7 +211,7 @@ class PartialFC(ShardedCentres):
         """The batch as the margin sees it, and (B,) cosines to the own centres.
 
         The cosines are differentiable in dense mode. In a streamed pass they get their gradient together with the other
-        classes (see ``StreamedSoftmax``), and where other classes have no part, the centres get none.
+        classes (see ``StreamedReduction``), and where other classes have no part, the centres get none.
         """
         weight = self.weight if self.mode == "dense" and self.margin.competitive else self.weight.detach()
         streamed = self.mode == "streamed" and self.margin.competitive
@@ -252,7 +254,7 @@ class PartialFC(ShardedCentres):
     def _streamed(
         self, x: Tensor, batch: BatchView, sampled: SampledClasses | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(B,) cosines to the own centres, now with a gradient, and what ``_dense`` returns."""
+        """(B,) cosines to the own centres, now with a gradient, and what ``reduce_others`` returns."""
         centre_pass = CentrePass(
             self.weight.detach(),
             batch.labels - self.start,
@@ -292,30 +294,6 @@ class PartialFC(ShardedCentres):
         on_cpu = self.weight.device.type == "cpu"
         memory = None if on_cpu else torch.cuda.get_device_properties(self.weight.device).total_memory
         return tile_size(batch, len(self.weight), self.weight.shape[1], memory)
-
-    def _dense(self, x: Tensor, batch: BatchView, sampled: SampledClasses | None) -> tuple[Tensor, Tensor | None]:
-        """What ``reduce_others`` returns, its first part differentiable."""
-        batch = replace(batch, norm=batch.norm.detach())  # as in a pass by tiles, where only cosines have a gradient
-        logits = self.margin.others(x @ (self.weight * inverse_norm(self.weight)[:, None]).T, batch)
-        if batch.bias is not None:
-            logits = logits - batch.bias
-        here = torch.arange(self.start, self.stop, device=x.device)
-        left_out = here == batch.labels[:, None]
-        if sampled is not None:
-            left_out = left_out | ~sampled.drawn
-        counted = logits.masked_fill(left_out, 2 * LOWEST)
-        if self.margin.reduction == "softplus":
-            mass = counted.detach().sigmoid().sum(1)
-            return sum_ranks(F.softplus(counted).sum(1), self.group), sum_ranks(mass, self.group)
-        top = max_ranks(F.pad(counted, (0, 1), value=LOWEST).amax(1), self.group)
-        above = counted - top[:, None]
-        total = sum_ranks(above.exp().sum(1), self.group)
-        entropy = None
-        if self.entropy:
-            moment = sum_ranks((above.detach().exp() * above.detach()).sum(1), self.group)
-            entropy = softmax_entropy(total.detach(), moment)
-        nothing = total == 0  # log 0 has no gradient
-        return total.masked_fill(nothing, 1.0).log().masked_fill(nothing, -torch.inf) + top, entropy
 
     def attach(self, on_centre_gradient: OnCentreGradient | None) -> None:
         """What a streamed backward pass calls for the gradient of the centres; by None it goes to ``weight.grad``.

@@ -21,25 +21,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pipelines.common.transfers import HostCopy
+
 ALIGNED = 128  # rows: products with multiples of it fill the tensor cores' blocks
-
-
-class HostCopy:
-    """Numbers on their way from the device to the host. Reading them waits for what led to them, and nothing else."""
-
-    def __init__(self, numbers: Tensor) -> None:
-        self._numbers, self._arrival = numbers, None
-        if numbers.is_cuda:
-            pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-            self._numbers = pinned.copy_(numbers, non_blocking=True)
-            self._arrival = torch.cuda.Event(blocking=True)
-            self._arrival.record(torch.cuda.current_stream(numbers.device))
-
-    def read(self) -> list[int]:
-        """The numbers, as soon as they are there."""
-        if self._arrival is not None:
-            self._arrival.synchronize()
-        return self._numbers.tolist()
 
 
 @dataclass
@@ -65,7 +49,7 @@ class SampledClasses:
     @cached_property
     def numbers(self) -> Sequence[int]:
         """``counts`` on the host."""
-        return self.counts.read() if isinstance(self.counts, HostCopy) else self.counts
+        return self.counts.result().tolist() if isinstance(self.counts, HostCopy) else self.counts
 
     @cached_property
     def index(self) -> Tensor:

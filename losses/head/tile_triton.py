@@ -2,11 +2,11 @@
 
 A product of embeddings and centres leaves the tensor cores as what becomes of it: sums of exponentials in the forward
 pass, the gradient of the cosines (in half precision) in the backward pass. The (B, n) float32 logits do not exist. What
-works on rows (norms, tangents, updates) reads and writes each number once.
+works on single centres (norms, tangents, updates) is in ``losses.head.rows_triton``.
 
 In a kernel an argument's name stands for the pointer until it is loaded, and from then on for the value. A program
-computes one BLOCK_ROWS x BLOCK part of the products (rows: the batch's, columns: the tile's centres), or works on one
-centre. Tensors are contiguous, and an argument that is None is left out when the kernel is compiled.
+computes one BLOCK_ROWS x BLOCK part of the products (rows: the batch's, columns: the tile's centres). Tensors are
+contiguous, and an argument that is None is left out when the kernel is compiled.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from losses.head.tile_torch import LOWEST, TINY, Tile, rebase_, shifted
+from losses.head.rows_triton import adamw_, load_centres, sgd_
+from losses.head.tile_torch import LOWEST, Tile, rebase_, shifted
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
+
+__all__ = ["adamw_", "check", "class_sums", "d_product", "load_centres", "sgd_"]
 
 _STEP_BYTES = 128  # that a block reads of each row at a time
 
@@ -39,16 +42,22 @@ class Blocks:
     stages: int = 3
     registers: int | None = None
 
-    def arguments(self, element_size: int) -> dict[str, int | str | None]:
+    def arguments(self, element_size: int) -> dict[str, int | None]:
         """What the kernels take, for operands of so many bytes a number."""
-        blocks = dict(BLOCK_ROWS=self.rows, BLOCK=self.columns, STEP=_STEP_BYTES // element_size)
-        return blocks | dict(num_warps=self.warps, num_stages=self.stages, maxnreg=self.registers)
+        return {
+            "BLOCK_ROWS": self.rows,
+            "BLOCK": self.columns,
+            "STEP": _STEP_BYTES // element_size,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "maxnreg": self.registers,
+        }
 
 
-# By kernel and size of the operands' numbers. A table and not an autotuner: block sizes decide the order of sums, which so
-# is the same on every rank and in every run. On Ampere and Hopper nothing spills registers, whatever the margin, and two
-# programs or more fit on a multiprocessor, so that one multiplies while another takes exponentials (docs/log.md has the
-# numbers). `python -m benchmarks.blocks` times these and others.
+# By kernel and size of the operands' numbers. A table and not an autotuner: block sizes decide the order of sums, which
+# so is the same on every rank and in every run. On Ampere and Hopper nothing spills registers, whatever the margin, and
+# two programs or more fit on a multiprocessor, so that one multiplies while another takes exponentials (docs/log.md has
+# the numbers). `python -m benchmarks.blocks` times these and others.
 BLOCKS: dict[tuple[str, int], Blocks] = {
     ("class_sums", 2): Blocks(128, 64, 8),
     ("d_product", 2): Blocks(128, 64, 8),
@@ -172,72 +181,6 @@ def _d_product(
     tl.store(at, d_cos.to(out.dtype.element_ty), mask=inside[:, None] & (column < count))
 
 
-@triton.jit
-def _row(index, first):
-    """Which row of the tile is this program's, and which of the shard."""
-    place = tl.program_id(0).to(tl.int64)
-    if index is not None:
-        return place, tl.load(index + place)
-    return place, first + place
-
-
-@triton.jit
-def _load_centres(weight, centres, inv_norm, index, first, SIZE: tl.constexpr, BLOCK: tl.constexpr, TINY: tl.constexpr):
-    place, row = _row(index, first)
-    at = tl.arange(0, BLOCK)
-    values = tl.load(weight + row * SIZE + at, mask=at < SIZE, other=0.0)
-    tl.store(centres + place * SIZE + at, values.to(centres.dtype.element_ty), mask=at < SIZE)
-    norm = tl.sqrt(tl.sum(values * values))
-    tl.store(inv_norm + place, 1 / tl.where(norm < TINY, 1.0, norm))
-
-
-@triton.jit
-def _centre(weight, gradient, inv_norm, index, active, first, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the numbers of this program's centre are, which of them move, and (BLOCK,) they and d loss / d them."""
-    place, row = _row(index, first)
-    within = tl.arange(0, BLOCK)
-    at, mask = row * SIZE + within, within < SIZE
-    if active is not None:
-        mask = mask & (tl.load(active + place) != 0)
-    w = tl.load(weight + at, mask=mask, other=0.0)
-    g = tl.load(gradient + place * SIZE + within, mask=mask, other=0.0)
-    if inv_norm is not None:
-        inv_norm = tl.load(inv_norm + place)
-        g -= w * (tl.sum(g * w) * inv_norm * inv_norm)
-    return at, mask, w, g
-
-
-@triton.jit
-def _sgd(
-    weight, momentum, gradient, inv_norm, index, active, first, lr, beta, decay,
-    SIZE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, SIZE, BLOCK)
-    step = g + decay * w
-    if momentum is not None:
-        step += beta * tl.load(momentum + at, mask=mask, other=0.0)
-        tl.store(momentum + at, step, mask=mask)
-    tl.store(weight + at, w - lr * step, mask=mask)
-
-
-@triton.jit
-def _adamw(
-    weight, mean, square, steps, gradient, inv_norm, index, active, first, lr, beta1, beta2, eps, decay,
-    SIZE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, SIZE, BLOCK)
-    m = beta1 * tl.load(mean + at, mask=mask, other=0.0) + (1 - beta1) * g
-    v = beta2 * tl.load(square + at, mask=mask, other=0.0) + (1 - beta2) * g * g
-    steps += _row(index, first)[1]
-    count = tl.load(steps) + 1
-    unbias1, unbias2 = 1 - tl.exp(count * tl.log(beta1)), 1 - tl.exp(count * tl.log(beta2))
-    w = w * (1 - lr * decay) - lr * (m / unbias1) / (tl.sqrt(v / unbias2) + eps)
-    tl.store(mean + at, m, mask=mask)
-    tl.store(square + at, v, mask=mask)
-    tl.store(weight + at, w, mask=mask)
-    tl.store(steps, count, mask=tl.sum(mask.to(tl.int32)) > 0)
-
-
 def check(margin: Margin, matmul_dtype: torch.dtype) -> None:
     """Refuse what these kernels do not compute."""
     if margin.competitive and margin.overrides_others:
@@ -245,17 +188,6 @@ def check(margin: Margin, matmul_dtype: torch.dtype) -> None:
         raise UserError(f"{name} has an `others` of its own, which Triton's kernels do not know: take kernels: torch")
     if matmul_dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UserError(f"Triton's kernels do not multiply {matmul_dtype}: take kernels: torch")
-
-
-def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """See ``tile_torch.load_centres``."""
-    size, count = weight.shape[1], len(index) if isinstance(index, Tensor) else index.stop - index.start
-    centres = torch.empty(count, size, dtype=dtype, device=weight.device)
-    inv_norm = torch.empty(count, device=weight.device)
-    _load_centres[(count,)](
-        weight, centres, inv_norm, *_index_or_first(index), SIZE=size, BLOCK=_width(size), TINY=TINY
-    )
-    return centres, inv_norm
 
 
 def class_sums(
@@ -304,45 +236,9 @@ def d_product(
     return out
 
 
-def sgd_(
-    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
-    *, lr: float, momentum: float, weight_decay: float,
-) -> None:  # fmt: skip
-    """See ``tile_torch.sgd_``."""
-    count, size = gradient.shape
-    numbers, first = _index_or_first(index)
-    _sgd[(count,)](
-        state["weight"], state.get("momentum"), gradient, inv_norm, numbers, active, first,
-        lr, momentum, weight_decay, SIZE=size, BLOCK=_width(size),
-    )  # fmt: skip
-
-
-def adamw_(
-    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
-    *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-) -> None:  # fmt: skip
-    """See ``tile_torch.adamw_``."""
-    count, size = gradient.shape
-    numbers, first = _index_or_first(index)
-    _adamw[(count,)](
-        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")),
-        gradient, inv_norm, numbers, active, first, lr, *betas, eps, weight_decay, SIZE=size, BLOCK=_width(size),
-    )  # fmt: skip
-
-
-def _index_or_first(index: slice | Tensor) -> tuple[Tensor | None, int]:
-    """(row numbers, 0), or for a slice (None, its first row)."""
-    return (None, index.start or 0) if isinstance(index, slice) else (index, 0)
-
-
 def _curve_arguments(margin: Margin, batch: BatchView) -> tuple[float, Tensor | None, Tensor | None, float | None]:
     """What ``_others`` needs of a margin."""
     curve = margin.hard_negatives(batch)
     if curve is None:
         return margin.s, None, None, margin.interclass_filter
     return margin.s, curve.limit.contiguous(), curve.coefficients.contiguous(), margin.interclass_filter
-
-
-def _width(size: int) -> int:
-    """A row in one piece."""
-    return triton.next_power_of_2(size)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipelines.common.pixels import normalise
+from pipelines.common.transfers import to_device
 
 
 @dataclass
@@ -33,20 +34,15 @@ class EncodedBatch:
     def with_images(self, pixels: tuple[Tensor, ...], dtype: torch.dtype) -> Batch:
         """The batch with the decoder's ``pixels``, uint8 (b, h, w, 3), which may be overwritten, and its clean view."""
         device = pixels[0].device
-        flips = None if self.flips is None else _to_device(self.flips, device)
+        flips = None if self.flips is None else to_device(torch.from_numpy(self.flips), device)
         images, *clean = (_to_images(view, flips, dtype) for view in pixels)
         return Batch(
             images=images,
-            labels=_to_device(self.labels, device),
+            labels=to_device(torch.from_numpy(self.labels), device),
             indices=torch.tensor(self.indices),
             uniforms=torch.from_numpy(self.uniforms),
             clean=clean[0] if clean else None,
         )
-
-
-def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _to_images(pixels: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tensor:

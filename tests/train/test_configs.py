@@ -1,5 +1,6 @@
 """Every config in configs/, and every backbone, takes steps on two ranks."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def take_steps(path: str, overrides: list[str], count: int) -> tuple[list[float]
 
 def run_on_two_ranks(ranks, path, folder, data, overrides, count):
     settings = [f"data.train={data}", "data.batch_size=4", "data.threads=1", "verify.bins=[]", f"output={folder}/run"]
+    settings.append("model.compile=false")  # which takes longer than the steps; `test_compile` has it
     (losses, change), (other_losses, other_change) = ranks(2, take_steps, str(path), [*settings, *overrides], count)
     assert torch.isfinite(torch.tensor([*losses, *other_losses])).all() and min(losses) > 0
     assert change == other_change > 0
@@ -49,6 +51,30 @@ def run_on_two_ranks(ranks, path, folder, data, overrides, count):
 def test_config_takes_two_steps(ranks, path, tmp_path, faces):
     name = SMALLEST[load_config(path).model.name[0]]
     run_on_two_ranks(ranks, path, tmp_path, faces, [f"model.name={name}", "model.input_size=36"], 2)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_networks_are_compiled_for_gpus(path):
+    config = load_config(path)
+    assert config.model.compile == (config.device == "cuda")
+
+
+def test_fewer_gpus_keep_the_global_batch():
+    """What was published for 64 GPUs says by how many batches a step 8 and 16 of them come to the same one."""
+    found = 0
+    for path in CONFIGS:
+        text = path.read_text()
+        (batch_size, gpus), *_ = re.findall(r"(\d+) x (\d+) images", text) or [(0, 0)]
+        if int(gpus) <= 8:
+            continue
+        assert load_config(path).data.batch_size == int(batch_size)
+        (one, first, other, second), *_ = re.findall(
+            r"On (\d+) GPUs optim.accumulate=(\d+), on (\d+) optim.accumulate=(\d+)", text
+        )
+        assert (one, other) == ("8", "16")
+        assert int(one) * int(first) == int(other) * int(second) == int(gpus)
+        found += 1
+    assert found == 4
 
 
 # Copies of the weights' size on either rank: weights, gradients, momentum, and the update itself for a moment; and how

@@ -7,15 +7,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import losses.head.partial_fc
 from losses import PartialFC, create_margin
-from losses.auxiliary.transfers import HostCopy
 from losses.head.collective import rank, world_size
 from models import create_model
+from pipelines.common.transfers import HostCopy
 from pipelines.loading.loader import Batch
 from tests.train.support import close, curve, finish
 from train.config import Optim
 from train.optim import create_optimizer
-from train.recipes import create_recipe
+from train.recipes import RECIPES, create_recipe
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
 
@@ -194,6 +195,9 @@ class Layers(torch.nn.Module):
         super().__init__()
         self.layers = torch.nn.ModuleList([torch.nn.Linear(3 * 18 * 18, 12), torch.nn.Linear(12, 8)])
 
+    def forward(self, images):
+        return self.head(self.trunk(images))
+
     def trunk(self, images):
         return self.layers[0](images.flatten(1)).tanh()
 
@@ -203,6 +207,23 @@ class Layers(torch.nn.Module):
     def forward_patches(self, images):
         patches = images.mean(1).unfold(1, 6, 6).unfold(2, 6, 6).flatten(1, 2).flatten(2)
         return self.head(self.trunk(images)), patches.mean(2), patches.std(2)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_classes_are_drawn_before_the_network_runs(name, monkeypatch):
+    """So that the host need not wait for it: with the labels that the head gets, whatever a recipe makes of them."""
+    happened = []
+    drawn = losses.head.partial_fc.draw
+    monkeypatch.setattr(losses.head.partial_fc, "draw", lambda *args: happened.append("draw") or drawn(*args))
+    recipe = create_recipe(name)
+    network = recipe.network(Layers())
+    network.register_forward_hook(lambda *_: happened.append("network"))
+    head = PartialFC(create_margin("arcface"), 8, 40, sample_rate=0.5, entropy=recipe.entropy)
+    batch = batch_of(8, 18, recipe.num_uniforms, clean=True)
+    head.prepare(batch.labels)
+    recipe.step(batch, network, head, 0.0)
+    assert happened[0] == "draw" and "network" in happened
+    assert "draw" not in happened[happened.index("network") :]
 
 
 def on_a_rank(name, options):

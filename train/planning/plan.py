@@ -13,6 +13,7 @@ from train.planning.data_sets import DataSize
 from train.planning.devices import Device, Links
 from train.planning.forecast import Forecast, forecast
 from train.planning.step import Memory, Setting, StepTrace, trace_step
+from train.planning.timing import OperatorTimer
 
 _DAY = 86400.0  # seconds
 _MUCH = 0.1  # of a step
@@ -77,19 +78,26 @@ class Plan:
 
 
 def make_plan(
-    config: Config, cluster: Cluster, data: DataSize, *, made_for: int | None = None, borders: bool = True
+    config: Config,
+    cluster: Cluster,
+    data: DataSize,
+    *,
+    made_for: int | None = None,
+    borders: bool = True,
+    timed: bool = False,
 ) -> Plan:
     """Plan a run.
 
     Args:
         made_for: the global batch for which the config's learning rate is; None where nobody knows.
+        timed: whether to time the step's operators on this CPU instead of taking them from a roofline.
         borders: whether to look for the largest batch and the most identities, which takes some traces more.
     """
     device = cluster.device
     setting = Setting(device.name != "cpu", device.memory, cluster.ranks, data.identities)
     given, config = config, settle(config, setting, device.cores)
     again = config.model.checkpoint_activations is True
-    trace = trace_step(config, setting)
+    trace = trace_step(config, setting, timer=OperatorTimer() if timed else None)
     keeping = recomputing = None
     if config.model.can_compute_again:
         other = trace_step(config, setting, not again).memory.total

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from losses import PartialFC
-from losses.auxiliary.transfers import to_device
+from pipelines.common.transfers import to_device
 from pipelines.loading.loader import Batch
 
 # What the options of recipes may be: a config is checked against the constructors' annotations.

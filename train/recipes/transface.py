@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from losses import PartialFC
-from losses.auxiliary.transfers import to_device
 from models.modes import evaluating
 from pipelines.common.errors import UserError
+from pipelines.common.transfers import to_device
 from pipelines.loading.loader import Batch
 from train.recipes.backbones import PatchWeighing, require
 from train.recipes.patch_mix import perturb_patches

@@ -117,6 +117,20 @@ def test_a_step_prepared_is_the_same(margin, mode, monkeypatch):
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
+def test_classes_of_the_queue_take_part():
+    head = PartialFC(create_margin("broadface", queue_size=60), 16, 1000, sample_rate=0.05)
+    seen = set()
+    for seed in range(3):
+        embeddings, labels, _ = problem(classes=1000, seed=seed)
+        seen |= set(labels.tolist())
+        head.prepare(labels)
+        assert seen <= set(head._prepared.sampled.index.tolist())
+        head(embeddings, labels)
+    head.eval()
+    head.prepare(labels)
+    assert not seen <= set(head._prepared.sampled.index.tolist())
+
+
 def on_rank(cuts):
     import torch.distributed as dist
 
@@ -154,8 +168,11 @@ def test_the_sample_changes_with_the_update():
 
 @pytest.mark.parametrize("mode", ["streamed", "dense"])
 def test_rows_that_fill_up_change_nothing(mode, monkeypatch):
-    """As on a GPU; also logits of theirs that are far above the log-sum-exp of those that take part."""
-    embeddings, labels, centres = problem(classes=100)
+    """As on a GPU; also logits of theirs that are far above the log-sum-exp of those that take part.
+
+    Of 40 rows, for their 16 dimensions so many that some tiles are computed again.
+    """
+    embeddings, labels, centres = problem(40, classes=100)
     results = []
     for aligned in (1, 64):
         monkeypatch.setattr(losses.head.partial_fc, "draw", partial(draw, aligned=aligned))

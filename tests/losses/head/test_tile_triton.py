@@ -134,7 +134,7 @@ def test_tensors_may_lie_in_memory_as_they_like():
 COMPILE = """
 import os, re, subprocess, sys, tempfile, triton
 from triton.backends.compiler import GPUTarget
-from losses.head import tile_triton as kernels
+from losses.head import rows_triton, tile_triton as kernels
 
 capability = int(sys.argv[1])
 multiprocessor = {80: 164, 90: 228}[capability] * 1024
@@ -156,7 +156,7 @@ for size, h in ((2, "*bf16"), (4, "*fp32")):
              (({}, False), (dict(tops=f), True), (curve | dict(tops=f), True), (bias, True))]
     jobs += [("_d_product", gradient | extra, {}, backward, size) for extra in ({}, curve, bias)]
 for name, signature, constants, blocks, size in jobs:
-    function = getattr(kernels, name)
+    function = getattr(kernels if blocks else rows_triton, name)
     constants = dict(SIZE=512, PRECISION=kernels._PRECISION, LOWEST=-1e38) | constants
     options = {}
     if blocks is None:

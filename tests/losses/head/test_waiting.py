@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from losses import MARGINS, CentreOptimizer, PartialFC, create_margin
-from losses.head.sampling import HostCopy
+from pipelines.common.transfers import HostCopy
 from tests.losses.support import RULES
 
 CLASSES, D, ROWS = 5000, 64, 32
@@ -32,7 +32,7 @@ class NoCopies(TorchFunctionMode):
 def large_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30))
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # knows no meta device
-    monkeypatch.setattr(HostCopy, "read", lambda self: [CLASSES // 10 + 3, 20])
+    monkeypatch.setattr(HostCopy, "result", lambda self: torch.tensor([CLASSES // 10 + 3, 20]))
 
 
 def step(margin, rule="sgd", accumulate=1, device="meta", guard=NoCopies, **options):
@@ -77,9 +77,9 @@ def test_accumulation_does_not_wait(rate, fused):
 @pytest.mark.usefixtures("large_gpu")
 def test_how_many_are_drawn_is_asked_before_the_backbone_and_read_behind_it(monkeypatch):
     happened = []
-    begin, read = HostCopy.__init__, HostCopy.read
+    begin, read = HostCopy.__init__, HostCopy.result
     monkeypatch.setattr(HostCopy, "__init__", lambda self, numbers: happened.append("asked") or begin(self, numbers))
-    monkeypatch.setattr(HostCopy, "read", lambda self: happened.append("read") or read(self))
+    monkeypatch.setattr(HostCopy, "result", lambda self: happened.append("read") or read(self))
     head = PartialFC(create_margin("arcface"), D, CLASSES, device="meta", sample_rate=0.1)
     optimizer = CentreOptimizer(head, lr=0.1, fused=True)
     labels = torch.zeros(ROWS, dtype=torch.int64, device="meta")

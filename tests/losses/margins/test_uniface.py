@@ -9,6 +9,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from losses import CentreOptimizer, PartialFC, create_margin
+from losses.head.dense import reduce_densely
 from losses.head.sampling import draw
 from losses.margins.margin import Margin
 from tests.losses import naive
@@ -69,7 +70,7 @@ def test_the_threshold_s_gradient_is_the_loss_s_slope():
         rows, cos = head._rows(labels), torch.nn.functional.normalize(embeddings.double())
         head.margin.b = b
         view, cos_y = head._view(cos, rows.labels, embeddings.double().norm(dim=1), None)
-        others, mass = head._dense(cos, view, None)
+        others, mass = reduce_densely(cos, head.weight, 0, view, head.margin, None, False)
         return head.margin.loss(head.margin.target(cos_y, view), others - mass * (b - b.detach()), view).sum()
 
     b = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)

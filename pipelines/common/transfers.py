@@ -16,8 +16,8 @@ class HostCopy:
         if tensor.is_cuda:
             self._copy = torch.empty_like(tensor, device="cpu", pin_memory=True)  # the device writes to no other memory
             self._copy.copy_(tensor, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived = torch.cuda.Event(blocking=True)  # the waiting host leaves its core to others
+            self._arrived.record(torch.cuda.current_stream(tensor.device))
 
     def result(self) -> Tensor:
         """The tensor on the host."""
