@@ -40,7 +40,7 @@ def main() -> None:
     device = this_device() if here else find_device(arguments.device)
     cluster = Cluster(device, links_of(device, arguments.link, gpus, arguments.within), gpus * arguments.nodes)
     data = data_size(config, arguments.identities, arguments.images)
-    plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config))
+    plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config), timed=device.name == "cpu")
     if arguments.json:
         json.dump(plan.as_dict(), sys.stdout, indent=1)
         print()

@@ -1,7 +1,8 @@
 """How long a step takes, by a roofline: each operator is as slow as its arithmetic or as its memory traffic.
 
 Device, host, decoding and overlapped exchanges go on side by side, so that the slowest of them sets the pace; what is
-exchanged in the head stops the device. On a CPU all of them share the cores, and their times add up.
+exchanged in the head stops the device. On a CPU all of them share the cores, and their times add up; its operators may
+have been measured. They are those of eager mode: what ``model.compile`` fuses is counted here.
 """
 
 from collections.abc import Iterable
@@ -83,7 +84,8 @@ def forecast(config: Config, setting: Setting, trace: StepTrace, device: Device,
     arithmetic, memory = sum(part.arithmetic for part in parts), sum(part.memory for part in parts)
     host = sum(part.host for part in parts)
     images = config.data.batch_size * batches
-    decoding = images / (device.decode * decoding_threads(config.data.threads, device.cores, setting.gpu))
+    threads = min(device.cores, decoding_threads(config.data.threads, device.cores, setting.gpu))
+    decoding = images / (device.decode * threads)
     computing = arithmetic + memory + exposed
     if setting.gpu:
         flows = {"device": computing, "host": host, "decoding": decoding}
@@ -110,6 +112,8 @@ def part_time(name: str, work: Iterable[Work], device: Device, times: int = 1) -
         computing = each.flops / (rate * share)
         moving = each.bytes / (device.bandwidth * device.memory_share)
         flops, moved, kernels = flops + each.flops, moved + each.bytes, kernels + each.kernels
+        if each.seconds is not None:
+            computing, moving = (each.seconds, 0.0) if each.flops else (0.0, each.seconds)
         if computing > moving:
             arithmetic += computing
         else:

@@ -17,13 +17,21 @@ from losses.head.partial_fc import Rows
 from train.build import HALF, build_centre_optimizer
 from train.config import Config
 from train.planning.recording import Phase, Recorder, place
+from train.planning.timing import OperatorTimer
 from train.recipes import create_recipe
 
 _ALONE = dist.ProcessGroup(0, 1)  # type: ignore[call-arg]  # which the stub lacks: of one rank, which has nobody to exchange anything with
 
 
 def trace_head(
-    config: Config, rows: int, num_classes: int, *, gpu: bool, tile: int, ranks: int = 1
+    config: Config,
+    rows: int,
+    num_classes: int,
+    *,
+    gpu: bool,
+    tile: int,
+    ranks: int = 1,
+    timer: OperatorTimer | None = None,
 ) -> Mapping[str, Phase]:
     """The phases ``build``, ``forward``, ``backward`` and ``update`` of a step.
 
@@ -34,10 +42,11 @@ def trace_head(
         rows: of the global batch, B.
         tile: centres in a tile.
         ranks: the first of them is looked at, whose share of the centres is the largest.
+        timer: for the seconds of operators, on a CPU.
     """
     head = _Shard(config, num_classes, ranks, tile, gpu)
     device, mode = ("meta", nullcontext()) if gpu else ("cpu", FakeTensorMode())
-    with mode, Recorder() as recorder:
+    with mode, Recorder(timer) as recorder:
         with recorder.phase("build", "centres"):
             place(head, device)
             recorder.use = "optimiser of the centres"
@@ -47,9 +56,8 @@ def trace_head(
             labels = torch.empty(rows, dtype=torch.int64, device=device)
             uniform = torch.empty(rows, device=device)
         with recorder.phase("forward", "tiles of centres", "head forward"):
-            loss = head._loss(
-                embeddings, labels, None, uniform
-            ).loss  # ``forward`` without autocast, which meta has not
+            # ``forward`` would leave autocast, which the meta device does not have.
+            loss = head._loss(embeddings, labels, None, uniform).loss
         with recorder.phase("backward", "tiles of centres", "head backward"):
             loss.backward()
             del loss

@@ -11,18 +11,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from models import create_model
 from models.layers import PReLU
 from models.modes import evaluating
+from pipelines.common.errors import UserError, one_line
 from train.build import HALF
 from train.config import Config
 from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
+from train.planning.timing import OperatorTimer
 from train.recipes import Recipe, create_recipe
+
+_UNTRACEABLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 
 
 @dataclass(frozen=True)
@@ -47,12 +62,14 @@ def trace_network(
     gpu: bool,
     keep_gradients: bool = False,
     checkpoint_activations: bool | None = None,
+    timer: OperatorTimer | None = None,
 ) -> NetworkTrace:
-    """Trace a step.
+    """Trace a step. Raises ``UserError`` for a backbone whose operators depend on the numbers in its tensors.
 
     Args:
         keep_gradients: from step to step, as the buckets of DistributedDataParallel and accumulated batches do.
         checkpoint_activations: what to take instead of the config's.
+        timer: for the seconds of operators, on a CPU.
     """
     recipe = create_recipe(config.recipe.name, **config.recipe.options)
     network = _network(config, recipe, checkpoint_activations)
@@ -62,31 +79,37 @@ def trace_network(
                 module.__class__ = nn.PReLU  # type: ignore[assignment]  # whose forward pass is what a GPU takes
     on_gpu: AbstractContextManager = _GpuAutocast() if gpu else nullcontext()
     half, size = HALF[config.precision], config.model.input_size
-    with FakeTensorMode(), Recorder() as recorder:
-        with recorder.phase("build", "weights"):
-            place(network, "cpu")
-            place(recipe, "cpu")
-            optimizer, trained = _optimizer(config, network, recipe, recorder, keep=keep_gradients)
-            recorder.use = "images"
-            images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
-        network.train()
-        with recorder.phase("forward", "activations", "backbone forward"), on_gpu:
-            with torch.autocast("cpu", half, enabled=half is not None):
-                if chosen := round(recipe.second_pass * batch):
-                    with evaluating(network), torch.no_grad():
-                        network(images[:chosen])
-                found = network(images)
-            outputs = [found] if isinstance(found, Tensor) else [out for out in found if out.requires_grad]
-        with recorder.phase("backward", "temporaries", "backbone backward"), on_gpu:
-            for parameter in trained:
-                parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel(p.grad, "gradients"))
-            del found
-            torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
-            del outputs
-        with recorder.phase("update", "temporaries", "backbone update"):
-            _update(optimizer, trained, config.optim.clip)
-            if not keep_gradients:
-                optimizer.zero_grad()
+    try:
+        with FakeTensorMode(), Recorder(timer) as recorder:
+            with recorder.phase("build", "weights"):
+                place(network, "cpu")
+                place(recipe, "cpu")
+                optimizer, trained = _optimizer(config, network, recipe, recorder, keep=keep_gradients)
+                recorder.use = "images"
+                images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
+            network.train()
+            with recorder.phase("forward", "activations", "backbone forward"), on_gpu:
+                with torch.autocast("cpu", half, enabled=half is not None):
+                    if chosen := round(recipe.second_pass * batch):
+                        with evaluating(network), torch.no_grad():
+                            network(images[:chosen])
+                    found = network(images)
+                outputs = [found] if isinstance(found, Tensor) else [out for out in found if out.requires_grad]
+            with recorder.phase("backward", "temporaries", "backbone backward"), on_gpu:
+                for parameter in trained:
+                    parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel(p.grad, "gradients"))
+                del found
+                torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
+                del outputs
+            with recorder.phase("update", "temporaries", "backbone update"):
+                _update(optimizer, trained, config.optim.clip)
+                if not keep_gradients:
+                    optimizer.zero_grad()
+    except _UNTRACEABLE as error:
+        raise UserError(
+            f"{config.model.name} cannot be traced without data ({one_line(error)}): it has no plan, and "
+            "model.checkpoint_activations must be true or false"
+        ) from error
     return NetworkTrace(batch, recorder.phases, sum(p.numel() for p in trained))
 
 

@@ -13,6 +13,7 @@ from train.planning.data_sets import DataSize
 from train.planning.devices import Device, Links
 from train.planning.forecast import Forecast, forecast
 from train.planning.step import Memory, Setting, StepTrace, trace_step
+from train.planning.timing import OperatorTimer
 
 _DAY = 86400.0  # seconds
 _MUCH = 0.1  # of a step
@@ -77,19 +78,26 @@ class Plan:
 
 
 def make_plan(
-    config: Config, cluster: Cluster, data: DataSize, *, made_for: int | None = None, borders: bool = True
+    config: Config,
+    cluster: Cluster,
+    data: DataSize,
+    *,
+    made_for: int | None = None,
+    borders: bool = True,
+    timed: bool = False,
 ) -> Plan:
     """Plan a run.
 
     Args:
         made_for: the global batch for which the config's learning rate is; None where nobody knows.
+        timed: whether to time the step's operators on this CPU instead of taking them from a roofline.
         borders: whether to look for the largest batch and the most identities, which takes some traces more.
     """
     device = cluster.device
     setting = Setting(device.name != "cpu", device.memory, cluster.ranks, data.identities)
     given, config = config, settle(config, setting, device.cores)
     again = config.model.checkpoint_activations is True
-    trace = trace_step(config, setting)
+    trace = trace_step(config, setting, timer=OperatorTimer() if timed else None)
     keeping = recomputing = None
     if config.model.can_compute_again:
         other = trace_step(config, setting, not again).memory.total
@@ -140,6 +148,9 @@ def _warnings(
             "" if recomputing is None or config.model.checkpoint_activations else ", model.checkpoint_activations=auto"
         )
         found.append(f"does not fit into the memory of {cluster.device.name}: take{way}")
+    flops = cluster.device.flops
+    if config.precision == "bf16" and flops["bf16"] < flops.get("fp16", 0.0):
+        found.append(f"{cluster.device.name} has no unit for bf16: take precision=fp16 (the head stays in bf16)")
     if expected.binds == "decoding":
         found.append("decoding is slower than training: raise data.threads where there are cores")
     if expected.binds == "host":

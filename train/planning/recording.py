@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from train.planning.timing import OperatorTimer
 from train.planning.work import Kind, Precision, Work
 
 aten = torch.ops.aten
@@ -47,13 +48,17 @@ class Phase:
 class Recorder(TorchDispatchMode):
     """A mode that notes every storage that lives, and every operator.
 
+    Args:
+        timer: what to ask for the seconds of each operator.
+
     Attributes:
         phases: those that are over, by their names.
         use: what storages are for that are made from now on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timer: OperatorTimer | None = None) -> None:
         super().__init__()
+        self._timer = timer
         self.phases: dict[str, Phase] = {}
         self.use = ""
         self._storages: dict[int, tuple[ReferenceType, str, int]] = {}  # with their use and bytes, by their address
@@ -132,7 +137,9 @@ class Recorder(TorchDispatchMode):
         kernels = -(-lists // _TENSORS_A_LAUNCH) if "foreach" in str(packet) or "fused_" in str(packet) else 1
         if packet is aten.convolution_backward:
             kernels = len(made)
-        self._work.append(Work(self._name, kind, precision, flops, _moved(packet, given, written, made), kernels))
+        seconds = self._timer(func, args, kwargs) if self._timer else None
+        moved = _moved(packet, given, written, made)
+        self._work.append(Work(self._name, kind, precision, flops, moved, kernels, seconds))
 
 
 def place(module: nn.Module, device: str) -> None:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from train.planning.plan import Plan
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 def tables(plan: Plan) -> Iterator[Table | str]:
@@ -25,13 +25,15 @@ def tables(plan: Plan) -> Iterator[Table | str]:
 
 
 def _memory(plan: Plan) -> Table:
-    table = _table("memory of a rank", "GiB")
-    for name, size in plan.memory.parts.items():
-        if size >= 2**20:
-            table.add_row(name, f"{size / GIB:.2f}")
+    needed, own = plan.memory, plan.cluster.device
+    unit, divisor = ("GiB", GIB) if needed.total > 2 * GIB else ("MiB", MIB)
+    table = _table("memory of a rank", unit)
+    for name, size in needed.parts.items():
+        if size >= MIB:
+            table.add_row(name, _number(size / divisor))
     table.add_section()
-    table.add_row(f"together, when most ({plan.memory.moment})", f"{plan.memory.total / GIB:.2f}")
-    table.add_row(f"of {plan.cluster.device.name}", f"{plan.cluster.device.memory / GIB:.1f}")
+    table.add_row(f"together, when most ({needed.moment})", _number(needed.total / divisor))
+    table.add_row(f"of {own.name}", _number(own.memory / divisor))
     return table
 
 
@@ -49,23 +51,23 @@ def _fits(plan: Plan) -> str:
 
 def _time(plan: Plan) -> Table:
     expected = plan.forecast
-    table = _table("a step of a rank", "TFLOP", "GB", "kernels", "device ms", "arithmetic", "host ms")
+    table = _table("a step of a rank", "GFLOP", "GB", "kernels", "ms", "arithmetic", "host ms")
     for part in expected.parts:
         table.add_row(
             part.name,
-            f"{part.flops / 1e12:.2f}",
-            f"{part.bytes / 1e9:.2f}",
+            _number(part.flops / 1e9),
+            _number(part.bytes / 1e9),
             f"{part.kernels:,.0f}",
-            f"{1e3 * part.device:.2f}",
+            _number(1e3 * part.device),
             f"{part.arithmetic / part.device if part.device else 0:.0%}",
-            f"{1e3 * part.host:.2f}",
+            _number(1e3 * part.host),
         )
     table.add_section()
     waits = {"waiting for links": expected.exposed, "links meanwhile": expected.hidden, "decoding": expected.decoding}
     for name, seconds in waits.items():
-        table.add_row(name, "", "", "", f"{1e3 * seconds:.2f}", "", "")
+        table.add_row(name, "", "", "", _number(1e3 * seconds), "", "")
     table.add_section()
-    table.add_row("together", "", "", "", f"{1e3 * expected.step:.2f}", "", f"{1e3 * expected.host:.2f}")
+    table.add_row("together", "", "", "", _number(1e3 * expected.step), "", _number(1e3 * expected.host))
     return table
 
 
@@ -76,6 +78,10 @@ def _table(first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _run(plan: Plan) -> str:

@@ -12,6 +12,7 @@ from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.head import trace_head
 from train.planning.network import NetworkTrace, trace_network
 from train.planning.recording import Phase
+from train.planning.timing import OperatorTimer
 from train.planning.work import Work
 from train.recipes import create_recipe
 
@@ -99,11 +100,17 @@ class StepTrace:
         }
 
 
-def trace_step(config: Config, setting: Setting, checkpoint_activations: bool | None = None) -> StepTrace:
+def trace_step(
+    config: Config,
+    setting: Setting,
+    checkpoint_activations: bool | None = None,
+    timer: OperatorTimer | None = None,
+) -> StepTrace:
     """Trace the step of a config, which may be made on any machine and needs no data.
 
     Args:
         checkpoint_activations: what to take instead of the config's.
+        timer: for the seconds of operators, on a CPU.
     """
     network = trace_network(
         config,
@@ -111,11 +118,12 @@ def trace_step(config: Config, setting: Setting, checkpoint_activations: bool | 
         gpu=setting.gpu,
         keep_gradients=setting.ranks > 1 or config.optim.accumulate > 1,
         checkpoint_activations=checkpoint_activations,
+        timer=timer,
     )
-    return StepTrace(network, trace_classifier(config, setting), fixed_memory(config, setting))
+    return StepTrace(network, trace_classifier(config, setting, timer), fixed_memory(config, setting))
 
 
-def trace_classifier(config: Config, setting: Setting) -> Mapping[str, Phase]:
+def trace_classifier(config: Config, setting: Setting, timer: OperatorTimer | None = None) -> Mapping[str, Phase]:
     """Trace the head's part of the step."""
     return trace_head(
         config,
@@ -124,6 +132,7 @@ def trace_classifier(config: Config, setting: Setting) -> Mapping[str, Phase]:
         gpu=setting.gpu,
         tile=chosen_tile(config, setting),
         ranks=setting.ranks,
+        timer=timer,
     )
 
 

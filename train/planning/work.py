@@ -18,6 +18,7 @@ class Work:
         flops: floating-point operations of products and convolutions, a multiplication and an addition counted as two.
         bytes: read from the device's memory and written to it.
         kernels: launches by the host.
+        seconds: measured, where they are; they count instead of a roofline.
     """
 
     name: str
@@ -26,3 +27,4 @@ class Work:
     flops: float
     bytes: float
     kernels: int
+    seconds: float | None = None

@@ -1,13 +1,18 @@
 """What ``auto`` becomes."""
 
+import os
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from pipelines.common.errors import UserError
 from tests.train.planning.support import config
+from train.distributed import joined
 from train.planning.automatic import settle, settled_values
 from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.step import USABLE, Setting, chosen_tile, trace_step
+from train.trainer import train
 
 GIB = 2**30
 EVERYTHING = {"threads": "auto", "prefetch": "auto"}
@@ -76,3 +81,20 @@ def test_threads(cores, gpu, threads):
 def test_batches_ahead(batch, ahead):
     assert batches_ahead("auto", batch) == ahead
     assert batches_ahead(2, batch) == 2
+
+
+def test_a_run_says_what_it_settled_and_keeps_it(tmp_path, faces, capsys):
+    given = config(
+        {"name": "mbf", "width": 0.125, "input_size": 32, "checkpoint_activations": "auto"},
+        data={"train": str(faces), "batch_size": 16, **EVERYTHING},
+        schedule={"epochs": 1},
+        output=str(tmp_path / "run"),
+    )
+    with joined("cpu", 60) as world:
+        train(given, world)
+    stored = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    cores = len(os.sched_getaffinity(0))
+    assert stored["data"]["threads"] == min(8, cores) and stored["data"]["prefetch"] == 16
+    assert stored["model"]["checkpoint_activations"] is False and stored["head"]["tile"] == 2**16
+    line = f"auto: head.tile=65536, model.checkpoint_activations=false, data.prefetch=16, data.threads={min(8, cores)}"
+    assert line in capsys.readouterr().out

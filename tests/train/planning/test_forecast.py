@@ -45,6 +45,13 @@ def test_an_operator_is_as_slow_as_what_binds_it(each, arithmetic, memory):
     assert (time.arithmetic, time.memory, time.host) == (arithmetic, memory, 1.5)
 
 
+def test_measured_seconds_count_instead():
+    time = part_time("part", [Work("part", "product", "bf16", 100, 8, 3, seconds=7.0)], DEVICE)
+    assert (time.arithmetic, time.memory, time.host) == (7.0, 0.0, 1.5)
+    time = part_time("part", [Work("part", "other", "bf16", 0, 8, 3, seconds=7.0)], DEVICE)
+    assert (time.arithmetic, time.memory) == (0.0, 7.0)
+
+
 def test_operators_add_up_and_are_done_as_often_as_they_are():
     both = [work("product", "bf16", 100, 8), work("other", "bf16", 0, 16)]
     time = part_time("part", both, DEVICE, times=3)

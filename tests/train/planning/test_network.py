@@ -3,6 +3,7 @@
 import pytest
 
 from models.registry import BACKBONES
+from pipelines.common.errors import UserError
 from tests.train.planning.support import Perceptron, config
 from train.planning.network import trace_network
 
@@ -95,3 +96,13 @@ def test_a_second_pass_of_a_share_of_the_images():
     )
     assert work(perturbing["forward"], "flops") == pytest.approx(1.5 * work(plain["forward"], "flops"), rel=1e-3)
     assert perturbing["forward"].left == plain["forward"].left
+
+
+def test_a_backbone_that_looks_at_its_numbers_has_no_plan(monkeypatch):
+    class Choosy(Perceptron):
+        def forward(self, images):
+            return super().forward(images if images.mean().item() > 0 else -images)
+
+    monkeypatch.setitem(BACKBONES, "choosy", Choosy)
+    with pytest.raises(UserError, match="choosy cannot be traced without data"):
+        trace_network(config({**PERCEPTRON, "name": "choosy"}), 8, gpu=True)
