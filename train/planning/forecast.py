@@ -84,7 +84,8 @@ def forecast(config: Config, setting: Setting, trace: StepTrace, device: Device,
     arithmetic, memory = sum(part.arithmetic for part in parts), sum(part.memory for part in parts)
     host = sum(part.host for part in parts)
     images = config.data.batch_size * batches
-    decoding = images / (device.decode * decoding_threads(config.data.threads, device.cores, setting.gpu))
+    threads = min(device.cores, decoding_threads(config.data.threads, device.cores, setting.gpu))
+    decoding = images / (device.decode * threads)
     computing = arithmetic + memory + exposed
     if setting.gpu:
         flows = {"device": computing, "host": host, "decoding": decoding}

@@ -73,7 +73,7 @@ def _time(plan: Plan) -> Table:
 
 def _table(first: str, *others: str) -> Table:
     """Names on the left, numbers on the right."""
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)  # 80 columns are enough
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
