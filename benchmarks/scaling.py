@@ -26,7 +26,7 @@ from train.planning.data_sets import DataSize, data_size
 from train.planning.devices import BETWEEN, DEVICES, WITHIN, Device, Link, links_of
 from train.planning.forecast import forecast
 from train.planning.network import trace_network
-from train.planning.plan import Cluster, make_plan, source_batch
+from train.planning.plan import Cluster, Plan, make_plan, source_batch
 from train.planning.step import Setting, StepTrace, fixed_memory, trace_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -137,18 +137,19 @@ def _config_row(path: Path) -> Cells:
     config = load_config(path)
     data, device, batch = data_size(config), DEVICES["h100"], config.data.batch_size
     ranks = (source_batch(path) or batch) // batch
-    cells = [path.stem]
-    for number in (ranks, 8):
-        plan = make_plan(config, Cluster(device, links_of(device), number), data, borders=False)
-        speed = f"{plan.forecast.images_per_second:,.0f}"
-        memory = f"{plan.memory.total / GIB:.1f}" + ("" if plan.fits else " (too much)")
-        days = "–" if plan.days is None else f"{plan.days:.2f}"
-        if len(cells) == 1:
-            flops = sum(part.flops for part in plan.forecast.parts) / batch / config.optim.accumulate / 1e9
-            cells += [f"{number} x {batch}", memory, f"{flops:,.0f}", speed, days, plan.forecast.binds]
-        else:
-            cells += [f"8 x {batch}", memory, speed, days]
-    return cells
+    plans = {
+        number: make_plan(config, Cluster(device, links_of(device), number), data, borders=False)
+        for number in {ranks, 8}
+    }
+    parts = plans[ranks].forecast.parts
+    flops = sum(part.flops for part in parts) / batch / config.optim.accumulate / 1e9
+    first, on_eight = _config_cells(plans[ranks]), _config_cells(plans[8])
+    return [path.stem, f"{ranks} x {batch}", f"{flops:,.0f}", *first, plans[ranks].forecast.binds, *on_eight]
+
+
+def _config_cells(plan: Plan) -> Cells:
+    memory = f"{plan.memory.total / GIB:.1f}" + ("" if plan.fits else " (too much)")
+    return [memory, f"{plan.forecast.images_per_second:,.0f}", "–" if plan.days is None else f"{plan.days:.2f}"]
 
 
 # -- scale -------------------------------------------------------------------------------------------------------------

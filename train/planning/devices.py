@@ -5,7 +5,7 @@ sheets from the A100 on print twice as much, for matrices with half of their num
 launch and the decoding rate are assumptions until ``train.planning.calibration`` has measured a machine. That of
 convolutions is what is left of published rates of another network: NVIDIA trains ResNet-50 v1.5 in mixed precision at
 2470 images/s on an A100 and 1200 on a V100 (DeepLearningExamples, PyTorch, one GPU), of which 24.3 GFLOP an image are
-convolutions and 289 MB the traffic of all other operators; newer cards are taken for A100s in that.
+convolutions and 356 MB the traffic of all other operators; newer cards are taken for A100s in that.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Device:
     bandwidth: float
     link: str
     matmul_share: float = 0.7
-    conv_share: float = 0.33
+    conv_share: float = 0.39
     memory_share: float = 0.85
     launch: float = 6e-6
     decode: float = 6000.0
@@ -110,7 +110,7 @@ def _sheet(fp32: float, tf32: float | None, fp16: float, bf16: float) -> Mapping
 _GPUS = (
     # Tesla V100 data sheet (2020), SXM2: no bf16 unit. It stands in a DGX-1 with 40 cores for 8.
     v100 := Device(
-        "v100", int(31.7 * GIB), _sheet(15.7, None, 125.0, 15.7), 900e9, "nvlink2", conv_share=0.43, cores=5
+        "v100", int(31.7 * GIB), _sheet(15.7, None, 125.0, 15.7), 900e9, "nvlink2", conv_share=0.53, cores=5
     ),
     replace(v100, name="v100-16", memory=int(15.8 * GIB)),
     # A100 data sheet (2021), SXM; DGX A100: 128 cores for 8.

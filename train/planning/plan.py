@@ -148,6 +148,9 @@ def _warnings(
             "" if recomputing is None or config.model.checkpoint_activations else ", model.checkpoint_activations=auto"
         )
         found.append(f"does not fit into the memory of {cluster.device.name}: take{way}")
+    flops = cluster.device.flops
+    if config.precision == "bf16" and flops["bf16"] < flops.get("fp16", 0.0):
+        found.append(f"{cluster.device.name} has no unit for bf16: take precision=fp16 (the head stays in bf16)")
     if expected.binds == "decoding":
         found.append("decoding is slower than training: raise data.threads where there are cores")
     if expected.binds == "host":

@@ -132,6 +132,8 @@ def test_warnings():
     assert "links" in said(config(small), ranks=16, between="ethernet10")
     assert "optim.accumulate=4" in said(config(small), made_for=256)
     assert "decoding" in said(config(small, data={"batch_size": 512, "threads": 1}), ranks=1)
+    assert "precision=fp16" in said(config(small, precision="bf16"), device="v100")
+    assert "precision=fp16" not in said(config(small, precision="bf16"))
 
 
 def test_disk_by_hand():
