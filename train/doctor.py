@@ -25,7 +25,6 @@ from pipelines.common.errors import UserError
 
 _PYTHON = (3, 10), (3, 13)  # the first version that is supported, and the first that is not
 _TORCH = (2, 11)
-_SOUND_DALI = "2.1"  # see pipelines/loading/decoder.py
 _NODES = Path("/sys/devices/system/node")
 _GIB = 2**30
 
@@ -68,7 +67,7 @@ def _dali() -> Fact:
     if len(builds) > 1:
         names = " ".join(builds)
         return Fact("NVIDIA DALI", names, f"keep one of them: pip uninstall {names}, then install the one")
-    remedy = f"pip install 'nvidia-dali-cuda120~={_SOUND_DALI}.0'"
+    remedy = f"pip install 'nvidia-dali-cuda120~={drivers.SOUND_DALI}.0'"
     if not builds:
         return Fact("NVIDIA DALI", "not installed", remedy)
     ((name, cuda),) = builds.items()
@@ -76,8 +75,8 @@ def _dali() -> Fact:
         number = version(name)
     except PackageNotFoundError:
         return Fact("NVIDIA DALI", "without a version", remedy)
-    sound = f"{number}.".startswith(f"{_SOUND_DALI}.")
-    remedy = f"another version may end the process at a damaged image: pip install '{name}~={_SOUND_DALI}.0'"
+    sound = f"{number}.".startswith(f"{drivers.SOUND_DALI}.")
+    remedy = f"another version may end the process at a damaged image: pip install '{name}~={drivers.SOUND_DALI}.0'"
     return Fact("NVIDIA DALI", f"{number}, built for CUDA {cuda}", "" if sound else remedy)
 
 
@@ -99,8 +98,7 @@ def graphics() -> Iterator[Fact]:
         yield Fact(f"GPU {index}", text)
     if count:
         seen = _gpus_of_dali()
-        remedy = "its build and the driver do not fit together: see README, Drivers" if seen < count else ""
-        yield Fact("GPUs that DALI sees", str(seen), remedy)
+        yield Fact("GPUs that DALI sees", str(seen), drivers.why_dali_has_no_gpu() if seen < count else "")
 
 
 def _driver_facts(driver: str | None, builds: dict[str, int | None]) -> Iterator[Fact]:

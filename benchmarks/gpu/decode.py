@@ -29,7 +29,7 @@ def ways(device: str) -> list[dict[str, Any]]:
 def run(report: Report, setting: Setting) -> None:
     """Every way at each batch size, as long as there is time; then what must hold of the best one."""
     source = open_source(setting.data)
-    batches = (16,) if setting.small else (128, 384)
+    batches = (4,) if setting.small else (128, 384)
     alone: list[float] = []
     slowed: list[float] = []
     for batch in batches:

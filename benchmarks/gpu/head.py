@@ -137,11 +137,11 @@ def _forget(setting: Setting) -> None:
 
 def _registers(report: Report) -> None:
     """Registers a thread, and what did not fit into them, of the kernels as they were compiled in this process."""
-    from losses.head import tile_triton
+    from losses.head import rows_triton, tile_triton
 
-    for name in ("_exp_sums", "_d_product", "_sgd"):
-        for registers, spilled in _compiled(getattr(tile_triton, name, None)):
-            report.figure("registers a thread", registers, "", kernel=name, spilled=spilled)
+    for kernel in (tile_triton._class_sums, tile_triton._d_product, rows_triton._sgd):
+        for registers, spilled in _compiled(kernel):
+            report.figure("registers a thread", registers, "", kernel=kernel.__name__, spilled=spilled)
 
 
 def _compiled(kernel: Any) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ RECIPES = {
 }
 _SAYS_SO = "called a synchronizing CUDA operation"  # torch's c10/cuda/CUDAFunctions.cpp
 TESTS = {
-    "tests marked gpu": ["-m", "gpu", "tests"],
+    "tests marked gpu": ["-m", "gpu and not slow", "tests"],
     "tests of Triton's kernels": ["tests/losses/head/test_tile_triton.py"],
 }
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.gpu.conduct import ROOT
@@ -81,10 +82,16 @@ def on(batch: Batch, device: torch.device) -> Batch:
 
 
 def losses(run: Trainer, batches: Sequence[Batch], steps: int) -> list[float]:
-    """Of so many steps through the batches, again and again. The host waits at the end only."""
+    """Of so many steps through the batches, in turns; NaN where one was not finite. The host waits at the end only."""
     feed, sums = cycle([on(batch, run.world.device) for batch in batches]), []
     for _ in range(steps):
         run.meter.window.zero_()
         run.train_step(feed)
-        sums.append(run.meter.window[0].clone())
-    return torch.stack(sums).tolist()
+        sums.append(run.meter.window.clone())
+    total, finite = torch.stack(sums).T
+    return (total / finite).tolist()
+
+
+def largest_difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of two curves of losses, relative; NaN where a loss of either is."""
+    return float(np.abs(np.subtract(ours, theirs) / theirs).max())

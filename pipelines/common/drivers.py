@@ -10,6 +10,8 @@ import torch
 # Required Driver Version for CUDA Minor Version Compatibility".
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 
+SOUND_DALI = "2.1"  # the version whose decoder survives whatever it is given: see docs/log.md
+
 LOADED = Path("/proc/driver/nvidia/version")  # which is there where a driver is
 _DALI = re.compile(r"nvidia-dali(?:-\w+)?-cuda(\d+)0")
 

@@ -21,7 +21,6 @@ from pipelines.loading.resize import resized
 PLACES = ("cpu", "gpu")  # where images are decoded
 
 _EXPECTED_SIDE = 112  # pixels; what decoding on a GPU reserves memory for. Larger images make it grow
-_SOUND = "2.1"  # the version of DALI whose decoder survives whatever it is given: see docs/log.md
 
 
 Transform = Callable[..., DataNode]
@@ -73,11 +72,11 @@ class Decoder:
             raise UserError("images for a CPU are decoded there: data.decode: gpu needs a GPU; on a CPU it is cpu")
         if device.type == "cuda" and GetCUDADeviceCount() == 0:
             raise UserError(f"torch finds a GPU, NVIDIA DALI does not: {drivers.why_dali_has_no_gpu()}")
-        if not f"{__version__}.".startswith(f"{_SOUND}."):
+        if not f"{__version__}.".startswith(f"{drivers.SOUND_DALI}."):
             build = next(iter(drivers.dali_builds()), "nvidia-dali-cuda120")
             raise UserError(
                 f"NVIDIA DALI {__version__} may end the process at a damaged image; install a version that does not:"
-                f" pip install '{build}~={_SOUND}.0'"
+                f" pip install '{build}~={drivers.SOUND_DALI}.0'"
             )
         self._batch_size = batch_size
         self._image_size = image_size

@@ -40,7 +40,7 @@ def test_triton_needs_a_gpu():
 
 
 def loader(**options):
-    data = Data.model_validate({"train": "faces", "batch_size": 4, **options})
+    data = Data.model_validate({"train": "faces", "batch_size": 4, "threads": 1, **options})
     return build_loader(data, FaceSource(), Recipe(), HERE, seed=3, image_size=48, accumulate=1, quarantine=None)
 
 

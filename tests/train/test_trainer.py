@@ -82,8 +82,8 @@ def test_parameters_of_a_recipe_are_trained_alike_on_two_ranks(ranks, config, tm
 
 @pytest.mark.parametrize("seed", [2048, 2**63 - 1])
 def test_resumed_with_parameters_and_any_seed(ranks, config, tmp_path, seed):
-    """What a recipe has learnt, its optimiser's moments and its buffers go on."""
-    settings = [*OWN, f"seed={seed}", "head.sample_rate=0.5"]
+    """What a recipe and a margin have learnt, their optimisers' moments and buffers go on."""
+    settings = [*OWN, f"seed={seed}", "head.sample_rate=0.5", "head.margin=uniface"]
     ((_, whole, _),) = ranks(1, fit, config, f"output={tmp_path}/whole", *settings)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     for path in sorted((tmp_path / "parts" / "checkpoints").iterdir())[1:]:

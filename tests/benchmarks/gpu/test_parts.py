@@ -11,6 +11,7 @@ from benchmarks.gpu import failure, first_contact, material, pixels, reference, 
 from benchmarks.gpu.part import Report, Setting, read_rows
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.step import covered, known_device
+from benchmarks.gpu.training import largest_difference
 from pipelines.common.errors import UserError
 from pipelines.common.pillow import decode
 from pipelines.loading.admission import Admission
@@ -81,6 +82,13 @@ def test_pixels_that_change_while_they_are_held_are_noticed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
     late = [value.item() for value in pixels._checksums(spoiling(), late=True)]
     assert len(held) == len(late) == 9 and [a == b for a, b in zip(held, late)].count(False) == 1
+
+
+def test_curves_of_losses(report):
+    assert largest_difference([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
+    for wrong in ([1.0, float("nan")], [float("nan"), 2.0]):  # which Python's max would not see
+        assert not report.at_most("", largest_difference(wrong, [1.0, 2.0]), 1e-3)
+        assert not report.at_most("", largest_difference([1.0, 2.0], wrong), 1e-3)
 
 
 def test_spans():
