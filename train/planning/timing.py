@@ -4,6 +4,7 @@ A CPU is no roofline: what a convolution reaches of its peak differs by a factor
 """
 
 import time
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class OperatorTimer:
         key = f"{func} {tree_map_only(Tensor, lambda t: (t.dtype, t.shape, t.stride()), call)}"
         if key not in self._seconds:
             with _disable_current_modes(), torch.no_grad():
-                self._seconds[key] = min(_once(func, call) for _ in range(_TIMES))
+                self._seconds[key] = median(_once(func, call) for _ in range(_TIMES))
         return self._seconds[key]
 
 
