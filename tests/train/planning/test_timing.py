@@ -34,7 +34,7 @@ def test_real_tensors_are_like_the_fake_ones():
         real = _real(fake)
         assert type(real) is torch.Tensor
         assert (real.dtype, real.shape, real.stride()) == (fake.dtype, fake.shape, fake.stride())
-    assert 0.5 <= _real(fakes[0]).min() and not _real(fakes[2]).any()
+    assert _real(fakes[0]).min() >= 0.5 and not _real(fakes[2]).any()
 
 
 def test_a_step_on_a_cpu_is_timed_operator_by_operator():
