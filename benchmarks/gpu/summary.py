@@ -44,7 +44,7 @@ class Progress:
         failed = f", FAIL: {'; '.join(outcome.failures)}" if outcome.failures else ""
         reason = f" ({outcome.said.splitlines()[0]})" if outcome.said else ""
         text = f"{outcome.part:15}{outcome.state}{reason}, {outcome.seconds:.0f} s, {count} checks{failed}"
-        _CONSOLE.print(text)
+        _CONSOLE.print(text, soft_wrap=True)
 
 
 def finish(outcomes: Sequence[Outcome], folder: Path | None) -> bool:

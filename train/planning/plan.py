@@ -154,7 +154,8 @@ def _warnings(
     if expected.binds == "decoding":
         found.append("decoding is slower than training: raise data.threads where there are cores")
     if expected.binds == "host":
-        found.append("the host launches more slowly than the device works: take larger batches or model.compile=true")
+        way = "" if config.model.compile else " or model.compile=true"
+        found.append(f"the host launches more slowly than the device works: take larger batches{way}")
     waiting = expected.exposed / expected.step
     if waiting > _MUCH:
         found.append(
@@ -170,7 +171,9 @@ def _other_batch(config: Config, images: int, made_for: int) -> str:
     """What to say where a global batch is not that of the config's source."""
     batches, rest = divmod(made_for, images)
     keep = f", or keep the batch by optim.accumulate={batches}" if batches > 1 and not rest else ""
+    # Goyal et al. (2017) for SGD; Malladi et al. (2022) for Adam.
+    rule, power = ("linear", 1.0) if config.optim.name == "sgd" else ("square-root", 0.5)
     return (
         f"the global batch is {images}, that of the config's source {made_for}: optim.lr={config.optim.lr:g} is for "
-        f"the latter, and a linear rule makes it {config.optim.lr * images / made_for:.2g}{keep}"
+        f"the latter, and the {rule} rule makes it {config.optim.lr * (images / made_for) ** power:.2g}{keep}"
     )

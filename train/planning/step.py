@@ -156,9 +156,10 @@ def fixed_memory(config: Config, setting: Setting) -> dict[str, int]:
     """Bytes of decoded batches, of the ranks' exchange, and of the libraries."""
     recipe = create_recipe(config.recipe.name, **config.recipe.options)
     data = config.data
-    batch = data.batch_size * 3 * config.model.input_size**2
-    held = 1 + batches_ahead(data.prefetch, data.batch_size)
-    parts = {"decoded batches": batch * held * (2 if recipe.clean_view else 1)}
+    pixels = data.batch_size * 3 * config.model.input_size**2 * (2 if recipe.clean_view else 1)
+    # As many are in the decoder, in bytes, as lie ready, in float32; one more waits for its place among those.
+    ahead = batches_ahead(data.prefetch, data.batch_size)
+    parts = {"decoded batches": pixels * (ahead + 4 * (ahead + 1))}
     if setting.gpu:
         threads = decoding_threads(data.threads, _CORES, gpu=True)
         parts["decoder"] = threads * _DECODER_THREAD if data.decode == "gpu" else 0

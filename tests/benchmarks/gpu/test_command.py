@@ -68,6 +68,6 @@ def test_under_torchrun(tmp_path):
 
 @pytest.mark.slow
 def test_everything(tmp_path):
-    ran = start(tmp_path)
+    ran = start(tmp_path, "--minutes", "20", seconds=1300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     sound(result(tmp_path), list(PARTS))
