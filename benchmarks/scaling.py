@@ -111,20 +111,8 @@ def _published_row(figure: PublishedSpeed) -> Cells:
 
 
 def config_table() -> str:
-    """The plan of every published config, on the number of GPUs that it is for, and on 8 of today's."""
-    head = (
-        "config",
-        "GPUs x batch",
-        "GiB",
-        "GFLOP",
-        "images/s",
-        "days",
-        "binds",
-        "8 x batch",
-        "GiB",
-        "images/s",
-        "days",
-    )
+    """The plan of every published config, on the number of GPUs that it is for, and on 8."""
+    head = ("config", "GPUs x batch", "GFLOP", "GiB", "images/s", "hours", "binds", "on 8: GiB", "images/s", "hours")
     return table(head, map(_config_row, published_configs()))
 
 
@@ -149,7 +137,7 @@ def _config_row(path: Path) -> Cells:
 
 def _config_cells(plan: Plan) -> Cells:
     memory = f"{plan.memory.total / GIB:.1f}" + ("" if plan.fits else " (too much)")
-    return [memory, f"{plan.forecast.images_per_second:,.0f}", "–" if plan.days is None else f"{plan.days:.2f}"]
+    return [memory, f"{plan.forecast.images_per_second:,.0f}", "–" if plan.days is None else f"{24 * plan.days:.1f}"]
 
 
 # -- scale -------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ CASES = {
     "past embeddings": (["head={margin: broadface, queue_size: 40}"], {"Q": 40}),
     "a long queue": (["head={margin: broadface, queue_size: 4000}"], {"Q": 4000}),
     "large scale": (["head.s=100"], {}),
+    "elasticface": (["head={margin: elasticface}"], {}),
     "uniface": (["head={margin: uniface}"], {}),
     "topofr": (["recipe={name: topofr, gather: true}"], {}),
     "contraface": (["recipe={name: contraface, gather: true}"], {}),

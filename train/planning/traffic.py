@@ -110,8 +110,9 @@ def _head_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange
         Exchange("embeddings", "all_gather", _FLOAT * rows * size),
         Exchange("norms", "all_gather", _FLOAT * rows),
         Exchange("labels", "all_gather", _LONG * rows),
-        Exchange("random numbers", "all_gather", _FLOAT * rows),
     ]
+    if margin.draws:
+        exchanges.append(Exchange("random numbers", "all_gather", _FLOAT * rows))
     if isinstance(recipe, TransFace):
         exchanges.append(Exchange("weights", "all_gather", _FLOAT * rows))
     seen = rows + margin.queue_size

@@ -109,6 +109,7 @@ CASES = {
     "large scale": ["head.s=100"],
     "dense": ["head.mode=dense", "head.s=16"],
     "adaface": ["head.margin=adaface", "head.m=.4"],
+    "drawn margins": ["head={margin: elasticface}"],
     "hard negatives": ["head.margin=curricularface", "head.m=.5"],
     "past embeddings": ["head.margin=broadface", "head.m=.5", "head.queue_size=40"],
     "few past embeddings": ["head.margin=broadface", "head.m=.5", "head.queue_size=5"],
