@@ -88,6 +88,8 @@ def replicate(network: nn.Module, world: World, *, compile: bool, compress: str)
     A compiled one is a module of its own: the network itself, which is verified, remains as it was. It is compiled for
     the shape that it sees, which is that of every batch. Changed numbers in it (a dropout's ``p``) mean a second time.
     """
+    if compress == "bf16" and world.device.type != "cuda":
+        raise UserError("optim.compress: bf16 works on GPUs only; take fp16 or none")
     if compile:
         check_compiler(world.device)
         network = cast(nn.Module, torch.compile(network, dynamic=False))

@@ -5,7 +5,7 @@ import torch
 
 from evaluate.features.ranks import World
 from tests.pipelines.face_source import FaceSource
-from train.build import build_backbone, build_centre_optimizer, build_head, build_loader
+from train.build import build_backbone, build_centre_optimizer, build_head, build_loader, replicate
 from train.config import Config, Data, Head, Model
 from train.recipes import Recipe
 
@@ -37,6 +37,11 @@ def test_seeds_decide_the_initial_weights():
 def test_triton_needs_a_gpu():
     with pytest.raises(ValueError, match="head.kernels: triton needs a GPU"):
         head(kernels="triton")
+
+
+def test_gradients_in_bf16_need_a_gpu():
+    with pytest.raises(ValueError, match="optim.compress: bf16 works on GPUs only"):
+        replicate(backbone(batch_size=2), HERE, compile=False, compress="bf16")
 
 
 def loader(**options):
