@@ -221,7 +221,8 @@ class Trainer:
             group["lr"] = lr * self.config.optim.backbone_lr
         for group in self.recipe_optimizer.param_groups if self.recipe_optimizer else ():
             group["lr"] = lr
-        self.centre_optimizer.lr, self.centre_optimizer.grad_scale = lr, self.gate.scale
+        self.centre_optimizer.lr = lr
+        self.centre_optimizer.grad_scale = self.gate.scale if self.gate.scaled else 1.0
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         seed_generators(step_seed(self.config.seed, self.step, self.world.rank), self.world.device)
         metrics: dict[str, Tensor] = {}

@@ -196,12 +196,14 @@ def sgd_(
         gradient: (n, d); overwritten. Those of rows that stay may be anything, NaN too.
         inv_norm: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the gradient, or None.
     """
-    rows = _rows(state, index, active)
-    step = _loss_gradient(gradient, inv_norm, rows["weight"]).add_(rows["weight"], alpha=weight_decay)
+    rows, moving = _rows(state, index), _Moving(active)
+    weight, step = rows["weight"], _loss_gradient(gradient, inv_norm, rows["weight"], active)
+    moving.add_(step, weight, weight_decay)
     if momentum:
-        step = torch.add(step, rows["momentum"], alpha=momentum, out=rows["momentum"])
-    rows["weight"].sub_(step, alpha=lr)
-    _write_back(state, index, active, rows)
+        moving.scale_(rows["momentum"], momentum)
+        step = rows["momentum"].add_(step)
+    moving.add_(weight, step, -lr)
+    _write_back(state, index, rows)
 
 
 def adamw_(
@@ -217,37 +219,59 @@ def adamw_(
     weight_decay: float,
 ) -> None:
     """As ``sgd_``, by the rule of ``torch.optim.AdamW``; ``steps`` (C_r, 1) counts for each row."""
-    rows = _rows(state, index, active)
-    g = _loss_gradient(gradient, inv_norm, rows["weight"])
-    steps = rows["steps"].add_(1)
-    mean = rows["exp_avg"].lerp_(g, 1 - betas[0])
-    square = rows["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+    rows, moving = _rows(state, index), _Moving(active)
+    weight, mean, square = rows["weight"], rows["exp_avg"], rows["exp_avg_sq"]
+    g = _loss_gradient(gradient, inv_norm, weight, active)
+    moving.add_(rows["steps"], torch.ones_like(rows["steps"]), 1.0)
+    steps = rows["steps"].clamp(min=1)  # of rows that never moved, whose numbers are not used
+    moving.scale_(mean, betas[0])
+    mean.add_(g, alpha=1 - betas[0])
+    moving.scale_(square, betas[1])
+    square.addcmul_(g, g, value=1 - betas[1])
     denominator = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
-    rows["weight"].mul_(1 - lr * weight_decay).sub_(lr * mean / ((1 - betas[0] ** steps) * denominator))
-    _write_back(state, index, active, rows)
+    moving.scale_(weight, 1 - lr * weight_decay)
+    moving.add_(weight, mean / denominator.mul_(1 - betas[0] ** steps), -lr)
+    _write_back(state, index, rows)
 
 
-def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor) -> Tensor:
-    """What ``sgd_`` and ``adamw_`` are given as the gradient of the loss itself; in place."""
+def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor, active: Tensor | None) -> Tensor:
+    """What ``sgd_`` and ``adamw_`` are given as the gradient of the loss itself, 0 for rows that stay; in place."""
+    if active is not None:
+        gradient.masked_fill_(~active[:, None], 0.0)
     return gradient if inv_norm is None else tangent_(gradient, weight, inv_norm)
 
 
-def _rows(state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None) -> dict[str, Tensor]:
-    """Some rows (n) of each tensor, to be changed in place: views for a slice of active rows, else copies."""
-    if active is not None and isinstance(index, slice):
-        return {name: tensor[index].clone() for name, tensor in state.items()}
+class _Moving:
+    """Arithmetic in place on (n, d) numbers of rows of which some may stay as they are; ``active`` as in ``sgd_``.
+
+    By factors of rows, 0 and 1, instead of copies that are put back: each number is read and written once.
+    """
+
+    def __init__(self, active: Tensor | None) -> None:
+        self._active = None if active is None else active[:, None]
+
+    def add_(self, numbers: Tensor, others: Tensor, factor: float) -> None:
+        """Add ``factor * others``, finite for every row."""
+        if self._active is None:
+            numbers.add_(others, alpha=factor)
+        else:
+            numbers.addcmul_(others, self._active.float(), value=factor)
+
+    def scale_(self, numbers: Tensor, factor: float) -> None:
+        """Multiply by ``factor``."""
+        numbers.mul_(factor if self._active is None else torch.where(self._active, factor, 1.0))
+
+
+def _rows(state: dict[str, Tensor], index: slice | Tensor) -> dict[str, Tensor]:
+    """Some rows (n) of each tensor, to be changed in place: views for a slice, else copies."""
     return {name: tensor[index] for name, tensor in state.items()}
 
 
-def _write_back(
-    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, rows: dict[str, Tensor]
-) -> None:
-    """Put the active ones of the changed rows where they came from; views are there already."""
-    if active is None and isinstance(index, slice):
-        return
-    for name, tensor in state.items():
-        changed = rows[name]
-        tensor[index] = changed if active is None else torch.where(active[:, None], changed, tensor[index])
+def _write_back(state: dict[str, Tensor], index: slice | Tensor, rows: dict[str, Tensor]) -> None:
+    """Put copies of rows back where they came from; views are there already."""
+    if isinstance(index, Tensor):
+        for name, tensor in state.items():
+            tensor[index] = rows[name]
 
 
 def _target_cells(tile: Tile, target_column: Tensor) -> tuple[Tensor, Tensor]:

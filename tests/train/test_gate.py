@@ -45,7 +45,7 @@ class Poisoned(Trainer):
             if self.what == "gradient":  # after the exchange: the other rank knows nothing of it
                 next(self.backbone.parameters()).grad[0, 0, 0, 0] = math.inf
             elif self.centre_optimizer.fused:
-                self.centre_optimizer._batches[0].d_lse[0] = math.nan
+                self.centre_optimizer._batches[0].d_reduced[0] = math.nan
             else:
                 self.head.weight.grad[0] = math.nan
         super()._update(finite)
