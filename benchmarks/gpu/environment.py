@@ -33,7 +33,7 @@ def run(report: Report, setting: Setting) -> None:
     if setting.device == "cpu":
         report.skip("the GPU's clocks, NUMA node and JPEG engine", "no GPU")
         return
-    report.holds("Triton can be imported", find_spec("triton") is not None and bool(__import__("triton")))
+    report.holds("Triton can be imported", _has_triton())
     report.figure("cuDNN", str(torch.backends.cudnn.version()))
     answers = nvidia_smi(*_CLOCKS)
     for field, value in answers.items():
@@ -49,6 +49,14 @@ def run(report: Report, setting: Setting) -> None:
         report.holds("nvJPEG finds the JPEG engine", engines, str(engines))
     else:
         report.figure("JPEG engine", "yes" if engines else "none, as expected of this GPU")
+
+
+def _has_triton() -> bool:
+    try:
+        import triton
+    except ImportError:
+        return False
+    return bool(triton.__version__)
 
 
 def _numa_node(bus_id: str) -> str:
