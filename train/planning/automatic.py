@@ -1,6 +1,7 @@
 """What ``auto`` means in a config: values found when a run starts, from its machine and its own planned memory."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,19 @@ def settle(config: Config, setting: Setting, cores: int, any_rank: Callable[[boo
 def settled_here(config: Config, world: World, identities: int) -> Config:
     """`settle` for this process of a run, before it has taken any memory; all ranks call."""
     on_node = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    cores = max(1, len(os.sched_getaffinity(0)) // on_node)
     gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info(world.device)[0] if gpu else _free_memory() // on_node
     setting = Setting(gpu, memory, world.size, identities)
-    return settle(config, setting, cores, lambda needed: any(agreed(lambda: needed)))
+    return settle(config, setting, own_cores(), lambda needed: any(agreed(lambda: needed)))
+
+
+def own_cores() -> int:
+    """Cores for this rank: those that it may run on, over the ranks that may run on the same; all ranks call.
+
+    They are all of the machine's, or, where a launcher binds ranks to what lies beside their GPU, only some.
+    """
+    own = socket.gethostname(), sorted(os.sched_getaffinity(0))
+    return max(1, len(own[1]) // agreed(lambda: own).count(own))
 
 
 def _free_memory() -> int:

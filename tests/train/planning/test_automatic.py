@@ -3,13 +3,14 @@
 import os
 
 import pytest
+import torch.distributed as dist
 import yaml
 from pydantic import ValidationError
 
 from pipelines.common.errors import UserError
 from tests.train.planning.support import config
 from train.distributed import joined
-from train.planning.automatic import settle, settled_values
+from train.planning.automatic import own_cores, settle, settled_values
 from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.step import USABLE, Setting, chosen_tile, trace_step
 from train.trainer import train
@@ -98,3 +99,20 @@ def test_a_run_says_what_it_settled_and_keeps_it(tmp_path, faces, capsys):
     assert stored["model"]["checkpoint_activations"] is False and stored["head"]["tile"] == 2**16
     line = f"auto: head.tile=65536, model.checkpoint_activations=false, data.prefetch=16, data.threads={min(8, cores)}"
     assert line in capsys.readouterr().out
+
+
+def cores_of(sockets):
+    """Of this rank, bound to some cores of the machine that there might be."""
+    bound = sockets[dist.get_rank()]
+    before, os.sched_getaffinity = os.sched_getaffinity, lambda process: bound
+    try:
+        return own_cores()
+    finally:
+        os.sched_getaffinity = before
+
+
+def test_cores_are_shared_by_the_ranks_that_have_the_same(ranks):
+    everywhere, left, right = set(range(16)), set(range(6)), set(range(6, 16))
+    assert ranks(4, cores_of, [everywhere] * 4) == [4] * 4
+    assert ranks(4, cores_of, [left, right, left, right]) == [3, 5, 3, 5]
+    assert ranks(2, cores_of, [{0}, {0}]) == [1, 1]
