@@ -23,6 +23,7 @@ _ORIENTATION = 0x0112  # the tag of EXIF
 _CHANNELS = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "F": 1, "LA": 2, "CMYK": 4, "RGBA": 4}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
 _WEBP_SIDE = (1 << 14) - 1
+_MOST_HEADERS, _MOST_LENGTHS = 256, 4  # that are kept: to look them up has to be quicker than to parse
 
 
 class Header(NamedTuple):
@@ -45,17 +46,18 @@ class Header(NamedTuple):
 
 
 class HeaderReader:
-    """Reads one header after the other. The JPEGs of a set usually share a header: it is parsed once and reused."""
+    """Reads one header after the other. The JPEGs of a set share a few headers: each is parsed once and reused."""
 
     def __init__(self) -> None:
-        self._start = b""  # that of the last JPEG, its frame header included
-        self._header: Header | None = None
+        self._known: dict[bytes, Header] = {}  # by the first bytes of a JPEG, its frame header included
+        self._lengths: set[int] = set()  # of those
 
     def read(self, encoded: np.ndarray | bytes) -> Header:
         """The header of uint8 (bytes,). Raises ``ValueError`` for what is no image, or none that should be decoded."""
-        start = encoded[: len(self._start)]
-        if self._header and (start if isinstance(start, bytes) else start.tobytes()) == self._start:
-            return self._header
+        for length in self._lengths:
+            start = encoded[:length]
+            if header := self._known.get(start if isinstance(start, bytes) else start.tobytes()):
+                return header
         suffix = image_suffix(encoded)
         if suffix is None:
             magic = bytes(encoded[:4]).hex()
@@ -69,8 +71,14 @@ class HeaderReader:
         if not 0 < width * height <= MOST_PIXELS:
             raise UserError(f"announces {width} x {height} pixels")
         if suffix == ".jpg":
-            self._header, self._start = header, content[:end]
+            self._keep(content[:end], header)
         return header
+
+    def _keep(self, start: bytes, header: Header) -> None:
+        self._lengths.add(len(start))
+        if len(self._lengths) > _MOST_LENGTHS or len(self._known) >= _MOST_HEADERS:  # each file has its own
+            self._known, self._lengths = {}, {len(start)}
+        self._known[start] = header
 
 
 def _read_jpeg(content: bytes) -> tuple[Header, int]:

@@ -16,7 +16,7 @@ STAND_IN = np.frombuffer(to_jpeg(Image.new("RGB", (112, 112))), np.uint8)  # tak
 
 
 class Admission:
-    """Looks at the header of each image of a batch, half a microsecond where it begins like the one before.
+    """Looks at the header of each image of a batch, less than a microsecond where it begins like others before.
 
     JPEG, PNG, BMP and WebP mostly pass as they are. What DALI cannot read or reads in its own way (TIFF, PNM, JPEG
     2000, transparency in WebP, EXIF's orientation, CMYK without Adobe's marker) Pillow decodes, and it passes as PPM.

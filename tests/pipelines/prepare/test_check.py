@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.common import header
 from pipelines.common.command import run
 from pipelines.common.header import HeaderReader
 from pipelines.prepare import __main__ as prepare
@@ -243,6 +244,23 @@ class TestHeaders:
         for at in np.random.default_rng(0).integers(0, len(files), 1000):
             assert reader.read(files[at]) == HeaderReader().read(files[at])
         assert len({HeaderReader().read(file) for file in files[-3:]}) == 3
+
+    def test_what_is_kept_of_headers_is_limited(self, monkeypatch):
+        """Sizes that differ are headers that differ; segments of every length are starts of every length."""
+        parsed = []
+        parse = header._read_jpeg
+        monkeypatch.setattr(header, "_read_jpeg", lambda content: parsed.append(content) or parse(content))
+        good, reader = bytearray(FILES["good"]), HeaderReader()
+        at = good.index(b"\xff\xc0")
+        for side in range(1, 600):
+            good[at + 5 : at + 7] = side.to_bytes(2, "big")
+            assert reader.read(bytes(good)).size[1] == reader.read(bytes(good)).size[1] == side
+            assert len(reader._known) <= header._MOST_HEADERS
+        assert len(parsed) == 599, "each once"
+        for length in range(2, 40):
+            longer = bytes(good[:2]) + b"\xff\xfe" + length.to_bytes(2, "big") + bytes(length - 2) + bytes(good[2:])
+            assert reader.read(longer) == HeaderReader().read(bytes(good))
+            assert len(reader._lengths) <= header._MOST_LENGTHS
 
     def test_mutated_headers_are_read_or_refused(self):
         rng = np.random.default_rng(0)
