@@ -15,7 +15,7 @@ from pipelines.common.command import at_least, run
 from train.config import load_config
 from train.planning.calibration import this_device
 from train.planning.data_sets import data_size
-from train.planning.devices import BETWEEN, DEVICES, WITHIN, find_device, links_of
+from train.planning.devices import BETWEEN, DEVICES, WITHIN, links_of, named_device
 from train.planning.plan import Cluster, make_plan, source_batch
 from train.planning.report import tables
 
@@ -37,7 +37,7 @@ def main() -> None:
     config = load_config(arguments.config, arguments.overrides)
     here = arguments.device == "this"
     gpus = arguments.gpus or (1 if here else 8)
-    device = this_device() if here else find_device(arguments.device)
+    device = this_device() if here else named_device(arguments.device)
     cluster = Cluster(device, links_of(device, arguments.link, gpus, arguments.within), gpus * arguments.nodes)
     data = data_size(config, arguments.identities, arguments.images)
     plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config), timed=device.name == "cpu")

@@ -3,11 +3,11 @@
 import torch
 
 from benchmarks.gpu.part import Report, Setting
-from benchmarks.gpu.step import known_device, ways
+from benchmarks.gpu.step import ways
 from benchmarks.gpu.training import QUICKSTART, overrides
 from train.config import load_config
 from train.planning.data_sets import data_size
-from train.planning.devices import links_of
+from train.planning.devices import known_device, links_of
 from train.planning.plan import Cluster, make_plan
 
 

@@ -18,7 +18,7 @@ from benchmarks.measure import finish, mean_time, peak_memory
 from benchmarks.models import ceiling, needed_flop
 from benchmarks.step import race
 from evaluate.features.ranks import World
-from train.planning.devices import DEVICES, Device
+from train.planning.devices import known_device
 from train.trainer import Trainer
 
 _STEPS = 60  # in which the loss has to fall
@@ -145,12 +145,6 @@ def speed(report: Report, setting: Setting, run: Trainer, network: str, way: str
     finish(setting.place)
     report.figure("host's part of a step", 1e3 * statistics.median(host), "ms", **of)
     return images
-
-
-def known_device(name: str) -> Device | None:
-    """The planner's entry of a GPU that its driver calls ``name``."""
-    letters = name.lower().replace(" ", "")
-    return next((device for key, device in DEVICES.items() if key in letters), None)
 
 
 def _profile(report: Report, setting: Setting, run: Trainer, of: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource
-from train.planning.devices import DEVICES, Device
+from train.planning.devices import Device, known_device
 
 _CPU = {"fp32": torch.float32, "bf16": torch.bfloat16}  # it has no units for fp16
 _DTYPES = {"cpu": _CPU, "cuda": _CPU | {"fp16": torch.float16}}
@@ -161,5 +161,5 @@ def _memory(device: torch.device) -> int:
 def _link(device: torch.device) -> str:
     if device.type != "cuda":
         return "loopback"
-    name = torch.cuda.get_device_name(device).lower().replace(" ", "")
-    return next((entry.link for key, entry in DEVICES.items() if key.partition("-")[0] in name), "pcie4")
+    known = known_device(torch.cuda.get_device_name(device))
+    return known.link if known else "pcie4"

@@ -152,11 +152,17 @@ _BETWEEN = (
 BETWEEN: Mapping[str, Link] = MappingProxyType({link.name: link for link in _BETWEEN})
 
 
-def find_device(name: str) -> Device:
-    """A device by name; raises ``UserError`` that lists them."""
+def named_device(name: str) -> Device:
+    """The entry ``name``; raises ``UserError`` that lists them."""
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     return DEVICES[name]
+
+
+def known_device(driver_name: str) -> Device | None:
+    """The entry of a GPU by what its driver calls it, ``NVIDIA H100 80GB HBM3`` say; None where it has none."""
+    letters = driver_name.lower().replace(" ", "")
+    return next((device for name, device in DEVICES.items() if name in letters), None)
 
 
 def links_of(device: Device, between: str = "ndr", ranks_per_node: int = 8, within: str | None = None) -> Links:

@@ -20,7 +20,8 @@ from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
 from train.recipes import create_recipe
 
-_ALONE = dist.ProcessGroup(0, 1)  # type: ignore[call-arg]  # which the stub lacks: of one rank, which has nobody to exchange anything with
+# Of one rank, which has nobody to exchange anything with.
+_ALONE = dist.ProcessGroup(0, 1)  # type: ignore[call-arg]  # this constructor is not in the stub
 
 
 def trace_head(

@@ -10,12 +10,13 @@ from PIL import Image
 from benchmarks.gpu import failure, first_contact, material, pixels, reference, runs, suite, verification
 from benchmarks.gpu.part import Report, Setting, read_rows
 from benchmarks.gpu.parts import PARTS
-from benchmarks.gpu.step import covered, known_device
+from benchmarks.gpu.step import covered
 from benchmarks.gpu.training import largest_difference
 from pipelines.common.errors import UserError
 from pipelines.common.pillow import decode
 from pipelines.loading.admission import Admission
 from pipelines.sources import open_source
+from train.planning.devices import known_device
 
 
 @pytest.fixture

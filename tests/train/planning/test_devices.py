@@ -5,7 +5,7 @@ import torch
 
 from pipelines.common.errors import UserError
 from train.planning import calibration
-from train.planning.devices import BETWEEN, DEVICES, WITHIN, find_device, links_of
+from train.planning.devices import BETWEEN, DEVICES, WITHIN, links_of, named_device
 
 
 def test_every_device_has_its_figures():
@@ -16,18 +16,18 @@ def test_every_device_has_its_figures():
 
 
 def test_a_node_sends_through_all_its_ports():
-    links = links_of(find_device("h100"), "hdr")
+    links = links_of(named_device("h100"), "hdr")
     assert links.nodes(8) == 1 and links.nodes(9) == 2
     assert links.rate(8) == pytest.approx(0.8 * WITHIN["nvlink4"].rate)
     assert links.rate(16) == pytest.approx(0.8 * 8 * BETWEEN["hdr"].rate)
-    assert links_of(find_device("h100"), "hdr", ranks_per_node=4).rate(16) == pytest.approx(0.8 * 4 * 25e9)
-    assert links_of(find_device("h100"), "ethernet10").rate(16) == pytest.approx(0.8 * 1.25e9)
-    assert links_of(find_device("l40s"), "ndr").rate(16) == pytest.approx(0.8 * WITHIN["pcie4"].rate)
+    assert links_of(named_device("h100"), "hdr", ranks_per_node=4).rate(16) == pytest.approx(0.8 * 4 * 25e9)
+    assert links_of(named_device("h100"), "ethernet10").rate(16) == pytest.approx(0.8 * 1.25e9)
+    assert links_of(named_device("l40s"), "ndr").rate(16) == pytest.approx(0.8 * WITHIN["pcie4"].rate)
 
 
 def test_unknown_names_are_told():
     with pytest.raises(UserError, match="did you mean 'h100'"):
-        find_device("h10")
+        named_device("h10")
     with pytest.raises(UserError, match="unknown link 'infiniband'"):
         links_of(DEVICES["h100"], "infiniband")
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.train.planning.support import config
-from train.planning.devices import Device, find_device, links_of
+from train.planning.devices import Device, links_of, named_device
 from train.planning.forecast import forecast, part_time
 from train.planning.step import Setting, trace_step
 from train.planning.work import Work
@@ -60,14 +60,14 @@ def test_operators_add_up_and_are_done_as_often_as_they_are():
 
 
 def of_gpus(ranks=8, device=None, **sections):
-    device = device or find_device("h100")
+    device = device or named_device("h100")
     settled = config({"name": "r18"}, {"tile": 1280}, {"batch_size": 64, "threads": 4}, precision="bf16", **sections)
     setting = Setting(True, device.memory, ranks, 100_000)
     return forecast(settled, setting, trace_step(settled, setting), device, links_of(device))
 
 
 def test_the_slowest_flow_sets_the_pace():
-    device = find_device("h100")
+    device = named_device("h100")
     plain = of_gpus()
     assert plain.images == 8 * 64 and plain.images_per_second == plain.images / plain.step
     slow_host = of_gpus(device=replace(device, launch=1.0))

@@ -13,7 +13,7 @@ from tests.train.planning.support import config
 from train.config import load_config
 from train.plan import main
 from train.planning.data_sets import KNOWN, data_size
-from train.planning.devices import find_device, links_of
+from train.planning.devices import links_of, named_device
 from train.planning.plan import Cluster, make_plan, source_batch
 
 CONFIGS = sorted(Path(__file__).resolve().parents[3].glob("configs/*.yaml"))
@@ -21,7 +21,7 @@ FEW = ("wf42m_vits_pfc03", "quickstart")
 
 
 def cluster(device="h100", ranks=8, between="ndr"):
-    return Cluster(find_device(device), links_of(find_device(device), between), ranks)
+    return Cluster(named_device(device), links_of(named_device(device), between), ranks)
 
 
 def plan_of(path, **arguments):
