@@ -1,6 +1,7 @@
 """What is wrong with a config, in a line: each key as the user wrote it, and the known key that was perhaps meant."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from reprlib import repr as brief
 from typing import Any
@@ -10,12 +11,27 @@ from pydantic import ValidationError
 from train.section import OpenSection, Section
 
 _NEAR = 0.6  # of 1: keys less alike are no suggestion
+_MEMBER = re.compile(r"bool|constrained-\w+|literal\[.*\]")  # how pydantic calls one of a key's several types
 
 
 def explain(error: ValidationError, root: type[Section], tree: Mapping[str, Any]) -> str:
     """The problems of a config ``tree`` that is no ``root``, on one line."""
     options = {name: _options(section, tree.get(name)) for name, section in root.sections().items()}
-    return "; ".join(_explain(problem, root, options) for problem in error.errors())
+    by_key: dict[tuple[int | str, ...], list[Mapping[str, Any]]] = {}
+    for problem in error.errors():
+        *key, last = problem["loc"] or ("",)
+        of_several = problem["type"] != "extra_forbidden" and _MEMBER.fullmatch(str(last))
+        by_key.setdefault(tuple(key) if of_several else problem["loc"], []).append(problem)
+    return "; ".join(
+        _explain(problems[0], root, options) if len(problems) == 1 else _explain_types(key, problems)
+        for key, problems in by_key.items()
+    )
+
+
+def _explain_types(key: Sequence[int | str], problems: Sequence[Mapping[str, Any]]) -> str:
+    """A value that is none of the types that its key may have."""
+    wanted = [problem["msg"].partition(",")[0].removeprefix("Input should be ") for problem in problems]
+    return f"{'.'.join(map(str, key))}: must be {' or '.join(wanted)}, not {brief(problems[0]['input'])}"
 
 
 def _explain(problem: Mapping[str, Any], root: type[Section], options: Mapping[str, list[str]]) -> str:

@@ -62,11 +62,13 @@ def finish(outcomes: Sequence[Outcome], folder: Path | None) -> bool:
         {"part": each.part, "state": each.state, "seconds": round(each.seconds, 1), "said": each.said}
         for each in outcomes
     ]
-    failed = any(outcome.failures for outcome in outcomes)
+    left_out = [outcome.part for outcome in outcomes if outcome.state == "skipped"]
+    failed = any(outcome.failures for outcome in outcomes) or len(left_out) == len(outcomes)
     versions = machine()
     path = results.save("gpu", rows, folder, versions=versions, passed=not failed, defaults=won, parts=states)
     page.write(path.with_suffix(".html"), results.machine() | versions, outcomes, rows, won)
-    _CONSOLE.print(f"{'FAIL' if failed else 'PASS'}: {path}, {path.with_suffix('.html')}")
+    verdict = ("FAIL" if failed else "PASS") + (f" without {', '.join(left_out)}, for lack of time" if left_out else "")
+    _CONSOLE.print(f"{verdict}: {path}, {path.with_suffix('.html')}")
     return failed
 
 

@@ -34,3 +34,11 @@ def test_verdict(tmp_path, capsys, found, failed):
     written = json.loads(path.read_text())
     assert written["passed"] != failed and written["defaults"] == ["model: {compile: true}"]
     assert written["parts"][0]["state"] == found[0].state and path.with_suffix(".html").exists()
+
+
+def test_nothing_that_ran_is_no_success(tmp_path, capsys):
+    late = Outcome("head", "skipped", [], said="no time")
+    assert finish([late], tmp_path)
+    assert "FAIL without head, for lack of time" in " ".join(capsys.readouterr().out.split())
+    assert not finish([late, *outcomes(compile=compiled(r50=1.3))], tmp_path)
+    assert "PASS without head, for lack of time" in " ".join(capsys.readouterr().out.split())
