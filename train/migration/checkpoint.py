@@ -1,6 +1,5 @@
 """arcface_torch's checkpoints (``checkpoint_gpu_*.pt``, a file a rank) as a checkpoint of a run here."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evaluate.features.ranks import World
-from losses.head.arcface_torch import load_arcface_torch
+from losses.head.arcface_torch import STATES, load_arcface_torch, mapped, rank_files
 from pipelines.common.errors import UserError, one_line
 from train.checkpoint import complete
 from train.config import Config
@@ -57,12 +56,9 @@ def find_saved(folder: Path) -> Saved | None:
         UserError: a rank's file is missing, or a file is not what its name says.
         OSError: there is no folder.
     """
-    found = {int(path.stem.removeprefix("checkpoint_gpu_")): path for path in folder.iterdir() if _is_state(path)}
-    if not found:
+    files = rank_files(folder, STATES)
+    if not files:
         return None
-    if missing := set(range(max(found) + 1)) - found.keys():
-        raise UserError(f"{folder} lacks checkpoint_gpu_{min(missing)}.pt: the state of a rank is needed, too")
-    files = [found[rank] for rank in sorted(found)]
     contents = [_read(path) for path in files]
     steps = {content["global_step"] for content in contents}
     if len(steps) > 1:
@@ -183,10 +179,6 @@ def _scaled(theirs: Mapping[str, Any], key: str, ours: Tensor, batches: int, nam
     return value / {"step": 1, "exp_avg_sq": batches**2}.get(key, batches)
 
 
-def _is_state(path: Path) -> bool:
-    return path.name.startswith("checkpoint_gpu_") and path.suffix == ".pt" and path.stem[15:].isdecimal()
-
-
 _KINDS = {
     "epoch": int,
     "global_step": int,
@@ -198,11 +190,8 @@ _KINDS = {
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A file's content, mapped. Raises ``UserError`` where it is none of theirs."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, KeyError, EOFError) as error:
-        raise UserError(f"{path} is no checkpoint of arcface_torch: {one_line(error)}") from None
+    """A file's content, see `mapped`. Raises ``UserError`` where it is none of theirs."""
+    content = mapped(path)
     for name, kind in _KINDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
             raise UserError(f"{path} is no checkpoint of arcface_torch: it has no {name}")

@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -84,33 +85,23 @@ def _commands(path: Path, text: str) -> list[tuple[int, list[str]]]:
 
 def _read_words(path: Path, line: int, words: list[str], options: dict[str, _Option], config: PythonConfig) -> None:
     start = next(place for place, word in enumerate(words) if Path(word).name == _PROGRAM)
-    rest = iter(words[start + 1 :])
-    for word in rest:
-        name, equals, given = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
+    left = deque(words[start + 1 :])
+    while left:
+        word = left.popleft()
         if not word.startswith("--"):
             raise UserError(f"{path}, line {line}: {word!r} is no option of {_PROGRAM}")
+        name, equals, given = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
         option = options.get(name)
-        if option is None and not equals:  # unknown here: a value follows unless the next word is an option
-            following, rest = _split(rest)
-            given, is_switch = following or "", following is None
-        else:
-            is_switch = option is not None and option.is_switch
-            if not is_switch and not equals:
-                given = next(rest, "")
+        # Of an option that is not known, the next word is the value unless it is an option, too.
+        is_switch = option.is_switch if option else not equals and (not left or left[0].startswith("--"))
+        if not is_switch and not equals:
+            given = left.popleft() if left else ""
         if "$" in given or "`" in given:
             config.values.pop(name, None)
             config.unread.append(Unread(line, f"--{name} {given}", name))
-            continue
-        config.values[name] = True if is_switch else _value(path, line, name, given, option)
-
-
-def _split(words: Any) -> tuple[str | None, Any]:
-    """The next word if it is a value, and what is left."""
-    left = list(words)
-    if left and not left[0].startswith("--"):
-        return left[0], iter(left[1:])
-    return None, iter(left)
+        else:
+            config.values[name] = True if is_switch else _value(path, line, name, given, option)
 
 
 def _value(path: Path, line: int, name: str, given: str, option: _Option | None) -> Any:

@@ -115,8 +115,10 @@ class _Module:
 
     def _set(self, target: ast.expr, value: ast.expr) -> None:
         key = self._key(target)
-        if key is not None:
-            self.config.values.pop(key, None)  # what was there before does not hold any more
+        if isinstance(target, ast.Tuple):
+            for part, item in zip(target.elts, self.value(value), strict=True):
+                self._set(part, ast.Constant(item))
+        elif key is not None:
             self.config.values[key] = self.value(value)
             self.config.unread = [unread for unread in self.config.unread if unread.key != key]
         elif not isinstance(target, ast.Name):
@@ -127,7 +129,6 @@ class _Module:
             self.configs.add(target.id)
             self.config.values.update(self._dictionary(value))
         else:
-            self.names.pop(target.id, None)
             self.names[target.id] = self.value(value)
 
     def _key(self, target: ast.expr) -> str | None:
@@ -220,12 +221,15 @@ class _Module:
         return _ARITHMETIC[op](left, right)
 
     def _leave(self, statement: ast.stmt) -> None:
-        """Note that a statement is not understood, and every key that is set in it."""
-        keys: list[str | None] = [key for key in map(self._key, _targets(statement)) if key]
+        """Note that a statement is not understood; what it sets does not hold any more what it held before."""
+        targets = list(_targets(statement))
+        for target in targets:
+            if isinstance(target, ast.Name):
+                self.names.pop(target.id, None)
+        keys: list[str | None] = [key for key in map(self._key, targets) if key]
         text = (ast.get_source_segment(self.source, statement) or "").splitlines()[0]
         for key in keys or [None]:
-            if key is not None:
-                self.config.values.pop(key, None)
+            self.config.values.pop(key or "", None)
             self.config.unread.append(Unread(statement.lineno, text, key))
 
 
@@ -250,10 +254,8 @@ _VALUES: dict[type[ast.expr], Callable[[_Module, Any], Any]] = {
 
 def _targets(statement: ast.stmt) -> Iterator[ast.expr]:
     for node in ast.walk(statement):
-        if isinstance(node, ast.Assign):
-            yield from node.targets
-        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
-            yield node.target
+        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            yield node
 
 
 def _is_text(node: ast.stmt) -> bool:
