@@ -50,13 +50,13 @@ class Saved:
 
 
 def find_saved(folder: Path) -> Saved | None:
-    """The newest state of a run in its folder; None where there is none.
+    """The newest state of a run in its folder; None where there is none, or where it is no folder.
 
     Raises:
         UserError: a rank's file is missing, or a file is not what its name says.
         OSError: there is no folder.
     """
-    files = rank_files(folder, STATES)
+    files = [] if folder.is_file() else rank_files(folder, STATES)
     if not files:
         return None
     contents = [_read(path) for path in files]
@@ -70,10 +70,13 @@ def find_saved(folder: Path) -> Saved | None:
 def find_weights(folder: Path) -> Row:
     """What a run without states starts from: the backbone of ``model.pt``, and centres where there are any.
 
+    Instead of the folder it may be a file of weights, as AdaFace's ``.ckpt``.
+
     Raises:
         UserError: there is neither a state nor a model in the folder.
     """
-    models = [path for name in ("model.pt", "backbone.pth") if (path := folder / name).is_file()]
+    files = [folder] if folder.is_file() else [folder / name for name in ("model.pt", "backbone.pth")]
+    models = [path for path in files if path.is_file()]
     if not models:
         raise UserError(f"{folder} has neither checkpoint_gpu_0.pt nor model.pt: give their folder work_dirs/x")
     settings, note = (

@@ -29,9 +29,10 @@ def tree_of(rows: Sequence[Row], overrides: Sequence[str]) -> dict[str, Any]:
 
 def yaml_text(tree: Mapping[str, Any], rows: Sequence[Row], title: str) -> str:
     """The tree as YAML; over a setting what is to be known of it."""
-    notes = {name: row.became.note for row in rows for name, value in row.became.settings.items() if row.became.note}
-    first = {id(row.became.settings): next(iter(row.became.settings)) for row in rows if row.became.settings}
-    notes = {name: note for name, note in notes.items() if name in first.values()}  # once, where a key became several
+    # Where a key became several settings, over the first of them.
+    notes = {
+        next(iter(row.became.settings)): row.became.note for row in rows if row.became.settings and row.became.note
+    }
     return "\n".join([*_comment(title, ""), *_lines(tree, notes)]) + "\n"
 
 

@@ -143,9 +143,11 @@ def test_files_that_are_no_states(tmp_path):
     train_theirs(tmp_path, "sgd", 1)
     assert len(find_saved(tmp_path).files) == RANKS and find_saved(tmp_path).global_step == SAVED
     (tmp_path / "checkpoint_gpu_1.pt").rename(tmp_path / "other")
-    with pytest.raises(ValueError, match="lacks the file of arcface_torch.s rank 1"):
+    with pytest.raises(FileNotFoundError, match="lacks the file of arcface_torch.s rank 1"):
         find_saved(tmp_path)
     for content, told in (({"weight": 1}, "has no epoch"), (None, "is no checkpoint")):
-        torch.save(content, tmp_path / "checkpoint_gpu_1.pt") if content else (tmp_path / "checkpoint_gpu_1.pt").touch()
+        (tmp_path / "checkpoint_gpu_1.pt").write_bytes(b"")
+        if content:
+            torch.save(content, tmp_path / "checkpoint_gpu_1.pt")
         with pytest.raises(ValueError, match=told):
             find_saved(tmp_path)

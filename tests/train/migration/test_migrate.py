@@ -200,3 +200,6 @@ def test_a_folder_without_states_is_a_start(moved, tmp_path):
     (work / "softmax_fc_gpu_0.pt").touch()
     config, _ = moved(checkout(tmp_path), "--checkpoint", work)
     assert config.head.init_from == str(work)
+    (tmp_path / "mine.yaml").unlink()
+    config, _ = moved(checkout(tmp_path), "--checkpoint", work / "model.pt")
+    assert config.model.init_from == str(work / "model.pt") and config.head.init_from is None
