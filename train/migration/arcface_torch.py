@@ -187,17 +187,17 @@ _NEVER_READ = "their train.py never reads it: "
 
 PROJECTS: dict[str, dict[str, Rule]] = {
     "arcface_torch": ARCFACE_TORCH,
-    "transface": ARCFACE_TORCH | {"network": _transface},
+    "transface": ARCFACE_TORCH | {"network": _transface, "gradient_acc": Without(_NEVER_READ + "one batch a step")},
     "topofr": ARCFACE_TORCH
     | {
         "network": _topofr,
+        "gradient_acc": Without(_NEVER_READ + "one batch a step"),
         "margin_list": lambda value, _: Became(
             {"head.margin": "arcface", "head.s": 64, "head.m": 0.5}, _NEVER_READ + "arcface, 0.5"
         ),
         "sample_rate": lambda value, _: Became({"head.sample_rate": 1.0}, _NEVER_READ + "all classes"),
         "optimizer": lambda value, _: Became({"optim.name": "sgd"}, "" if value == "sgd" else _NEVER_READ + "sgd"),
         "interclass_filtering_threshold": Without(_NEVER_READ + "none"),
-        "gradient_acc": Without(_NEVER_READ + "one batch a step"),
     },
 }
 
@@ -205,7 +205,7 @@ PROJECTS: dict[str, dict[str, Rule]] = {
 def of_their_code(project: str, values: Mapping[str, Any], power: float, why: str) -> list[Row]:
     """What their code does whatever the config says."""
     schedule = Became({"schedule.name": "polynomial", "schedule.power": power}, why)
-    clip = 5.0 / (_batches(values) if project == "arcface_torch" else 1)
+    clip = 5.0 / _batches(values)
     rows = [
         Row(
             "clip_grad_norm_",

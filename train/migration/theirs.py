@@ -9,7 +9,7 @@ from pipelines.common.errors import UserError, unknown
 from train.migration import adaface, arcface_torch
 from train.migration.command_line import read_script
 from train.migration.python_config import PythonConfig, read_config
-from train.migration.translation import Row, translate
+from train.migration.translation import Became, Row, translate
 
 TRAINERS = (*arcface_torch.PROJECTS, "adaface")
 # Files that only one of arcface_torch's kin has, beside its folder of configs.
@@ -39,7 +39,11 @@ class Theirs:
             return translate(self.config, adaface.ADAFACE) + adaface.of_their_code()
         rules = arcface_torch.PROJECTS[self.trainer]
         values = self.config.values
-        return translate(self.config, rules) + arcface_torch.of_their_code(self.trainer, values, self.power, self.why)
+        rows = translate(self.config, rules) + arcface_torch.of_their_code(self.trainer, values, self.power, self.why)
+        if not _base(self.path).is_file():
+            note = "not beside the config: what is set there only has the defaults here"
+            rows.append(Row("base.py", None, Became({}, note)))
+        return rows
 
 
 def read_theirs(path: Path, trainer: str | None = None) -> Theirs:
@@ -62,15 +66,20 @@ def read_theirs(path: Path, trainer: str | None = None) -> Theirs:
     config.values["output"] = config.values.get("output") or f"work_dirs/{path.stem}"
     checkout = path.resolve().parent.parent
     trainer = trainer or next((name for file, name in _MARKS.items() if (checkout / file).exists()), "arcface_torch")
+    if trainer != "arcface_torch" and "gradient_acc" in config.values:
+        config.values["gradient_acc"] = 1  # for the others never read it
     return Theirs(path, trainer, config, *_power(checkout))
+
+
+def _base(path: Path) -> Path:
+    return path.with_name("base.py")
 
 
 def _on_base(path: Path, own: PythonConfig) -> PythonConfig:
     """The config over the ``base.py`` beside it, if there is one."""
-    file = path.with_name("base.py")
-    if file == path or not file.is_file():
+    if not _base(path).is_file():
         return own
-    base = read_config(file)
+    base = read_config(_base(path))
     unread = {line.key for line in own.unread if line.key}
     values = {key: value for key, value in base.values.items() if key not in unread} | own.values
     return PythonConfig(values, [line for line in base.unread if line.key not in own.values] + own.unread)

@@ -101,8 +101,16 @@ def test_topofr_has_its_own_loss_and_sampling(moved, tmp_path):
 
 
 def test_the_trainer_may_be_named(moved, tmp_path):
-    config, _ = moved(checkout(tmp_path, network="vit_l_dp005_mask_005"), "--trainer", "transface")
+    path = checkout(tmp_path, network="vit_l_dp005_mask_005", gradient_acc=4)
+    config, _ = moved(path, "--trainer", "transface")
     assert config.model.name == "transface_l" and config.recipe.name == "transface"
+    assert config.optim.accumulate == 1 and config.optim.clip == 5  # only arcface_torch reads gradient_acc
+
+
+def test_a_config_without_its_base(moved, tmp_path):
+    config, printed = moved(checkout(tmp_path, base={}, network="r18", optimizer="adamw", weight_decay=0.1))
+    assert config.model.name == "r18" and config.optim.name == "adamw" and config.optim.weight_decay == 0.1
+    assert "not beside the config" in " ".join(printed.split())
 
 
 def test_keys_of_2021(moved, tmp_path):
