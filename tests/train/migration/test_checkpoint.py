@@ -7,9 +7,11 @@ import torch.nn.functional as F
 
 from evaluate.features.ranks import World
 from models.registry import BACKBONES
+from models.sharded import read_sharded
 from pipelines.loading.batch import Batch
 from tests.train.migration.theirs import checkout
 from tests.train.plain_run import Plain
+from train.checkpoint import complete
 from train.config import load_config
 from train.migration.checkpoint import find_saved
 from train.trainer import Trainer
@@ -113,30 +115,67 @@ def shares(trainer, size):
         yield Batch(images[mine], labels[mine], torch.arange(size), torch.zeros(size, 1))
 
 
+def config_of(folder, faces, **own):
+    given = {"network": "frozen", "embedding_size": 16, "batch_size": SIZE, "num_classes": CLASSES, "val_targets": []}
+    given |= {"rec": str(faces), "num_epoch": TOTAL * BATCH // 96}
+    return checkout(folder, **given | own)
+
+
+def overrides(folder):
+    return f"output={folder / 'run'}", "model.input_size=32", "data.threads=1"
+
+
 @pytest.mark.parametrize("optimizer, batches", [("sgd", 1), ("adamw", 1), ("sgd", 2), ("adamw", 2)])
 def test_a_run_goes_on(migrate, ranks, monkeypatch, tmp_path, faces, optimizer, batches):
     monkeypatch.setitem(BACKBONES, "frozen", WithFrozen)
     theirs = train_theirs(tmp_path / "work", optimizer, batches)
     own = {"lr": 0.02} if optimizer == "sgd" else {"lr": 0.002, "weight_decay": 0.1, "optimizer": "adamw"}
-    path = checkout(
-        tmp_path,
-        **own,
-        network="frozen",
-        embedding_size=16,
-        batch_size=SIZE,
-        gradient_acc=batches,
-        rec=str(faces),
-        num_classes=CLASSES,
-        num_epoch=TOTAL * BATCH // 96,
-        val_targets=[],
-    )
+    path = config_of(tmp_path, faces, gradient_acc=batches, **own)
     out = tmp_path / "mine.yaml"
-    migrate(path, f"output={tmp_path / 'run'}", "model.input_size=32", "--checkpoint", tmp_path / "work", "--out", out)
+    migrate(path, *overrides(tmp_path), "--checkpoint", tmp_path / "work", "--out", out)
     for count, size in ((1, BATCH), (2, BATCH // 2)):
         for first, losses in ranks(count, go_on, str(out), [f"data.batch_size={size}", "data.threads=1"]):
             assert first == SAVED
             assert losses == pytest.approx(theirs, rel=2e-5)  # the rounding that six steps carry on
     assert abs(theirs[-1] - theirs[0]) > 0.01 * theirs[0]  # those steps have moved something
+
+
+def test_momentum_of_the_first_partial_fc(migrate, monkeypatch, tmp_path, faces):
+    """It has that of the classes drawn last alone, and its own resuming begins without."""
+    monkeypatch.setitem(BACKBONES, "frozen", WithFrozen)
+    work = tmp_path / "work"
+    train_theirs(work, "sgd", 1)
+    for file in sorted(work.iterdir()):
+        content = torch.load(file, weights_only=True)
+        content["state_optimizer"]["state"][7]["momentum_buffer"] = torch.ones(2, 16)
+        torch.save(content, file)
+    path = config_of(tmp_path, faces, sample_rate=0.5)
+    migrate(path, *overrides(tmp_path), "--checkpoint", work, "--out", tmp_path / "mine.yaml")
+    (written,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert not read_sharded(written, "centre_optimizer")["momentum"].any()
+    assert all(value.any() for name, value in read_sharded(written, "optimizer").items() if "frozen" not in name)
+
+
+def test_what_does_not_fit_is_told(migrate, monkeypatch, tmp_path, faces):
+    monkeypatch.setitem(BACKBONES, "frozen", WithFrozen)
+    work, out = tmp_path / "work", tmp_path / "mine.yaml"
+    train_theirs(work, "sgd", 1)
+    faults = {
+        "does not fit mbf": {"network": "mbf", "embedding_size": 512},
+        "of 12 classes": {"num_classes": 12},
+        "there is no": {"rec": str(tmp_path / "nowhere")},
+    }
+    for told, own in faults.items():
+        with pytest.raises((ValueError, OSError), match=told):
+            migrate(config_of(tmp_path, faces, **own), *overrides(tmp_path), "--checkpoint", work, "--out", out)
+        assert not out.exists() and not complete(tmp_path / "run" / "checkpoints")
+        if dist.is_initialized():  # a command that fails ends with its process
+            dist.destroy_process_group()
+    (tmp_path / "run" / "checkpoints" / "step_000000001").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step_000000001" / "meta.json").touch()
+    with pytest.raises(ValueError, match="holds a run already"):
+        migrate(config_of(tmp_path, faces), *overrides(tmp_path), "--checkpoint", work, "--out", out)
+    dist.destroy_process_group()
 
 
 def test_files_that_are_no_states(tmp_path):
