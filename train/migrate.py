@@ -47,6 +47,8 @@ def main() -> None:
     if arguments.checkpoint and not saved:
         rows.append(find_weights(arguments.checkpoint))
     tree = tree_of(rows, arguments.overrides)
+    if "train" not in tree.get("data", {}):
+        raise UserError(f"{arguments.config} names no data that could be read: add data.train=FOLDER")
     config = validated(tree, f"{arguments.config} as a config of ours")
     text = yaml_text(tree, rows, f"{theirs.path.name} of {theirs.trainer}, by train.migrate.")
 

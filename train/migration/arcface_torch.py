@@ -9,6 +9,7 @@ from models.registry import BACKBONES
 from pipelines.common.errors import UserError, unknown
 from train.migration.translation import Became, Row, Rule, Without, renamed
 
+_MASKED = "their code masks 10 % of the patches, whatever the name says"
 _HALF = "theirs is fp16 with a loss scale; precision: fp16 is that, for GPUs without bf16"
 
 
@@ -19,21 +20,20 @@ def _margin(value: Any, values: Mapping[str, Any]) -> Became:
         note = "gradient: straight_through is their code's (arccos and cos without gradient); exact is the formula's"
         return Became({"head.margin": "arcface", "head.s": 64, "head.m": m2, "head.gradient": "straight_through"}, note)
     if m3 > 0:
-        note = (
-            "" if m1 == 1 and m2 == 0 else f"their code leaves out m1 and m2 where m3 is set: {m1}, {m2} never counted"
-        )
+        alone = m1 == 1 and m2 == 0
+        note = "" if alone else f"their code leaves out m1 and m2 where m3 is set: {m1}, {m2} never counted"
         return Became({"head.margin": "cosface", "head.s": 64, "head.m": m3}, note)
-    raise UserError(
-        f"margin_list {value} is refused by their code, too; take head.margin: combined in a config of ours"
-    )
+    raise UserError(f"margin_list {value} is refused by their code, too; a config of ours has head.margin: combined")
 
 
 def _loss(value: Any, values: Mapping[str, Any]) -> Became:
-    """The key of 2021's versions, before there was margin_list."""
-    margins = {"arcface": (1, 0.5, 0), "cosface": (1, 0, 0.4)}
+    """The key of 2021's versions, before there was margin_list; its gradient passed through the margin."""
+    margins = {"arcface": 0.5, "cosface": 0.4}
     if value not in margins:
         raise unknown("loss", str(value), margins)
-    return Became() if "margin_list" in values else _margin(margins[value], values)
+    if "margin_list" in values:
+        return Became({}, "margin_list says it")
+    return Became({"head.margin": value, "head.s": 64, "head.m": margins[value]})
 
 
 def _network(value: Any, values: Mapping[str, Any]) -> Became:
@@ -43,7 +43,7 @@ def _network(value: Any, values: Mapping[str, Any]) -> Became:
     notes = []
     if value.endswith("mask_005"):
         settings["model.mask_ratio"] = 0.1
-        notes.append("their code masks 10 % of the patches, whatever the name says")
+        notes.append(_MASKED)
     if re.match(r"vit_[blh]", value):
         settings["model.checkpoint_activations"] = True
         notes.append("they compute activations again; false is faster where they fit (auto finds out)")
@@ -60,9 +60,7 @@ def _transface(value: Any, values: Mapping[str, Any]) -> Became:
     settings["model.mask_ratio"] = 0.0 if published and not int(mask) else 0.1
     if size in "bl":
         settings["model.checkpoint_activations"] = True
-    return Became(
-        settings, "" if not int(mask or 0) else "their code masks 10 % of the patches, whatever the name says"
-    )
+    return Became(settings, _MASKED if int(mask or 0) else "")
 
 
 def _topofr(value: Any, values: Mapping[str, Any]) -> Became:
@@ -138,6 +136,14 @@ def _interclass_filter(value: Any, values: Mapping[str, Any]) -> Became:
     return Became({"head.interclass_filter": value}) if value > 0 else Became({}, "0 is none, the default")
 
 
+def _sample_rate(value: Any, values: Mapping[str, Any]) -> Became:
+    if not value:
+        return Became(
+            {"head.sample_rate": 1e-6}, "0 there draws the classes of the batch alone, as any rate that small"
+        )
+    return Became({"head.sample_rate": value}, "the number drawn is theirs in the mean; classes not drawn rest")
+
+
 def _output(value: Any, values: Mapping[str, Any]) -> Became:
     return Became({"output": f"runs/{Path(value).name}"}, "a folder of its own: a run of ours never writes into theirs")
 
@@ -156,7 +162,7 @@ ARCFACE_TORCH: dict[str, Rule] = {
     "margin_list": _margin,
     "loss": _loss,
     "interclass_filtering_threshold": _interclass_filter,
-    "sample_rate": renamed("head.sample_rate", "the number drawn is theirs in the mean; classes not drawn rest"),
+    "sample_rate": _sample_rate,
     "num_classes": renamed("head.num_classes", "may be left out: the data's"),
     "optimizer": _optimizer,
     "lr": _lr,

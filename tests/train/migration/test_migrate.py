@@ -116,7 +116,7 @@ def test_a_config_without_its_base(moved, tmp_path):
 def test_keys_of_2021(moved, tmp_path):
     base = {"loss": "cosface", "network": "r18", "batch_size": 64, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
     config, printed = moved(checkout(tmp_path, base=base, warmup_epoch=-1, decay_epoch=[8, 14]))
-    assert config.head.margin == "cosface" and config.head.options["m"] == 0.4
+    assert config.head.margin == "cosface" and config.head.options == {"s": 64, "m": 0.4}
     assert (config.schedule.name, config.schedule.milestones, config.schedule.gamma) == ("step", [8, 14], 0.1)
     assert config.schedule.warmup_epochs == 0 and "/ 512" in printed
 
@@ -126,6 +126,11 @@ def test_gradients_that_are_summed(moved, tmp_path):
     config, _ = moved(checkout(tmp_path, gradient_acc=4, lr=0.1, weight_decay=4e-4))
     assert config.optim.accumulate == 4 and config.optim.lr == pytest.approx(0.4)
     assert config.optim.weight_decay == pytest.approx(1e-4) and config.optim.clip == 1.25
+
+
+def test_no_rate_is_the_batchs_own_classes(moved, tmp_path):
+    config, _ = moved(checkout(tmp_path, sample_rate=0.0))
+    assert 0 < config.head.sample_rate < 1e-5
 
 
 def test_adamw_does_not_see_the_size_of_a_gradient(moved, tmp_path):
@@ -169,7 +174,7 @@ FAULTS = {
     "short margin": ({"margin_list": (1.0, 0.5)}, "margin_list = .* is no value"),
     "text": ({"warmup_epoch": "two"}, "warmup_epoch = 'two' is no value"),
     "optimizer": ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
-    "synthetic": ({"rec": "synthetic"}, "data is missing|data.train is missing"),
+    "synthetic": ({"rec": "synthetic"}, "add data.train=FOLDER"),
     "negative": ({"lr": -1}, "optim.lr: must be greater than 0"),
 }
 
