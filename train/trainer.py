@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from evaluate.features.ranks import World
@@ -24,6 +24,7 @@ from train.build import HALF, build_backbone, build_centre_optimizer, build_head
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
+from train.ema import WeightAverage
 from train.gate import SoundBuffers, StepGate
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer
@@ -82,7 +83,7 @@ class Trainer:
             path, meta = found
             self.checkpoints.load(path, self.parts)
             self.step = meta["step"]
-        self.buffers = SoundBuffers(self.backbone, self.recipe)
+        self.buffers = SoundBuffers(self.backbone, self.recipe, self.result)
 
     def _build(self, source: Source, num_classes: int, fresh: bool) -> None:
         """The parts that are trained, and what feeds and trains them."""
@@ -103,6 +104,7 @@ class Trainer:
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.backbone = build_backbone(model, world, seed=seed, batch_size=config.data.batch_size, fresh=fresh)
         network = self.recipe.network(self.backbone)
+        self.average = WeightAverage(self.backbone, optim.ema) if optim.ema else None
         self.recipe.to(world.device)
         self.network = replicate(network.to(world.device), world, compile=model.compile, compress=optim.compress)
         self.head = build_head(
@@ -132,6 +134,11 @@ class Trainer:
         return self.config.data.batch_size * self.world.size * self.accumulate
 
     @property
+    def result(self) -> nn.Module:
+        """The network that is verified and saved as the run's: the averaged one where there is one."""
+        return self.average.network if self.average else self.backbone
+
+    @property
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds, by its names there: what is listed here is saved and resumed, and nothing else."""
         parts: dict[str, Part] = {
@@ -147,6 +154,8 @@ class Trainer:
         }
         if self.recipe_optimizer:
             parts["recipe_optimizer"] = OptimizerState(self.recipe, self.recipe_optimizer)
+        if self.average:
+            parts["ema"] = self.average.network
         return parts
 
     @property
@@ -254,6 +263,8 @@ class Trainer:
         for optimizer in self.optimizers:
             self.gate.step(optimizer, taken)
             optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.step, taken)
 
     # -- logs, verification, checkpoints -------------------------------------------------------------------------------
 
@@ -313,10 +324,10 @@ class Trainer:
             return {}
         began = time.perf_counter()
         self._settle()
-        average_batch_statistics(self.backbone)
+        average_batch_statistics(self.result)
         # What is printed last, and lasts, is what evaluation computes; before, the step's own precision is enough.
         last = self.step >= self.learning_rate.total
-        results = self.verifier(self.backbone, None if last or self.world.device.type == "cpu" else self.half)
+        results = self.verifier(self.result, None if last or self.world.device.type == "cpu" else self.half)
         seconds = time.perf_counter() - began
         self.verify_seconds += seconds
         self.meter.leave_out(seconds)  # the next log step's images/s are those of training
@@ -327,7 +338,7 @@ class Trainer:
             figures = "  ".join(f"{name} {result.accuracy:.2%}" for name, result in results.items())
             self.log.event(record, f"verified at step {self.step}: {figures}  ({seconds:.1f} s)")
             if mean > self.best:
-                save_weights(self.backbone, self.output / "best.pt")
+                save_weights(self.result, self.output / "best.pt")
         self.best.fill_(max(self.best.item(), mean))
         return results
 
@@ -335,6 +346,8 @@ class Trainer:
         began = time.perf_counter()
         self._settle()
         average_batch_statistics(self.backbone)
+        if self.average:
+            average_batch_statistics(self.average.network)
         self.checkpoints.save(self.step, self.parts, self.meta)
         self._saved_at = time.monotonic()
         self.meter.leave_out(time.perf_counter() - began)
@@ -364,7 +377,7 @@ class Trainer:
         self.checkpoints.finish()
         if not self.log:
             return
-        save_weights(self.backbone, self.output / "model.pt")
+        save_weights(self.result, self.output / "model.pt")
         if results:
             figures = {name: SetFigures(**result.summary()) for name, result in results.items()}
             self.log.say(accuracy_table(figures))
