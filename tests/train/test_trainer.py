@@ -16,7 +16,8 @@ from tests.train.plain_run import Plain
 from tests.train.support import close, curve, curves
 from train.config import load_config
 from train.recipes import RECIPES, Recipe, StepResult
-from train.trainer import Trainer, seed_generators, step_seed
+from train.seeds import seed_generators, step_seed
+from train.trainer import Trainer
 
 
 class Projected(Recipe):
