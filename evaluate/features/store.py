@@ -1,9 +1,8 @@
-"""Embeddings of all images of a source on disk, by index: made once by all ranks, then read row by row.
-
-Files are read by offset and never mapped, as the sources' are (docs/architecture.md).
-"""
+"""Embeddings of all images of a source on disk, by index: made once by all ranks, then read row by row."""
 
 import hashlib
+import io
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +20,11 @@ from pipelines.common.files import replacing
 from pipelines.loading.decoder import Decoder
 from pipelines.loading.loader import read_batches
 from pipelines.loading.quarantine import Quarantine
+from pipelines.sources.ranges import RangeReader
 from pipelines.sources.source import Source
 
 _LEAST, _MOST_FILES = 1024, 256  # images a file, unless there would be more files than that
+_HEADER = 128  # bytes before the numbers
 _BATCH = 128  # images that are embedded at a time
 _PROBES = 64  # images whose bytes tell a data set from another with the same labels
 
@@ -83,8 +84,8 @@ class EmbeddingStore:
         """The embeddings float32 (b, d) of images ``indices`` int64 (b,), or of the mirror images where ``mirrored``,
         bool (b,), says so. Raises ``UserError`` where one could not be read when they were made."""
         places = zip(*np.divmod(indices, self.rows), mirrored.astype(np.int64))
-        content = b"".join(self._file(int(number)).read(int(row), int(view)) for number, row, view in places)
-        embeddings = np.frombuffer(content, "<f2").reshape(len(indices), -1).astype(np.float32)
+        rows = [self._file(int(number)).read(int(row), int(view)) for number, row, view in places]
+        embeddings = np.stack(rows).astype(np.float32)
         sound = np.isfinite(embeddings).all(axis=1)
         if not sound.all():
             index = int(indices[~sound][0])
@@ -140,26 +141,23 @@ class _File:
     """A file of a store, open."""
 
     def __init__(self, path: Path, rows: int) -> None:
-        with path.open("rb") as file:
-            try:
-                np.lib.format.read_magic(file)
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            except ValueError:
-                shape, fortran, dtype = (), False, np.dtype("<f2")
-            self._start, size = file.tell(), os.fstat(file.fileno()).st_size
-            whole = len(shape) == 3 and size == self._start + 2 * int(np.prod(shape))
-            if not whole or shape[:2] != (rows, 2) or fortran or dtype != np.dtype("<f2"):
-                raise UserError(f"{path} is damaged, or no store of embeddings: remove it, and it is made anew")
-            self._descriptor = os.dup(file.fileno())
+        self._reader = RangeReader(path)
+        header = io.BytesIO(self._reader.read(0, min(_HEADER, self._reader.size)).tobytes())
+        try:
+            np.lib.format.read_magic(header)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+        except ValueError:
+            shape, fortran, dtype = (), False, np.dtype("<f2")
+        self._start = header.tell()
+        whole = len(shape) == 3 and self._reader.size == self._start + 2 * math.prod(shape)
+        if not whole or shape[:2] != (rows, 2) or fortran or dtype != np.dtype("<f2"):
+            raise UserError(f"{path} is damaged, or no store of embeddings: remove it, and it is made anew")
         self.dimension = shape[2]
 
-    def read(self, row: int, view: int) -> bytes:
+    def read(self, row: int, view: int) -> np.ndarray:
+        """An embedding float16 (d,)."""
         length = 2 * self.dimension
-        return os.pread(self._descriptor, length, self._start + (2 * row + view) * length)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        return self._reader.read(self._start + (2 * row + view) * length, length).view("<f2")
 
 
 def store_key(network: Network, source: Source) -> str:

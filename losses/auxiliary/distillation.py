@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEAST = 1e-6  # squared distance below which there is no gradient: of the same image twice, say
+_SAME = 1e-6  # squared distance up to which two are one point: float32 tells no more apart, and a root has no slope
 
 
 def cosine_distance(students: Tensor, teachers: Tensor) -> Tensor:
@@ -17,12 +17,14 @@ def relational_distance(students: Tensor, teachers: Tensor) -> Tensor:
     """The distance-wise loss of relational knowledge distillation (Park et al., CVPR 2019, eqs. 5 to 7), ().
 
     The distances of all pairs of unit embeddings, divided by their mean, are compared by Huber's loss. The mean is over
-    pairs of two; the published code counts a row with itself, too, so that its value is (n - 1) / n of this one.
+    pairs of two; the published code counts a row with itself, too, so that its value is (n - 1) / n of this one. It is
+    0 for one row.
 
     Args:
         students, teachers: (n, d) and (n, e): the two spaces need not have one size. n·n numbers are made of each.
     """
-    return F.smooth_l1_loss(_relative_distances(students), _relative_distances(teachers))
+    students, teachers = _relative_distances(students), _relative_distances(teachers)
+    return F.smooth_l1_loss(students, teachers, reduction="sum") / max(1, len(students))
 
 
 def _relative_distances(embeddings: Tensor) -> Tensor:
@@ -31,5 +33,6 @@ def _relative_distances(embeddings: Tensor) -> Tensor:
         units = F.normalize(embeddings.float())
         first, second = torch.triu_indices(len(units), len(units), 1, device=units.device)
         squared = (2 - 2 * units @ units.T)[first, second]
-        distances = squared.clamp(min=_LEAST).sqrt()
-        return distances / distances.mean()
+        same = squared < _SAME
+        distances = torch.where(same, 1.0, squared).sqrt().masked_fill(same, 0.0)
+        return distances / distances.mean().clamp(min=_SAME)

@@ -64,7 +64,7 @@ def stored_teacher(network: Network, cache: Path, run: Run) -> StoredTeacher:
     there; all ranks call."""
     store = EmbeddingStore(cache / store_key(network, run.source), len(run.source))
     if run.world.main:
-        say(f"the teacher's embeddings of {store.count} images are in {store.folder}, or made now")
+        say(f"the teacher's embeddings of {store.count} images: {store.folder}")
     store.fill(
         network,
         run.source,
