@@ -29,7 +29,7 @@ from train.build import (
     replicate,
 )
 from train.checkpoint import Checkpoints
-from train.config import Config
+from train.config import Config, settled
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.ema import WeightAverage
 from train.gate import SoundBuffers, StepGate
@@ -37,7 +37,7 @@ from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer
 from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
-from train.recipes import StepResult, create_recipe
+from train.recipes import Run, StepResult, create_recipe
 from train.resume import batches_a_step, check_resumable
 from train.run_folder import RunFolder
 from train.seeds import seed_generators, step_seed
@@ -98,6 +98,17 @@ class Trainer:
         model, optim, seed = config.model, config.optim, config.seed
         torch.manual_seed(seed)
         self.recipe = create_recipe(config.recipe.name, **config.recipe.options)
+        self.recipe.begin(
+            Run(
+                source,
+                world,
+                self.output,
+                embedding_size=model.embedding_size,
+                autocast=self.half,
+                threads=settled(config.data.threads),
+                max_bad_fraction=config.data.max_bad_fraction,
+            )
+        )
         self.loader = build_loader(
             config.data,
             source,

@@ -19,6 +19,7 @@ class Batch:
     indices: Tensor  # int64 (b,), the samples' indices in the source, on the CPU
     uniforms: Tensor  # float32 (b, num_uniforms), random in [0, 1), on the CPU: for margins and recipes
     clean: Tensor | None = None  # with ``clean_view``: the images before augmentation, mirrored like them
+    mirrored: Tensor | None = None  # bool (b,), on the CPU: which images are; None where none is
 
 
 @dataclass
@@ -34,7 +35,8 @@ class EncodedBatch:
     def with_images(self, pixels: tuple[Tensor, ...], dtype: torch.dtype) -> Batch:
         """The batch with the decoder's ``pixels``, uint8 (b, h, w, 3), which may be overwritten, and its clean view."""
         device = pixels[0].device
-        flips = None if self.flips is None else to_device(torch.from_numpy(self.flips), device)
+        mirrored = None if self.flips is None else torch.from_numpy(self.flips)
+        flips = None if mirrored is None else to_device(mirrored, device)
         images, *clean = (_to_images(view, flips, dtype) for view in pixels)
         return Batch(
             images=images,
@@ -42,6 +44,7 @@ class EncodedBatch:
             indices=torch.tensor(self.indices),
             uniforms=torch.from_numpy(self.uniforms),
             clean=clean[0] if clean else None,
+            mirrored=mirrored,
         )
 
 
