@@ -86,7 +86,7 @@ def convert(
                 names = writing.write_records()
         lines = dict.fromkeys(left_out.read_text().splitlines(keepends=True))  # a shard begun twice says it twice
         for index in np.flatnonzero(plan.damaged).tolist():
-            lines[_line(source, plan.considered[index], "the label is damaged or negative")] = None
+            lines[_line(source, plan.considered[index], "no label: it is damaged, negative or taken away")] = None
         left_out.write_text("".join(lines)) if lines else left_out.unlink()
         write_identities(folder, names)
         written = len(plan.considered) - len(lines)
