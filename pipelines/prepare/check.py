@@ -12,10 +12,11 @@ import torch
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.header import Header, HeaderReader
+from pipelines.common.progress import with_progress
 from pipelines.loading.admission import STAND_IN
 from pipelines.loading.decoder import Decoder, UndecodableError
 from pipelines.prepare.duplicates import byte_hash, groups_of, near_pairs, picture_hashes
-from pipelines.prepare.reading import CHUNK, Read, read_all, with_progress
+from pipelines.prepare.reading import CHUNK, Read, read_all
 from pipelines.sources.source import Source
 
 ERRORS = ("unreadable", "label_out_of_range")  # what training stumbles over

@@ -21,9 +21,10 @@ from PIL import Image
 from pipelines.common.errors import UserError, unknown
 from pipelines.common.files import naming, replacing
 from pipelines.common.formats import image_suffix
+from pipelines.common.progress import with_progress
 from pipelines.loading.permutation import ROUNDS, permute
 from pipelines.prepare.output import complete
-from pipelines.prepare.reading import Read, Transform, read_all, with_progress
+from pipelines.prepare.reading import Read, Transform, read_all
 from pipelines.sources.identities import write_identities
 from pipelines.sources.recordio import LABEL_LIMIT, IRHeader, RecordWriter, pack, write_dataset
 from pipelines.sources.source import Source
