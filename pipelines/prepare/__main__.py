@@ -135,6 +135,9 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     report = _checked(arguments, save=arguments.report)
+    bad = len(report.bad_images(*ERRORS))
+    stumbles = f"would stumble over {bad} images: 'prepare repair' leaves them out" if bad else "would stumble over nothing"
+    say(f"training {stumbles}")
     if arguments.report:
         say(arguments.report)
     sys.exit(0 if report.sound else 1)
