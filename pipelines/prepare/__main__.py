@@ -136,7 +136,9 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     report = _checked(arguments, save=arguments.report)
     bad = len(report.bad_images(*ERRORS))
-    stumbles = f"would stumble over {bad} images: 'prepare repair' leaves them out" if bad else "would stumble over nothing"
+    stumbles = (
+        f"would stumble over {bad} images: 'prepare repair' leaves them out" if bad else "would stumble over nothing"
+    )
     say(f"training {stumbles}")
     if arguments.report:
         say(arguments.report)
