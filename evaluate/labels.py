@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from evaluate.features.files import load_features
 from evaluate.features.options import add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
-from evaluate.protocols.label_errors import NOBODY, LabelErrors, find_label_errors
+from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparable, find_label_errors
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, LabelError, Labels
 from pipelines.common.command import run, say
-from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.sources import open_sources
 from pipelines.sources.changes import Changes
@@ -49,7 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("data", nargs="+", type=Path, help="several are looked at as one, as 'prepare convert' does")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
-    which.add_argument("--features", type=Path, help="features.npy of an earlier call, or any (n, d) in DATA's order")
+    which.add_argument("--features", type=Path, help="features.npy of an earlier call, or of another program")
+    parser.add_argument("--views", type=int, choices=(1, 2), help="of an image in a row of another program's features")
     parser.add_argument(
         "--stray", type=float, help="an image is less like the others of its label if it is wrong there"
     )
@@ -64,11 +65,10 @@ def main() -> None:
     args = parse_arguments()
     source = open_sources(args.data)
     args.output.mkdir(parents=True, exist_ok=True)
-    embeddings, taken = read_or_embed(args, source)
     labels = source.labels(np.arange(len(source)))
     labels[labels >= source.num_classes] = -1
-    if not (labels >= 0).any():
-        raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
+    check_comparable(labels)
+    embeddings, taken = read_or_embed(args, source)
     found = find_label_errors(
         embeddings, labels, source.num_classes, stray=args.stray, move=args.move, merge=args.merge
     )
@@ -94,16 +94,15 @@ def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray,
     """Unit embeddings float32 (n, d) of all images, and which images the network took, where that is known."""
     taken = None
     if args.features:
-        features = np.load(args.features, allow_pickle=False)
-        if features.ndim != 2 or len(features) != len(source):
-            raise UserError(f"{args.features} holds {features.shape}, not a row for each of the {len(source)} images")
-        features = finite(features.astype(np.float32), f"the features in {args.features}", source.describe)
+        features = load_features(args.features, len(source), args.views)
     else:
         embedder, taken = load_embedder(args, World(take_device()), flip=False)
-        features = embedder(source)[:, 0]
+        features = embedder(source)
         with replacing(args.output / "features.npy") as temporary, temporary.open("wb") as file:
             np.save(file, features)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), taken
+    embeddings = features.astype(np.float32).sum(axis=1)
+    finite(embeddings, "the features", source.describe)
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12), taken
 
 
 def describe(source: Source, labels: np.ndarray, found: LabelErrors) -> list[LabelError]:

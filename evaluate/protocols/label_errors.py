@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from evaluate.protocols.people import People, find_people, nearest_others, similar_strangers
 from evaluate.protocols.two_groups import Cut, two_groups
+from pipelines.common.errors import UserError
 
 NOBODY = -1  # the label of an image that should be left out
 _ROUNDS = 3  # in which threshold and people settle
@@ -46,6 +47,13 @@ class LabelErrors:
     cosine: np.ndarray
 
 
+def check_comparable(labels: np.ndarray) -> None:
+    """Raise ``ValueError`` where labels (n,) leave nothing to compare."""
+    counts = np.bincount(labels[labels >= 0], minlength=1)
+    if (counts > 0).sum() < 2 or counts.max() < 2:
+        raise UserError("labels are judged by one another: two identities, and one of two images, are the least")
+
+
 def find_label_errors(
     embeddings: np.ndarray,
     labels: np.ndarray,
@@ -65,6 +73,7 @@ def find_label_errors(
     second nearest person of another label (the nearest may be the same one), and above the lowest cosines of images to
     the others of their group (``move``), of one half of a group to the other (``merge``).
     """
+    check_comparable(labels)
     generator = np.random.default_rng(0)
     people = find_people(embeddings, labels, -1.0 if stray is None else stray)
     for _ in range(_ROUNDS):

@@ -82,8 +82,9 @@ def test_from_the_finding_to_a_clean_set(faces, monkeypatch, capsys):
 
 def test_features_of_other_data_are_refused(faces, monkeypatch):
     np.save(faces / "x.npy", np.ones((7, 16), np.float32))
-    with pytest.raises(UserError, match=r"x\.npy holds \(7, 16\), not a row for each of the 120 images"):
+    with pytest.raises(UserError, match=r"x\.npy must hold .* \(120, d\), .* \(7, 16\)"):
         call(monkeypatch, command.main, faces / "a", "--features", faces / "x.npy", "--output", faces / "out")
+    features = "--features", faces / "x.npy", "--views", "1"
     np.save(faces / "x.npy", np.full((120, 16), np.nan, np.float32))
     with pytest.raises(UserError, match=r"not finite for 120 of 120 images, the first is .*p00/0\.jpg"):
-        call(monkeypatch, command.main, faces / "a", "--features", faces / "x.npy", "--output", faces / "out")
+        call(monkeypatch, command.main, faces / "a", *features, "--output", faces / "out")

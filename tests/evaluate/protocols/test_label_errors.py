@@ -5,6 +5,7 @@ import pytest
 
 from evaluate.protocols.label_errors import NOBODY, find_label_errors
 from evaluate.protocols.people import find_people, nearest_others
+from pipelines.common.errors import UserError
 
 PEOPLE, IMAGES, SIZE = 120, 6, 64
 
@@ -80,6 +81,21 @@ def test_images_without_a_label_stay_so_and_a_single_image_stays(world):
     labels[2 : IMAGES - 1] = -1
     errors = found(embeddings, labels)
     assert (errors.labels == labels).all() and np.isnan(errors.people.likeness[:IMAGES]).all()
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2], [-1, -1, -1]])
+def test_what_cannot_be_compared_is_refused(labels):
+    with pytest.raises(UserError, match="two identities, and one of two images"):
+        found(np.eye(3, dtype=np.float32), np.array(labels))
+
+
+def test_two_identities_are_enough():
+    generator = np.random.default_rng(4)
+    embeddings = images_of(unit(generator.normal(size=(2, SIZE))), generator)
+    labels = np.repeat([0, 1], IMAGES)
+    labels[0] = 1
+    assert found(embeddings, labels).labels[0] in (0, NOBODY)
+    assert (found(embeddings, labels).labels[1:] == labels[1:]).all()
 
 
 def test_thresholds_that_are_given_count(world):
