@@ -91,7 +91,11 @@ def main() -> None:
 
 
 def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray, str | None]:
-    """Unit embeddings float32 (n, d) of all images, and which images the network took, where that is known."""
+    """Unit embeddings float32 (n, d) of all images, and which images the network took, where that is known.
+
+    Their mean is taken off: what all faces have in common, which is much of a weak network's embeddings, would make
+    strangers alike (Garcia-Romero and Espy-Wilson, "Analysis of i-vector Length Normalization", 2011).
+    """
     taken = None
     if args.features:
         features = load_features(args.features, len(source), args.views)
@@ -100,9 +104,13 @@ def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray,
         features = embedder(source)
         with replacing(args.output / "features.npy") as temporary, temporary.open("wb") as file:
             np.save(file, features)
-    embeddings = features.astype(np.float32).sum(axis=1)
+    embeddings = unit(features.astype(np.float32).sum(axis=1))
     finite(embeddings, "the features", source.describe)
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12), taken
+    return unit(embeddings - embeddings.mean(axis=0)), taken
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def describe(source: Source, labels: np.ndarray, found: LabelErrors) -> list[LabelError]:

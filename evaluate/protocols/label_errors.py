@@ -9,13 +9,15 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from evaluate.protocols.people import People, find_people, nearest_others, similar_strangers
+from evaluate.protocols.people import People, find_people, nearest_others, strangers
 from evaluate.protocols.two_groups import Cut, two_groups
 from pipelines.common.errors import UserError
 
 NOBODY = -1  # the label of an image that should be left out
 _ROUNDS = 3  # in which threshold and people settle
-_PEOPLE, _STRANGERS = 8192, 8  # people whose likeness to strangers is measured, and to how many each
+_PEOPLE, _EACH = 8192, 8  # people whose likeness to strangers is measured, and to how many each
+# The part of all people who are rather alike, and how many of their cosines lie below the middle of right ones.
+_SIMILAR, _APART = 0.1, 0.99
 _SETTLED = 20_000  # images whose likeness to the people of other labels is measured
 _LEAST = 3  # images that make a new person; fewer may be hard images of the label's own
 # What is taken for one is more alike than this part of what is one, and than that part of what is not.
@@ -77,8 +79,8 @@ def find_label_errors(
     generator = np.random.default_rng(0)
     people = find_people(embeddings, labels, -1.0 if stray is None else stray)
     for _ in range(_ROUNDS):
-        strangers = similar_strangers(embeddings, people, generator, most=_PEOPLE, each=_STRANGERS)
-        found = two_groups(people.likeness[~np.isnan(people.likeness)], strangers, stray)
+        likeness = people.likeness[~np.isnan(people.likeness)]
+        found = two_groups(likeness, _strangers(embeddings, people, likeness, generator), stray)
         people = find_people(embeddings, labels, found.threshold)
     first = np.flatnonzero(people.first)
     centres, of = people.centres[first], people.labels[first]
@@ -120,6 +122,22 @@ def find_label_errors(
         np.where(changed, of[nearest[unit]], -1),
         np.where(changed, cosine[unit], np.nan),
     )
+
+
+def _strangers(
+    embeddings: np.ndarray, people: People, likeness: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Cosines of images to people who they might be taken for: float32 (k,).
+
+    Wrong labels are mostly of people of the same sex, age and descent, whose scores are higher than those of people at
+    random (Grother et al., "Face Recognition Vendor Test Part 3: Demographic Effects", NIST IR 8280, 2019): strangers
+    are the tenth of all people who are most alike. But a network that hardly tells these from the same person finds
+    those alike whom it confuses; then they are all people.
+    """
+    similar = strangers(embeddings, people, generator, most=_PEOPLE, each=_EACH, part=_SIMILAR)
+    if np.quantile(similar, _APART) < np.median(likeness):
+        return similar
+    return strangers(embeddings, people, generator, most=_PEOPLE, each=_EACH, part=1.0)
 
 
 def _halves(embeddings: np.ndarray, people: People) -> np.ndarray:

@@ -109,26 +109,24 @@ def nearest_others(
     return best, which, second
 
 
-def similar_strangers(
-    embeddings: np.ndarray, people: People, generator: np.random.Generator, *, most: int, each: int, tenth: float = 0.1
+def strangers(
+    embeddings: np.ndarray, people: People, generator: np.random.Generator, *, most: int, each: int, part: float
 ) -> np.ndarray:
-    """Cosines float32 (k,) of images to the centres of other labels' people who look rather alike.
+    """Cosines float32 (k,) of images to the centres of other labels' people.
 
-    Of ``most`` people at random, ``each`` images of those of the ``tenth`` of all people who are most like them. Those
-    who are taken for one another are mostly of the same sex, age and descent, and their scores are higher than those of
-    people at random (Grother et al., "Face Recognition Vendor Test Part 3: Demographic Effects", NIST IR 8280, 2019).
+    Of ``most`` people at random, ``each`` images of those of the ``part`` of all people who are most like them.
     """
     order = np.argsort(people.group, kind="stable")
     starts = np.searchsorted(people.group[order], np.arange(len(people.labels) + 1))
     groups = generator.permutation(np.flatnonzero(people.first))[:most]
-    alike = max(1, round(tenth * len(people.labels)))
+    alike = max(1, round(part * len(people.labels)))
     cosines = []
-    for part, scores in blocks(people.centres[groups], people.centres, rows=max(1, _CELLS // len(people.labels))):
-        own = people.labels[groups[part], None] == people.labels
+    for rows, scores in blocks(people.centres[groups], people.centres, rows=max(1, _CELLS // len(people.labels))):
+        own = people.labels[groups[rows], None] == people.labels
         scores[own] = -np.inf
         nearest = np.argpartition(-scores, min(alike, scores.shape[1]) - 1, axis=1)[:, :alike]
         others = np.take_along_axis(nearest, generator.integers(0, nearest.shape[1], (len(nearest), each)), axis=1)
         images = order[generator.integers(starts[others], starts[others + 1])]
-        found = np.einsum("ged,gd->ge", embeddings[images], people.centres[groups[part]])
+        found = np.einsum("ged,gd->ge", embeddings[images], people.centres[groups[rows]])
         cosines.append(found[~np.take_along_axis(own, others, axis=1)])
     return np.concatenate(cosines)

@@ -1,17 +1,18 @@
 """Where two groups of scores part of which one is known: strangers' from those of the same person.
 
 Efron, "Microarrays, Empirical Bayes and the Two-Groups Model" (2008): of all scores a share π is distributed as the
-strangers' F₀ is, which can be measured, the rest anyhow, but higher. Storey (2002) estimates π where hardly any of the
-rest lie, below the median of F₀: twice the part of the scores there, and no more than lie where strangers do (one is
-added to the counts, so that few wrong scores are not taken for none). The threshold t is then the one with the fewest
-mistakes, those above t that are strangers and those below that are not: the least of π(1 - F₀(t)) + F(t) - πF₀(t).
+strangers' F₀ is, which can be measured, the rest anyhow. So F(t) is πF₀(t) or more for every t, and π at most the least
+F(t)/F₀(t), which it comes near to where the rest lies higher (Blanchard, Lee and Scott, "Semi-Supervised Novelty
+Detection", 2010); one is added to the counts, so that few wrong scores are not taken for none. The threshold t is then
+the one with the fewest mistakes, those above t that are strangers and those below that are not: the least of
+π(1 - F₀(t)) + F(t) - πF₀(t).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-_END = 0.99  # of the strangers' scores, where those of all are counted
+_PARTS = np.arange(0.05, 1, 0.01)  # of the strangers' scores, where all are counted; of fewer, chance would decide
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def two_groups(scores: np.ndarray, strangers: np.ndarray, threshold: float | Non
     """The best threshold for ``scores`` (n,), as the scores of some ``strangers`` (m,) tell, or what to expect of one
     that is given."""
     scores, strangers = np.sort(scores), np.sort(strangers)
-    middle, end = (np.searchsorted(scores, np.quantile(strangers, [0.5, _END])) + 1) / len(scores)
-    share = float(min(2 * middle, end / _END, 1))
+    counts = np.searchsorted(scores, np.quantile(strangers, _PARTS)) + 1
+    share = min(float((counts / _PARTS).min()) / len(scores), 1.0)
     if threshold is None:  # in the middle between two scores, as any number there makes as many mistakes
         steps = np.sort(np.concatenate([scores, strangers]))
         candidates = np.concatenate([steps[:1], (steps[:-1] + steps[1:]) / 2])
