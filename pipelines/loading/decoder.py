@@ -16,7 +16,7 @@ from torch import Tensor
 from pipelines.common import drivers
 from pipelines.common.errors import UserError, unknown
 from pipelines.loading.admission import Admission
-from pipelines.loading.resize import resized
+from pipelines.loading.resize import resized, resized_on_host
 
 PLACES = ("cpu", "gpu")  # where images are decoded
 FLIP = "flip"  # the parameter, 0 or 1, that says which images are mirrored
@@ -92,8 +92,8 @@ class Decoder:
         self._clean_view = clean_view
         self._decode_on = decode_on
         self._hw_decoder_load = hw_decoder_load
-        # To look at each image's size costs a sixth of the decoding. So it is left out until another size turns up,
-        # except where a transform behind it could hide that.
+        # To look at each image's size costs a sixth of the decoding. So the graph does without until another size turns
+        # up, except where a transform behind it could hide that. On a CPU without a transform, torch resizes instead.
         self._resize = transform is not None and not any_size
         self._admission = Admission()
         self._pipeline: Pipeline | None = None
@@ -126,6 +126,9 @@ class Decoder:
             raise
         images = views[0]
         if not images.is_dense_tensor() or images.as_tensor().shape()[1:3] != [self._image_size, self._image_size]:
+            if self.device.type == "cpu" and self._transform is None:
+                self._submitted.popleft()
+                return tuple(resized_on_host(view, self._image_size) for view in views)
             assert not self._resize
             self._resize = True
             self._pipeline = None
