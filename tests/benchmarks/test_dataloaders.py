@@ -26,7 +26,7 @@ def test_the_best_shows_every_image_once_an_epoch_mirrored_or_not(library, monke
     seen, mirrored = [], 0
     for _ in range(COUNT // 4 * 8):  # more batches than a worker has places for
         for image in next(batches).float().sub(127.5).div(127.5):
-            apart = torch.stack([(wanted - image).abs().mean((1, 2, 3)), (wanted.flip(3) - image).abs().mean((1, 2, 3))])
+            apart = torch.stack([(view - image).abs().mean((1, 2, 3)) for view in (wanted, wanted.flip(3))])
             assert apart.min() < 0.02
             seen.append(int(apart.min(0).values.argmin()))
             mirrored += int(apart.min(1).values.argmin())
