@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=112, help="side of the data pipeline's images in pixels")
     parser.add_argument("--cores", type=int, default=2, help="threads or worker processes of each way")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each way of the data pipeline in a round")
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for JSON and charts")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the config")
     options = parser.parse_args()
@@ -44,6 +45,7 @@ def main() -> None:
         device=device,
         image_size=options.image_size,
         rounds=options.rounds,
+        seconds=options.seconds,
     )
     results.show(rows, f"data pipeline, {options.image_size} pixels, {options.cores} cores")
     path = results.save(f"data_{options.image_size}", rows, options.output)
