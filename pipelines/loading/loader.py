@@ -101,6 +101,7 @@ class Loader:
             threads=threads,
             transform=augmentation.transform,
             parameters=tuple(augmentation.draws),
+            flip=augmentation.flip,
             clean_view=clean_view,
             decode_on=decode_on,
             hw_decoder_load=hw_decoder_load,
