@@ -20,8 +20,9 @@ _PEOPLE, _EACH = 8192, 8  # people whose likeness to strangers is measured, and 
 _SIMILAR, _APART = 0.1, 0.99
 _SETTLED = 20_000  # images whose likeness to the people of other labels is measured
 _LEAST = 3  # images that make a new person; fewer may be hard images of the label's own
-# What is taken for one is more alike than this part of what is one, and than that part of what is not.
-_ONE, _TWO = 0.05, 0.998
+# What is taken for one is more alike than this part of what is one (to merge wrongly costs more than to move), and than
+# that part of what is not.
+_MOVE, _MERGE, _TWO = 0.05, 0.15, 0.998
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ def find_label_errors(
 
     sizes = np.bincount(people.group[people.group >= 0], minlength=len(people.labels))
     if merge is None:
-        merge = _threshold(_halves(embeddings, people), second[first])
+        merge = _threshold(_halves(embeddings, people), _MERGE, second[first])
     if move is None:
         settled = generator.permutation(np.flatnonzero(people.group >= 0))[:_SETTLED]
         _, _, apart = nearest_others(embeddings[settled], labels[settled], centres, of)
-        move = _threshold(people.likeness[settled], apart)
+        move = _threshold(people.likeness[settled], _MOVE, apart)
     merged = _united(np.where(cosine[first] >= merge, nearest[first], -1), sizes[first])
     after = np.full(len(vectors), NOBODY)
     after[first] = of[merged]
@@ -163,7 +164,7 @@ def _united(same: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return largest[component]
 
 
-def _threshold(one: np.ndarray, two: np.ndarray) -> float:
-    """A cosine from which two are taken for one, by those of what is ``one``, and of what is ``two``."""
+def _threshold(one: np.ndarray, low: float, two: np.ndarray) -> float:
+    """The cosine from which two are one: above the ``low`` part of what is one, and nearly all of what is two."""
     one, two = one[np.isfinite(one)], two[np.isfinite(two)]
-    return max(float(np.quantile(some, part)) if len(some) else 1.0 for some, part in ((one, _ONE), (two, _TWO)))
+    return max(float(np.quantile(some, part)) if len(some) else 1.0 for some, part in ((one, low), (two, _TWO)))
