@@ -1,5 +1,7 @@
-"""What the benchmarks measure with: the device's work done, the wall time of a call, peak memory."""
+"""What the benchmarks measure with: the device's work done, time of a call and of processors, peak memory."""
 
+import multiprocessing
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -35,6 +37,15 @@ def mean_time(work: Callable[[], object], device: torch.device, calls: int = 20)
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) / 1000 / calls
+
+
+def processor_time() -> float:
+    """Seconds that processors have worked for this process and those that ``multiprocessing`` began and that live."""
+    ticks = 0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # user and system
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory(device: torch.device) -> int:

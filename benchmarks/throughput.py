@@ -25,8 +25,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="data set to read (default: the synthetic one)")
     parser.add_argument("--config", type=Path, default=ROOT / "configs/quickstart.yaml", help="whose step to measure")
     parser.add_argument("--batch", type=int, default=128, help="images a batch of the data pipeline")
+    parser.add_argument("--image-size", type=int, default=112, help="side of the data pipeline's images in pixels")
     parser.add_argument("--cores", type=int, default=2, help="threads or worker processes of each way")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each way of the data pipeline in a round")
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for JSON and charts")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the config")
     options = parser.parse_args()
@@ -36,9 +38,17 @@ def main() -> None:
         make_dataset(data)
     device = "cuda" if results.machine()["gpu"] else "cpu"
 
-    rows = measure_data(data, batch_size=options.batch, cores=options.cores, device=device, rounds=options.rounds)
-    results.show(rows, f"data pipeline, {options.cores} cores")
-    path = results.save("data", rows, options.output)
+    rows = measure_data(
+        data,
+        batch_size=options.batch,
+        cores=options.cores,
+        device=device,
+        image_size=options.image_size,
+        rounds=options.rounds,
+        seconds=options.seconds,
+    )
+    results.show(rows, f"data pipeline, {options.image_size} pixels, {options.cores} cores")
+    path = results.save(f"data_{options.image_size}", rows, options.output)
     results.bar_chart(rows, "name", "images_per_second", "data pipeline", path.with_suffix(".png"))
 
     rows = measure_step(options.config, [f"data.train={data}", *options.overrides], rounds=options.rounds)

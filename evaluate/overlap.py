@@ -2,7 +2,8 @@
 
 ``python -m evaluate.overlap TRAIN TEST --checkpoint FILE``. An identity is the mean of its images' embeddings; of each
 identity of the second set the most similar one of the first is looked for. A ``.bin`` set has no identities: there,
-every image stands for itself.
+every image stands for itself. By ``changes.txt``, ``python -m pipelines.prepare convert TRAIN OUT --changes
+DIR/changes.txt`` leaves out the identities that are shared.
 """
 
 import argparse
@@ -23,8 +24,11 @@ from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, Overlap, SharedIdentity
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
+from pipelines.common.files import distinct_names
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
+from pipelines.sources.changes import NOBODY, Changes
+from pipelines.sources.joined import JoinedSource
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.source import Source
 
@@ -108,14 +112,22 @@ def sheet(sources: Sequence[Source], pairs: Sequence[tuple[int, int]], captions:
     return pair_sheet({"Shared identities, the most similar first": rows}, columns=1)
 
 
+def changes(source: Source, shared: Sequence[SharedIdentity], pairs: Sequence[tuple[int, int]]) -> Changes:
+    """All images of the shared identities of the first set, to be left out."""
+    labels = source.labels(np.arange(len(source)))
+    why = {label: f"{entry.first} is {entry.second} ({entry.cosine:.2f})" for entry, (label, _) in zip(shared, pairs)}
+    images = np.flatnonzero(np.isin(labels, list(why))).tolist()
+    return Changes.of(source, {image: (NOBODY, why[int(labels[image])]) for image in images})
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("first", type=Path, help="the training set")
-    parser.add_argument("second", type=Path, help="the test set; may be a .bin")
+    parser.add_argument("second", type=Path, nargs="+", help="the test sets; may be .bin")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
     parser.add_argument("--threshold", type=float, default=0.6, help="least cosine of the means of a shared identity")
     parser.add_argument("--images", type=at_least(1), default=8, help="images of each identity that are embedded")
-    parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for overlap.json and overlap.png")
+    parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for what is found")
     add_network_options(parser)
     return parser.parse_args()
 
@@ -124,7 +136,8 @@ def main() -> None:
     args = parse_arguments()
     device = take_device()
     embedder, taken = load_embedder(args, World(device))
-    sources = open_identities(args.first), open_identities(args.second)
+    tests = {name: open_identities(path) for name, path in zip(distinct_names(args.second), args.second)}
+    sources = open_identities(args.first), JoinedSource(tests) if len(tests) > 1 else next(iter(tests.values()))
     (first_means, first_labels), (second_means, second_labels) = (
         mean_embeddings(embedder, source, args.images) for source in sources
     )
@@ -142,8 +155,9 @@ def main() -> None:
     write_json(
         args.output / "overlap.json", Overlap(format=FORMAT, input=taken, threshold=args.threshold, shared=shared)
     )
+    changes(sources[0], shared, pairs).save(args.output / "changes.txt")
     save_figure(sheet(sources, pairs[:_ROWS], lines), args.output / "overlap.png", dpi=112)
-    say(f"{len(shared)} of {len(second_labels)} identities of {args.second} are also in {args.first}")
+    say(f"{len(shared)} of {len(second_labels)} identities of {', '.join(tests)} are also in {args.first}")
     for line in lines[:20]:
         say(f"  {line}")
     say(args.output)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.batch_norm import BatchNorm2d
 from models.iresnet import STAGE_CHANNELS, conv3x3, plan, projection, residual_branch
 from models.layers import DropRate, PReLU, converted, downsampled, run_blocks
 
@@ -55,9 +56,9 @@ class IR(nn.Module):
         self.bgr = bgr
         self.checkpoint_activations = checkpoint_activations
         first, last = STAGE_CHANNELS[0], STAGE_CHANNELS[-1]
-        self.input_layer = nn.Sequential(conv3x3(3, first), nn.BatchNorm2d(first), PReLU(first))
+        self.input_layer = nn.Sequential(conv3x3(3, first), BatchNorm2d(first), PReLU(first))
         self.output_layer = nn.Sequential(
-            nn.BatchNorm2d(last),
+            BatchNorm2d(last),
             nn.Dropout(dropout),
             nn.Flatten(),
             nn.Linear(last * downsampled(input_size, 4) ** 2, embedding_size),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
+from models.batch_norm import BatchNorm2d
 from models.layers import DropRate, PReLU, SqueezeExcite, Width, converted, downsampled, run_blocks
 
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -19,12 +20,12 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 def residual_branch(in_channels: int, out_channels: int, stride: int, se: bool) -> dict[str, nn.Module]:
     """The pre-activated branch of an "improved residual" block, in the order it is applied."""
     return {
-        "bn1": nn.BatchNorm2d(in_channels),
+        "bn1": BatchNorm2d(in_channels),
         "conv1": conv3x3(in_channels, out_channels),
-        "bn2": nn.BatchNorm2d(out_channels),
+        "bn2": BatchNorm2d(out_channels),
         "prelu": PReLU(out_channels),
         "conv2": conv3x3(out_channels, out_channels, stride),
-        "bn3": nn.BatchNorm2d(out_channels),
+        "bn3": BatchNorm2d(out_channels),
         "se_block": SqueezeExcite(out_channels) if se else nn.Identity(),
     }
 
@@ -50,7 +51,7 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
         _Skipping(in_channels, out_channels, stride)
         if in_channels < 16
         else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
     )
 
 
@@ -117,12 +118,12 @@ class IResNet(nn.Module):
         widths = [max(8, round(channels * width / 8) * 8) for channels in STAGE_CHANNELS]
         first, last = widths[0], widths[-1]
         self.conv1 = conv3x3(3, first)
-        self.bn1 = nn.BatchNorm2d(first)
+        self.bn1 = BatchNorm2d(first)
         self.prelu = PReLU(first)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nn.Sequential(*(Block(*shape, se) for shape in stage)) for stage in plan(depths, widths)
         )
-        self.bn2 = nn.BatchNorm2d(last)
+        self.bn2 = BatchNorm2d(last)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(last * downsampled(input_size, 4) ** 2, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)

@@ -34,14 +34,26 @@ class _LeanPReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_bchw: Tensor, slope_c11: Tensor) -> Tensor:
         ctx.save_for_backward(x_bchw, slope_c11)
-        return torch.lerp(x_bchw.relu(), x_bchw, slope_c11)
+        if torch.compiler.is_compiling():
+            return torch.where(x_bchw > 0, x_bchw, x_bchw * slope_c11)
+        if x_bchw.dtype == torch.float32:
+            return torch.prelu(x_bchw, slope_c11.flatten())
+        return x_bchw.relu().add_(x_bchw.clamp(max=0).mul_(slope_c11))  # prelu takes ten times as long for 16 channels
 
     @staticmethod
     def backward(ctx: Any, gradient_bchw: Tensor) -> tuple[Tensor, Tensor]:
         x_bchw, slope_c11 = ctx.saved_tensors
-        slope_gradient = x_bchw.clamp(max=0).mul_(gradient_bchw).sum((0, 2, 3))
-        gradient_where_positive = torch.ops.aten.threshold_backward(gradient_bchw, x_bchw, 0)
-        return gradient_where_positive.lerp_(gradient_bchw, slope_c11), slope_gradient.view_as(slope_c11)
+        if torch.compiler.is_compiling():
+            negative = x_bchw <= 0
+            products = torch.where(negative, gradient_bchw.float() * x_bchw.float(), 0.0)
+            slope_gradient = products.sum((2, 3)).sum(0)  # in two steps: threads have images to share
+            gradient = torch.where(negative, gradient_bchw * slope_c11, gradient_bchw)
+        else:
+            gradient = torch.ops.aten.threshold_backward(gradient_bchw, x_bchw, 0)
+            where_negative = gradient_bchw - gradient
+            slope_gradient = (where_negative * x_bchw).sum((0, 2, 3))
+            gradient = gradient.add_(where_negative.mul_(slope_c11))
+        return gradient, slope_gradient.to(slope_c11.dtype).view_as(slope_c11)
 
 
 class PReLU(nn.PReLU):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.batch_norm import BatchNorm2d
 from models.layers import PReLU, Width, downsampled, run_blocks
 
 UNIT = 64  # channels of which all maps have a multiple, at width 1
@@ -38,7 +39,7 @@ class ConvBlock(_Layers):
     ) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
             *([] if linear else [PReLU(out_channels)]),
         )
 

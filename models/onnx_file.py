@@ -82,13 +82,18 @@ def onnx_error(model: nn.Module, path: Path, images: Tensor) -> float:
 
 
 def quiet_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> "InferenceSession":
-    """onnxruntime's session of a file or a serialised model; what fails raises, and nothing is written beside that."""
+    """onnxruntime's session of a file or a serialised model, on as many threads as torch takes.
+
+    What fails raises, and nothing is written beside that.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise UserError("ONNX needs two packages more: pip install 'facemill[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding wants the cores, too
     return onnxruntime.InferenceSession(model, options, providers=list(providers))
 
 

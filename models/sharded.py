@@ -153,16 +153,22 @@ def _told(folder: Path, error: BaseException) -> BaseException:
     return UserError(f"{folder} is no checkpoint that can be read: {text}")
 
 
-def read_sharded(folder: Path, section: str = "backbone") -> dict[str, Tensor]:
+def read_sharded(folder: Path, section: str = "backbone", *others: str) -> dict[str, Tensor]:
     """The tensors of one section of a checkpoint folder, whole, on the CPU, without the section's name.
+
+    Args:
+        others: what to read instead, the first that is there, where the folder has no such section.
 
     Raises:
         UserError: when the folder is damaged, holds no such section, or holds anything that would have to be run.
     """
     try:
+        stored = _metadata(folder).state_dict_metadata
+        there = {name.partition(".")[0] for name in stored}
+        section = next((each for each in (section, *others) if each in there), (section, *others)[-1])
         tensors = {
             name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in _metadata(folder).state_dict_metadata.items()
+            for name, entry in stored.items()
             if name.startswith(f"{section}.") and isinstance(entry, TensorStorageMetadata)
         }
     except Exception as error:

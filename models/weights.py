@@ -93,7 +93,7 @@ def read_weights(path: str | Path, model: nn.Module | None = None) -> Weights:
     """
     path = _file(Path(path))
     if path.is_dir():
-        content: Any = read_sharded(path)
+        content: Any = read_sharded(path, "ema", "backbone")  # averaged weights where there are some
     elif path.suffix.lower() == ".onnx":
         raise UserError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")
     elif path.suffix.lower() == ".safetensors":

@@ -125,7 +125,7 @@ def test_every_row_imports_rows_above_it_and_modules_of_its_room():
         ("evaluate/protocols/new.py", "from torch import nn"),
         ("evaluate/protocols/new.py", "from evaluate.features.embed import embed"),
         ("evaluate/features/new.py", "from evaluate.verification import main"),
-        ("train/recipes/new.py", "from evaluate import features"),
+        ("train/recipes/new.py", "from evaluate.protocols import folds"),
         ("train/recipes/new.py", "from models.vit import TransFace"),
         ("train/new.py", "from evaluate.ijb import main"),
         ("train/new.py", "import benchmarks.results"),

@@ -14,12 +14,22 @@ from models import create_model
 from models.weights import load_weights
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
+from pipelines.sources import open_source
 from pipelines.sources.source import Source
 from train.config import Config, Data, Head, Model, settled
 from train.fine_tune import load_centres, stored_classes
 from train.recipes import Recipe
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+
+
+def open_data(config: Config) -> tuple[Source, int]:
+    """The training images, and the number of classes, which are theirs or more. ``UserError`` for fewer."""
+    source = open_source(config.data.train)
+    num_classes = config.head.num_classes or source.num_classes
+    if num_classes < source.num_classes:
+        raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
+    return source, num_classes
 
 
 def build_loader(

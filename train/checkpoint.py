@@ -163,9 +163,10 @@ class Checkpoints:
             parts = {name: part for name, part in parts.items() if name not in _SINCE_2}
         stored = meta.get("parts", list(parts))
         if different := sorted(set(stored) ^ set(parts)):
+            has, has_not = ("it", "this run") if different[0] in stored else ("this run", "it")
             raise UserError(
-                f"cannot resume from {path}: it has {', '.join(stored)}, this run {', '.join(parts)}: "
-                f"restore the config of which {different[0]} comes, or choose another output"
+                f"cannot resume from {path}: {has} has the part {different[0]}, which {has_not} has not; "
+                "restore the config that it was written with, or choose another output"
             )
         load_sharded(path, parts, checked=True)
 

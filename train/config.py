@@ -150,6 +150,12 @@ class Optim(Section):
         25, description="a step whose loss or gradient is not finite is left out; so many in a row end the run"
     )
     accumulate: PositiveInt = Field(1, description="batches a step")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay a step of the backbone's moving average, which is verified and saved; null for none",
+    )
     compress: Literal["none", "bf16", "fp16"] = Field("none", description="gradients between ranks")
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ def joined(device: str, start_timeout: float) -> Iterator[World]:
         start_timeout: seconds that collectives may take until `limit_waiting` is called.
     """
     world = _join(take_device(device), timedelta(seconds=start_timeout))
+    if world.device.type != "cuda":
+        torch.set_num_threads(own_cores())
     try:
         yield world
     except Stopped:  # on all ranks at the same step
@@ -47,7 +50,6 @@ def joined(device: str, start_timeout: float) -> Iterator[World]:
 
 def _join(device: torch.device, timeout: timedelta) -> World:
     if device.type != "cuda":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if "RANK" not in os.environ:
@@ -102,6 +104,15 @@ def agreed(action: Callable[[], Value], group: dist.ProcessGroup | None = None) 
         if code is not None:
             raise SystemExit(code)
     return [value for value, _ in outcomes]
+
+
+def own_cores() -> int:
+    """Cores for this rank: those that it may run on, over the ranks that may run on the same; all ranks call.
+
+    They are all of the machine's, or, where a launcher binds ranks to what lies beside their GPU, only some.
+    """
+    own = socket.gethostname(), sorted(os.sched_getaffinity(0))
+    return max(1, len(own[1]) // agreed(lambda: own).count(own))
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:

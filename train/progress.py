@@ -1,7 +1,7 @@
 """What a run tells: a progress line for people, and a record a log step for the sinks: files, TensorBoard's curves."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,10 +113,12 @@ class RunLog:
         else:
             self.say(line)
 
-    def event(self, record: dict[str, Any], line: str) -> None:
-        """Note something that is no training step, such as a verification."""
-        self._log(record)
-        self.say(line)
+    def verified(self, step: int, accuracies: Mapping[str, float], seconds: float) -> None:
+        """Note a verification, whose accuracies are in [0, 1] by set."""
+        figures = {f"verify/{name}": accuracy for name, accuracy in accuracies.items()}
+        self._log({"step": step, "verify_seconds": seconds} | figures)
+        text = "  ".join(f"{name} {accuracy:.2%}" for name, accuracy in accuracies.items())
+        self.say(f"verified at step {step}: {text}  ({seconds:.1f} s)")
 
     def _log(self, record: dict[str, Any]) -> None:
         for sink in self._sinks:

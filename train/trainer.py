@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from evaluate.features.ranks import World
@@ -18,22 +18,32 @@ from evaluate.reporting.tables import accuracy_table
 from losses import CentreOptimizer
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
-from pipelines.sources import open_source
 from pipelines.sources.source import Source
-from train.build import HALF, build_backbone, build_centre_optimizer, build_head, build_loader, replicate
+from train.build import (
+    HALF,
+    build_backbone,
+    build_centre_optimizer,
+    build_head,
+    build_loader,
+    open_data,
+    replicate,
+)
 from train.checkpoint import Checkpoints
-from train.config import Config
+from train.config import Config, settled
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
+from train.ema import WeightAverage
 from train.gate import SoundBuffers, StepGate
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer
 from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
-from train.recipes import StepResult, create_recipe
+from train.recipes import Run, StepResult, create_recipe
 from train.resume import batches_a_step, check_resumable
 from train.run_folder import RunFolder
+from train.seeds import seed_generators, step_seed
 from train.state import OptimizerState, Part, save_weights
 from train.stop import Signals, Stopped, Votes
+from train.timetable import Timetable
 from train.verification import Verifier
 
 
@@ -54,10 +64,7 @@ class Trainer:
         self.verify_seconds = 0.0
 
         with first_of_node(world):  # it leaves the index of the data to the others
-            source = open_source(config.data.train)
-        num_classes = config.head.num_classes or source.num_classes
-        if num_classes < source.num_classes:
-            raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
+            source, num_classes = open_data(config)
         given, config = config, settled_here(config, world, num_classes)
         self.config, self.settled = config, list(settled_values(given, config))
         self.verifier = Verifier(config, world)
@@ -76,13 +83,14 @@ class Trainer:
 
         self._build(source, num_classes, fresh=not found)
         self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
+        self.timetable = Timetable(config, self.learning_rate.total, self.steps_per_epoch)
         self.gate = StepGate(world.device, scaled=config.precision == "fp16")
         self.meter = Meter(world.device, self.global_batch)
         if found:
             path, meta = found
             self.checkpoints.load(path, self.parts)
             self.step = meta["step"]
-        self.buffers = SoundBuffers(self.backbone, self.recipe)
+        self.buffers = SoundBuffers(self.backbone, self.recipe, self.result)
 
     def _build(self, source: Source, num_classes: int, fresh: bool) -> None:
         """The parts that are trained, and what feeds and trains them."""
@@ -90,6 +98,17 @@ class Trainer:
         model, optim, seed = config.model, config.optim, config.seed
         torch.manual_seed(seed)
         self.recipe = create_recipe(config.recipe.name, **config.recipe.options)
+        self.recipe.begin(
+            Run(
+                source,
+                world,
+                self.output,
+                embedding_size=model.embedding_size,
+                autocast=self.half,
+                threads=settled(config.data.threads),
+                max_bad_fraction=config.data.max_bad_fraction,
+            )
+        )
         self.loader = build_loader(
             config.data,
             source,
@@ -103,6 +122,7 @@ class Trainer:
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.backbone = build_backbone(model, world, seed=seed, batch_size=config.data.batch_size, fresh=fresh)
         network = self.recipe.network(self.backbone)
+        self.average = WeightAverage(self.backbone, optim.ema) if optim.ema else None
         self.recipe.to(world.device)
         self.network = replicate(network.to(world.device), world, compile=model.compile, compress=optim.compress)
         self.head = build_head(
@@ -132,6 +152,11 @@ class Trainer:
         return self.config.data.batch_size * self.world.size * self.accumulate
 
     @property
+    def result(self) -> nn.Module:
+        """The network that is verified and saved as the run's: the averaged one where there is one."""
+        return self.average.network if self.average else self.backbone
+
+    @property
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds, by its names there: what is listed here is saved and resumed, and nothing else."""
         parts: dict[str, Part] = {
@@ -147,6 +172,8 @@ class Trainer:
         }
         if self.recipe_optimizer:
             parts["recipe_optimizer"] = OptimizerState(self.recipe, self.recipe_optimizer)
+        if self.average:
+            parts["ema"] = self.average.network
         return parts
 
     @property
@@ -173,46 +200,32 @@ class Trainer:
             return self._fit(signals)
 
     def _fit(self, signals: Signals) -> dict[str, VerificationResult]:
-        config, total = self.config, self.learning_rate.total
+        total, times = self.learning_rate.total, self.timetable
         self.loader.seek(self.step * self.accumulate)
         batches, votes = iter(self.loader), Votes()
-        first, self._saved_at = self.step, time.monotonic()
+        first = self.step
         self.meter.start(first)
         # A checkpoint is from before the verification of its step, so a run that goes on from it begins with that.
-        results = self._verify() if self.step and self._due(config.verify.every_steps) else {}
+        results = self._verify() if self.step and times.verifies(self.step) else {}
         while self.step < total:
             metrics = self.train_step(batches)
             if self.step == first + 1:  # every rank is there, and everything compiled and allocated
-                limit_waiting(config.dist.timeout)
-            if self._due(config.log.every_steps):
+                limit_waiting(self.config.dist.timeout)
+            if times.logs(self.step):
                 self._log_step(metrics)
-            stop, wanted, failed = votes.exchange(signals.received, self._is_time(), self.checkpoints.failed)
+            is_time = self.world.main and times.is_time_to_save()
+            stop, wanted, failed = votes.exchange(signals.received, is_time, self.checkpoints.failed)
             if failed:
                 self.checkpoints.finish()
-            if stop or wanted or self._is_saved():
+            if stop or wanted or times.saves(self.step):
                 self._save()
             if stop:
                 self._stop(stop)
-            if self._due(config.verify.every_steps):
+            if times.verifies(self.step):
                 results = self._verify()
         votes.close()
         self._finish(results)
         return results
-
-    def _due(self, every_steps: int) -> bool:
-        """Whether this step is one for what happens every so many steps and at the end."""
-        return self.step % every_steps == 0 or self.step >= self.learning_rate.total
-
-    def _is_saved(self) -> bool:
-        """Whether a checkpoint is due by the number of the step."""
-        checkpoint = self.config.checkpoint
-        ends_epochs = checkpoint.every_epochs and self.step % (checkpoint.every_epochs * self.steps_per_epoch) == 0
-        return self._due(checkpoint.every_steps) or bool(ends_epochs)
-
-    def _is_time(self) -> bool:
-        """Whether a checkpoint is due by the main rank's clock."""
-        minutes = self.config.checkpoint.every_minutes
-        return self.world.main and minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of backbone and centres from ``optim.accumulate`` batches."""
@@ -254,6 +267,8 @@ class Trainer:
         for optimizer in self.optimizers:
             self.gate.step(optimizer, taken)
             optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.step, taken)
 
     # -- logs, verification, checkpoints -------------------------------------------------------------------------------
 
@@ -313,21 +328,18 @@ class Trainer:
             return {}
         began = time.perf_counter()
         self._settle()
-        average_batch_statistics(self.backbone)
+        average_batch_statistics(self.result)
         # What is printed last, and lasts, is what evaluation computes; before, the step's own precision is enough.
         last = self.step >= self.learning_rate.total
-        results = self.verifier(self.backbone, None if last or self.world.device.type == "cpu" else self.half)
+        results = self.verifier(self.result, None if last or self.world.device.type == "cpu" else self.half)
         seconds = time.perf_counter() - began
         self.verify_seconds += seconds
         self.meter.leave_out(seconds)  # the next log step's images/s are those of training
         mean = sum(result.accuracy for result in results.values()) / len(results)
         if self.log:
-            record = {"step": self.step, "verify_seconds": seconds}
-            record |= {f"verify/{name}": float(result.accuracy) for name, result in results.items()}
-            figures = "  ".join(f"{name} {result.accuracy:.2%}" for name, result in results.items())
-            self.log.event(record, f"verified at step {self.step}: {figures}  ({seconds:.1f} s)")
+            self.log.verified(self.step, {name: float(result.accuracy) for name, result in results.items()}, seconds)
             if mean > self.best:
-                save_weights(self.backbone, self.output / "best.pt")
+                save_weights(self.result, self.output / "best.pt")
         self.best.fill_(max(self.best.item(), mean))
         return results
 
@@ -335,8 +347,10 @@ class Trainer:
         began = time.perf_counter()
         self._settle()
         average_batch_statistics(self.backbone)
+        if self.average:
+            average_batch_statistics(self.average.network)
         self.checkpoints.save(self.step, self.parts, self.meta)
-        self._saved_at = time.monotonic()
+        self.timetable.saved()
         self.meter.leave_out(time.perf_counter() - began)
 
     def _stop(self, number: int) -> None:
@@ -364,7 +378,7 @@ class Trainer:
         self.checkpoints.finish()
         if not self.log:
             return
-        save_weights(self.backbone, self.output / "model.pt")
+        save_weights(self.result, self.output / "model.pt")
         if results:
             figures = {name: SetFigures(**result.summary()) for name, result in results.items()}
             self.log.say(accuracy_table(figures))
@@ -375,21 +389,6 @@ class Trainer:
 
 # A rank that fails has to say so soon, and is needed for the checkpoint under way.
 _LAST_SECONDS = 10.0
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of a rank's step, in [0, 2^63): neighbours differ, and no ``seed`` below 2^63 is too large for torch."""
-    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
-
-
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the random numbers of a step on ``device`` and on the host.
-
-    ``torch.manual_seed`` asks every kind of device that there might be, at a hundred times the cost.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
 
 
 def train(config: Config, world: World) -> dict[str, VerificationResult]:

@@ -13,6 +13,7 @@ from evaluate.features.ranks import World
 from evaluate.protocols.embeddings import finite, one_row_an_image
 from models.modes import evaluating
 from pipelines.common.errors import UserError
+from pipelines.common.progress import with_progress
 from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
@@ -48,6 +49,7 @@ class Embedder:
         batch_size, threads: images at a time, and decoding threads, of each rank.
         autocast: the dtype to compute in, say ``torch.bfloat16``.
         flip: whether the mirrored image is embedded, too.
+        show: whether the main rank shows how far it is.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Embedder:
     threads: int = 4
     autocast: torch.dtype | None = None
     flip: bool = True
+    show: bool = False
 
     def batches(self, source: Source, indices: np.ndarray) -> Iterator[Tensor]:
         """Yield what `embed_batches` does for the images ``indices`` (n,) of ``source``, on this rank alone."""
@@ -69,7 +72,8 @@ class Embedder:
             threads=self.threads,
         )
         images = (batch.images for batch in batches)
-        return embed_batches(self.model, images, flip=self.flip, autocast=self.autocast)
+        features = embed_batches(self.model, images, flip=self.flip, autocast=self.autocast)
+        return with_progress(features, "embedding", len(indices)) if self.show and self.world.main else features
 
     def __call__(self, source: Source) -> np.ndarray:
         """Features of all images of ``source``: float32 (n, 2, d), original then mirrored; (n, 1, d) without ``flip``.

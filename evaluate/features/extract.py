@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from evaluate.features.embed import embed_batches
 from evaluate.features.network import load_network
+from evaluate.features.pieces import in_pieces
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
@@ -154,18 +154,11 @@ def _embed_pieces(
     """Write each piece, a path and its image indices; the images of all of them pass through one pipeline."""
     batches = (part for _, indices in pieces for part in np.split(indices, range(batch_size, len(indices), batch_size)))
     features = embed_batches(model, images_of(batches), autocast=autocast)
-    columns = TextColumn("images of this rank"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, disable=not show) as progress:
-        task = progress.add_task("", total=sum(len(indices) for _, indices in pieces))
-        for path, indices in pieces:
-            rows: list[np.ndarray] = []
-            while sum(map(len, rows)) < len(indices):
-                rows.append(next(features).flatten(1).cpu().numpy())
-                progress.advance(task, len(rows[-1]))
-            piece = np.concatenate(rows)
-            finite(piece, "the network's embeddings", [names[index] for index in indices].__getitem__)
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.save(file, piece)
+    joined = in_pieces(features, [len(indices) for _, indices in pieces], show=show)
+    for (path, indices), piece in zip(pieces, joined, strict=True):
+        finite(piece, "the network's embeddings", [names[index] for index in indices].__getitem__)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, piece.reshape(len(piece), -1))
 
 
 def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Features of an IJB data set's images from a file, of this room's own extraction or of another program."""
+"""Features of a data set's images from a file, of this room's own extraction or of another program."""
 
 import zlib
 from pathlib import Path
@@ -24,7 +24,7 @@ def load_features(path: Path, images: int, views: int | None = None) -> np.ndarr
     if features.ndim not in (2, 3) or len(features) != images or features.dtype.kind != "f" or not features.size:
         raise UserError(
             f"{path} must hold floating point numbers ({images}, 2d), ({images}, 2, d) or ({images}, d), "
-            f"for the images of the five-point list; it is {features.dtype} {features.shape}"
+            f"for the images in their order; it is {features.dtype} {features.shape}"
         )
     if features.ndim == 2:
         if views is None and not _halves_are_views(features):

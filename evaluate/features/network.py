@@ -1,5 +1,6 @@
 """A trained network from whatever holds it: a run folder, its ``model.pt``, any state dict, or an ONNX file."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,17 @@ class Network:
     model: nn.Module
     input_size: int
     input: str = "RGB in [-1, 1]"  # what the backbone or file inside takes, and what told so
+    file: Path | None = None  # where its weights are none of ``model``'s tensors: an ONNX file
+
+    def digest(self) -> str:
+        """A hash (SHA-256) of what it takes and of its weights."""
+        digest = hashlib.sha256(f"{self.input} {self.input_size}".encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if self.file:
+            digest.update(self.file.read_bytes())
+        return digest.hexdigest()
 
 
 def load_network(
@@ -58,4 +70,4 @@ def _onnx_network(path: Path, device: torch.device | str, given: dict[str, Any])
     model = OnnxNetwork(path, device)
     input_range, why = ((-1, 1), "") if "input_range" in given else model.input_range()
     preprocessing, text = overruled(Preprocessing(input_range), why, given)
-    return Network(Preprocessed(preprocessing, model).eval(), model.input_size, text)
+    return Network(Preprocessed(preprocessing, model).eval(), model.input_size, text, path)

@@ -39,5 +39,6 @@ def load_embedder(args: argparse.Namespace, world: World, flip: bool = True) -> 
         threads=args.threads,
         autocast=PRECISIONS[args.precision],
         flip=flip,
+        show=True,
     )
     return embedder, network.input

@@ -1,4 +1,6 @@
-"""What ``results.json`` and ``overlap.json`` hold: built by the commands that write them, checked by what reads them.
+"""What ``results.json``, ``overlap.json`` and ``labels.json`` hold.
+
+The commands that write them build these classes, and what reads the files checks them by these.
 
 Rates are fractions, and null where they are not defined. Files may hold more than is written here; what only newer
 commands write may be missing.
@@ -237,3 +239,46 @@ class Overlap(_File):
 
     threshold: FiniteFloat
     shared: list[SharedIdentity]
+
+
+class Cut(BaseModel):
+    """Where strangers part from the same person; see `evaluate.protocols.two_groups`."""
+
+    threshold: FiniteFloat
+    share: Rate
+    recall: Rate
+
+
+class LabelError(BaseModel):
+    """An image that should have another label.
+
+    Attributes:
+        image, label, identity: its number in the data set, and whom it is taken for now.
+        where: where it lies.
+        error: ``nobody``: it is like nobody and left out; ``moved``: to the identity ``other``; ``new``: a further
+            person under the label, a class of its own; ``merged``: the label's person is ``other``.
+        to: the new label; -1 where it is left out.
+        likeness: its cosine to the others of its label; null if there are none.
+        other, cosine: who is most like it, or its group, under another label.
+    """
+
+    image: Count
+    label: Count
+    identity: FileName
+    where: FileName
+    error: Literal["nobody", "moved", "new", "merged"]
+    to: int
+    likeness: Number
+    other: FileName
+    cosine: FiniteFloat
+
+
+class Labels(_File):
+    """``labels.json``: what is wrong with a set's labels, and by which thresholds, cosines."""
+
+    images: Count
+    identities: Count
+    stray: Cut
+    move: FiniteFloat
+    merge: FiniteFloat
+    errors: list[LabelError]

@@ -2,7 +2,7 @@
 
 A set is one function. Its keyword arguments are parameters of a sample, each made from one uniform of the
 schedule, and its body builds a DALI graph. It runs under DALI's conditional execution: ``if`` on a sample's boolean
-sends only the chosen samples through an operator. The mirror image is left to the loader, which has it cheaper.
+sends only the chosen samples through an operator. The mirror image comes behind it, in the decoder.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import compress
 
 import numpy as np
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from pipelines.common.pixels import normalise
 from pipelines.common.transfers import to_device
+
+FLIP = "flip"  # the decoder's parameter, 0 or 1, that says which images are mirrored
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Batch:
     indices: Tensor  # int64 (b,), the samples' indices in the source, on the CPU
     uniforms: Tensor  # float32 (b, num_uniforms), random in [0, 1), on the CPU: for margins and recipes
     clean: Tensor | None = None  # with ``clean_view``: the images before augmentation, mirrored like them
+    mirrored: Tensor | None = None  # bool (b,), on the CPU: which images are; None where none is
 
 
 @dataclass
@@ -27,30 +29,24 @@ class EncodedBatch:
     labels: np.ndarray  # int64 (b,)
     indices: np.ndarray  # int64 (b,)
     uniforms: np.ndarray  # float32 (b, num_uniforms), as in ``Batch``
-    flips: np.ndarray | None = None  # bool (b,), which images are mirrored
-    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the decoder's transform
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the decoder
     step: int = 0  # what it is the batch of
 
     def with_images(self, pixels: tuple[Tensor, ...], dtype: torch.dtype) -> Batch:
-        """The batch with the decoder's ``pixels``, uint8 (b, h, w, 3), which may be overwritten, and its clean view."""
-        device = pixels[0].device
-        flips = None if self.flips is None else to_device(torch.from_numpy(self.flips), device)
-        images, *clean = (_to_images(view, flips, dtype) for view in pixels)
+        """The batch with the decoder's ``pixels``, uint8 (b, h, w, 3), and its clean view."""
+        images, *clean = (_to_images(view, dtype) for view in pixels)
+        flips = self.parameters.get(FLIP)
         return Batch(
             images=images,
-            labels=to_device(torch.from_numpy(self.labels), device),
+            labels=to_device(torch.from_numpy(self.labels), images.device),
             indices=torch.tensor(self.indices),
             uniforms=torch.from_numpy(self.uniforms),
             clean=clean[0] if clean else None,
+            mirrored=None if flips is None else torch.from_numpy(flips.astype(bool)),
         )
 
 
-def _to_images(pixels: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """uint8 (b, h, w, 3) → images as in ``Batch``, mirrored where ``flips`` (b,) says so."""
+def _to_images(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 (b, h, w, 3) → images as in ``Batch``."""
     images = pixels.permute(0, 3, 1, 2)
-    if flips is not None and images.is_cuda:
-        images = torch.where(flips[:, None, None, None], images.flip(3), images)
-    elif flips is not None:
-        for image in compress(images.unbind(), flips.tolist()):  # stays in the cache: faster than for all at once
-            image.copy_(image.flip(2))
     return images if dtype == torch.uint8 else normalise(images, dtype)

@@ -16,7 +16,8 @@ from torch import Tensor
 from pipelines.common import drivers
 from pipelines.common.errors import UserError, unknown
 from pipelines.loading.admission import Admission
-from pipelines.loading.resize import resized
+from pipelines.loading.batch import FLIP
+from pipelines.loading.resize import resized, resized_on_host
 
 PLACES = ("cpu", "gpu")  # where images are decoded
 
@@ -49,7 +50,8 @@ class Decoder:
     Both give the same pixels up to rounding.
 
     ``transform(images, image_size, **parameters)`` maps DALI images, uint8 RGB, to such of ``image_size``; its
-    parameters are called ``parameters``. It gets images of ``image_size``, or, with ``any_size``, as they are.
+    parameters are called ``parameters``. It gets images of ``image_size``, or, with ``any_size``, as they are. With
+    ``flip``, images are mirrored behind it where the parameter ``FLIP`` is 1.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Decoder:
         threads: int,
         transform: Transform | None = None,
         parameters: Sequence[str] = (),
+        flip: bool = False,
         any_size: bool = False,
         clean_view: bool = False,
         decode_on: str = "cpu",
@@ -82,21 +85,22 @@ class Decoder:
         self._image_size = image_size
         self._transform = transform
         self._parameters = parameters
+        self._flip = flip
         self._any_size = any_size
         self.device = device
         self._threads = threads
         self._clean_view = clean_view
         self._decode_on = decode_on
         self._hw_decoder_load = hw_decoder_load
-        # To look at each image's size costs a sixth of the decoding. So it is left out until another size turns up,
-        # except where a transform behind it could hide that.
+        # To look at each image's size costs a sixth of the decoding. So the graph does without until another size turns
+        # up, except where a transform behind it could hide that. On a CPU without a transform, torch resizes instead.
         self._resize = transform is not None and not any_size
         self._admission = Admission()
         self._pipeline: Pipeline | None = None
         self._submitted: deque[_Submission] = deque()
 
     def submit(self, encoded: Sequence[np.ndarray], parameters: Mapping[str, np.ndarray] | None = None) -> None:
-        """Add a batch: arrays uint8 (bytes,), not to be changed any more, and the transform's parameters (b, ...)."""
+        """Add a batch: arrays uint8 (bytes,), not to be changed any more, and its parameters (b, ...)."""
         self._submitted.append(_Submission(*self._admission.admit(encoded), parameters or {}))
         if self._pipeline:
             _feed(self._pipeline, self._submitted[-1])
@@ -105,7 +109,7 @@ class Decoder:
     def result(self) -> tuple[Tensor, ...]:
         """Take out the oldest batch: uint8 (b, image_size, image_size, 3), RGB, on the device; it owns its memory.
 
-        With ``clean_view`` the images before the transform follow, from the same decoding.
+        With ``clean_view`` the images before the transform follow, from the same decoding, mirrored like them.
 
         Raises ``UndecodableError``; the batch is then still there and waits for ``amend``.
         """
@@ -122,6 +126,9 @@ class Decoder:
             raise
         images = views[0]
         if not images.is_dense_tensor() or images.as_tensor().shape()[1:3] != [self._image_size, self._image_size]:
+            if self.device.type == "cpu" and self._transform is None:
+                self._submitted.popleft()
+                return tuple(resized_on_host(view, self._image_size) for view in views)
             assert not self._resize
             self._resize = True
             self._pipeline = None
@@ -155,6 +162,7 @@ class Decoder:
             self._image_size,
             None if alone else self._transform,
             () if alone else self._parameters,
+            flip=self._flip and not alone,
             resize=self._resize and not alone,
             clean_view=self._clean_view and not alone,
             on_gpu=on_gpu,
@@ -195,6 +203,7 @@ def _graph(
     transform: Transform | None,
     parameters: Sequence[str],
     *,
+    flip: bool,
     resize: bool,
     clean_view: bool,
     on_gpu: bool,
@@ -222,8 +231,11 @@ def _graph(
         shape = images.shape()
         if shape[0] != image_size or shape[1] != image_size:
             images = resized(images, image_size)
-    # A copy: images that no operator touches would share their memory with the clean ones.
-    clean = (fn.copy(images),) if clean_view else ()
+    views = [images, images] if clean_view else [images]
     if transform is not None:
-        images = transform(images, image_size, **inputs)
-    return images, *clean
+        views[0] = transform(images, image_size, **inputs)
+    if flip:
+        flips = fn.external_source(name=FLIP)
+        return tuple(fn.flip(view, horizontal=flips) for view in views)
+    # A copy: images that no operator touches would share their memory with the clean ones.
+    return views[0], *map(fn.copy, views[1:])

@@ -3,12 +3,14 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipelines.common.errors import UserError
+from pipelines.loading.admission import STAND_IN
 from pipelines.loading.augment import find_augmentation
 from pipelines.loading.batch import Batch, EncodedBatch
 from pipelines.loading.decoder import Decoder
@@ -99,6 +101,7 @@ class Loader:
             threads=threads,
             transform=augmentation.transform,
             parameters=tuple(augmentation.draws),
+            flip=augmentation.flip,
             clean_view=clean_view,
             decode_on=decode_on,
             hw_decoder_load=hw_decoder_load,
@@ -200,23 +203,46 @@ def read_batches(
     *,
     dtype: torch.dtype = torch.float32,
     parameters: Callable[[np.ndarray], Mapping[str, np.ndarray]] = lambda indices: {},
+    on_bad: Callable[[int, str], None] | None = None,
 ) -> Iterator[Batch]:
-    """As ``read_once``, in given batches of indices, through a decoder whose transform has ``parameters(indices)``."""
+    """As ``read_once``, in given batches of indices, through a decoder whose transform has ``parameters(indices)``.
+
+    ``on_bad`` is told the index of an image that cannot be read or decoded, and the reason, before its batch comes,
+    in which a black one stands for it; without ``on_bad`` that is an error.
+    """
 
     def read(chosen: np.ndarray) -> EncodedBatch:
-        encoded, labels = source.read(chosen)
+        try:
+            encoded, labels = source.read(chosen)
+        except (ValueError, OSError):
+            if on_bad is None:
+                raise
+            encoded, labels = [_read_or_tell(source, index, on_bad) for index in chosen], source.labels(chosen)
         nothing = np.empty((len(chosen), 0), np.float32)
         return EncodedBatch(encoded, labels, chosen, nothing, parameters=parameters(chosen))
 
-    def refuse(batch: EncodedBatch, reasons: dict[int, str]) -> EncodedBatch:
-        row, reason = next(iter(reasons.items()))
-        raise UserError(f"{source.describe(int(batch.indices[row]))}: {reason}")
+    def mend(batch: EncodedBatch, reasons: dict[int, str]) -> EncodedBatch:
+        for row, reason in reasons.items():
+            if on_bad is None:
+                raise UserError(f"{source.describe(int(batch.indices[row]))}: {reason}")
+            on_bad(int(batch.indices[row]), reason)
+        encoded = [STAND_IN if row in reasons else image for row, image in enumerate(batch.encoded)]
+        return replace(batch, encoded=encoded)
 
-    ahead = ReadAhead(map(read, batches), decoder, depth=_DEPTH, mend=refuse, dtype=dtype)
+    ahead = ReadAhead(map(read, batches), decoder, depth=_DEPTH, mend=mend, dtype=dtype)
     try:
         yield from ahead
     finally:
         ahead.close()
+
+
+def _read_or_tell(source: Source, index: np.integer, on_bad: Callable[[int, str], None]) -> np.ndarray:
+    """An encoded image, or a black one."""
+    try:
+        return source.read(np.array([index]))[0][0]
+    except (ValueError, OSError) as error:
+        on_bad(int(index), str(error))
+        return STAND_IN
 
 
 def _seconds_between(begin: torch.cuda.Event, end: torch.cuda.Event) -> float:

@@ -6,7 +6,7 @@ from itertools import count
 import numpy as np
 
 from pipelines.loading.augment import Augmentation
-from pipelines.loading.batch import EncodedBatch
+from pipelines.loading.batch import FLIP, EncodedBatch
 from pipelines.loading.quarantine import Quarantine
 from pipelines.loading.schedule import Schedule
 from pipelines.sources.source import Source
@@ -78,13 +78,13 @@ class Samples:
             if not len(wrong):
                 break
         used = uniforms_before(self._augmentation)
+        flip = {FLIP: (uniforms[:, _FLIP] < 0.5).astype(np.int32)} if self._augmentation.flip else {}
         return EncodedBatch(
             encoded,
             labels,
             indices,
             uniforms[:, used:],
-            flips=uniforms[:, _FLIP] < 0.5 if self._augmentation.flip else None,
-            parameters=self._augmentation.parameters(uniforms[:, _FLIP + 1 : used]),
+            parameters={**self._augmentation.parameters(uniforms[:, _FLIP + 1 : used]), **flip},
             step=step,
         )
 

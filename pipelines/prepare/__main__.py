@@ -20,7 +20,7 @@ from pipelines.prepare.convert import FORMS, LEFT_OUT, Written, all_labels, conv
 from pipelines.prepare.encode import Reencode
 from pipelines.prepare.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
 from pipelines.prepare.summary import identity_sheet, save_page, summarise
-from pipelines.sources import open_source
+from pipelines.sources import open_source, open_sources
 from pipelines.sources.bins import write_bin
 from pipelines.sources.folder import FolderSource
 
@@ -46,10 +46,20 @@ def main() -> None:
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("convert", help="write a data set as RecordIO or as WebDataset shards")
+    parser = commands.add_parser("convert", help="write data sets as RecordIO or as WebDataset shards")
     parser.set_defaults(command=_convert)
-    parser.add_argument("data")
+    parser.add_argument(
+        "data", nargs="+", help="several become one; the people of each are others than those of the rest"
+    )
     parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument(
+        "--changes",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="images to leave out and new labels, as evaluate.labels and evaluate.overlap write them",
+    )
     parser.add_argument("--to", choices=FORMS, default="recordio")
     parser.add_argument(
         "--shuffle", type=at_least(0), metavar="SEED", help="in a random order (RecordIO: im2rec's layout)"
@@ -63,7 +73,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     changes = arguments.size or arguments.quality
     written = convert(
-        open_source(arguments.data),
+        open_sources(arguments.data, arguments.changes),
         arguments.out,
         form=arguments.to,
         shuffle=arguments.shuffle,
@@ -125,6 +135,11 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     report = _checked(arguments, save=arguments.report)
+    bad = len(report.bad_images(*ERRORS))
+    stumbles = (
+        f"would stumble over {bad} images: 'prepare repair' leaves them out" if bad else "would stumble over nothing"
+    )
+    say(f"training {stumbles}")
     if arguments.report:
         say(arguments.report)
     sys.exit(0 if report.sound else 1)

@@ -12,10 +12,11 @@ import torch
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 from pipelines.common.header import Header, HeaderReader
+from pipelines.common.progress import with_progress
 from pipelines.loading.admission import STAND_IN
 from pipelines.loading.decoder import Decoder, UndecodableError
 from pipelines.prepare.duplicates import byte_hash, groups_of, near_pairs, picture_hashes
-from pipelines.prepare.reading import CHUNK, Read, read_all, with_progress
+from pipelines.prepare.reading import CHUNK, Read, read_all
 from pipelines.sources.source import Source
 
 ERRORS = ("unreadable", "label_out_of_range")  # what training stumbles over
@@ -110,13 +111,18 @@ class _Checker:
         """Find the duplicates among the good images."""
         good = np.flatnonzero(self.good)
         describe = self.source.describe
+        labels = self.source.labels(np.arange(len(self.source)))
+
+        def told(first: int, second: int) -> str:
+            return describe(first) + (" of another identity" if labels[first] != labels[second] else "")
+
         for group in groups_of(self.bytes[good]):
             first, *others = good[group].tolist()
             for index in others:
-                self._add("duplicate", index, f"has the bytes of {describe(first)}")
+                self._add("duplicate", index, f"has the bytes of {told(first, index)}")
         for first, second in good[near_pairs(self.pictures[good], distance)].tolist():
             if self.bytes[first] != self.bytes[second]:
-                self._add("near_duplicate", second, f"looks like {describe(first)}")
+                self._add("near_duplicate", second, f"looks like {told(first, second)}")
 
     def count_identities(self, tiny: int) -> None:
         for label in np.flatnonzero(self.counts == 0).tolist():

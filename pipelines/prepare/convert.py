@@ -21,9 +21,10 @@ from PIL import Image
 from pipelines.common.errors import UserError, unknown
 from pipelines.common.files import naming, replacing
 from pipelines.common.formats import image_suffix
+from pipelines.common.progress import with_progress
 from pipelines.loading.permutation import ROUNDS, permute
 from pipelines.prepare.output import complete
-from pipelines.prepare.reading import Read, Transform, read_all, with_progress
+from pipelines.prepare.reading import Read, Transform, read_all
 from pipelines.sources.identities import write_identities
 from pipelines.sources.recordio import LABEL_LIMIT, IRHeader, RecordWriter, pack, write_dataset
 from pipelines.sources.source import Source
@@ -86,7 +87,7 @@ def convert(
                 names = writing.write_records()
         lines = dict.fromkeys(left_out.read_text().splitlines(keepends=True))  # a shard begun twice says it twice
         for index in np.flatnonzero(plan.damaged).tolist():
-            lines[_line(source, plan.considered[index], "the label is damaged or negative")] = None
+            lines[_line(source, plan.considered[index], "no label: it is damaged, negative or taken away")] = None
         left_out.write_text("".join(lines)) if lines else left_out.unlink()
         write_identities(folder, names)
         written = len(plan.considered) - len(lines)

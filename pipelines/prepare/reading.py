@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.common.formats import IMAGE_SUFFIXES, image_suffix
 from pipelines.sources.source import Source
@@ -43,16 +42,6 @@ def read_all(
             yield ahead.popleft().result()
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def with_progress(chunks: Iterator[list[Read]], text: str, total: int) -> Iterator[list[Read]]:
-    """Pass the images on and show how many there were."""
-    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=total)
-        for images in chunks:
-            yield images
-            progress.advance(task, len(images))
 
 
 def read_leniently(source: Source, indices: np.ndarray) -> list[Read]:

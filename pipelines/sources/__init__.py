@@ -1,12 +1,18 @@
-"""Where images come from: ``open_source`` finds the reader of a data set in the table ``READERS``."""
+"""Where images come from: ``open_source`` finds the reader of a data set in the table ``READERS``.
+
+``open_sources`` takes several data sets as one, and corrections of labels.
+"""
 
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.common.errors import UserError
+from pipelines.common.files import distinct_names
 from pipelines.common.log import get_logger
+from pipelines.sources.changes import ChangedSource, read_changes
 from pipelines.sources.folder import FolderSource
+from pipelines.sources.joined import JoinedSource
 from pipelines.sources.lists import open_list
 from pipelines.sources.lmdbs import LmdbSource
 from pipelines.sources.parquet import ParquetSource
@@ -42,6 +48,7 @@ READERS: dict[str, Reader] = {
 }
 # In a folder, files with these suffixes do not tell what it is: a list lies beside images, lock.mdb beside data.mdb.
 _BY_NAME_ONLY = frozenset((".rec", ".lst", ".txt", ".mdb", ".lmdb"))
+_SHARDS = frozenset((".tar", ".parquet"))
 _SPARE = 100  # classes without an image that are worth no word
 
 
@@ -64,6 +71,34 @@ def open_source(path: str | Path) -> Source:
     if classes == 1 < images and not isinstance(source, FolderSource):  # of a folder it is plain to see
         logger.warning("%s: all %d images are of one identity, '%s'", path, images, source.identity(0))
     return source
+
+
+def open_sources(paths: Sequence[str | Path], changes: Sequence[Path] = ()) -> Source:
+    """The data sets at ``paths`` as one, with the ``changes`` of labels in files.
+
+    A file of changes is for one of the sets or for all of them together, which its first line tells.
+    """
+    shards = [path for path in map(Path, paths) if path.suffix in _SHARDS and path.is_file()]
+    if len({(path.parent, path.suffix) for path in shards}) < len(shards):
+        raise UserError(f"{shards[0]} and others beside it are shards of one set: name their folder, or quote the glob")
+    sources = {name: open_source(path) for name, path in zip(distinct_names(paths), paths)}
+    joined = JoinedSource(sources)
+    several = []
+    for path in changes:
+        found = read_changes(path)
+        if not found.fits(joined):
+            parts = [name for name, source in sources.items() if found.fits(source)]
+            if len(parts) != 1:
+                which = (
+                    f"fits {' and '.join(parts)} alike: change one of them before"
+                    if parts
+                    else (f"was made for other data, or another version of it, than {', '.join(sources)}")
+                )
+                raise UserError(f"{path} {which}")
+            found = joined.moved(parts[0], found)
+        several.append(found)
+    source = joined if len(sources) > 1 else next(iter(sources.values()))
+    return ChangedSource(source, several) if several else source
 
 
 def _open(path: Path) -> Source:
@@ -93,4 +128,4 @@ def _open_files(paths: list[Path]) -> Source:
     raise UserError(f"{paths[0]} is no data set: give a file or shards of one kind ({', '.join(READERS)}), or a folder")
 
 
-__all__ = ["READERS", "Source", "open_source"]
+__all__ = ["READERS", "Source", "open_source", "open_sources"]

@@ -64,7 +64,7 @@ def test_the_formulas_of_exchanges(case):
 @pytest.mark.parametrize("rule", ["sgd", "adamw"])
 def test_the_formulas_of_memory(rule):
     formulas = dict(rows("memory"))
-    run = config(f"optim.name={rule}", "model.name=mbf", "model.embedding_size=64")
+    run = config(f"optim.name={rule}", "optim.ema=0.999", "model.name=mbf", "model.embedding_size=64")
     rule = "sgd with momentum" if rule == "sgd" else rule
     head = trace_head(run, rows=64, num_classes=9000, gpu=True, tile=1024, ranks=4)["build"].left
     centres = {"c": 2250, "d": 64}
@@ -74,7 +74,7 @@ def test_the_formulas_of_memory(rule):
     network = trace_network(run, 4, gpu=True, keep_gradients=True)
     left = network.phases["build"].left
     parts = {"weights": "weights", "gradients": "gradients, the buckets of DistributedDataParallel"}
-    parts["optimiser"] = f"optimiser, {rule}"
+    parts |= {"averaged weights": "averaged weights, with `optim.ema`", "optimiser": f"optimiser, {rule}"}
     for part, formula in parts.items():  # buffers of batch norms and counts of steps come to these
         assert left[part] == pytest.approx(value(formulas[formula], P=network.parameters), rel=0.05)
 

@@ -15,7 +15,7 @@ from evaluate.features.network import Network
 from evaluate.features.ranks import World
 from evaluate.overlap import images_by_identity, mean_embeddings, nearest
 from pipelines.prepare.convert import convert
-from pipelines.sources import open_source
+from pipelines.sources import open_source, open_sources
 from pipelines.sources.bins import write_bin
 from pipelines.sources.memory import MemorySource
 from tests.pipelines.photos import jpeg, write_folder
@@ -87,7 +87,7 @@ def test_a_network_without_numbers_finds_no_set_clean():
         mean_embeddings(embedder(Broken()), source, most=9)
 
 
-@pytest.mark.parametrize("kind", ["folder", "bin"])
+@pytest.mark.parametrize("kind", ["folder", "bin", "both"])
 def test_command(tmp_path, monkeypatch, capsys, kind):
     people = write_folder(tmp_path / "faces", {"a": 2, "b": 2, "c": 2, "d": 2})
     convert(open_source(tmp_path / "faces"), tmp_path / "train", indices=np.arange(6))
@@ -95,20 +95,29 @@ def test_command(tmp_path, monkeypatch, capsys, kind):
     if kind == "bin":
         test = tmp_path / "test.bin"
         write_bin(test, [people["d"][0], jpeg(50), jpeg(51), people["b"][0]], np.array([True, False]))
-    else:
+    if kind == "both":
+        write_bin(tmp_path / "other.bin", [jpeg(60), jpeg(61)], np.array([True]))
+    if kind != "bin":
         for name, image in (("x", people["b"][0]), ("y", people["d"][0]), ("z", jpeg(50))):
             (test / name).mkdir(parents=True)
             (test / name / "1.jpg").write_bytes(image)
     monkeypatch.setattr(options, "load_network", lambda *_: Network(Pixels(), 56))
     # A mean of two random pictures is at 0.7 to each of them.
-    arguments = [tmp_path / "train", test, "--checkpoint", "any", "--output", tmp_path / "out", "--images", "1"]
+    tests = [test, tmp_path / "other.bin"][: 1 + (kind == "both")]
+    arguments = [tmp_path / "train", *tests, "--checkpoint", "any", "--output", tmp_path / "out", "--images", "1"]
     monkeypatch.setattr(sys, "argv", ["overlap", *map(str, arguments)])
     overlap.main()
     result = json.loads((tmp_path / "out" / "overlap.json").read_text())
     assert result["format"] == 1 and result["input"] == "RGB in [-1, 1]" and result["threshold"] == 0.6
     (found,) = result["shared"]
-    assert found == {"first": "b", "second": "3" if kind == "bin" else "x", "cosine": pytest.approx(1, abs=1e-3)}
+    assert found == {
+        "first": "b",
+        "second": {"bin": "3", "folder": "x", "both": "test/x"}[kind],
+        "cosine": pytest.approx(1, abs=1e-3),
+    }
     assert "1 of" in capsys.readouterr().out
+    clean = open_sources([tmp_path / "train"], [tmp_path / "out" / "changes.txt"])
+    assert [clean.identity(label) for label in clean.labels(np.arange(6)) if label >= 0] == ["a", "a", "c", "c"]
     with Image.open(tmp_path / "out" / "overlap.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB"))
     assert np.ptp(pixels, axis=2).max() > 50  # photographs are in it, and not just words

@@ -43,7 +43,7 @@ def make_job(world):
             "data": {"train": str(world / "faces"), "batch_size": 16, "threads": 1, "max_bad_fraction": 0.05},
             "model": {"name": "plain", "embedding_size": 16, "input_size": 32},
             "head": {"margin": "curricularface", "s": 16, "m": 0.2, "sample_rate": 0.6},
-            "optim": {"lr": 0.02},
+            "optim": {"lr": 0.02, "ema": 0.9},
             "schedule": {"epochs": 10, "warmup_steps": 2},
             "verify": {"bins": [str(world / "pairs.bin")], "every_steps": 10},
             "checkpoint": {"every_steps": 4},

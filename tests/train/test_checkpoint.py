@@ -105,10 +105,7 @@ def load_error(folder, parts):
 
 def test_parts_of_another_run(ranks, tmp_path):
     (error,) = ranks(1, load_error, tmp_path, ["layer", "optimizer", "window"])
-    assert (
-        "it has layer, optimizer, window, own, this run layer, optimizer, window: restore the config of which own"
-        in error
-    )
+    assert "it has the part own, which this run has not; restore the config that it was written with" in error
     meta = tmp_path / "step_000000004" / "meta.json"
     meta.write_text('{"step": 4}')  # as before there was a list of parts, and a format
     assert ranks(1, load_error, tmp_path, ["layer", "optimizer", "window", "own"]) == [None]

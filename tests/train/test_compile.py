@@ -48,12 +48,12 @@ def fit(config, overrides, backend, graphs=1):
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNS])
 def test_graphs_of_a_whole_run(ranks, config, tmp_path, name):
-    """Two ranks, two batches a step, verification on two sets whose last batches are short, checkpoints."""
+    """Two ranks, two batches a step, averages, verification on two sets whose last batches are short, checkpoints."""
     sets = [write_pairs(tmp_path / f"{count}.bin", count) for count in (11, 14)]
     often = ["data.batch_size=4", "optim.accumulate=2", "checkpoint.every_steps=2", "schedule.epochs=1"]
     verify = [f"verify.bins=[{sets[0]},{sets[1]}]", "verify.every_steps=2", "verify.batch_size=4"]
     overrides, graphs = RUNS[name]
-    settings = ["precision=bf16", *often, *verify, *overrides, "model.compile=true"]
+    settings = ["precision=bf16", "optim.ema=0.9", *often, *verify, *overrides, "model.compile=true"]
     assert ranks(2, fit, config, settings, "aot_eager", graphs) == [(graphs, {})] * 2
 
 

@@ -118,3 +118,15 @@ def test_joined_leaves_only_at_a_common_end(monkeypatch):
     with pytest.raises(Stopped), joined("cpu", 60):
         raise Stopped(15)
     assert not dist.is_initialized()
+
+
+def test_torch_takes_the_cores_of_its_rank(monkeypatch):
+    """Three that no other rank may run on, whatever the number of ranks."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {4, 5, 6})
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    before = torch.get_num_threads()
+    try:
+        with joined("cpu", 60):
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ R18 = ["model={name: r18, width: 0.125, embedding_size: 16, input_size: 32}"]
 TRANSFACE = ["model={name: transface_t, embedding_size: 16, input_size: 36}", "recipe.name=transface"]
 RECIPES = {
     "plain": R18,
-    "sampled": [*R18, "head.sample_rate=0.5", "optim.accumulate=2", "data.batch_size=4"],
+    "sampled": [*R18, "head.sample_rate=0.5", "optim.accumulate=2", "data.batch_size=4", "optim.ema=0.9"],
     "adamw": [*R18, "optim.name=adamw", "optim.lr=0.001"],
     "drawn margins": [*R18, "head={margin: elasticface, s: 16}"],
     "transface": TRANSFACE,
@@ -105,7 +105,7 @@ def plain_losses(config, overrides, device):
 def test_a_whole_run_and_its_second_half(config, tmp_path, device):
     """Two epochs in bf16 with verification; resumed from the middle it ends where it ended."""
     sets = write_pairs(tmp_path / "sets" / "lfw.bin", 30)
-    run = [*MBF, f"device={device}", "precision=bf16", "schedule.epochs=2", "checkpoint.every_steps=6"]
+    run = [*MBF, f"device={device}", "precision=bf16", "schedule.epochs=2", "checkpoint.every_steps=6", "optim.ema=0.9"]
     run += [f"verify.bins=[{sets}]", "verify.every_steps=6", "verify.batch_size=16"]
     finish(config, f"output={tmp_path}/whole", *run)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")

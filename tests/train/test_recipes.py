@@ -209,7 +209,7 @@ class Layers(torch.nn.Module):
         return self.head(self.trunk(images)), patches.mean(2), patches.std(2)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"distill"}))  # which needs a teacher
 def test_classes_are_drawn_before_the_network_runs(name, monkeypatch):
     """So that the host need not wait for it: with the labels that the head gets, whatever a recipe makes of them."""
     happened = []

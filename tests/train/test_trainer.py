@@ -16,7 +16,8 @@ from tests.train.plain_run import Plain
 from tests.train.support import close, curve, curves
 from train.config import load_config
 from train.recipes import RECIPES, Recipe, StepResult
-from train.trainer import Trainer, seed_generators, step_seed
+from train.seeds import seed_generators, step_seed
+from train.trainer import Trainer
 
 
 class Projected(Recipe):
@@ -104,7 +105,7 @@ def refused(config, *overrides):
 def test_a_checkpoint_of_another_recipe_is_refused(ranks, config, tmp_path):
     ranks(1, fit, config, *OWN, "schedule.epochs=1")
     (error,) = ranks(1, refused, config, *OWN, "recipe.name=plain")
-    assert "cannot resume from" in error and "restore the config of which recipe_optimizer comes" in error
+    assert "cannot resume from" in error and "it has the part recipe_optimizer, which this run has not" in error
 
 
 def fail(config, step, *overrides):

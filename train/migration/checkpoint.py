@@ -118,8 +118,10 @@ def write_checkpoint(config: Config, saved: Saved) -> Path:
 
 def _fill(trainer: Trainer, saved: Saved, batches: int) -> None:
     first = _read(saved.files[0])
+    averages = [trainer.average.network] if trainer.average else []  # theirs has none: it begins here
     try:
-        trainer.backbone.load_state_dict(first["state_dict_backbone"])
+        for network in (trainer.backbone, *averages):
+            network.load_state_dict(first["state_dict_backbone"])
     except RuntimeError as error:
         raise UserError(f"{saved.files[0]} does not fit {trainer.config.model.name}: {one_line(error)}") from None
     load_arcface_torch(trainer.head, saved.files[0].parent)

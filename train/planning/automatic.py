@@ -1,7 +1,6 @@
 """What ``auto`` means in a config: values found when a run starts, from its machine and its own planned memory."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 
 from evaluate.features.ranks import World
 from train.config import Config
-from train.distributed import agreed
+from train.distributed import agreed, own_cores
 from train.planning.border import fits
 from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.step import Setting, chosen_tile, trace_step
@@ -55,15 +54,6 @@ def settled_here(config: Config, world: World, identities: int) -> Config:
     memory = torch.cuda.mem_get_info(world.device)[0] if gpu else _free_memory() // on_node
     setting = Setting(gpu, memory, world.size, identities)
     return settle(config, setting, own_cores(), lambda needed: any(agreed(lambda: needed)))
-
-
-def own_cores() -> int:
-    """Cores for this rank: those that it may run on, over the ranks that may run on the same; all ranks call.
-
-    They are all of the machine's, or, where a launcher binds ranks to what lies beside their GPU, only some.
-    """
-    own = socket.gethostname(), sorted(os.sched_getaffinity(0))
-    return max(1, len(own[1]) // agreed(lambda: own).count(own))
 
 
 def _free_memory() -> int:

@@ -27,6 +27,7 @@ from models.modes import evaluating
 from pipelines.common.errors import UserError, one_line
 from train.build import HALF
 from train.config import Config
+from train.ema import approach, averaged
 from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
@@ -45,8 +46,8 @@ class NetworkTrace:
     """A step of ``batch`` images.
 
     Attributes:
-        phases: ``build``, ``forward``, ``backward`` and ``update``, their memory for ``weights``, ``optimiser``,
-            ``gradients``, ``images``, ``activations`` and ``temporaries``.
+        phases: ``build``, ``forward``, ``backward`` and ``update``, their memory for ``weights``, ``averaged weights``,
+            ``optimiser``, ``gradients``, ``images``, ``activations`` and ``temporaries``.
         parameters: numbers that are trained.
     """
 
@@ -72,7 +73,9 @@ def trace_network(
         timer: for the seconds of operators, on a CPU.
     """
     recipe = create_recipe(config.recipe.name, **config.recipe.options)
-    network = _network(config, recipe, checkpoint_activations)
+    backbone = _backbone(config, checkpoint_activations)
+    with torch.device("meta"):
+        network = recipe.network(backbone)
     if gpu:
         for module in network.modules():
             if isinstance(module, PReLU):
@@ -85,6 +88,9 @@ def trace_network(
                 place(network, "cpu")
                 place(recipe, "cpu")
                 optimizer, trained = _optimizer(config, network, recipe, recorder, keep=keep_gradients)
+                recorder.use = "averaged weights"
+                weights = averaged(backbone) if config.optim.ema else []
+                averages = [torch.empty_like(tensor) for tensor in weights]
                 recorder.use = "images"
                 images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
             network.train()
@@ -105,6 +111,8 @@ def trace_network(
                 _update(optimizer, trained, config.optim.clip)
                 if not keep_gradients:
                     optimizer.zero_grad()
+                if averages:
+                    approach(averages, weights, torch.empty(()))
     except _UNTRACEABLE as error:
         raise UserError(
             f"{config.model.name} cannot be traced without data ({one_line(error)}): it has no plan, and "
@@ -125,12 +133,12 @@ class _GpuAutocast(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _network(config: Config, recipe: Recipe, checkpoint_activations: bool | None) -> nn.Module:
+def _backbone(config: Config, checkpoint_activations: bool | None) -> nn.Module:
     arguments = config.model.arguments
     if checkpoint_activations is not None:
         arguments["checkpoint_activations"] = checkpoint_activations
     with torch.device("meta"):
-        return recipe.network(create_model(**arguments))
+        return create_model(**arguments)
 
 
 def _optimizer(

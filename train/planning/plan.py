@@ -130,9 +130,11 @@ def source_batch(path: str | Path) -> int | None:
 
 
 def _checkpoint(trace: StepTrace, ranks: int) -> int:
-    """Bytes of weights, centres, and what their optimisers remember: of a replica, and of all shards."""
+    """Bytes of weights, their average, centres, and what optimisers remember: of a replica, and of all shards."""
     network, head = trace.network.phases["build"].left, trace.head["build"].left
-    return _of(network, "weights", "optimiser") + ranks * _of(head, "centres", "optimiser of the centres")
+    return _of(network, "weights", "averaged weights", "optimiser") + ranks * _of(
+        head, "centres", "optimiser of the centres"
+    )
 
 
 def _of(parts: Mapping[str, int], *names: str) -> int:

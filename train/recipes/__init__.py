@@ -4,7 +4,8 @@ from typing import Any
 
 from pipelines.common.errors import UserError, unknown
 from train.recipes.contraface import ContraFace
-from train.recipes.recipe import Recipe, StepResult
+from train.recipes.distill import Distill
+from train.recipes.recipe import Recipe, Run, StepResult
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
 
@@ -13,6 +14,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "transface": TransFace,
     "topofr": TopoFR,
     "contraface": ContraFace,
+    "distill": Distill,
 }
 
 
@@ -26,4 +28,4 @@ def create_recipe(name: str, **options: Any) -> Recipe:
         raise UserError(f"recipe {name!r}: {error}") from None
 
 
-__all__ = ["RECIPES", "ContraFace", "Recipe", "StepResult", "TopoFR", "TransFace", "create_recipe"]
+__all__ = ["RECIPES", "ContraFace", "Distill", "Recipe", "Run", "StepResult", "TopoFR", "TransFace", "create_recipe"]

@@ -1,14 +1,18 @@
 """What one step does: a recipe takes a batch and gives the loss. The loop is the same for all of them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from evaluate.features.ranks import World
 from losses import PartialFC
 from pipelines.common.transfers import to_device
 from pipelines.loading.loader import Batch
+from pipelines.sources.source import Source
 
 # What the options of recipes may be: a config is checked against the constructors' annotations.
 Factor = Annotated[float, Field(ge=0)]
@@ -24,11 +28,34 @@ class StepResult:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a recipe may know of the run whose part it is.
+
+    Attributes:
+        source: the images.
+        output: the run's folder.
+        embedding_size: of the network that is trained.
+        autocast: the dtype of the arithmetic; None for float32.
+        threads: of the decoding.
+        max_bad_fraction: of the images that cannot be read.
+    """
+
+    source: Source
+    world: World
+    output: Path
+    embedding_size: int
+    autocast: torch.dtype | None
+    threads: int
+    max_bad_fraction: float
+
+
 class Recipe(nn.Module):
     """The margin loss and nothing else; other recipes add to it.
 
     A recipe's parameters are trained with the backbone's (at ``optim.lr``, its gradients averaged over the ranks), and
-    saved with its buffers. A network that it uses as it is, such as a teacher, is neither: hide it in a list.
+    saved with its buffers. A network that it uses as it is, such as a teacher, is neither: hide it in a list, or
+    in another object that is no module.
 
     Attributes:
         num_uniforms: uniform random numbers that a sample's step needs, beside the margin's one. They do not depend on
@@ -44,6 +71,12 @@ class Recipe(nn.Module):
     entropy = False
     views = 1
     second_pass: float = 0.0
+
+    def begin(self, run: Run) -> None:
+        """What is to be done before a run begins or goes on, and before `network`; all ranks call.
+
+        Parameters that depend on the run may be made here; the planner, which knows of no run, does without.
+        """
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """What is called on the images in training, around the backbone whose weights it trains.

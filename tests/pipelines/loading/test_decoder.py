@@ -25,6 +25,7 @@ def test_graphs_for_a_gpu(place, augment, calls):
         112,
         augmentation.transform,
         tuple(augmentation.draws),
+        flip=augmentation.flip,
         resize=True,
         clean_view=True,
         on_gpu=True,
@@ -38,6 +39,7 @@ def test_graphs_for_a_gpu(place, augment, calls):
     pipeline._build_graph()
     image, sources = calls[0].call_args.kwargs, [call.kwargs for call in calls[1].call_args_list]
     assert {source["name"]: source.get("no_copy") for source in sources}["encoded"] == (place == "cpu")
+    assert (decoder.FLIP in {source["name"] for source in sources}) == augmentation.flip
     if place == "gpu":
         assert image["device"] == "mixed" and image["hw_decoder_load"] == 0.5
         assert image["jpeg_fancy_upsampling"], "else its colours are others than the CPU's"

@@ -38,6 +38,7 @@ def test_batches_are_the_scheduled_images_normalised_and_mirrored():
         assert np.array_equal(batch.indices, indices)
         assert np.array_equal(batch.labels, LABELS[indices])
         assert np.array_equal(batch.uniforms, uniforms[:, 1:])
+        assert np.array_equal(batch.mirrored, uniforms[:, 0] < 0.5)
         assert batch.images.shape == (8, 3, SIZE, SIZE)
         assert batch.images.dtype == torch.float32
         assert batch.images.is_contiguous(memory_format=torch.channels_last)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.loading.loader import read_once
+from pipelines.loading.decoder import Decoder
+from pipelines.loading.loader import read_batches, read_once
 from pipelines.sources.memory import MemorySource
 from tests.pipelines.face_source import COUNT, DAMAGED, ENCODED, LABELS, SIZE, FaceSource, decoded, face, jpeg
 
@@ -38,3 +39,15 @@ def test_read_once_names_a_bad_image():
         list(read_once(FaceSource({20: DAMAGED["half"]}), np.arange(COUNT), batch_size=8, image_size=SIZE))
     with pytest.raises(OSError, match="image 21"):
         list(read_once(FaceSource(unreadable=(21,)), np.arange(COUNT), batch_size=8, image_size=SIZE))
+
+
+def test_bad_images_are_told_of_and_black():
+    source = FaceSource({20: DAMAGED["half"], 30: DAMAGED["empty"]}, unreadable=(21,))
+    decoder = Decoder(batch_size=8, image_size=SIZE, device=torch.device("cpu"), threads=1)
+    told = {}
+    for batch in read_batches(source, np.arange(16, 48).reshape(4, 8), decoder, on_bad=told.__setitem__):
+        for image, index in zip(batch.images, batch.indices.tolist()):
+            expected = torch.full_like(image, -1) if index in (20, 21, 30) else decoded(index)
+            assert (image - expected).abs().mean() < 0.02
+            assert (index in told) == (index in (20, 21, 30)), "told before its batch"
+    assert told.keys() == {20, 21, 30} and "Input/output" in told[21]

@@ -82,6 +82,12 @@ def test_every_kind_of_file_has_its_outcome():
     }
     assert not report.sound
     assert "memory, image 12, label 0: 40 x 40 pixels" in report.problems["wrong_size"].values()
+    assert [*report.problems["duplicate"].values()] == [
+        "memory, image 14, label 0: has the bytes of memory, image 0, label 0"
+    ]
+    assert [*report.problems["near_duplicate"].values()] == [
+        "memory, image 15, label 1: looks like memory, image 0, label 0 of another identity"
+    ]
     assert set(report.bad_images("grey", "duplicate")) == {names.index(n) for n in named["grey"] | named["duplicate"]}
     with pytest.raises(ValueError, match="'gray' is no problem"):
         report.bad_images("gray")
@@ -147,6 +153,7 @@ class TestCommands:
         assert [index for index, _ in report["problems"]["label_out_of_range"]] == [3]
         assert [text for _, text in report["problems"]["empty_identity"]] == ["c: no image"]
         assert "train.rec record 2 at byte" in said
+        assert "training would stumble over 3 images: 'prepare repair' leaves them out" in said
 
         status, said, _ = command("repair", tmp_path / "records", tmp_path / "repaired")
         assert status == 0 and "3 bad images were dropped" in said

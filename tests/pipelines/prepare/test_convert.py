@@ -149,7 +149,7 @@ def test_labels_with_gaps_become_dense_and_are_remembered(tmp_path):
     back = open_source(tmp_path / "out")
     assert people_in(back) == {"2": [jpeg(1), jpeg(3)], "7": [jpeg(0)]}
     assert back.labels(np.arange(3)).tolist() == [0, 0, 1]
-    assert "damaged or negative" in (tmp_path / "out" / "left_out.jsonl").read_text()
+    assert "no label" in (tmp_path / "out" / "left_out.jsonl").read_text()
 
 
 def test_a_shuffle_is_a_permutation_that_its_key_decides(tmp_path):

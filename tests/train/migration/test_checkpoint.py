@@ -150,9 +150,11 @@ def test_momentum_of_the_first_partial_fc(migrate, monkeypatch, tmp_path, faces)
         content["state_optimizer"]["state"][7]["momentum_buffer"] = torch.ones(2, 16)
         torch.save(content, file)
     path = config_of(tmp_path, faces, sample_rate=0.5)
-    migrate(path, *overrides(tmp_path), "--checkpoint", work, "--out", tmp_path / "mine.yaml")
+    migrate(path, *overrides(tmp_path), "optim.ema=0.99", "--checkpoint", work, "--out", tmp_path / "mine.yaml")
     (written,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert not read_sharded(written, "centre_optimizer")["momentum"].any()
+    average, backbone = read_sharded(written, "ema"), read_sharded(written)
+    assert all(torch.equal(average[name], weights) for name, weights in backbone.items())  # begins where theirs ended
     assert all(value.any() for name, value in read_sharded(written, "optimizer").items() if "frozen" not in name)
 
 

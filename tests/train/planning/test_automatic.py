@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from pipelines.common.errors import UserError
 from tests.train.planning.support import config
-from train.distributed import joined
-from train.planning.automatic import own_cores, settle, settled_values
+from train.distributed import joined, own_cores
+from train.planning.automatic import settle, settled_values
 from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.step import USABLE, Setting, chosen_tile, trace_step
 from train.trainer import train

@@ -46,6 +46,23 @@ def test_adamw_keeps_two_numbers_a_weight_and_a_count():
     assert left["optimiser"] == 2 * left["weights"] + 2 * 4
 
 
+def test_averaged_weights_are_there_all_the_time():
+    """And once more while they move, in the room of the gradients where these do not stay."""
+
+    def trace(ema, keep):
+        given = config(PERCEPTRON, optim={"name": "sgd", "lr": 0.01, "ema": ema})
+        return trace_network(given, BATCH, gpu=False, keep_gradients=keep).phases
+
+    for keep in (False, True):
+        plain, averaging = trace(None, keep), trace(0.999, keep)
+        size = plain["build"].left["weights"]
+        assert all(phase.left["averaged weights"] == size for phase in averaging.values())
+        more = sum(averaging["update"].peak.values()) - sum(plain["update"].peak.values())
+        assert more == pytest.approx(2 * size if keep else size, rel=0.01)
+        # Three operations read two, one and two numbers for each that they write.
+        assert work(averaging["update"], "bytes") - work(plain["update"], "bytes") == pytest.approx(8 * size, rel=0.01)
+
+
 @pytest.mark.parametrize(("name", "gpu"), [("mbf", True), ("r18", False), ("vit_t", True)])
 def test_memory_and_work_grow_evenly_with_the_batch(name, gpu):
     setting = config({"name": name, "input_size": 36}, precision="bf16" if gpu else "fp32")

@@ -1,0 +1,176 @@
+"""Embeddings of all images of a source on disk, by index: made once by all ranks, then read row by row."""
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evaluate.features.embed import embed_batches
+from evaluate.features.network import Network
+from evaluate.features.pieces import in_pieces
+from evaluate.features.ranks import World
+from evaluate.protocols.embeddings import finite
+from pipelines.common.errors import UserError
+from pipelines.common.files import replacing
+from pipelines.loading.decoder import Decoder
+from pipelines.loading.loader import read_batches
+from pipelines.loading.quarantine import Quarantine
+from pipelines.sources.ranges import RangeReader
+from pipelines.sources.source import Source
+
+_LEAST, _MOST_FILES = 1024, 256  # images a file, unless there would be more files than that
+_HEADER = 128  # bytes before the numbers
+_BATCH = 128  # images that are embedded at a time
+_PROBES = 64  # images whose bytes tell a data set from another with the same labels
+
+
+class EmbeddingStore:
+    """The folder of the embeddings of ``count`` images: ``000000.npy`` … hold float16 (n, 2, d) of n in a row.
+
+    They have length 1: the original's, then the mirrored image's. NaN stands for images that could not be read. Files
+    appear whole, so one that is there is done; `fill` makes those that are missing.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        self.rows = max(_LEAST, -(-count // _MOST_FILES))
+        self._files: dict[int, _File] = {}
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of an embedding, once there is one."""
+        return self._file(0).dimension
+
+    def missing(self) -> list[int]:
+        """The numbers of the files that are not there; the folder is listed, for a network's disk may remember that a
+        single file was not."""
+        present = {entry.name for entry in os.scandir(self.folder)}
+        return [number for number in range(-(-self.count // self.rows)) if self._path(number).name not in present]
+
+    def fill(
+        self,
+        network: Network,
+        source: Source,
+        world: World,
+        *,
+        threads: int,
+        autocast: torch.dtype | None,
+        max_bad_fraction: float,
+    ) -> None:
+        """Embed the images of the files that are missing, each rank a share; all ranks call.
+
+        Args:
+            threads: of the decoding.
+            autocast: the dtype to compute in.
+            max_bad_fraction: of the images that cannot be read or decoded; more are a ``ValueError``.
+
+        Raises:
+            UserError: an embedding is not finite.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = self.missing()
+        world.barrier()  # all have looked before the first writes
+        share = missing[slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))]
+        if share:
+            self._embed(share, network, source, world, threads, autocast, max_bad_fraction)
+        world.barrier()
+
+    def read(self, indices: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+        """The embeddings float32 (b, d) of images ``indices`` int64 (b,), or of the mirror images where ``mirrored``,
+        bool (b,), says so. Raises ``UserError`` where one could not be read when they were made."""
+        places = zip(*np.divmod(indices, self.rows), mirrored.astype(np.int64))
+        rows = [self._file(int(number)).read(int(row), int(view)) for number, row, view in places]
+        embeddings = np.stack(rows).astype(np.float32)
+        sound = np.isfinite(embeddings).all(axis=1)
+        if not sound.all():
+            index = int(indices[~sound][0])
+            raise UserError(
+                f"{self._path(index // self.rows)} has no embedding of image {index}, which could not be read when the "
+                "file was made; remove it, and it is made anew"
+            )
+        return embeddings
+
+    def _embed(
+        self,
+        numbers: list[int],
+        network: Network,
+        source: Source,
+        world: World,
+        threads: int,
+        autocast: torch.dtype | None,
+        max_bad_fraction: float,
+    ) -> None:
+        quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=None)
+        decoder = Decoder(
+            batch_size=min(_BATCH, self.count), image_size=network.input_size, device=world.device, threads=threads
+        )
+        parts = [np.arange(n * self.rows, min((n + 1) * self.rows, self.count)) for n in numbers]
+        batches = read_batches(
+            source,
+            (batch for part in parts for batch in np.split(part, range(_BATCH, len(part), _BATCH))),
+            decoder,
+            on_bad=lambda index, reason: quarantine.add(index, reason, 0),
+        )
+        features = embed_batches(network.model, (batch.images for batch in batches), autocast=autocast)
+        joined = in_pieces(features, list(map(len, parts)), show=world.main)
+        for number, part, piece in zip(numbers, parts, joined, strict=True):
+            bad = np.array([int(index) in quarantine for index in part])
+            with np.errstate(invalid="ignore"):  # 0 / 0 is told as what it is, not finite
+                piece /= np.linalg.norm(piece, axis=2, keepdims=True)
+            finite(piece[~bad], "the network's embeddings", _names(source, part[~bad]))
+            piece[bad] = np.nan
+            with replacing(self._path(number)) as temporary, temporary.open("wb") as file:
+                np.save(file, piece.astype("<f2"))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npy"
+
+    def _file(self, number: int) -> "_File":
+        if number not in self._files:
+            rows = min(self.rows, self.count - number * self.rows)
+            self._files[number] = _File(self._path(number), rows)
+        return self._files[number]
+
+
+class _File:
+    """A file of a store, open."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self._reader = RangeReader(path)
+        header = io.BytesIO(self._reader.read(0, min(_HEADER, self._reader.size)).tobytes())
+        try:
+            np.lib.format.read_magic(header)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+        except ValueError:
+            shape, fortran, dtype = (), False, np.dtype("<f2")
+        self._start = header.tell()
+        whole = len(shape) == 3 and self._reader.size == self._start + 2 * math.prod(shape)
+        if not whole or shape[:2] != (rows, 2) or fortran or dtype != np.dtype("<f2"):
+            raise UserError(f"{path} is damaged, or no store of embeddings: remove it, and it is made anew")
+        self.dimension = shape[2]
+
+    def read(self, row: int, view: int) -> np.ndarray:
+        """An embedding float16 (d,)."""
+        length = 2 * self.dimension
+        return self._reader.read(self._start + (2 * row + view) * length, length).view("<f2")
+
+
+def store_key(network: Network, source: Source) -> str:
+    """What embeddings depend on, as 16 hexadecimal digits: the network's weights and input, the images' number and
+    labels, and the bytes of some of them."""
+    digest = hashlib.sha256(f"{network.digest()} {len(source)} {source.fingerprint()}".encode())
+    for index in np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(np.int64)):
+        try:
+            digest.update(source.read(np.array([index]))[0][0].tobytes())
+        except (ValueError, OSError):
+            digest.update(b"unreadable")
+    return digest.hexdigest()[:16]
+
+
+def _names(source: Source, indices: np.ndarray) -> Callable[[int], str]:
+    return lambda row: source.describe(int(indices[row]))
