@@ -27,6 +27,7 @@ from models.modes import evaluating
 from pipelines.common.errors import UserError, one_line
 from train.build import HALF
 from train.config import Config
+from train.groups import parameters_of, trained_groups
 from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
@@ -72,7 +73,8 @@ def trace_network(
         timer: for the seconds of operators, on a CPU.
     """
     recipe = create_recipe(config.recipe.name, **config.recipe.options)
-    network = _network(config, recipe, checkpoint_activations)
+    backbone = _backbone(config, checkpoint_activations)
+    network = recipe.network(backbone)
     if gpu:
         for module in network.modules():
             if isinstance(module, PReLU):
@@ -84,7 +86,7 @@ def trace_network(
             with recorder.phase("build", "weights"):
                 place(network, "cpu")
                 place(recipe, "cpu")
-                optimizer, trained = _optimizer(config, network, recipe, recorder, keep=keep_gradients)
+                optimizer, trained = _optimizer(config, backbone, recipe, recorder, keep=keep_gradients)
                 recorder.use = "images"
                 images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
             network.train()
@@ -125,22 +127,22 @@ class _GpuAutocast(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _network(config: Config, recipe: Recipe, checkpoint_activations: bool | None) -> nn.Module:
+def _backbone(config: Config, checkpoint_activations: bool | None) -> nn.Module:
     arguments = config.model.arguments
     if checkpoint_activations is not None:
         arguments["checkpoint_activations"] = checkpoint_activations
     with torch.device("meta"):
-        return recipe.network(create_model(**arguments))
+        return create_model(**arguments)
 
 
 def _optimizer(
-    config: Config, network: nn.Module, recipe: Recipe, recorder: Recorder, keep: bool
+    config: Config, backbone: nn.Module, recipe: Recipe, recorder: Recorder, keep: bool
 ) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
     """The optimiser behind its first step, and what it trains. The gradients stay if they are to be kept."""
-    parameters = list(dict.fromkeys([*network.parameters(), *recipe.parameters()]))
+    groups = [group for of_module in trained_groups(backbone, recipe, config.optim) for group in of_module]
+    trained = parameters_of(groups)
     recorder.use = "optimiser"
-    optimizer = create_optimizer(parameters, config.optim)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer = create_optimizer(groups, config.optim)
     recorder.use = "gradients"
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter)
