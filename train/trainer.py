@@ -15,6 +15,7 @@ from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
+from losses import CentreOptimizer
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
 from pipelines.sources import open_source
@@ -250,7 +251,8 @@ class Trainer:
         average_gradients(self.recipe_parameters)
         taken = self.gate.decide(self.trained, self.config.optim.clip, finite, self.centre_optimizer.finite())
         self.checkpoints.copied()  # the one under way is of the weights as they are
-        for optimizer in (*self.optimizers, self.centre_optimizer):
+        every: list[torch.optim.Optimizer | CentreOptimizer] = [*self.optimizers, self.centre_optimizer]
+        for optimizer in every:
             self.gate.step(optimizer, taken)
             optimizer.zero_grad()
 

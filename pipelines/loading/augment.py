@@ -144,12 +144,14 @@ def _erase(images: DataNode, image_size: int, **rectangle: DataNode) -> DataNode
     return fn.erase(images, anchor=anchor, shape=extent, axes=(0, 1), fill_value=[128.0])
 
 
-def _jitter(images: DataNode, brightness: DataNode, contrast: DataNode, **hsv: DataNode) -> DataNode:
+def _jitter(
+    images: DataNode, brightness: DataNode, contrast: DataNode, saturation: DataNode, hue: DataNode | float = 0.0
+) -> DataNode:
     """Hue and saturation, contrast about the mean of the grey image, brightness.
 
     In torchvision's ``ColorJitter`` their order is random. It hardly matters: but for what is clipped they commute.
     """
-    images = fn.hsv(images, **hsv)
+    images = fn.hsv(images, hue=hue, saturation=saturation)
     grey = fn.color_space_conversion(images, image_type=DALIImageType.RGB, output_type=DALIImageType.GRAY)
     mean = fn.reductions.mean(grey, keep_dims=True)
     return fn.cast(brightness * (contrast * images + (1.0 - contrast) * mean), dtype=DALIDataType.UINT8)
@@ -182,7 +184,7 @@ def rsp(
     elif kind == 1:
         images = fn.hsv(images, saturation=0.0)
     elif kind == 2:
-        images = _jitter(images, brightness, contrast, saturation=saturation, hue=hue)
+        images = _jitter(images, brightness, contrast, saturation, hue)
     elif kind == 3:
         images = _erase(images, image_size, **rectangle)
     return images
@@ -246,7 +248,7 @@ def adaface(
             images = resized(images, side, interp_type=_interpolation(down), antialias=False)
         images = resized(images, image_size, interp_type=_interpolation(up), antialias=False)
     if recolour:
-        images = _jitter(images, brightness, contrast, saturation=saturation)
+        images = _jitter(images, brightness, contrast, saturation)
     return images
 
 

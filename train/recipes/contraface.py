@@ -69,7 +69,8 @@ class ContraFace(Recipe):
         metrics = {"cosine": out.batch.mean(out.cosine)}
         if views == 1:
             return StepResult(out.loss, metrics)
-        contrast = self._contrast(*embeddings, batch.labels)
+        first, second = embeddings
+        contrast = self._contrast(first, second, batch.labels)
         metrics |= {"contrast": contrast.detach(), "margin": self.contrast.margin}
         return StepResult(out.loss + self.contrast_weight * contrast, metrics)
 
