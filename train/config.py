@@ -146,7 +146,7 @@ class Group(Section):
         "recipe.",
     )
     weight_decay: float | None = Field(None, ge=0, description="of these parameters; null takes optim's")
-    lr: PositiveFloat = Field(1.0, description="their share of the learning rate")
+    lr: PositiveFloat = Field(1.0, description="their share of the learning rate, beside backbone_lr")
 
 
 class Optim(Section):

@@ -24,14 +24,14 @@ class _Views(nn.Module):
 
 
 class ContraFace(Recipe):
-    """The plain loss at first; from ``late_epoch`` on .5 L(view 1) + .5 L(view 2) + .05 · contrast.
+    """The plain loss before ``late_epoch``; from there on .5 L(view 1) + .5 L(view 2) + .05 · contrast.
 
     Args:
         contrast: factor of the contrastive loss.
         momentum: memory of its margin (see ``AdaptiveContrast``).
         dropout: probability in the first phase.
         late_dropout: and in the second.
-        late_epoch: where the second begins: as published, where the learning rate falls first.
+        late_epoch: where the second begins; in the published runs the learning rate falls there for the first time.
         gather: contrast over the global batch instead of each rank's own.
     """
 
