@@ -10,6 +10,7 @@ from train.config import Group, Optim
 from train.groups import trained_groups
 from train.optim import create_optimizer, set_learning_rate
 from train.recipes import Recipe
+from train.state import OptimizerState
 
 
 def groups(*rules):
@@ -123,6 +124,28 @@ def test_steps_are_those_of_torch_optim(name):
             rule.zero_grad()
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters()):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), key
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_state_goes_by_names_from_one_grouping_to_another(name):
+    """What a checkpoint holds is taken up by an optimiser with other groups, whose values stay."""
+    torch.manual_seed(0)
+    network, rules = Small(), groups(("norms", {"weight_decay": 0}), ("last.*", {"lr": 0.1}))
+
+    def optimizer(*rules):
+        optim = Optim(name=name, groups=rules)
+        return create_optimizer(trained_groups(network, Recipe(), optim)[0], optim)
+
+    first, second = optimizer(*rules), optimizer(*groups(("biases", {"weight_decay": 0.7})))
+    network(torch.randn(8, 6)).square().sum().backward()
+    first.step()
+    OptimizerState(network, second).load_state_dict(OptimizerState(network, first).state_dict())
+    for parameter in network.parameters():
+        for key, value in first.state[parameter].items():
+            assert torch.equal(second.state[parameter][key], value)
+    assert all(value.abs().sum() > 0 for value in second.state[network.last.weight].values())
+    assert [group["weight_decay"] for group in second.param_groups] == [5e-4, 0.7]
+    assert [group["lr_scale"] for group in second.param_groups] == [1, 1]
 
 
 GROUPS = "optim.groups=[{match: layers.0.*, lr: 0.5}, {match: biases, weight_decay: 0}]"
