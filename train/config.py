@@ -277,14 +277,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold sections such as data: and model:")
     for override in overrides:
-        _override(tree, override)
+        apply_override(tree, override)
+    return validated(tree, path)
+
+
+def validated(tree: dict[str, Any], path: str | Path) -> Config:
+    """The config that a tree of sections says, which errors call ``path``; raises as `load_config` does."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, Config, tree)}") from None
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
+def apply_override(tree: dict[str, Any], text: str) -> None:
+    """Set what ``section.key=value`` says in a tree of sections. Raises ``UserError``."""
     name, equals, value = text.partition("=")
     if not equals or "" in name.split("."):
         raise UserError(f"an override is section.key=value, not {text!r}")

@@ -3,6 +3,7 @@
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +11,10 @@ from torch import Tensor
 from losses.head.partial_fc import PartialFC
 from pipelines.common.errors import UserError
 
+STATES = r"checkpoint_gpu_(\d+)\.pt"  # the names, with the rank, of files that hold all that a run has learnt
 # File name (with the rank) → where its dictionary keeps the rank's rows.
 _ARCFACE_TORCH = {
-    r"checkpoint_gpu_(\d+)\.pt": ("state_dict_softmax_fc", "weight"),
+    STATES: ("state_dict_softmax_fc", "weight"),
     r"softmax_fc_gpu_(\d+)\.pt": ("weight",),
 }
 
@@ -49,24 +51,37 @@ def load_arcface_torch(head: PartialFC, folder: str | Path) -> None:
         first += rows
 
 
+def rank_files(folder: Path, pattern: str) -> list[Path]:
+    """The files of all ranks, by rank, whose number is the first group of the name's ``pattern``; [] for none.
+
+    Raises ``FileNotFoundError`` where one between others is missing.
+    """
+    ranks = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(pattern, path.name))}
+    if missing := set(range(max(ranks, default=-1) + 1)) - ranks.keys():
+        raise FileNotFoundError(f"{folder} lacks the file of arcface_torch's rank {min(missing)}")
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def mapped(path: Path) -> Any:
+    """What `torch.save` wrote, its tensors mapped and nothing run. Raises ``UserError`` for anything else."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"{path} is no checkpoint of arcface_torch: {str(error).splitlines()[0]}") from None
+
+
 def _arcface_torch_files(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """The files by rank, and the keys that lead to their centres."""
     for pattern, keys in _ARCFACE_TORCH.items():
-        ranks = {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(pattern, path.name))}
-        if missing := set(range(max(ranks, default=-1) + 1)) - ranks.keys():
-            raise FileNotFoundError(f"{folder} lacks the file of arcface_torch's rank {min(missing)}")
-        if ranks:
-            return [(ranks[rank], keys) for rank in sorted(ranks)]
+        if files := rank_files(folder, pattern):
+            return [(path, keys) for path in files]
     raise FileNotFoundError(f"{folder} has neither checkpoint_gpu_0.pt nor softmax_fc_gpu_0.pt of arcface_torch")
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> Tensor:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        for key in keys:
-            content = content[key] if isinstance(content, dict) else None
-    except (RuntimeError, pickle.UnpicklingError, KeyError) as error:
-        raise UserError(f"{path} is no checkpoint of arcface_torch: {str(error).splitlines()[0]}") from None
+    content = mapped(path)
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
     if not isinstance(content, Tensor) or content.ndim != 2:
         raise UserError(f"{path} is no checkpoint of arcface_torch: {keys[-1]} is no matrix of centres")
     return content
