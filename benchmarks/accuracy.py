@@ -60,7 +60,7 @@ ROWS = {
     "rsp": ("r18", ["data.augment=rsp"]),
     "topofr": ("r18", ["data.augment=rsp", "recipe.name=topofr"]),
     "topofr without rsp": ("r18", ["recipe.name=topofr"]),
-    "contraface": ("r18", ["recipe.name=contraface"]),
+    "contraface": ("r18", ["recipe={name: contraface, late_dropout: 0.4}"]),
     "arcface": ("mbf", margin("arcface", m=0.2)),
     "cosface": ("mbf", margin("cosface", m=0.16)),
     "combined": ("mbf", margin("combined", m2=0.12, m3=0.08)),

@@ -60,9 +60,14 @@ class BatchNorm2d(nn.BatchNorm2d):
     PyTorch's own becomes one chain of dependent steps over all pixels of all images, for a group of channels.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x_bchw: Tensor) -> Tensor:
         lean = torch.compiler.is_compiling() and x_bchw.device.type == "cpu" and self.training
-        if not lean or not self.track_running_stats:
+        if not lean:
             return super().forward(x_bchw)
         y_bchw, mean, variance = _Normalised.apply(x_bchw, self.weight, self.bias, self.running_mean.clone(), self.eps)
         count = x_bchw.numel() // x_bchw.shape[1]

@@ -139,12 +139,25 @@ class Recipe(OpenSection):
     )
 
 
+class Group(Section):
+    match: str = Field(
+        min_length=1,
+        description="norms, biases, or a pattern of parameters' names, such as layer1.*; those of a recipe begin with "
+        "recipe.",
+    )
+    weight_decay: float | None = Field(None, ge=0, description="of these parameters; null takes optim's")
+    lr: PositiveFloat = Field(1.0, description="their share of the learning rate, beside backbone_lr")
+
+
 class Optim(Section):
     name: Annotated[str, one_of("optimizer", OPTIMIZERS)] = Field("sgd", description="optimiser of the backbone")
     lr: PositiveFloat = Field(0.1, description="learning rate at the end of the warm-up, for the whole global batch")
     backbone_lr: PositiveFloat = Field(1.0, description="the backbone's share of lr; less for weights of init_from")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(5e-4, ge=0, description="of backbone, recipe and centres, all their parameters")
+    groups: list[Group] = Field(
+        [], description="parameters of backbone and recipe with other values; each belongs to the first that matches"
+    )
     clip: PositiveFloat | None = Field(5.0, description="largest norm of the gradient; null for none")
     max_skipped: PositiveInt = Field(
         25, description="a step whose loss or gradient is not finite is left out; so many in a row end the run"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -12,37 +12,44 @@ import torch.distributed as dist
 from torch import nn
 
 from pipelines.common.errors import UserError, unknown
+from train.groups import Groups, parameters_of
 
 if TYPE_CHECKING:  # a config names an optimiser of the table
     from train.config import Optim, Schedule
 
 
-def sgd(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+def sgd(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
     """SGD with momentum."""
     optimizer = torch.optim.SGD(
-        parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
+        groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
     )
     if optim.momentum:  # made by a first step, it would be what lies in memory where that step is left out
-        for parameter in parameters:
+        for parameter in parameters_of(groups):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
-def adamw(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+def adamw(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
     """AdamW, which has no use for ``optim.momentum``."""
-    return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
 
 
-# From parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every step. A
-# fused one can leave a step out without the host's knowledge (see `train.gate`); for others the host waits.
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Optim], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+# From groups of parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every
+# step. A fused one can leave a step out without the host's knowledge (see `train.gate`); for others the host waits.
+OPTIMIZERS: dict[str, Callable[[Groups, Optim], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
-def create_optimizer(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
-    """The optimiser ``optim.name`` of those that are trained; weight decay reaches all of them, as published."""
+def create_optimizer(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
+    """The optimiser ``optim.name`` of these parameters (see `train.groups`)."""
     if optim.name not in OPTIMIZERS:
         raise unknown("optimizer", optim.name, OPTIMIZERS)
-    return OPTIMIZERS[optim.name]([p for p in parameters if p.requires_grad], optim)
+    return OPTIMIZERS[optim.name](groups, optim)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give each group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

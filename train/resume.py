@@ -1,11 +1,12 @@
 """Whether a checkpoint is one of this run, and how its batches are shared among the processes that go on with it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
-from train.config import Config
+from train.config import Config, Optim
 
 
 def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
@@ -33,7 +34,7 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
     if config.checkpoint.resume == "never":
         raise UserError(f"{config.output} holds a run; set checkpoint.resume=auto to go on, or another output")
     for name, value in ours.items():
-        if name == "ranks" or meta.get(name, value) == value:
+        if name in ("ranks", "groups") or meta.get(name, value) == value:
             continue
         if name == "fingerprint":
             raise UserError(
@@ -45,3 +46,17 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
             "restore it (the global batch is data.batch_size x processes x optim.accumulate) "
             "or choose another output"
         )
+
+
+def groups_as_text(optim: Optim) -> str:
+    """``optim.groups`` as a checkpoint notes them."""
+    return json.dumps([group.model_dump(exclude_defaults=True) for group in optim.groups])
+
+
+def regrouped(meta: dict[str, Any], ours: dict[str, Any]) -> str | None:
+    """A line to tell that the checkpoint of ``meta`` had other groups of parameters.
+
+    That is allowed: the optimiser's state is by names of parameters, and their rates and decays are the config's.
+    """
+    before, now = meta.get("groups", "[]"), ours["groups"]
+    return None if before == now else f"optim.groups: {before} up to step {meta['step']}, from here on {now}"

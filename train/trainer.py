@@ -33,12 +33,13 @@ from train.config import Config, settled
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.ema import WeightAverage
 from train.gate import SoundBuffers, StepGate
+from train.groups import parameters_of, trained_groups
 from train.meter import Meter
-from train.optim import LearningRate, average_gradients, create_optimizer
+from train.optim import LearningRate, average_gradients, create_optimizer, set_learning_rate
 from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
 from train.recipes import Run, StepResult, create_recipe
-from train.resume import batches_a_step, check_resumable
+from train.resume import batches_a_step, check_resumable, groups_as_text, regrouped
 from train.run_folder import RunFolder
 from train.seeds import seed_generators, step_seed
 from train.state import OptimizerState, Part, save_weights
@@ -76,6 +77,8 @@ class Trainer:
         found = self.checkpoints.newest("global_batch", *self.meta)
         self.accumulate = batches_a_step(config, world, found[1] if found else {})
         self.meta |= {"global_batch": self.global_batch, "ranks": world.size, "fingerprint": source.fingerprint()}
+        self.meta |= {"groups": groups_as_text(config.optim)}
+        self.regrouped = regrouped(found[1], self.meta) if found else None
         if found:
             check_resumable(config, *found, self.meta)
         else:
@@ -135,15 +138,14 @@ class Trainer:
             seed=seed,
             fresh=fresh,
         )
-        self.optimizer = create_optimizer(self.backbone.parameters(), optim)
-        others = set(self.backbone.parameters())
-        self.recipe_parameters = [p for p in self.recipe.parameters() if p.requires_grad and p not in others]
-        self.recipe_optimizer = create_optimizer(self.recipe_parameters, optim) if self.recipe_parameters else None
+        groups, of_recipe = trained_groups(self.backbone, self.recipe, optim)
+        self.optimizer = create_optimizer(groups, optim)
+        self.recipe_optimizer = create_optimizer(of_recipe, optim) if of_recipe else None
         self.centre_optimizer = build_centre_optimizer(config, self.head)
         # What a step would otherwise list anew, of hundreds of parameters.
-        optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
-        self.trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        self.optimizers: list[torch.optim.Optimizer | CentreOptimizer] = [*optimizers, self.centre_optimizer]
+        self.recipe_parameters = parameters_of(of_recipe)
+        self.trained = parameters_of(groups + of_recipe)
+        self.optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
         self.network.train()  # and so it stays: what evaluates it gives it its modes back
 
     @property
@@ -230,10 +232,8 @@ class Trainer:
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of backbone and centres from ``optim.accumulate`` batches."""
         lr = self.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * self.config.optim.backbone_lr
-        for group in self.recipe_optimizer.param_groups if self.recipe_optimizer else ():
-            group["lr"] = lr
+        for optimizer in self.optimizers:
+            set_learning_rate(optimizer, lr)
         self.centre_optimizer.lr = lr
         self.centre_optimizer.grad_scale = self.gate.scale if self.gate.scaled else 1.0
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
@@ -252,7 +252,7 @@ class Trainer:
         network = self.network
         quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with quiet:
-            if self.recipe.views == 1:  # another's rows are known to it alone
+            if self.recipe.views(self.epoch) == 1:  # other rows are known to the recipe alone
                 self.head.prepare(batch.labels)
             with torch.autocast(device, self.half, enabled=self.half is not None):
                 result = self.recipe.step(batch, network, self.head, self.epoch)
@@ -264,7 +264,8 @@ class Trainer:
         average_gradients(self.recipe_parameters)
         taken = self.gate.decide(self.trained, self.config.optim.clip, finite, self.centre_optimizer.finite())
         self.checkpoints.copied()  # the one under way is of the weights as they are
-        for optimizer in self.optimizers:
+        every: list[torch.optim.Optimizer | CentreOptimizer] = [*self.optimizers, self.centre_optimizer]
+        for optimizer in every:
             self.gate.step(optimizer, taken)
             optimizer.zero_grad()
         if self.average:
@@ -284,6 +285,8 @@ class Trainer:
         )
         if self.settled:
             log.say(f"auto: {', '.join(self.settled)}")
+        if self.regrouped:
+            log.say(self.regrouped)
         return log
 
     def _settle(self) -> int:

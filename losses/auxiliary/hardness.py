@@ -50,16 +50,15 @@ def gaussian_posterior(values: np.ndarray) -> np.ndarray:
     return posterior
 
 
-def hardness_weights(entropy: Tensor, row_losses: Tensor, valid: Tensor) -> Tensor:
-    """Weights w1·w2 of a batch's samples: (2 - γ) of their entropies' posterior, times 1 - p_y.
+def hardness_weights(entropy: Tensor, row_losses: Tensor | None, valid: Tensor) -> Tensor:
+    """Weights of a batch's samples: w1 = 2 - γ of their entropies' posterior, times w2 = 1 - p_y.
 
-    The entropies get alternating signs, which makes their distribution one around zero. The published code rounds p_y
-    to an integer, so that its w2 is always 1; this is the paper's. The mixture is fitted on the host, which waits for
-    the device once: for so few numbers that is faster than some thousand of its launches.
+    The entropies get alternating signs, which makes their distribution one around zero. The mixture is fitted on the
+    host, which waits for the device once: for so few numbers that is faster than some thousand of its launches.
 
     Args:
         entropy: (B,) of the softmax with the margin.
-        row_losses: (B,) cross-entropies, -log p_y.
+        row_losses: (B,) cross-entropies, -log p_y; None for w1 alone.
         valid: (B,) bool.
     """
     signs = torch.ones_like(entropy)
@@ -69,5 +68,4 @@ def hardness_weights(entropy: Tensor, row_losses: Tensor, valid: Tensor) -> Tens
     posterior = np.zeros_like(signed)
     posterior[counts] = gaussian_posterior(signed[counts])
     w1 = 2 - to_device(torch.from_numpy(posterior).to(entropy.dtype), entropy.device)
-    w2 = 1 - torch.exp(-row_losses.detach())
-    return w1 * w2
+    return w1 if row_losses is None else w1 * (1 - torch.exp(-row_losses.detach()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.types import DALIDataType, DALIInterpType
+from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
 from pipelines.common.errors import unknown
 from pipelines.loading.resize import resized
@@ -144,9 +144,21 @@ def _erase(images: DataNode, image_size: int, **rectangle: DataNode) -> DataNode
     return fn.erase(images, anchor=anchor, shape=extent, axes=(0, 1), fill_value=[128.0])
 
 
+def _jitter(
+    images: DataNode, brightness: DataNode, contrast: DataNode, saturation: DataNode, hue: DataNode | float = 0.0
+) -> DataNode:
+    """Hue and saturation, contrast about the mean of the grey image, brightness.
+
+    In torchvision's ``ColorJitter`` their order is random. It hardly matters: but for what is clipped they commute.
+    """
+    images = fn.hsv(images, hue=hue, saturation=saturation)
+    grey = fn.color_space_conversion(images, image_type=DALIImageType.RGB, output_type=DALIImageType.GRAY)
+    mean = fn.reductions.mean(grey, keep_dims=True)
+    return fn.cast(brightness * (contrast * images + (1.0 - contrast) * mean), dtype=DALIDataType.UINT8)
+
+
 @_augmentation(
     kind=one_of(4, 0.2),
-    window=choice(5, 7, 9),
     sigma=uniform(0.1, 5),
     brightness=uniform(0.1, 0.5),
     contrast=uniform(0.3, 0.6),
@@ -159,7 +171,6 @@ def rsp(
     image_size: int,
     *,
     kind: DataNode,
-    window: DataNode,
     sigma: DataNode,
     brightness: DataNode,
     contrast: DataNode,
@@ -169,18 +180,25 @@ def rsp(
 ) -> DataNode:
     """Random structure perturbation of TopoFR (Dan et al., 2024): a fifth are blurred, grey, recoloured or erased."""
     if kind == 0:
-        images = fn.gaussian_blur(images, window_size=window, sigma=sigma)
+        images = fn.gaussian_blur(images, window_size=[9, 5], sigma=sigma)
     elif kind == 1:
         images = fn.hsv(images, saturation=0.0)
     elif kind == 2:
-        images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+        images = _jitter(images, brightness, contrast, saturation, hue)
     elif kind == 3:
         images = _erase(images, image_size, **rectangle)
     return images
 
 
-_INTERPOLATIONS = choice(
-    *(kind.value for kind in (DALIInterpType.INTERP_NN, DALIInterpType.INTERP_LINEAR, DALIInterpType.INTERP_CUBIC))
+# OpenCV's five are nearest, linear, area, cubic and Lanczos; its area is nearly linear where images are enlarged.
+_NEAREST, _LINEAR, _CUBIC, _LANCZOS = (
+    kind.value
+    for kind in (
+        DALIInterpType.INTERP_NN,
+        DALIInterpType.INTERP_LINEAR,
+        DALIInterpType.INTERP_CUBIC,
+        DALIInterpType.INTERP_LANCZOS3,
+    )
 )
 
 
@@ -192,8 +210,9 @@ def _interpolation(number: DataNode) -> DataNode:
     crop=chance(0.2),
     shrink=chance(0.2),
     shrunk=uniform(0.2, 1),
-    down=_INTERPOLATIONS,
-    up=_INTERPOLATIONS,
+    average=chance(0.2),
+    down=choice(_NEAREST, _LINEAR, _CUBIC, _LANCZOS),
+    up=choice(_NEAREST, _LINEAR, _LINEAR, _CUBIC, _LANCZOS),
     recolour=chance(0.2),
     brightness=uniform(0.5, 1.5),
     contrast=uniform(0.5, 1.5),
@@ -207,6 +226,7 @@ def adaface(
     crop: DataNode,
     shrink: DataNode,
     shrunk: DataNode,
+    average: DataNode,
     down: DataNode,
     up: DataNode,
     recolour: DataNode,
@@ -220,12 +240,15 @@ def adaface(
         place, shape = _rectangle(image_size, **rectangle)
         images = fn.slice(images, start=place, shape=shape, axes=(0, 1))
         images = fn.slice(images, start=-place, shape=[image_size] * 2, axes=(0, 1), out_of_bounds_policy="pad")
-    if recolour:
-        images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation)
     if shrink:
         side = shrunk * image_size
-        images = resized(images, side, interp_type=_interpolation(down), antialias=False)
+        if average:
+            images = resized(images, side)
+        else:
+            images = resized(images, side, interp_type=_interpolation(down), antialias=False)
         images = resized(images, image_size, interp_type=_interpolation(up), antialias=False)
+    if recolour:
+        images = _jitter(images, brightness, contrast, saturation)
     return images
 
 

@@ -58,13 +58,13 @@ def test_graphs_of_a_whole_run(ranks, config, tmp_path, name):
 
 
 def learnt(network, images):
-    """The sums of outputs of two steps, all gradients, all buffers."""
-    sums = []
+    """The outputs of two steps, all gradients, all buffers."""
+    outputs = []
     for _ in range(2):
         out = network(images)
-        out.square().sum().backward()
-        sums.append(out.detach().sum())
-    return [*sums, *(p.grad for p in network.parameters() if p.requires_grad), *network.buffers()]
+        (out * torch.arange(out.numel()).view_as(out).cos()).sum().backward()  # of squares, batch norm makes a constant
+        outputs.append(out.detach())
+    return [*outputs, *(p.grad for p in network.parameters() if p.requires_grad), *network.buffers()]
 
 
 @pytest.mark.parametrize("name", ["mbf", *(pytest.param(n, marks=pytest.mark.slow) for n in ("r18", "ir_18", "vit_t"))])
@@ -81,8 +81,10 @@ def test_what_is_compiled_computes_the_same(name):
         if compiled:
             called = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
         results.append(learnt(called, images))
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    largest = max(float(expected.abs().max()) for expected in results[0])
+    for ours, expected in zip(*results, strict=True):  # a bias before a batch norm has a gradient of rounding errors
+        atol = 1e-3 * max(float(expected.abs().max()), 1e-3 * largest)
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=atol)
 
 
 def test_the_network_itself_is_not_compiled():

@@ -3,12 +3,13 @@
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from losses import MARGINS
 from models.registry import BACKBONES
-from train.config import Config, Head, Model, load_config
+from train.config import Config, Group, Head, Model, load_config
 from train.keys import key_table
 from train.optim import OPTIMIZERS
 
@@ -75,6 +76,9 @@ def test_defaults_options_and_overrides(file):
         ("schedule={name: step, milestones: [.nan]}", "schedule.milestones.0: must be"),
         ("optim.weight_decay=.nan", "optim.weight_decay: must be a finite number, not nan"),
         ("optim.lr=true", "optim.lr: must not be true"),
+        ("optim.groups=[norms]", "optim.groups.0 must be a section of keys and values, not 'norms'"),
+        ("optim.groups=[{match: norms, decay: 0}]", "unknown key optim.groups.0.decay"),
+        ("optim.groups=[{weight_decay: -1}]", "optim.groups.0.match is missing; optim.groups.0.weight_decay: must be"),
         ("seed=", "seed: must be a valid integer, not null"),
         ("head.m=.nan", "head.m: must be a finite number, not nan"),
         ("head.m=-1", "head.m: must be greater than or equal to 0, not -1"),
@@ -147,6 +151,8 @@ def keys_of(section, prefix=""):
             yield from keys_of(section.sections()[name], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.description
+        for listed in (kind for kind in get_args(field.annotation) if kind is Group):
+            yield from keys_of(listed, f"{prefix}{name}[].")
 
 
 def test_every_key_has_its_line_with_a_meaning():

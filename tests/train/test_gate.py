@@ -204,7 +204,7 @@ def test_a_first_step_left_out_leaves_no_momentum():
     from train.optim import create_optimizer
 
     layer = nn.Linear(4, 4)
-    optimizer = create_optimizer(layer.parameters(), Optim())
+    optimizer = create_optimizer([{"params": list(layer.parameters()), "lr_scale": 1.0}], Optim())
     for parameter in layer.parameters():
         parameter.grad = torch.full_like(parameter, math.nan)
     StepGate.step(optimizer, torch.tensor(False))

@@ -15,6 +15,7 @@ from pipelines.common.transfers import HostCopy
 from pipelines.loading.loader import Batch
 from tests.train.support import close, curve, finish
 from train.config import Optim
+from train.groups import trained_groups
 from train.optim import create_optimizer
 from train.recipes import RECIPES, create_recipe
 from train.recipes.topofr import TopoFR
@@ -140,7 +141,8 @@ def test_topofr_trains_the_scale_of_embeddings():
         weights[name] = [weight.detach().clone()]
         with torch.no_grad():
             weight *= 8
-        optimizer = create_optimizer(backbone.parameters(), Optim(lr=0.01, clip=None))
+        optim = Optim(lr=0.01, clip=None)
+        optimizer = create_optimizer(trained_groups(backbone, recipe, optim)[0], optim)
         for _ in range(8):
             recipe.step(batch_of(32, 32, 0, clean=True), network, head, 0.0).loss.backward()
             optimizer.step()
@@ -151,6 +153,24 @@ def test_topofr_trains_the_scale_of_embeddings():
     start, end = weights["topofr"]
     assert torch.allclose(start, torch.tensor(1 / (2 * 16**0.5)))
     assert end.norm() < 0.8 * start.norm()
+
+
+def test_topofr_as_its_code_does_it():
+    """The last norm trained from 1 on, and rows weighed by the mixture alone, 1 to 2."""
+    torch.manual_seed(0)
+    recipe, backbone = create_recipe("topofr", fit_scale=False, confidence_weight=False), create_model("r18", 16, 32)
+    before = backbone.features.bias.detach().clone().fill_(0.5)
+    with torch.no_grad():
+        backbone.features.bias.copy_(before)
+    network = recipe.network(backbone)
+    weight = backbone.features.weight
+    assert (weight == 1).all() and weight.requires_grad and torch.equal(backbone.features.bias, before)
+    head, batch = PartialFC(create_margin("arcface"), 16, 4, entropy=True), batch_of(24, 32, 0, clean=True)
+    row_weights = {}
+    for own in (True, False):
+        recipe.confidence_weight = own
+        row_weights[own] = recipe.step(batch, network, head, 0.0).metrics["row_weight"]
+    assert 1 <= row_weights[False] <= 2 and row_weights[True] < row_weights[False]
 
 
 @pytest.mark.parametrize("name", ["r18", "mbf", "vit_t", "ir_18"])
@@ -168,18 +188,30 @@ def test_topofr_keeps_what_a_backbone_has_learnt(name):
     assert all(parameter.requires_grad for parameter in last.parameters())
 
 
-def test_contraface_views_differ_and_phase_changes():
-    recipe = create_recipe("contraface", late_epoch=2)
-    backbone = create_model("r18", 16, 32, dropout=0.4)
-    network = recipe.network(backbone)
-    head = PartialFC(create_margin("arcface"), 16, 4)
-    batch = batch_of(8, 32, 0)
-    first, second = network(batch.images)
+def test_contraface_views_differ():
+    recipe, backbone = create_recipe("contraface"), create_model("r18", 16, 32, dropout=0.4)
+    first, second = recipe.network(backbone)(batch_of(8, 32, 0).images)
     assert not torch.allclose(first, second)
-    for epoch, dropout in ((0.0, 0.4), (2.5, 0.6)):
-        result = recipe.step(batch, network, head, epoch)
-        assert torch.isfinite(result.loss) and backbone.dropout.p == dropout
-    assert recipe.contrast.margin != 0
+
+
+def test_contraface_begins_as_the_plain_recipe():
+    """One view and the margin loss, at its own dropout; from ``late_epoch`` on two views and their contrast."""
+    recipe, plain = create_recipe("contraface", late_epoch=2, dropout=0.3), create_recipe("plain")
+    backbone = create_model("r18", 16, 32, dropout=0.3)
+    network, head = recipe.network(backbone), PartialFC(create_margin("elasticface"), 16, 4)
+    batch, rows = batch_of(8, 32, 0), []
+    head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+
+    def result(recipe, network, epoch):
+        torch.manual_seed(3)
+        return recipe.step(batch, network, head, epoch)
+
+    early, expected = result(recipe, network, 1.99), result(plain, backbone, 1.99)
+    assert torch.equal(early.loss, expected.loss) and early.metrics.keys() == {"cosine"}
+    assert backbone.dropout.p == 0.3 and recipe.contrast.margin == 0
+    late = result(recipe, network, 2.0)
+    assert late.metrics["contrast"] > 0 and backbone.dropout.p == 0.6 and recipe.contrast.margin != 0
+    assert rows == [8, 8, 16]
 
 
 @pytest.mark.parametrize("name", ["transface", "contraface"])

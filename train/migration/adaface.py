@@ -73,8 +73,9 @@ def _classes(value: Any, values: Mapping[str, Any]) -> Became:
 
 
 def _weight_decay(value: Any, values: Mapping[str, Any]) -> Became:
-    note = "their code takes 5e-4 whatever is given, and none for batch norms: here all parameters decay"
-    return Became({"optim.weight_decay": 5e-4}, note)
+    groups = [{"match": "norms", "weight_decay": 0}]
+    note = "their code takes 5e-4 whatever is given, and none for batch norms"
+    return Became({"optim.weight_decay": 5e-4, "optim.groups": groups}, note)
 
 
 ADAFACE: dict[str, Rule] = {

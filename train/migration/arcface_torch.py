@@ -66,7 +66,9 @@ def _transface(value: Any, values: Mapping[str, Any]) -> Became:
 def _topofr(value: Any, values: Mapping[str, Any]) -> Became:
     if value not in BACKBONES:
         raise unknown("network", str(value), BACKBONES)
-    return Became({"model.name": value, "recipe.name": "topofr", "data.augment": "rsp"})
+    recipe = {"recipe.name": "topofr", "recipe.fit_scale": False, "recipe.confidence_weight": False}
+    note = "fit_scale and confidence_weight: false are what their code does, true is the paper's"
+    return Became({"model.name": value, "data.augment": "rsp"} | recipe, note)
 
 
 def _rec(value: Any, values: Mapping[str, Any]) -> Became:

@@ -28,6 +28,7 @@ from pipelines.common.errors import UserError, one_line
 from train.build import HALF
 from train.config import Config
 from train.ema import approach, averaged
+from train.groups import parameters_of, trained_groups
 from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
@@ -87,7 +88,7 @@ def trace_network(
             with recorder.phase("build", "weights"):
                 place(network, "cpu")
                 place(recipe, "cpu")
-                optimizer, trained = _optimizer(config, network, recipe, recorder, keep=keep_gradients)
+                optimizer, trained = _optimizer(config, backbone, recipe, recorder, keep=keep_gradients)
                 recorder.use = "averaged weights"
                 weights = averaged(backbone) if config.optim.ema else []
                 averages = [torch.empty_like(tensor) for tensor in weights]
@@ -142,13 +143,13 @@ def _backbone(config: Config, checkpoint_activations: bool | None) -> nn.Module:
 
 
 def _optimizer(
-    config: Config, network: nn.Module, recipe: Recipe, recorder: Recorder, keep: bool
+    config: Config, backbone: nn.Module, recipe: Recipe, recorder: Recorder, keep: bool
 ) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
     """The optimiser behind its first step, and what it trains. The gradients stay if they are to be kept."""
-    parameters = list(dict.fromkeys([*network.parameters(), *recipe.parameters()]))
+    groups = [group for of_module in trained_groups(backbone, recipe, config.optim) for group in of_module]
+    trained = parameters_of(groups)
     recorder.use = "optimiser"
-    optimizer = create_optimizer(parameters, config.optim)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer = create_optimizer(groups, config.optim)
     recorder.use = "gradients"
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter)

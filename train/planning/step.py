@@ -137,9 +137,9 @@ def trace_classifier(config: Config, setting: Setting, timer: OperatorTimer | No
 
 
 def head_rows(config: Config, ranks: int) -> int:
-    """Rows of the global batch in the head."""
+    """Rows of the global batch in the head, at the end of the run."""
     recipe = create_recipe(config.recipe.name, **config.recipe.options)
-    return config.data.batch_size * ranks * recipe.views
+    return config.data.batch_size * ranks * recipe.views(config.schedule.epochs)
 
 
 def chosen_tile(config: Config, setting: Setting) -> int:

@@ -72,7 +72,7 @@ def step_exchanges(
     accumulate: int | None = None,
     batch_norms: Sequence[int] = (),
 ) -> list[Exchange]:
-    """The collectives of one training step, in their order; none on one rank.
+    """The collectives of one training step, in their order; none on one rank. Recipes with phases are in their last.
 
     Args:
         parameters: numbers of the network that are trained.
@@ -105,7 +105,7 @@ def _head_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange
     """``losses.head.partial_fc``: all ranks see the rows of the global batch, and share sums over their centres."""
     margin = create_margin(config.head.margin, **config.head.options)
     size = config.model.embedding_size
-    rows = recipe.views * ranks * config.data.batch_size
+    rows = recipe.views(config.schedule.epochs) * ranks * config.data.batch_size
     exchanges = [
         Exchange("embeddings", "all_gather", _FLOAT * rows * size),
         Exchange("norms", "all_gather", _FLOAT * rows),

@@ -11,29 +11,29 @@ from train.recipes.backbones import TwoPart, require
 from train.recipes.recipe import DropoutRate, Factor, Recipe, Share, StepResult
 
 
-class _TwoViews(nn.Module):
-    """The backbone, whose dropout and last layers are applied twice: (b, d), (b, d)."""
+class _Views(nn.Module):
+    """The backbone, whose dropout and last layers are applied once a view: (b, d) each."""
 
     def __init__(self, backbone: TwoPart) -> None:
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, views: int = 2) -> tuple[Tensor, ...]:
         features = self.backbone.trunk(images)
-        return self.backbone.head(features), self.backbone.head(features)
+        return tuple(self.backbone.head(features) for _ in range(views))
 
 
 class ContraFace(Recipe):
-    """.5 L(view 1) + .5 L(view 2) + .05 · contrast.
+    """The plain loss before ``late_epoch``; from there on .5 L(view 1) + .5 L(view 2) + .05 · contrast.
 
     Args:
         contrast: factor of the contrastive loss.
         momentum: memory of its margin (see ``AdaptiveContrast``).
-        dropout: probability in the first phase; ``late_dropout`` from epoch ``late_epoch`` on.
+        dropout: probability in the first phase.
+        late_dropout: and in the second.
+        late_epoch: where the second begins; in the published runs the learning rate falls there for the first time.
         gather: contrast over the global batch instead of each rank's own.
     """
-
-    views = 2
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ContraFace(Recipe):
         momentum: Share = 0.99,
         dropout: DropoutRate = 0.4,
         late_dropout: DropoutRate = 0.6,
-        late_epoch: Factor | None = None,
+        late_epoch: Factor = 0.0,
         gather: bool = False,
     ) -> None:
         super().__init__()
@@ -49,26 +49,33 @@ class ContraFace(Recipe):
         self.dropout, self.late_dropout, self.late_epoch = dropout, late_dropout, late_epoch
         self.contrast = AdaptiveContrast(momentum=momentum)
 
+    def views(self, epoch: float) -> int:
+        return 2 if epoch >= self.late_epoch else 1
+
     def network(self, backbone: nn.Module) -> nn.Module:
         self._dropouts = [module for module in backbone.modules() if isinstance(module, nn.Dropout)]
-        return _TwoViews(require(backbone, TwoPart, "contraface", "r18 … r200"))
+        return _Views(require(backbone, TwoPart, "contraface", "r18 … r200"))
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
-        late = self.late_epoch is not None and epoch >= self.late_epoch
+        views, labels, uniform = self.views(epoch), batch.labels, self.margin_uniforms(batch, head)
         for dropout in self._dropouts:
-            dropout.p = self.late_dropout if late else self.dropout
-        both = batch.labels.repeat(2)
-        head.prepare(both)
-        first, second = network(batch.images)
-        uniform = self.margin_uniforms(batch, head)
-        if uniform is not None:
-            uniform = uniform.repeat(2)
+            dropout.p = self.dropout if views == 1 else self.late_dropout
+        if views == 2:
+            labels, uniform = labels.repeat(2), None if uniform is None else uniform.repeat(2)
+            head.prepare(labels)
+        embeddings = network(batch.images, views)
         # The mean over both views' rows is half of either loss.
-        out = head(torch.cat([first, second]), both, uniform=uniform)
-        labels = batch.labels
+        out = head(torch.cat(embeddings), labels, uniform=uniform)
+        metrics = {"cosine": out.batch.mean(out.cosine)}
+        if views == 1:
+            return StepResult(out.loss, metrics)
+        first, second = embeddings
+        contrast = self._contrast(first, second, batch.labels)
+        metrics |= {"contrast": contrast.detach(), "margin": self.contrast.margin}
+        return StepResult(out.loss + self.contrast_weight * contrast, metrics)
+
+    def _contrast(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         if self.gather and world_size() > 1:
             gather = RowGather(len(first), first.device)
             first, second, labels = gather.replicated(first), gather.replicated(second), gather(labels)
-        contrast = self.contrast(first, second, labels)
-        metrics = {"cosine": out.batch.mean(out.cosine), "contrast": contrast.detach(), "margin": self.contrast.margin}
-        return StepResult(out.loss + self.contrast_weight * contrast, metrics)
+        return self.contrast(first, second, labels)

@@ -62,14 +62,12 @@ class Recipe(nn.Module):
             the number of ranks.
         clean_view: ask for the images before augmentation too (``batch.clean``).
         entropy: ask the head for softmax entropies (``out.entropy``).
-        views: embeddings that each image has in a step: rows of the head.
         second_pass: share of the images that pass through the network once more, without gradient.
     """
 
     num_uniforms = 0
     clean_view = False
     entropy = False
-    views = 1
     second_pass: float = 0.0
 
     def begin(self, run: Run) -> None:
@@ -85,6 +83,14 @@ class Recipe(nn.Module):
         depend on the backbone's size may be made here.
         """
         return backbone
+
+    def views(self, epoch: float) -> int:
+        """Embeddings that each image has in a step of this epoch: rows of the head.
+
+        Where it is one, the head has drawn the classes of ``batch.labels`` when ``step`` is called. Others know their
+        rows' labels and call ``head.prepare`` with them before the network runs.
+        """
+        return 1
 
     @staticmethod
     def margin_uniforms(batch: Batch, head: PartialFC) -> Tensor | None:

@@ -20,20 +20,33 @@ class TopoFR(Recipe):
     The topological loss compares distances of embeddings, not normalised, with those of images, all in [0, 1]. So the
     network needs a say in the scale of its embeddings, which the margin loss does not see: see ``network``.
 
+    The mixture that says which samples are hard is fitted to the global batch, the same on any number of ranks. The
+    published code fits one to each GPU's batch.
+
     Args:
         topology: factor of the topological loss, .1 as published.
         gather: take the topology of the global batch instead of each rank's own.
+        fit_scale: start at the scale of the images; False is the published code's start (see ``network``).
+        confidence_weight: weigh rows by 1 - p_y, too, as in the paper; False is the published code, where p_y becomes
+            an integer, 0, and so this weight 1.
     """
 
     clean_view = True
     entropy = True
 
-    def __init__(self, topology: Factor = 0.1, gather: bool = False) -> None:
+    def __init__(
+        self,
+        topology: Factor = 0.1,
+        gather: bool = False,
+        fit_scale: bool = True,
+        confidence_weight: bool = True,
+    ) -> None:
         super().__init__()
         self.topology, self.gather = topology, gather
+        self.fit_scale, self.confidence_weight = fit_scale, confidence_weight
 
     def network(self, backbone: nn.Module) -> nn.Module:
-        """The backbone, the weight of its last batch norm trained and brought to the scale of the images.
+        """The backbone, the weight of its last batch norm trained and, with ``fit_scale``, brought to their scale.
 
         Plain training keeps an iresnet's at 1 (other backbones train theirs; AdaFace's have none). At 1 embeddings are
         some 20 or 30 apart, images parts of 1: the topological loss outweighs the margin loss, and what it cannot do by
@@ -44,6 +57,8 @@ class TopoFR(Recipe):
         norm = last_norm(backbone)
         if norm is not None and norm.affine:
             weight, bias = norm.weight.requires_grad_(), norm.bias
+            if not self.fit_scale:
+                return backbone
             with torch.no_grad():  # by one factor, so that embeddings of `init_from` keep their directions
                 factor = 0.5 / torch.linalg.vector_norm(weight)
                 weight.mul_(factor)
@@ -61,7 +76,8 @@ class TopoFR(Recipe):
         cloud = Cloud(gather.replicated(embeddings) if replicated else embeddings)
         out = head(embeddings, batch.labels, uniform=self.margin_uniforms(batch, head))
         topology = topological_loss(images, cloud, replicated)
-        weights = hardness_weights(out.entropy, out.row_losses, out.batch.valid)
+        losses = out.row_losses if self.confidence_weight else None
+        weights = hardness_weights(out.entropy, losses, out.batch.valid)
         loss = out.batch.mean(weights * out.row_losses)
         metrics = {"cosine": out.batch.mean(out.cosine), "row_weight": out.batch.mean(weights)}
         metrics["topology"] = topology.detach()

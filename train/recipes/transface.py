@@ -33,7 +33,7 @@ class TransFace(Recipe):
 
     Args:
         probability: share of the images that are perturbed.
-        weight_gradient: whether the gradient also flows through the row weights, as in the published code.
+        weight_gradient: whether the gradient also flows through the row weights; it does not in the published code.
     """
 
     num_uniforms = 1 + 4 * _TOP

@@ -125,6 +125,81 @@ def test_arcface_all_at_once_ends_in_grey():
     assert np.ptp(everything.astype(int), axis=2).max() <= 1
 
 
+GREY = np.array([0.299, 0.587, 0.114])
+
+
+def chosen(name: str, image: np.ndarray, **uniforms: float) -> np.ndarray:
+    """The image after a set with these of the schedule's uniforms, all others such that nothing happens."""
+    augmentation = AUGMENTATIONS[name]
+    return decode(
+        [image],
+        augmentation,
+        np.array([list({**dict.fromkeys(augmentation.draws, 0.999), **uniforms}.values())], np.float32),
+    )[0]
+
+
+def jittered(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    """torchvision's adjust_saturation, adjust_contrast and adjust_brightness, one after the other, each rounded."""
+    grey = (image @ GREY)[..., None]
+    image = (grey + saturation * (image - grey)).clip(0, 255).round()
+    mean = (image @ GREY).mean()
+    image = (mean + contrast * (image - mean)).clip(0, 255).round()
+    return (brightness * image).clip(0, 255).round()
+
+
+@pytest.mark.parametrize("numbers", [(0.1, 0.2, 0.3), (0.9, 0.5, 0.8)])
+def test_adaface_recolours_about_the_image_s_own_mean(numbers):
+    image = (photo(10) // 3 + 20).astype(np.uint8)  # dark, so that its mean is not 128 and little is clipped
+    names = ("brightness", "contrast", "saturation")
+    result = chosen("adaface", image, recolour=0.1, **dict(zip(names, numbers)))
+    expected = jittered(image, *(0.5 + number for number in numbers))
+    assert difference(result, expected) < 1
+    assert difference(result, image) > 5
+
+
+def test_rsp_blurs_five_pixels_wide_and_nine_high():
+    noise = np.random.default_rng(11).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    sigma = 0.1 + 4.9 * 0.6
+    expected = cv2.GaussianBlur(noise, (5, 9), sigma, borderType=cv2.BORDER_REFLECT_101)  # columns, rows
+    result = chosen("rsp", noise, kind=0.01, sigma=0.6)
+    assert difference(result, expected) < 0.6
+    assert difference(cv2.GaussianBlur(noise, (9, 5), sigma, borderType=cv2.BORDER_REFLECT_101), expected) > 5
+
+
+def test_rsp_recolours_about_the_image_s_own_mean():
+    image = photo(12)
+    result = chosen("rsp", image, kind=0.11, brightness=0.9, contrast=0.5, saturation=0.5, hue=0.25)  # hue 0
+    assert difference(result, jittered(image, 0.46, 0.45, 0.35)) < 1
+
+
+def test_adaface_makes_low_resolution_before_it_recolours():
+    """Pixels of the smaller image are of one colour each; recoloured they stay so."""
+    image, low = photo(13), {"shrink": 0.1, "shrunk": 0.1, "average": 0.999, "down": 0.0, "up": 0.0}
+    colours = {"recolour": 0.1, "brightness": 0.2, "contrast": 0.1, "saturation": 0.3}
+    small = chosen("adaface", image, **low)
+    assert len(np.unique(small.reshape(-1, 3), axis=0)) <= round(0.28 * SIZE) ** 2
+    assert np.array_equal(chosen("adaface", image, **low, **colours), chosen("adaface", small, **colours))
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "kinds"),
+    [
+        (0.3, 0.3, (cv2.INTER_LINEAR, cv2.INTER_LINEAR)),
+        (0.6, 0.7, (cv2.INTER_CUBIC, cv2.INTER_CUBIC)),
+        (0.9, 0.9, (cv2.INTER_LANCZOS4, cv2.INTER_LANCZOS4)),
+        (None, 0.5, (cv2.INTER_AREA, cv2.INTER_AREA)),
+    ],
+)
+def test_adaface_interpolates_as_opencv(down, up, kinds):
+    """Nearly: Lanczos has six pixels instead of eight, the average of an area is a little softer."""
+    image = photo(14)
+    how = {"average": 0.1, "down": 0.0} if down is None else {"average": 0.999, "down": down}
+    small = cv2.resize(image, (80, 80), interpolation=kinds[0])
+    expected = cv2.resize(small, (SIZE, SIZE), interpolation=kinds[1])
+    result = chosen("adaface", image, shrink=0.1, shrunk=(80.2 / SIZE - 0.2) / 0.8, up=up, **how)
+    assert difference(result, expected) < 1.5
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     generator = np.random.default_rng(6)
     images = [photo(seed) for seed in range(24)]

@@ -1,0 +1,166 @@
+"""Groups of parameters: who belongs to which, steps as torch.optim makes them, and runs that go on with them."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import create_model
+from tests.train.support import close, curve, finish, learnt
+from train.config import Group, Optim
+from train.groups import trained_groups
+from train.optim import create_optimizer, set_learning_rate
+from train.recipes import Recipe
+from train.state import OptimizerState
+
+
+def groups(*rules):
+    return [Group(match=match, **values) for match, values in rules]
+
+
+def members(found, *modules):
+    """For each group the names of its parameters."""
+    names = {id(parameter): name for module in modules for name, parameter in module.named_parameters()}
+    return [[names[id(parameter)] for parameter in group["params"]] for group in found]
+
+
+def test_norms_are_all_that_normalise():
+    backbone = create_model("r18", 16, 32, width=0.125)
+    optim = Optim(groups=groups(("norms", {"weight_decay": 0})))
+    (others, norms), _ = trained_groups(backbone, Recipe(), optim)
+    normalised = {
+        name
+        for name, parameter in backbone.named_parameters()
+        if name.split(".")[-2][:2] in ("bn", "fe") or ".downsample.1." in name
+    } - {"features.weight"}  # which is not trained
+    assert set(members([norms], backbone)[0]) == normalised and len(normalised) > 40
+    assert norms["weight_decay"] == 0 and "weight_decay" not in others
+    assert len(others["params"]) + len(norms["params"]) == sum(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_t", 36), ("ir_18", 32), ("mbf", 56)])
+def test_what_adaface_leaves_without_decay(name, size):
+    """The published rule: batch norms, and here a ViT's norms, weights and biases."""
+    backbone = create_model(name, 16, size)
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+    expected = {id(p) for module in backbone.modules() if isinstance(module, kinds) for p in module.parameters()}
+    found, _ = trained_groups(backbone, Recipe(), Optim(groups=groups(("norms", {"weight_decay": 0}))))
+    assert {id(p) for p in found[1]["params"]} == expected
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x)).tanh())
+
+
+class Scaled(Recipe):
+    def __init__(self, backbone):
+        super().__init__()
+        self.network_of = backbone
+        self.scale = nn.Parameter(torch.ones(3))
+
+
+def test_the_first_that_matches_takes_a_parameter():
+    backbone = Small()
+    rules = groups(("norms", {"lr": 2.0}), ("biases", {"lr": 3.0}), ("last.*", {"lr": 5.0}), ("recipe.s*", {"lr": 7.0}))
+    recipe = Scaled(backbone)
+    own, others = trained_groups(backbone, recipe, Optim(groups=rules, backbone_lr=0.5))
+    assert members(own, backbone) == [["first.weight"], ["norm.weight", "norm.bias"], ["first.bias", "last.bias"],
+                                      ["last.weight"]]  # fmt: skip
+    assert [group["lr_scale"] for group in own] == [0.5, 1.0, 1.5, 2.5]
+    assert [group["params"] for group in others] == [[recipe.scale]] and others[0]["lr_scale"] == 7
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([("layer9.*", {})], r"optim.groups.0: layer9.\* matches no trained parameter .* such as first.weight"),
+        ([("norms", {}), ("norm.*", {})], "optim.groups.1: norm.* matches no trained parameter that is left to it"),
+        ([("First.*", {})], "optim.groups.0"),
+    ],
+)
+def test_a_group_without_parameters_is_an_error(rules, words):
+    with pytest.raises(ValueError, match=words):
+        trained_groups(Small(), Recipe(), Optim(groups=groups(*rules)))
+
+
+RULES = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}, {"lr": 0.1, "weight_decay": 0.05}),
+    "adamw": (torch.optim.AdamW, {}, {"lr": 0.01, "weight_decay": 0.2}),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_steps_are_those_of_torch_optim(name):
+    """Six steps in float64 at falling rates; theirs with lists of parameters made by hand."""
+    kind, options, values = RULES[name]
+    torch.manual_seed(0)
+    ours, theirs = Small().double(), Small().double()
+    theirs.load_state_dict(ours.state_dict())
+    rules = groups(("norms", {"weight_decay": 0}), ("last.*", {"lr": 0.1, "weight_decay": 0.3}))
+    found, _ = trained_groups(ours, Recipe(), Optim(name=name, groups=rules, backbone_lr=0.5, **values))
+    optimizer = create_optimizer(found, Optim(name=name, groups=rules, **values))
+    reference = kind(
+        [
+            {"params": list(theirs.first.parameters())},
+            {"params": list(theirs.norm.parameters()), "weight_decay": 0.0},
+            {"params": list(theirs.last.parameters()), "weight_decay": 0.3},
+        ],
+        **options,
+        **values,
+    )
+    x, target = torch.randn(2, 8, 6, dtype=torch.float64), torch.randn(8, 4, dtype=torch.float64)
+    for step in range(6):
+        lr = values["lr"] * (1 - step / 6)
+        set_learning_rate(optimizer, lr)
+        for group, share in zip(reference.param_groups, (0.5, 0.5, 0.05)):
+            group["lr"] = lr * share
+        for network, rule in ((ours, optimizer), (theirs, reference)):
+            (network(x[step % 2]) - target).square().sum().backward()
+            rule.step()
+            rule.zero_grad()
+    for (key, a), b in zip(ours.named_parameters(), theirs.parameters()):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), key
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_state_goes_by_names_from_one_grouping_to_another(name):
+    """What a checkpoint holds is taken up by an optimiser with other groups, whose values stay."""
+    torch.manual_seed(0)
+    network, rules = Small(), groups(("norms", {"weight_decay": 0}), ("last.*", {"lr": 0.1}))
+
+    def optimizer(*rules):
+        optim = Optim(name=name, groups=rules)
+        return create_optimizer(trained_groups(network, Recipe(), optim)[0], optim)
+
+    first, second = optimizer(*rules), optimizer(*groups(("biases", {"weight_decay": 0.7})))
+    network(torch.randn(8, 6)).square().sum().backward()
+    first.step()
+    OptimizerState(network, second).load_state_dict(OptimizerState(network, first).state_dict())
+    for parameter in network.parameters():
+        for key, value in first.state[parameter].items():
+            assert torch.equal(second.state[parameter][key], value)
+    assert all(value.abs().sum() > 0 for value in second.state[network.last.weight].values())
+    assert [group["weight_decay"] for group in second.param_groups] == [5e-4, 0.7]
+    assert [group["lr_scale"] for group in second.param_groups] == [1, 1]
+
+
+GROUPS = "optim.groups=[{match: layers.0.*, lr: 0.5}, {match: biases, weight_decay: 0}]"
+
+
+def test_runs_go_on_with_their_groups(config, tmp_path):
+    """After half of the steps, on two ranks instead of one; then with other groups, which is told."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    every = ["schedule={epochs: 1.34, name: constant}", "optim.weight_decay=0.1"]
+    finish(config, f"output={whole}", *every, GROUPS)
+    finish(config, f"output={parts}", *every, GROUPS, "schedule.epochs=0.67")
+    said = finish(config, f"output={parts}", *every, GROUPS, "data.batch_size=8", ranks=2)
+    assert "resuming at step 4" in said and "optim.groups" not in said
+    close(curve(parts), curve(whole))
+    assert all(torch.allclose(value, learnt(whole)[name], atol=1e-4) for name, value in learnt(parts).items())
+    said = finish(config, f"output={parts}", *every, "schedule.epochs=2", "optim.groups=[{match: biases, lr: 2}]")
+    before = '[{"match": "layers.0.*", "lr": 0.5}, {"match": "biases", "weight_decay": 0.0}]'
+    assert f'optim.groups: {before} up to step 8, from here on [{{"match": "biases", "lr": 2.0}}]' in said

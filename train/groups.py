@@ -1,0 +1,87 @@
+"""Parameters in groups: which have a weight decay, or a share of the learning rate, of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+
+from pipelines.common.errors import UserError
+
+if TYPE_CHECKING:  # a config names an optimiser, which takes groups
+    from train.config import Group, Optim
+
+# As torch.optim takes them; ``lr_scale`` is a group's share of the rate of a step.
+Groups = list[dict[str, Any]]
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def trained_groups(backbone: nn.Module, recipe: nn.Module, optim: Optim) -> tuple[Groups, Groups]:
+    """The trained parameters of backbone and recipe, each in the first of ``optim.groups`` that matches it.
+
+    Those that none matches are a group of their own, with the values of ``optim``.
+
+    Raises:
+        UserError: a group gets no parameter.
+    """
+    own = _named(backbone, "")
+    known = {id(parameter) for parameter in backbone.parameters()}
+    others = [each for each in _named(recipe, "recipe.") if id(each.parameter) not in known]
+    rules = [_rule(each, optim.groups) for each in [*own, *others]]
+    for index, group in enumerate(optim.groups):
+        if index not in rules:
+            names = ", ".join(each.name for each in own[:3])
+            raise UserError(
+                f"optim.groups.{index}: {group.match} matches no trained parameter that is left to it; "
+                f"names are such as {names}"
+            )
+    return _grouped(own, optim, optim.backbone_lr), _grouped(others, optim, 1.0)
+
+
+def parameters_of(groups: Groups) -> list[nn.Parameter]:
+    """All parameters of the groups."""
+    return [parameter for group in groups for parameter in group["params"]]
+
+
+class _Named(NamedTuple):
+    name: str
+    parameter: nn.Parameter
+    of_norm: bool
+
+
+def _named(module: nn.Module, prefix: str) -> list[_Named]:
+    """The trained parameters of a module, each once."""
+    norms = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, _NORMS)
+        for parameter in part.parameters(recurse=False)
+    }
+    named = module.named_parameters()
+    return [_Named(prefix + name, p, id(p) in norms) for name, p in named if p.requires_grad]
+
+
+def _rule(each: _Named, groups: Sequence[Group]) -> int:
+    """The index of the group that takes a parameter; -1 for none."""
+    return next((index for index, group in enumerate(groups) if _matches(each, group.match)), -1)
+
+
+def _matches(each: _Named, match: str) -> bool:
+    if match == "norms":
+        return each.of_norm
+    return each.name.endswith("bias") if match == "biases" else fnmatchcase(each.name, match)
+
+
+def _grouped(named: Iterable[_Named], optim: Optim, lr_scale: float) -> Groups:
+    taken: dict[int, list[nn.Parameter]] = {}
+    for each in named:
+        taken.setdefault(_rule(each, optim.groups), []).append(each.parameter)
+    groups: Groups = []
+    for rule, parameters in sorted(taken.items()):
+        own = optim.groups[rule] if rule >= 0 else None
+        decay = {} if own is None or own.weight_decay is None else {"weight_decay": own.weight_decay}
+        groups.append({"params": parameters, "lr_scale": lr_scale * (own.lr if own else 1.0), **decay})
+    return groups
