@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,12 +20,20 @@ def refused(job, *words):
     assert job.files() == before
 
 
+def stop(process: int) -> None:
+    """SIGSTOP, and wait until the last of its threads stands."""
+    os.kill(process, signal.SIGSTOP)
+    tasks = Path(f"/proc/{process}/task")
+    while any(stat.read_text().rpartition(")")[2].split()[0] != "T" for stat in tasks.glob("*/stat")):
+        time.sleep(0.001)
+
+
 def test_a_second_run_on_one_output(job, whole):
     """While the first one stands still, so that nothing else changes its files; then it goes on as if alone."""
     first = job.fork()
     while job.step() < 10:
         time.sleep(0.002)
-    os.kill(first.process.pid, signal.SIGSTOP)
+    stop(first.process.pid)
     try:
         refused(job, "in use")
     finally:
