@@ -131,10 +131,13 @@ def _config(folder: str, name: str, sample_rate: float = 1.0) -> Config:
     )
 
 
+_ONE_PROCESS = ["data.batch_size=128", "data.threads=2", "schedule.epochs=100"]
+
+
 def _quickstart(folder: str) -> Config:
     data = f"data.train={_images(Path(folder))}"
     overrides = [data, f"head.num_classes={IDENTITIES}", "verify.bins=[]", f"output={folder}/run", "device=cpu"]
-    return load_config(Path(__file__).parents[1] / "configs/quickstart.yaml", [*overrides, "schedule.epochs=100"])
+    return load_config(Path(__file__).parents[1] / "configs/quickstart.yaml", [*overrides, *_ONE_PROCESS])
 
 
 def _images(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """The training step on a CPU: in one process or in one for each core, as it is or compiled, in float32 or bf16.
 
     python -m benchmarks.processor [--config configs/quickstart.yaml] [section.key=value ...]
-    python -m benchmarks.processor --ways "one process" "a process a core" --repository OTHER/CHECKOUT
+    python -m benchmarks.processor section.key=value --ways "one process" "a process a core" --repository OTHER/CHECKOUT
 
 Every way is a run of its own, under torchrun, on a batch that lies ready; runs alternate, figures are medians, and the
 images of a step are the same in all. With ``--repository`` every way is run in that checkout too. Where a step's time
@@ -20,14 +20,15 @@ from tempfile import TemporaryDirectory
 if not __package__:  # as a script, Python looks for modules beside it first: here they are of the checkout that is run
     sys.path[0] = str(Path.cwd())
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.results import RESULTS, Row, save, show
 from benchmarks.step import race
 from evaluate.features.ranks import World
 from pipelines.common.command import at_least, run, say
+from pipelines.common.cpu import one_thread
 from pipelines.common.errors import UserError
+from pipelines.sources import open_source
 from train.config import load_config
 from train.distributed import joined
 from train.trainer import Trainer
@@ -37,13 +38,13 @@ ROOT = Path(__file__).resolve().parents[1]
 CORES = len(os.sched_getaffinity(0))
 # Name → processes, overrides.
 WAYS: dict[str, tuple[int, list[str]]] = {
-    f"{'one process' if processes == 1 else 'a process a core'}{precision}{compiled}": (
+    ", ".join([name, *(["bf16"] if precision == "bf16" else []), *(["compiled"] if compiled == "true" else [])]): (
         processes,
-        [f"precision={precision.strip(', ') or 'fp32'}", f"model.compile={'true' if compiled else 'false'}"],
+        [f"precision={precision}", f"model.compile={compiled}"],
     )
-    for processes in (1, CORES)
-    for precision in ("", ", bf16")
-    for compiled in ("", ", compiled")
+    for name, processes in (("one process", 1), ("a process a core", CORES))
+    for precision in ("fp32", "bf16")
+    for compiled in ("false", "true")
 }
 # What an operator of the profile counts as, by the first of these that its name contains.
 KINDS = {
@@ -73,7 +74,7 @@ def one_run(arguments: list[str], processes: int, repository: Path) -> float:
 
 
 def trainer_of(config: Path, overrides: list[str], world: World) -> Trainer:
-    """The trainer of a config that writes and verifies nothing."""
+    """The trainer of a config, without verification and without charts."""
     return Trainer(load_config(config, [*overrides, "log.sinks=[jsonl]", "verify.bins=[]"]), world)
 
 
@@ -87,8 +88,7 @@ def step_speed(config: Path, overrides: list[str]) -> None:
 
 def shares(config: Path, overrides: list[str]) -> Row:
     """Shares of a step's time by kind of operator, on one thread."""
-    with TemporaryDirectory() as output, joined("cpu", _START) as world:
-        torch.set_num_threads(1)
+    with TemporaryDirectory() as output, joined("cpu", _START) as world, one_thread():
         trainer = trainer_of(config, [*overrides, f"output={output}"], world)
         feed = iter([next(iter(trainer.loader))] * 6)
         trainer.loader.close()
@@ -107,19 +107,21 @@ def shares(config: Path, overrides: list[str]) -> Row:
 
 
 def main() -> None:
-    options = _parse(None)
+    options = _parse()
     if options.one:
         return step_speed(options.config, options.overrides)
     repositories = {"": ROOT} | ({", before": options.repository} if options.repository else {})
     settings = load_config(options.config, options.overrides)
     images = settings.data.batch_size
+    open_source(settings.data.train)  # what is wrong with it is told here, in one line
+    overrides = [*options.overrides, f"data.train={Path(settings.data.train).resolve()}"]  # not each checkout's own
     speeds: dict[str, list[float]] = {f"{way}{where}": [] for way in options.ways for where in repositories}
     for turn in range(options.rounds):
         for way in options.ways:
-            processes, overrides = WAYS[way]
+            processes, changes = WAYS[way]
             batch = [f"data.batch_size={images * CORES // processes}"]
             for where, repository in repositories.items():
-                arguments = ["--config", str(options.config.resolve()), *options.overrides, *overrides, *batch]
+                arguments = ["--config", str(options.config.resolve()), *overrides, *changes, *batch]
                 speeds[f"{way}{where}"].append(one_run(arguments, processes, repository))
                 say(f"turn {turn + 1}: {way}{where}: {speeds[f'{way}{where}'][-1]:.0f} images/s")
     first = next(iter(speeds))
@@ -132,13 +134,13 @@ def main() -> None:
         for name, speed in speeds.items()
     ]
     show(rows, f"{options.config.stem}: steps of {images * CORES} images on {CORES} cores")
-    where_to = shares(options.config, [*options.overrides, *WAYS["one process"][1]])
+    where_to = shares(options.config, [*overrides, *WAYS["one process"][1]])
     show([{"kind": kind, "share": share} for kind, share in where_to.items()], "where a step's time goes, one thread")
     name = "_".join(["processor", options.config.stem, *([options.name] if options.name else [])])
     say(f"wrote {save(name, rows, options.out, shares=where_to)}")
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config", type=Path, default=ROOT / "configs/quickstart.yaml", help="its batch is of a process"
@@ -150,7 +152,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the figures")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    return parser.parse_intermixed_args(arguments)
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

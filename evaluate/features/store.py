@@ -77,7 +77,10 @@ class EmbeddingStore:
         world.barrier()  # all have looked before the first writes
         share = missing[slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))]
         if share:
-            self._embed(share, network, source, world, threads, autocast, max_bad_fraction)
+            quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=None)
+            size = min(_BATCH, self.count)
+            decoder = Decoder(batch_size=size, image_size=network.input_size, device=world.device, threads=threads)
+            self._embed(share, network, source, decoder, quarantine, autocast, show=world.main)
         world.barrier()
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
@@ -100,15 +103,11 @@ class EmbeddingStore:
         numbers: list[int],
         network: Network,
         source: Source,
-        world: World,
-        threads: int,
+        decoder: Decoder,
+        quarantine: Quarantine,
         autocast: torch.dtype | None,
-        max_bad_fraction: float,
+        show: bool,
     ) -> None:
-        quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=None)
-        decoder = Decoder(
-            batch_size=min(_BATCH, self.count), image_size=network.input_size, device=world.device, threads=threads
-        )
         parts = [np.arange(n * self.rows, min((n + 1) * self.rows, self.count)) for n in numbers]
         batches = read_batches(
             source,
@@ -117,7 +116,7 @@ class EmbeddingStore:
             on_bad=lambda index, reason: quarantine.add(index, reason, 0),
         )
         features = embed_batches(network.model, (batch.images for batch in batches), autocast=autocast)
-        joined = in_pieces(features, list(map(len, parts)), show=world.main)
+        joined = in_pieces(features, list(map(len, parts)), show=show)
         for number, part, piece in zip(numbers, parts, joined, strict=True):
             bad = np.array([int(index) in quarantine for index in part])
             with np.errstate(invalid="ignore"):  # 0 / 0 is told as what it is, not finite

@@ -34,6 +34,17 @@ class Plain(nn.Module):
         return self.layers(images)
 
 
+class Normalised(Plain):
+    """The small network with batch statistics."""
+
+    def __init__(self, embedding_size: int, input_size: int) -> None:
+        super().__init__(embedding_size, input_size)
+        self.norm = nn.BatchNorm1d(embedding_size)
+
+    def forward(self, images):
+        return self.norm(super().forward(images))
+
+
 if __name__ == "__main__":
     BACKBONES["plain"] = Plain
     run(main)

@@ -14,7 +14,7 @@ from evaluate.features.ranks import World
 from models.registry import BACKBONES
 from models.sharded import read_sharded
 from models.weights import read_weights
-from tests.train.plain_run import Plain
+from tests.train.plain_run import Normalised
 from tests.train.support import curve
 from train.checkpoint import complete
 from train.config import load_config
@@ -22,17 +22,6 @@ from train.ema import WeightAverage
 from train.trainer import Trainer
 
 TAKEN = torch.tensor(True)
-
-
-class Normalised(Plain):
-    """The small network with batch statistics."""
-
-    def __init__(self, embedding_size: int, input_size: int) -> None:
-        super().__init__(embedding_size, input_size)
-        self.norm = nn.BatchNorm1d(embedding_size)
-
-    def forward(self, images):
-        return self.norm(super().forward(images))
 
 
 class Watched(Trainer):

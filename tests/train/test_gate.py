@@ -11,22 +11,11 @@ from torch import nn
 from evaluate.features.ranks import World
 from models.registry import BACKBONES
 from models.sharded import read_sharded
-from tests.train.plain_run import Plain
+from tests.train.plain_run import Normalised
 from train.checkpoint import complete
 from train.config import load_config
 from train.gate import SoundBuffers, StepGate
 from train.trainer import Trainer
-
-
-class Normalised(Plain):
-    """The small network with batch statistics."""
-
-    def __init__(self, embedding_size: int, input_size: int) -> None:
-        super().__init__(embedding_size, input_size)
-        self.norm = nn.BatchNorm1d(embedding_size)
-
-    def forward(self, images):
-        return self.norm(super().forward(images))
 
 
 class Poisoned(Trainer):
