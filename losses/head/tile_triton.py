@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from losses.head.rows_triton import adamw_, load_centres, sgd_
+from losses.head.rows_triton import adamw_, lion_, load_centres, sgd_
 from losses.head.tile_torch import LOWEST, Tile, rebase_, shifted
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
 
-__all__ = ["adamw_", "check", "class_sums", "d_product", "load_centres", "sgd_"]
+__all__ = ["adamw_", "check", "class_sums", "d_product", "lion_", "load_centres", "sgd_"]
 
 _STEP_BYTES = 128  # that a block reads of each row at a time
 
