@@ -234,7 +234,7 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for optimizer in self.optimizers:
             set_learning_rate(optimizer, lr)
-        self.centre_optimizer.lr = lr
+        self.centre_optimizer.lr = lr * self.config.head.optim.lr
         self.centre_optimizer.grad_scale = self.gate.scale if self.gate.scaled else 1.0
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         seed_generators(step_seed(self.config.seed, self.step, self.world.rank), self.world.device)
