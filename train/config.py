@@ -118,6 +118,11 @@ class CentreOptim(Section):
     eps: PositiveFloat | None = Field(None, description="of adamw; null as for betas")
 
 
+class Stage(Section):
+    epoch: PositiveFloat = Field(description="where it begins, in epochs")
+    sample_rate: float = Field(gt=0, le=1, description="share of the classes in a step from there on")
+
+
 class Head(OpenSection):
     chooser: ClassVar = "margin"
     table: ClassVar = MARGINS
@@ -126,6 +131,8 @@ class Head(OpenSection):
         "arcface", description="loss (losses.create_margin); its options stand beside it"
     )
     sample_rate: float = Field(1.0, gt=0, le=1, description="share of the classes in a step (Partial FC)")
+    stages: list[Stage] = Field([], description="other values of sample_rate later in the run, as LVFace's: .1, then 1")
+    warmup_epochs: NonNegativeFloat = Field(0, description="epochs in which the margin grows linearly from none")
     mode: Literal["streamed", "dense"] = Field("streamed", description="dense holds all logits, to compare with")
     kernels: Literal["torch", "triton"] = Field("torch", description="arithmetic of a tile; triton needs a GPU")
     tile: PositiveInt | Auto = Field("auto", description="class centres a tile; auto by the device's cache or memory")
@@ -138,8 +145,20 @@ class Head(OpenSection):
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> "Head":
-        MARGINS[self.margin](**self.options)
+        margin = MARGINS[self.margin](**self.options)
+        if self.warmup_epochs and not margin.competitive:
+            raise UserError(f"{self.margin} has no margin that head.warmup_epochs could let grow")
+        if self.stages and not (self.fused and self.mode == "streamed"):
+            raise UserError("head.stages change what is sampled, which takes head.fused and head.mode=streamed")
+        starts = [stage.epoch for stage in self.stages]
+        if starts != sorted(set(starts)):
+            raise UserError(f"head.stages begin one after the other, not at epochs {starts}")
         return self
+
+    @property
+    def highest_sample_rate(self) -> float:
+        """Of all stages: what memory has to suffice for."""
+        return max([self.sample_rate, *(stage.sample_rate for stage in self.stages)])
 
 
 class Recipe(OpenSection):
@@ -178,6 +197,12 @@ class Optim(OpenSection):
     weight_decay: float = Field(5e-4, ge=0, description="of backbone, recipe and centres, all their parameters")
     groups: list[Group] = Field(
         [], description="parameters of backbone and recipe with other values; each belongs to the first that matches"
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor of the backbone's rate from each layer to the one before, as ViTs name theirs",
     )
     clip: PositiveFloat | None = Field(5.0, description="largest norm of the gradient; null for none")
     max_skipped: PositiveInt = Field(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # a config names an optimiser of the table
     from train.config import Optim, Schedule
 
 
-# What makes the optimiser of groups of parameters, by name: a class, whose options are the constructor's. Fused ones can
-# leave a step out without the host's knowledge (see `train.gate`); for others the host waits.
+# What makes the optimiser of groups of parameters, by name: a class, whose options are its constructor's. Fused ones
+# can leave a step out without the host's knowledge (see `train.gate`); for others the host waits.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adamw": torch.optim.AdamW,
@@ -55,9 +55,9 @@ def _numbers(annotation: Any) -> Any:
     """A type without the tensors that torch.optim allows in the place of a number."""
     if get_origin(annotation) in (Union, UnionType):
         kept = [_numbers(kind) for kind in get_args(annotation) if kind is not Tensor]
-        return Union[tuple(kept)]
+        return Union[tuple(kept)]  # noqa: UP007  made from others
     if get_origin(annotation) is tuple:
-        return tuple[tuple(map(_numbers, get_args(annotation)))]  # type: ignore[misc]  # made from another
+        return tuple[tuple(map(_numbers, get_args(annotation)))]  # type: ignore[misc]  # made from others
     return annotation
 
 

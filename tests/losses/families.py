@@ -29,7 +29,10 @@ FAMILIES = {
     "scf": ({}, naive.scf),
     "uniface": ({}, naive.uniface),
     "sphereface2": ({}, naive.sphereface2),
-    "sphereface2 t 2": ({"t": 2, "balance": 0.8, "weight": 10}, partial(naive.sphereface2, t=2, balance=0.8, weight=10)),
+    "sphereface2 t 2": (
+        {"t": 2, "balance": 0.8, "weight": 10},
+        partial(naive.sphereface2, t=2, balance=0.8, weight=10),
+    ),
     "sphereface2 t 1": ({"t": 1}, partial(naive.sphereface2, t=1)),
     "sphereface_r1": ({}, partial(naive.sphereface_r, version=1, detached=True)),
     "sphereface_r2": ({}, partial(naive.sphereface_r, version=2, detached=True)),

@@ -19,7 +19,6 @@ def close(ours, expected, tolerance=2e-5):
     assert (ours - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6)
 
 
-
 class Lion(torch.optim.Optimizer):
     """Chen et al. (2023), algorithm 2, a number at a time."""
 

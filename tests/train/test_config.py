@@ -11,7 +11,6 @@ from losses import MARGINS
 from models.registry import BACKBONES
 from train.config import Config, Group, Head, Model, load_config
 from train.keys import key_table
-from train.optim import OPTIMIZERS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -61,7 +60,10 @@ def test_defaults_options_and_overrides(file):
         ("model.name=r51", "model.name: unknown backbone 'r51'; did you mean 'r50'? known: r18, "),
         ("recipe.name=plane", "recipe.name: unknown recipe 'plane'; did you mean 'plain'?"),
         ("optim.name=sgdm", "optim.name: unknown optimizer 'sgdm'; did you mean 'sgd'? known: sgd, adamw"),
-        ("optim.name=lbfgs", "optim.name: lbfgs evaluates a loss several times a step, which a step here does not offer"),
+        (
+            "optim.name=lbfgs",
+            "optim.name: lbfgs evaluates a loss several times a step, which a step here does not offer",
+        ),
         ("optim.betas=[0.9, 0.99]", "unknown key optim.betas"),
         ("optim={name: adamw, betas: 0.9}", "optim.betas: must be a valid tuple, not 0.9"),
         ("optim={name: adamw, betas: [0.9, 2]}", "optim: Invalid beta parameter at index 1: 2.0"),

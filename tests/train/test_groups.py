@@ -87,6 +87,27 @@ def test_a_group_without_parameters_is_an_error(rules, words):
         trained_groups(Small(), Recipe(), Optim(groups=groups(*rules)))
 
 
+@pytest.mark.parametrize("name", ["vit_t", "transface_t"])
+def test_layers_of_a_vit(name):
+    """A share of the rate for each parameter, by a list made by hand for its twelve blocks."""
+    backbone = create_model(name, 16, 36)
+    optim = Optim(layer_decay=0.5, backbone_lr=0.1, groups=groups(("norms", {"weight_decay": 0, "lr": 3})))
+    found, _ = trained_groups(backbone, Recipe(), optim)
+    shares = {id(p): group["lr_scale"] for group in found for p in group["params"]}
+    starts = {"patch_embed": 13, "pos_embed": 13, **{f"blocks.{i}": 12 - i for i in range(12)}}
+    starts |= {"norm": 0, "feature": 0, "mask_token": 0, "senet": 0}
+    norms = {id(p) for m in backbone.modules() if isinstance(m, (nn.LayerNorm, nn.BatchNorm1d)) for p in m.parameters()}
+    for key, parameter in backbone.named_parameters():
+        (behind,) = [n for start, n in starts.items() if key == start or key.startswith(f"{start}.")]
+        assert shares[id(parameter)] == pytest.approx(0.1 * 0.5**behind * (3 if id(parameter) in norms else 1)), key
+    assert all(("weight_decay" in group) == (id(group["params"][0]) in norms) for group in found)
+
+
+def test_a_backbone_without_layers():
+    with pytest.raises(ValueError, match="optim.layer_decay needs a backbone that names its layers"):
+        trained_groups(Small(), Recipe(), Optim(layer_decay=0.9))
+
+
 RULES = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}, {"lr": 0.1, "weight_decay": 0.05}),
     "adamw": (torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 0.1}, {"lr": 0.01, "weight_decay": 0.2}),
