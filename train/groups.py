@@ -88,7 +88,7 @@ def _matches(each: _Named, match: str) -> bool:
 
 
 def _layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
-    """By the id of each parameter in a layer: its share of the rate, ``decay`` once for each layer behind and once more.
+    """Shares of the rate by the id of each parameter in a layer: ``decay`` for it and for each layer behind it.
 
     As BEiT has it (Bao et al., 2022): what makes the embedding has the whole rate, the last block ``decay`` of it.
     """

@@ -17,7 +17,8 @@ class CentreOptimizer:
 
     The rules are ``torch.optim.SGD``'s (momentum, weight decay), ``torch.optim.AdamW``'s, and Lion's (Chen et al.,
     2023, algorithm 2). With sampling only the rows drawn are read and written: their weight decay, momentum and, for
-    AdamW, step counts (bias correction) are their own. The parameters of the margin, if it has any, are moved by the same rule, without weight decay.
+    AdamW, step counts (bias correction) are their own. The parameters of the margin, if it has any, are moved by the
+    same rule, without weight decay.
 
     No backward pass changes a centre, so that a step may be left out when all gradients are known. Two ways lead from
     the backward passes to an update:

@@ -1,7 +1,7 @@
 """SphereFace-R: a factor on the angle that falls all the way (Liu et al., "SphereFace Revived", TPAMI 2022).
 
-With hard feature normalisation, a fixed scale. Its soft one, logits scaled by ‖x‖ with a penalty on |‖x‖ - s|, would need
-the derivative of all other logits by the norm, which no pass over the centres makes.
+With hard feature normalisation, a fixed scale. Its soft one, logits scaled by ‖x‖ with a penalty on |‖x‖ - s|, would
+need the derivative of all other logits by the norm, which no pass over the centres makes.
 """
 
 import math

@@ -97,8 +97,8 @@ def test_what_does_not_go_together(values, words):
 @pytest.mark.slow
 def test_runs_go_on_with_their_schedule(config, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    head = "head={margin: arcface, s: 16, m: 0.2, sample_rate: 0.5, warmup_epochs: 1, stages: [{epoch: 1, sample_rate: 1}]}"
-    every = ["schedule={epochs: 1.34, name: constant}", head]
+    head = "head={margin: arcface, s: 16, m: 0.2, sample_rate: 0.5, warmup_epochs: 1}"
+    every = ["schedule={epochs: 1.34, name: constant}", head, "head.stages=[{epoch: 1, sample_rate: 1}]"]
     finish(config, f"output={whole}", *every)
     finish(config, f"output={parts}", *every, "schedule.epochs=0.67")
     finish(config, f"output={parts}", *every, "data.batch_size=8", ranks=2)
