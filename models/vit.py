@@ -117,7 +117,7 @@ class VisionTransformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
         """The parameters of the patches with their places, then of each block; those behind them are in none."""
         return [[*self.patch_embed.parameters(), self.pos_embed], *(list(block.parameters()) for block in self.blocks)]
 

@@ -23,7 +23,7 @@ Groups = list[dict[str, Any]]
 class Layered(Protocol):
     """A backbone that says in which order images pass its parameters (``optim.layer_decay``)."""
 
-    def layers(self) -> Sequence[Sequence[nn.Parameter]]:
+    def layer_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
         """The parameters of each layer, from the images on; those in none make the embedding from the last one."""
 
 
@@ -95,8 +95,8 @@ def _layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
     if decay == 1:
         return {}
     if not isinstance(backbone, Layered):
-        raise UserError("optim.layer_decay needs a backbone that names its layers by layers(), such as vit_b")
-    layers = backbone.layers()
+        raise UserError("optim.layer_decay needs a backbone that names its layers by layer_parameters(), such as vit_b")
+    layers = backbone.layer_parameters()
     return {id(p): decay ** (len(layers) - index) for index, layer in enumerate(layers) for p in layer}
 
 

@@ -90,6 +90,7 @@ class PartialFC(ShardedCentres):
 
     Attributes:
         weight: see ``ShardedCentres``.
+        sample_rate: may be set anew before a step, ahead of ``prepare``; as an attribute of the margin, its ``share``.
         step: number of updates so far, counted by ``CentreOptimizer.step``; (seed, step) decides which classes are
             drawn. Part of the state dict.
     """

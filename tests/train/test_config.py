@@ -9,7 +9,7 @@ import pytest
 
 from losses import MARGINS
 from models.registry import BACKBONES
-from train.config import Config, Group, Head, Model, load_config
+from train.config import Config, Group, Head, Model, Stage, load_config
 from train.keys import key_table
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -176,7 +176,7 @@ def keys_of(section, prefix=""):
             yield from keys_of(section.sections()[name], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.description
-        for listed in (kind for kind in get_args(field.annotation) if kind is Group):
+        for listed in (kind for kind in get_args(field.annotation) if kind in (Group, Stage)):
             yield from keys_of(listed, f"{prefix}{name}[].")
 
 
