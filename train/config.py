@@ -240,7 +240,10 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     dist: Dist = Dist()
     log: Log = Log()
-    precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="of the arithmetic; weights are float32")
+    precision: Literal["bf16", "fp16", "fp32"] | Auto = Field(
+        "bf16",
+        description="of the arithmetic; weights are float32; auto: bf16, on a processor without products of it fp32",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where each rank has a device")
     output: LocalPath = Field(description="folder of the run")
     seed: int = Field(2048, ge=0, lt=2**63, description="of everything random: weights, order, augmentation, dropout")

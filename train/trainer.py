@@ -59,7 +59,6 @@ class Trainer:
         self.config, self.world = config, world
         self.output = Path(config.output)
         self.folder = RunFolder(self.output)
-        self.half = HALF[config.precision]
         self.step = 0
         self.best = torch.tensor(-1.0, dtype=torch.float64)  # mean accuracy of the best verification
         self.verify_seconds = 0.0
@@ -68,6 +67,7 @@ class Trainer:
             source, num_classes = open_data(config)
         given, config = config, settled_here(config, world, num_classes)
         self.config, self.settled = config, list(settled_values(given, config))
+        self.half = HALF[settled(config.precision)]
         self.verifier = Verifier(config, world)
         self.folder.claim(world)
         noted = self.folder.note_checkpoint

@@ -26,7 +26,7 @@ from models.layers import PReLU
 from models.modes import evaluating
 from pipelines.common.errors import UserError, one_line
 from train.build import HALF
-from train.config import Config
+from train.config import Config, settled
 from train.ema import approach, averaged
 from train.groups import parameters_of, trained_groups
 from train.optim import create_optimizer
@@ -82,7 +82,7 @@ def trace_network(
             if isinstance(module, PReLU):
                 module.__class__ = nn.PReLU  # type: ignore[assignment]  # whose forward pass is what a GPU takes
     on_gpu: AbstractContextManager = _GpuAutocast() if gpu else nullcontext()
-    half, size = HALF[config.precision], config.model.input_size
+    half, size = HALF[settled(config.precision)], config.model.input_size
     try:
         with FakeTensorMode(), Recorder(timer) as recorder:
             with recorder.phase("build", "weights"):
