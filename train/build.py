@@ -158,9 +158,6 @@ def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
     """The centres' optimiser."""
     return CentreOptimizer(
         head,
-        lr=config.optim.lr,
-        algorithm=config.centre_optimizer,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
+        **config.centre_rule,
         fused=config.head.fused and head.mode == "streamed",
     )

@@ -34,6 +34,7 @@ from train.distributed import agreed, average_batch_statistics, first_of_node, l
 from train.ema import WeightAverage
 from train.gate import SoundBuffers, StepGate
 from train.groups import parameters_of, trained_groups
+from train.head_schedule import HeadSchedule
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer, set_learning_rate
 from train.planning.automatic import settled_here, settled_values
@@ -86,6 +87,7 @@ class Trainer:
 
         self._build(source, num_classes, fresh=not found)
         self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
+        self.head_schedule = HeadSchedule(config.head, self.steps_per_epoch)
         self.timetable = Timetable(config, self.learning_rate.total, self.steps_per_epoch)
         self.gate = StepGate(world.device, scaled=config.precision == "fp16")
         self.meter = Meter(world.device, self.global_batch)
@@ -234,7 +236,8 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for optimizer in self.optimizers:
             set_learning_rate(optimizer, lr)
-        self.centre_optimizer.lr = lr
+        self.centre_optimizer.lr = lr * self.config.head.optim.lr
+        self.head_schedule.apply(self.head, self.step)
         self.centre_optimizer.grad_scale = self.gate.scale if self.gate.scaled else 1.0
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         seed_generators(step_seed(self.config.seed, self.step, self.world.rank), self.world.device)

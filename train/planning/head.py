@@ -76,7 +76,7 @@ class _Shard(PartialFC):
             create_margin(config.head.margin, **config.head.options),
             config.model.embedding_size,
             num_classes,
-            sample_rate=config.head.sample_rate,
+            sample_rate=config.head.highest_sample_rate,
             mode=config.head.mode,
             tile=tile,
             entropy=create_recipe(config.recipe.name, **config.recipe.options).entropy,

@@ -66,7 +66,7 @@ def trace_network(
     checkpoint_activations: bool | None = None,
     timer: OperatorTimer | None = None,
 ) -> NetworkTrace:
-    """Trace a step. Raises ``UserError`` for a backbone whose operators depend on the numbers in its tensors.
+    """Trace a step. Raises ``UserError`` where operators, the backbone's or the optimiser's, depend on numbers.
 
     Args:
         keep_gradients: from step to step, as the buckets of DistributedDataParallel and accumulated batches do.
@@ -116,7 +116,8 @@ def trace_network(
                     approach(averages, weights, torch.empty(()))
     except _UNTRACEABLE as error:
         raise UserError(
-            f"{config.model.name} cannot be traced without data ({one_line(error)}): it has no plan, and "
+            f"{config.model.name} cannot be traced without data, with {config.optim.name} as its optimiser "
+            f"({one_line(error)}): it has no plan, and "
             "model.checkpoint_activations must be true or false"
         ) from error
     return NetworkTrace(batch, recorder.phases, sum(p.numel() for p in trained))
