@@ -27,9 +27,9 @@ def trained_groups(backbone: nn.Module, recipe: nn.Module, optim: Optim) -> tupl
     Raises:
         UserError: a group gets no parameter.
     """
-    own = _named(backbone, "")
+    own = named(backbone)
     known = {id(parameter) for parameter in backbone.parameters()}
-    others = [each for each in _named(recipe, "recipe.") if id(each.parameter) not in known]
+    others = [each for each in named(recipe, "recipe.") if id(each.parameter) not in known]
     rules = [_rule(each, optim.groups) for each in [*own, *others]]
     for index, group in enumerate(optim.groups):
         if index not in rules:
@@ -46,13 +46,15 @@ def parameters_of(groups: Groups) -> list[nn.Parameter]:
     return [parameter for group in groups for parameter in group["params"]]
 
 
-class _Named(NamedTuple):
+class Named(NamedTuple):
+    """A parameter, the name that patterns are compared with, and whether a norm has it."""
+
     name: str
     parameter: nn.Parameter
     of_norm: bool
 
 
-def _named(module: nn.Module, prefix: str) -> list[_Named]:
+def named(module: nn.Module, prefix: str = "") -> list[Named]:
     """The trained parameters of a module, each once."""
     norms = {
         id(parameter)
@@ -60,24 +62,25 @@ def _named(module: nn.Module, prefix: str) -> list[_Named]:
         if isinstance(part, _NORMS)
         for parameter in part.parameters(recurse=False)
     }
-    named = module.named_parameters()
-    return [_Named(prefix + name, p, id(p) in norms) for name, p in named if p.requires_grad]
+    parameters = module.named_parameters()
+    return [Named(prefix + name, p, id(p) in norms) for name, p in parameters if p.requires_grad]
 
 
-def _rule(each: _Named, groups: Sequence[Group]) -> int:
+def _rule(each: Named, groups: Sequence[Group]) -> int:
     """The index of the group that takes a parameter; -1 for none."""
-    return next((index for index, group in enumerate(groups) if _matches(each, group.match)), -1)
+    return next((index for index, group in enumerate(groups) if matches(each, group.match)), -1)
 
 
-def _matches(each: _Named, match: str) -> bool:
+def matches(each: Named, match: str) -> bool:
+    """Whether ``norms``, ``biases`` or a pattern of names means this parameter."""
     if match == "norms":
         return each.of_norm
     return each.name.endswith("bias") if match == "biases" else fnmatchcase(each.name, match)
 
 
-def _grouped(named: Iterable[_Named], optim: Optim, lr_scale: float) -> Groups:
+def _grouped(members: Iterable[Named], optim: Optim, lr_scale: float) -> Groups:
     taken: dict[int, list[nn.Parameter]] = {}
-    for each in named:
+    for each in members:
         taken.setdefault(_rule(each, optim.groups), []).append(each.parameter)
     groups: Groups = []
     for rule, parameters in sorted(taken.items()):
