@@ -1,4 +1,4 @@
-"""Which parameters of a network a run leaves as they are: all that ``model.freeze`` names, or all but what LoRA adds."""
+"""What of a network a run leaves as it is: the parameters that ``model.freeze`` names, or all but what LoRA adds."""
 
 from __future__ import annotations
 

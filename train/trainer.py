@@ -33,8 +33,8 @@ from train.checkpoint import Checkpoints
 from train.config import Config, settled
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.ema import WeightAverage
-from train.gate import SoundBuffers, StepGate
 from train.freezing import hold_norms
+from train.gate import SoundBuffers, StepGate
 from train.groups import parameters_of, trained_groups
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer, set_learning_rate

