@@ -141,7 +141,12 @@ def arcface(
     return images
 
 
-_PLACE = {"area": uniform(0.02, 1 / 3), "aspect": log_uniform(0.3, 1 / 0.3), "top": uniform(0, 1), "left": uniform(0, 1)}
+_PLACE = {
+    "area": uniform(0.02, 1 / 3),
+    "aspect": log_uniform(0.3, 1 / 0.3),
+    "top": uniform(0, 1),
+    "left": uniform(0, 1),
+}
 
 
 def _rectangle(

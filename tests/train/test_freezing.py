@@ -16,8 +16,9 @@ from models.sharded import read_sharded
 from models.weights import load_weights, read_weights
 from tests.train.plain_run import Normalised
 from train.checkpoint import complete
-from train.config import Lora, load_config
+from train.config import Config, Lora, load_config
 from train.freezing import hold_norms, restrict
+from train.keys import key_table
 from train.trainer import Trainer
 
 R18 = "model={name: r18, width: 0.125, embedding_size: 16, input_size: 32, %s}"
@@ -155,6 +156,15 @@ def test_lora_goes_on_where_it_stopped(ranks, config, tmp_path, start):
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(RuntimeError, match="its trained is rank=2"):
         ranks(1, fit, config, [R18 % f"freeze: [norms], init_from: {start}", *OFTEN, f"output={tmp_path}/two"])
+
+
+def test_keys_of_lora(config):
+    assert load_config(config, ["model.lora={}"]).model.lora == Lora()
+    with pytest.raises(ValueError, match=r"model.lora.rank: must be greater than 0, not 0"):
+        load_config(config, ["model.lora.rank=0"])
+    with pytest.raises(ValueError, match=r"unknown key model.lora.rnk"):
+        load_config(config, ["model.lora.rnk=4"])
+    assert "\nmodel.lora.rank " in key_table(Config)
 
 
 def test_lora_freezes_the_rest(config):
