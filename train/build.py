@@ -16,8 +16,10 @@ from pipelines.common.errors import UserError
 from pipelines.loading.loader import Loader
 from pipelines.sources import open_source
 from pipelines.sources.source import Source
+from train.class_means import set_class_means
 from train.config import Config, Data, Head, Model, settled
 from train.fine_tune import load_centres, stored_classes
+from train.freezing import restrict
 from train.recipes import Recipe
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
@@ -72,6 +74,7 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
     backbone = create_model(**model.arguments)
     if fresh and model.init_from:
         load_weights(backbone, model.init_from)
+    restrict(backbone, model)
     if model.sync_batchnorm:
         if world.device.type != "cuda":
             raise UserError("model.sync_batchnorm works on GPUs only")
@@ -152,6 +155,22 @@ def build_head(
         if classifier.num_classes < num_classes:
             classifier.extend_classes(num_classes - classifier.num_classes)
     return classifier
+
+
+def place_centres(config: Config, head: PartialFC, backbone: nn.Module, source: Source, world: World) -> None:
+    """Let new classes begin where ``head.init`` says; all ranks call, before the first step of a run."""
+    if config.head.init == "class_means":
+        set_class_means(
+            head,
+            backbone,
+            source,
+            world,
+            first=stored_classes(config.head.init_from) if config.head.init_from else 0,
+            image_size=config.model.input_size,
+            threads=settled(config.data.threads),
+            autocast=HALF[settled(config.precision)],
+            max_bad_fraction=config.data.max_bad_fraction,
+        )
 
 
 def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:

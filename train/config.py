@@ -67,6 +67,14 @@ class Data(Section):
     max_bad_fraction: float = Field(0.001, ge=0, le=1, description="stop when more images than this cannot be read")
 
 
+class Lora(Section):
+    rank: PositiveInt = Field(8, description="of the update of a weight")
+    alpha: PositiveFloat = Field(16, description="the update is multiplied by alpha / rank")
+    match: list[str] = Field(
+        ["*"], min_length=1, description="patterns of the weights' names; linear and ungrouped convolutional layers"
+    )
+
+
 class Model(OpenSection):
     table: ClassVar = BACKBONES
 
@@ -78,11 +86,25 @@ class Model(OpenSection):
     init_from: LocalPath | None = Field(
         None, description="weights to start from: any file or folder models.load_weights reads"
     )
+    freeze: list[str] = Field(
+        [],
+        description="parameters that are not trained: norms, biases, or patterns of names, such as layer1.*; batch "
+        "norms frozen whole keep their running statistics and normalise by them",
+    )
+    lora: Lora | None = Field(
+        None, description="train updates of low rank instead of the weights; they are part of the saved ones"
+    )
     checkpoint_activations: bool | Auto = Field(
         False, description="compute activations again for the gradient; auto where they do not fit into the memory"
     )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
     compile: bool = Field(False, description="torch.compile the backbone for training")
+
+    @model_validator(mode="after")
+    def _lora_freezes(self) -> "Model":
+        if self.lora and self.freeze:
+            raise UserError("lora freezes the whole backbone: leave out freeze")
+        return self
 
     @model_validator(mode="after")
     def _can_compute_again(self) -> "Model":
@@ -101,6 +123,11 @@ class Model(OpenSection):
         own = {"name": self.name, "embedding_size": self.embedding_size, "input_size": self.input_size}
         again = {"checkpoint_activations": True} if self.checkpoint_activations is True else {}
         return own | self.options | again
+
+    @property
+    def trained(self) -> str:
+        """What of the backbone is trained, as a checkpoint notes it: the parameters of the optimiser depend on it."""
+        return f"all but {self.freeze}" if self.freeze else str(self.lora) if self.lora else "all"
 
 
 CentreRule = Literal["sgd", "adamw", "lion"]  # what losses.CentreOptimizer knows
@@ -140,6 +167,11 @@ class Head(OpenSection):
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
     init_from: LocalPath | None = Field(
         None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
+    )
+    init: Literal["random", "class_means"] = Field(
+        "random",
+        description="where the centres that init_from does not have begin; class_means: where the network that the run "
+        "begins with has the images of the class on average",
     )
     optim: CentreOptim = CentreOptim()
 

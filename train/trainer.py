@@ -26,12 +26,14 @@ from train.build import (
     build_head,
     build_loader,
     open_data,
+    place_centres,
     replicate,
 )
 from train.checkpoint import Checkpoints
 from train.config import Config, settled
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.ema import WeightAverage
+from train.freezing import hold_norms
 from train.gate import SoundBuffers, StepGate
 from train.groups import parameters_of, trained_groups
 from train.head_schedule import HeadSchedule
@@ -78,7 +80,7 @@ class Trainer:
         found = self.checkpoints.newest("global_batch", *self.meta)
         self.accumulate = batches_a_step(config, world, found[1] if found else {})
         self.meta |= {"global_batch": self.global_batch, "ranks": world.size, "fingerprint": source.fingerprint()}
-        self.meta |= {"groups": groups_as_text(config.optim)}
+        self.meta |= {"groups": groups_as_text(config.optim), "trained": config.model.trained}
         self.regrouped = regrouped(found[1], self.meta) if found else None
         if found:
             check_resumable(config, *found, self.meta)
@@ -140,6 +142,8 @@ class Trainer:
             seed=seed,
             fresh=fresh,
         )
+        if fresh:
+            place_centres(config, self.head, self.backbone, source, world)
         groups, of_recipe = trained_groups(self.backbone, self.recipe, optim)
         self.optimizer = create_optimizer(groups, optim)
         self.recipe_optimizer = create_optimizer(of_recipe, optim) if of_recipe else None
@@ -149,6 +153,7 @@ class Trainer:
         self.trained = parameters_of(groups + of_recipe)
         self.optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
         self.network.train()  # and so it stays: what evaluates it gives it its modes back
+        hold_norms(self.backbone, model)
 
     @property
     def global_batch(self) -> int:

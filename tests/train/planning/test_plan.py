@@ -17,7 +17,8 @@ from train.planning.devices import links_of, named_device
 from train.planning.plan import Cluster, make_plan, source_batch
 
 CONFIGS = sorted(Path(__file__).resolve().parents[3].glob("configs/*.yaml"))
-FEW = ("wf42m_vits_pfc03", "quickstart")
+FEW = ("wf42m_vits_pfc03", "quickstart", "finetune_fewshot")
+OWN_DATA = ("quickstart", "finetune_fewshot")
 
 
 def cluster(device="h100", ranks=8, between="ndr"):
@@ -26,14 +27,14 @@ def cluster(device="h100", ranks=8, between="ndr"):
 
 def plan_of(path, **arguments):
     settled = load_config(path)
-    size = data_size(settled, identities=126 if path.stem == "quickstart" else None)
+    size = data_size(settled, identities=126 if path.stem in OWN_DATA else None)
     return make_plan(settled, cluster(**arguments), size, made_for=source_batch(path), borders=False)
 
 
 def check(path):
     plan = plan_of(path)
     assert plan.fits and plan.forecast.images_per_second > 1000
-    if path.stem != "quickstart":
+    if path.stem not in OWN_DATA:
         assert 0 < plan.days < 100
     json.dumps(plan.as_dict())
 
