@@ -14,7 +14,7 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
 from evaluate.protocols.folds import verify
-from evaluate.protocols.identification import joint, open_set, search
+from evaluate.protocols.identification import joint, joint_top, open_set, search
 from evaluate.reporting import charts
 from evaluate.reporting.page import PUBLISHED, Page
 from evaluate.reporting.results import read_results, write_json, write_results
@@ -273,7 +273,7 @@ def test_every_figure_of_the_protocols_is_in_the_schema():
     vectors = normalised(rng.standard_normal((30, 8)))
     mate = np.r_[np.arange(10), np.full(10, -1)]
     figures = {
-        "joint": joint(vectors[10:20], vectors[:10], mate[:10]),
+        "joint": joint(search(vectors[10:20], vectors[:10], mate[:10], top=joint_top(10))),
         "open_set": open_set([search(vectors[10:], vectors[:10], mate)], ["g1"]),
     }
     assert OneToMany(**figures).model_dump(exclude_unset=True) == figures
