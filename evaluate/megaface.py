@@ -41,8 +41,8 @@ NOISY_PROBES = ("centre", "drop")
 def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) -> MegaFace:
     """Rates of unit features: probes float32 (Q, d) of ``identity`` (Q,), distractors float32 (n, d) in list order.
 
-    Rank-1 is given for the first 10, 100, ... distractors and for all, TAR at a FAR of at most 1e-6. For the intervals the
-    probes' identities are resampled; the distractors stay.
+    Rank-1 is given for the first 10, 100, ... distractors and for all, TAR at a FAR of at most 1e-6. For the
+    intervals the probes' identities are resampled; the distractors stay.
     """
     _, label, size = np.unique(identity, return_inverse=True, return_counts=True)
     if not len(distractors) or size.max(initial=0) < 2:

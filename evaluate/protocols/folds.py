@@ -77,14 +77,16 @@ def _folds(pairs: int) -> np.ndarray:
 
 
 def _cells(distances: np.ndarray, same: np.ndarray, fold: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The cell of (folds, 2, thresholds + 1) in which each pair (P,) is counted: its fold, its kind (impostor, genuine),
-    and the first threshold that accepts it."""
+    """The cell of (folds, 2, thresholds + 1) in which each pair (P,) is counted.
+
+    That of its fold, its kind (impostor, genuine), and the first threshold that accepts it.
+    """
     first = np.searchsorted(thresholds, distances, side="right")
     return (fold * 2 + same) * (len(thresholds) + 1) + first
 
 
 def _cumulated(counts: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs below each threshold (…, folds, 2, thresholds) and in all (…, folds, 2) of what ``_cells`` counts (…, n)."""
+    """Pairs below each threshold (…, folds, 2, thresholds) and in all (…, folds, 2), from counts of cells (…, n)."""
     counts = counts.reshape(*counts.shape[:-1], FOLDS, 2, len(thresholds) + 1)
     return counts[..., :-1].cumsum(axis=-1), counts.sum(axis=-1)
 

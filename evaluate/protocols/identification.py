@@ -124,16 +124,18 @@ def open_set(searches: Sequence[Search], names: Sequence[str]) -> dict:
 def resampled_joint(found: Search, subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
     """What ``joint`` gives, ``rank1`` … and TPIR by FPIR, (B,) each, with the probes' subjects (Q,) resampled.
 
-    The gallery stays as it is, as a part of the protocol. ``signs`` are of the subjects (`evaluate.protocols.resampling`).
+    The gallery stays as it is, as a part of the protocol. ``signs`` (B, u) are of the subjects, as
+    `evaluate.protocols.resampling` draws them.
     """
     count = (signs > 0) @ np.bincount(subject, minlength=signs.shape[1])
     wanted = np.outer(count, JOINT_FPIRS)
-    tpir = rates_above(found.mate_score, subject, limits(found.top_others, subject[found.top_probes], wanted, signs), signs)
+    limit = limits(found.top_others, subject[found.top_probes], wanted, signs)
+    tpir = rates_above(found.mate_score, subject, limit, signs)
     return _resampled_ranks(found.rank, subject, signs) | _by_rate(JOINT_FPIRS, tpir)
 
 
 def resampled_open_set(searches: Sequence[Search], subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
-    """What ``open_set`` gives as means of the galleries, as ``resampled_joint``: mated and other probes are resampled."""
+    """What ``open_set`` gives as means of the galleries, as ``resampled_joint``; probes without a mate count, too."""
     ranks = np.concatenate([found.rank[found.mated] for found in searches])
     subjects = np.concatenate([subject[found.mated] for found in searches])
     tpirs = []

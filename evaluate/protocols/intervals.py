@@ -3,9 +3,9 @@
 A rate's interval is Wilson's with an effective number of trials, n = p(1 - p)/v, where v is the variance of the
 resampled rates: so it is never empty, and it is skewed as the rate's distribution is near 0 and 1, where percentiles of
 few mistakes are too narrow (Fogliato, Patil and Perona, "Confidence intervals for error rates in 1:1 matching tasks",
-2023, arXiv 2306.01198, sections 3 and 5). At exactly 0 or 1, or where no resample differs, n is the number of units that
-were resampled. The difference of two models has neither end near, so its interval is the normal one, with the variance
-of the differences in the same resamples.
+2023, arXiv 2306.01198). At exactly 0 or 1, or where no resample differs, n is the number of units that were resampled.
+The difference of two models has neither end near, so its interval is the normal one, with the variance of the
+differences in the same resamples.
 """
 
 import math

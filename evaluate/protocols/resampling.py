@@ -5,9 +5,9 @@ them for it are too narrow. What is drawn are the *units*: people where they are
 nobody. Each resample draws a sign ε = ±1 for every unit.
 
 *Rates over what belongs to one unit each* (genuine pairs, probes) weigh it by 1 + ε, nothing or twice: the
-double-or-nothing bootstrap of Fogliato, Patil and Perona (2023, arXiv 2306.01198, section 4.3). It has the mean and the
-variance of drawing units with replacement, without what repeated draws bring: a person compared with themself (Conti
-and Clémençon, "Assessing Uncertainty in Similarity Scoring", 2022, arXiv 2211.07245, section 3).
+double-or-nothing bootstrap of Fogliato, Patil and Perona (2023, arXiv 2306.01198). It has the mean and the variance of
+drawing units with replacement, without what repeated draws bring: a person compared with themself (Conti and Clémençon,
+"Assessing Uncertainty in Similarity Scoring: Performance & Fairness in Face Recognition", 2022, arXiv 2211.07245).
 
 *Counts of impostor pairs*, which belong to two units, weigh a pair by
 
@@ -17,8 +17,8 @@ and Clémençon, "Assessing Uncertainty in Similarity Scoring", 2022, arXiv 2211
 three times too large a variance where accepted pairs are scattered, as at small FARs. λ = 0 weighs pairs of people
 without regard to what else these do. The count c over pairs of people d has, by Hoeffding's decomposition of a
 U-statistic, a variance that is estimated without bias by V₁ - V₂, V₁ = Σ_i (Σ_j h_ij)², V₂ = Σ_d h_d², h the
-centred counts; that of the weights above is λV₁ + V₂. So λ = 1 - 2V₂/V₁, at least 0. (The same two sums give the plug-in
-variance of Fogliato et al., section 4.2.)
+centred counts; that of the weights above is λV₁ + V₂. So λ = 1 - 2V₂/V₁, at least 0. (Fogliato et al. make their
+plug-in variance of the same two sums.)
 
 Two models on the same data meet the same signs, so that their difference can be resampled, too.
 """
@@ -70,8 +70,8 @@ def rates_above(scores: np.ndarray, unit: np.ndarray, limits: np.ndarray, signs:
 def limits(scores: np.ndarray, unit: np.ndarray, wanted: np.ndarray, signs: np.ndarray) -> np.ndarray:
     """Thresholds (B, k) that at most ``wanted`` (B, k) of the weighed ``scores`` exceed.
 
-    ``scores`` (n,) are falling, may be the largest only, and belong to ``unit`` (n,). What is wanted counts a unit that is
-    there once. Where all of them are too few, the least is the limit.
+    ``scores`` (n,) are falling, may be the largest only, and belong to ``unit`` (n,). What is wanted counts once what
+    belongs to a unit that is there. Where all of them are too few, the least is the limit.
     """
     found = np.empty(wanted.shape)
     for part in _parts(len(signs), len(scores)):
@@ -84,7 +84,7 @@ def limits(scores: np.ndarray, unit: np.ndarray, wanted: np.ndarray, signs: np.n
 def impostor_limits(
     scores: np.ndarray, first: np.ndarray, second: np.ndarray, fars: Sequence[float], signs: np.ndarray
 ) -> np.ndarray:
-    """Thresholds (B, k) for each of ``fars`` (k,) among impostor ``scores`` (P,) of the units ``first``, ``second`` (P,).
+    """Thresholds (B, k) for ``fars`` (k,) among impostor ``scores`` (P,) of pairs of units ``first``, ``second`` (P,).
 
     Exact for the weights above, but that the dyads' term of all P pairs is left out of their number; this makes V₂ too
     large by FAR/(1 - FAR) of itself. NaN for a FAR that not one pair would reach: nothing can be said of it.

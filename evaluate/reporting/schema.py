@@ -124,7 +124,7 @@ class HardPair(BaseModel):
 
 
 class OneToOne(Uncertain):
-    """IJB 1:1; ``tar``, ``far`` (the FAR really met) and ``threshold`` by the FAR that is asked for, as intervals are."""
+    """IJB 1:1; ``tar``, its intervals, ``far`` (which is really met) and ``threshold`` by the FAR that is asked for."""
 
     tar: Annotated[dict[str, Rate | None], _with_key(IJB_FAR)]
     far: dict[str, Number] | None = None

@@ -12,6 +12,7 @@ from pipelines.common.errors import escaped
 
 Intervals = Mapping[str, Sequence[float] | None] | None  # (low, high) by the figure's name
 
+
 def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
     """The figures of each verification set in percent.
 
