@@ -90,6 +90,7 @@ def _vit(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "name": _name(TransFace if "senet.0.weight" in tensors else VisionTransformer, dim, depth),
         "embedding_size": len(tensors["feature.2.weight"]),
         "input_size": 112 if side == 112 // PATCH_SIZE else (side + 1) * PATCH_SIZE - 1,
+        **({"registers": tensors["register_tokens"].shape[1]} if "register_tokens" in tensors else {}),
     }
 
 

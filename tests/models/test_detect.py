@@ -23,6 +23,7 @@ from models.weights import guess_architecture
         {"name": "mbf_large", "embedding_size": 128},
         {"name": "vit_s"},
         {"name": "vit_l", "embedding_size": 64},
+        {"name": "vit_t", "registers": 8},
         {"name": "transface_b"},
     ],
 )
