@@ -165,6 +165,7 @@ def test_squeeze_excite_of_iresnet_gates_each_branch():
 
 SMALL = [
     partial(IResNet, (2, 1, 1, 1), 16, 27, se=True),
+    partial(IResNet, (2, 1, 1, 1), 16, 27, pool="pair_relation"),
     partial(IR, (2, 1, 1, 1), 16, 27, dropout=0.0),
     partial(MobileFaceNet, (2, 1, 1, 1), 2, 16, 27, width=0.25),
     partial(VisionTransformer, 32, 4, 16, 27),

@@ -16,6 +16,7 @@ from models.weights import guess_architecture
         {"name": "r18"},
         {"name": "r50", "se": True, "embedding_size": 256},
         {"name": "r200", "input_size": 64},
+        {"name": "r18", "pool": "pair_relation", "pair_rank": 256},
         {"name": "r18", "width": 0.25, "input_size": 64},
         {"name": "ir_101"},
         {"name": "ir_se_50"},
