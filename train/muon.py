@@ -34,14 +34,13 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        shared = dict(lr=lr, weight_decay=weight_decay)
         of_muon = dict(momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn)
         matrices, others = _part(groups, matrices=True), _part(groups, matrices=False)
         self._rules: list[torch.optim.Optimizer] = []
         if matrices:
-            self._rules.append(torch.optim.Muon(matrices, **shared, **of_muon))  # type: ignore[arg-type]  # by name
+            self._rules.append(torch.optim.Muon(matrices, lr, weight_decay, **of_muon))  # type: ignore[arg-type]  # by name
         if others:
-            self._rules.append(torch.optim.AdamW(others, **shared, betas=betas, eps=eps))
+            self._rules.append(torch.optim.AdamW(others, lr, betas, eps, weight_decay))
         super().__init__([group for rule in self._rules for group in rule.param_groups], {})
 
     @torch.no_grad()
