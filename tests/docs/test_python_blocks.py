@@ -28,7 +28,7 @@ def jpeg(seed):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A finished run ``runs/a``, its ``model.onnx``, ``face.jpg``, ``train.rec`` of 300 images of 3 identities, ``lfw.bin``."""
+    """A finished run ``runs/a``, ``model.onnx``, ``face.jpg``, ``train.rec`` of 300 images of 3 people, ``lfw.bin``."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = {"name": "mbf", "embedding_size": 64, "input_size": 112, "width": 0.125}

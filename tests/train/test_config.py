@@ -10,7 +10,7 @@ import pytest
 from losses import MARGINS
 from models.registry import BACKBONES
 from pipelines.common.errors import UserError
-from train.config import Config, Group, Head, Model, TrainingSet, load_config
+from train.config import Config, Group, Head, Lora, Model, Stage, TrainingSet, load_config
 from train.keys import key_table
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -177,8 +177,9 @@ def keys_of(section, prefix=""):
             yield from keys_of(section.sections()[name], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.description
-        for listed in (kind for kind in get_args(field.annotation) if kind in (Group, TrainingSet)):
-            yield from keys_of(listed, f"{prefix}{name}[].")
+        several = "[]" if "list[" in str(field.annotation) else ""
+        for kind in (kind for kind in get_args(field.annotation) if kind in (Group, Lora, Stage, TrainingSet)):
+            yield from keys_of(kind, f"{prefix}{name}{several}.")
 
 
 def test_every_key_has_its_line_with_a_meaning():
