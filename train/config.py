@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
@@ -14,6 +15,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -40,9 +43,26 @@ def settled(value: Value | Auto) -> Value:
     return value
 
 
+class TrainingSet(Section):
+    path: LocalPath = Field(description="as data.train where it is one path")
+    weight: PositiveFloat = Field(1.0, description="how often each of its images comes in an epoch")
+    labels: LocalPath = Field(
+        "apart",
+        description="its identities are others than those of all sets (apart), or the same as those of their names in "
+        "the sets with shared labels (shared); or a file that says so of some, lines name<TAB>class",
+    )
+    images: LocalPath | None = Field(None, description="file with the numbers of the images that count; null for all")
+    identities: LocalPath | None = Field(None, description="file with the names of the identities that count, likewise")
+
+
 class Data(Section):
-    train: LocalPath = Field(
-        description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet"
+    train: list[TrainingSet] = Field(
+        min_length=1,
+        description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet, LMDB; or a list "
+        "of such paths and of sections with the keys below",
+    )
+    changes: list[LocalPath] = Field(
+        [], description="files of changed labels, as evaluate.labels writes them, of one of the sets or of all"
     )
     batch_size: PositiveInt = Field(128, description="images a rank takes in a step")
     augment: Annotated[str, one_of("augmentation", AUGMENTATIONS)] = Field(
@@ -66,6 +86,35 @@ class Data(Section):
     prefetch: PositiveInt | Auto = Field(3, description="batches decoded ahead; auto by their size")
     max_bad_fraction: float = Field(0.001, ge=0, le=1, description="stop when more images than this cannot be read")
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _paths_are_sets(cls, train: Any) -> Any:
+        if not isinstance(train, list):
+            if not isinstance(train, str | Mapping):
+                raise UserError(f"must be a path or a list of data sets, not {brief(train)}")
+            train = [train]
+        return [{"path": entry} if isinstance(entry, str) else entry for entry in train]
+
+    @field_serializer("train")
+    def _short(self, train: list[TrainingSet]) -> Any:
+        """As short as a user may write it."""
+        sets = [entry.model_dump(exclude_defaults=True) for entry in train]
+        paths = [entry["path"] if len(entry) == 1 else entry for entry in sets]
+        return paths[0] if len(paths) == 1 else paths
+
+    @property
+    def told(self) -> str:
+        """The training sets, for messages."""
+        return ", ".join(entry.path for entry in self.train)
+
+
+class Lora(Section):
+    rank: PositiveInt = Field(8, description="of the update of a weight")
+    alpha: PositiveFloat = Field(16, description="the update is multiplied by alpha / rank")
+    match: list[str] = Field(
+        ["*"], min_length=1, description="patterns of the weights' names; linear and ungrouped convolutional layers"
+    )
+
 
 class Model(OpenSection):
     table: ClassVar = BACKBONES
@@ -78,11 +127,25 @@ class Model(OpenSection):
     init_from: LocalPath | None = Field(
         None, description="weights to start from: any file or folder models.load_weights reads"
     )
+    freeze: list[str] = Field(
+        [],
+        description="parameters that are not trained: norms, biases, or patterns of names, such as layer1.*; batch "
+        "norms frozen whole keep their running statistics and normalise by them",
+    )
+    lora: Lora | None = Field(
+        None, description="train updates of low rank instead of the weights; they are part of the saved ones"
+    )
     checkpoint_activations: bool | Auto = Field(
         False, description="compute activations again for the gradient; auto where they do not fit into the memory"
     )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
     compile: bool = Field(False, description="torch.compile the backbone for training")
+
+    @model_validator(mode="after")
+    def _lora_freezes(self) -> "Model":
+        if self.lora and self.freeze:
+            raise UserError("lora freezes the whole backbone: leave out freeze")
+        return self
 
     @model_validator(mode="after")
     def _can_compute_again(self) -> "Model":
@@ -101,6 +164,11 @@ class Model(OpenSection):
         own = {"name": self.name, "embedding_size": self.embedding_size, "input_size": self.input_size}
         again = {"checkpoint_activations": True} if self.checkpoint_activations is True else {}
         return own | self.options | again
+
+    @property
+    def trained(self) -> str:
+        """What of the backbone is trained, as a checkpoint notes it: the parameters of the optimiser depend on it."""
+        return f"all but {self.freeze}" if self.freeze else str(self.lora) if self.lora else "all"
 
 
 CentreRule = Literal["sgd", "adamw", "lion"]  # what losses.CentreOptimizer knows
@@ -140,6 +208,11 @@ class Head(OpenSection):
     num_classes: PositiveInt | None = Field(None, description="null takes the data's")
     init_from: LocalPath | None = Field(
         None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
+    )
+    init: Literal["random", "class_means"] = Field(
+        "random",
+        description="where the centres that init_from does not have begin; class_means: where the network that the run "
+        "begins with has the images of the class on average",
     )
     optim: CentreOptim = CentreOptim()
 
@@ -305,7 +378,10 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     dist: Dist = Dist()
     log: Log = Log()
-    precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="of the arithmetic; weights are float32")
+    precision: Literal["bf16", "fp16", "fp32"] | Auto = Field(
+        "bf16",
+        description="of the arithmetic; weights are float32; auto: bf16, on a processor without products of it fp32",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where each rank has a device")
     output: LocalPath = Field(description="folder of the run")
     seed: int = Field(2048, ge=0, lt=2**63, description="of everything random: weights, order, augmentation, dropout")

@@ -39,9 +39,9 @@ def trained_groups(backbone: nn.Module, recipe: nn.Module, optim: Optim) -> tupl
     Raises:
         UserError: a group gets no parameter, or the backbone has no layers to tell of.
     """
-    own = _named(backbone, "")
+    own = named(backbone)
     known = {id(parameter) for parameter in backbone.parameters()}
-    others = [each for each in _named(recipe, "recipe.") if id(each.parameter) not in known]
+    others = [each for each in named(recipe, "recipe.") if id(each.parameter) not in known]
     rules = [_rule(each, optim.groups) for each in [*own, *others]]
     for index, group in enumerate(optim.groups):
         if index not in rules:
@@ -58,13 +58,15 @@ def parameters_of(groups: Groups) -> list[nn.Parameter]:
     return [parameter for group in groups for parameter in group["params"]]
 
 
-class _Named(NamedTuple):
+class Named(NamedTuple):
+    """A parameter, the name that patterns are compared with, and whether a norm has it."""
+
     name: str
     parameter: nn.Parameter
     of_norm: bool
 
 
-def _named(module: nn.Module, prefix: str) -> list[_Named]:
+def named(module: nn.Module, prefix: str = "") -> list[Named]:
     """The trained parameters of a module, each once."""
     norms = {
         id(parameter)
@@ -72,16 +74,17 @@ def _named(module: nn.Module, prefix: str) -> list[_Named]:
         if isinstance(part, _NORMS)
         for parameter in part.parameters(recurse=False)
     }
-    named = module.named_parameters()
-    return [_Named(prefix + name, p, id(p) in norms) for name, p in named if p.requires_grad]
+    parameters = module.named_parameters()
+    return [Named(prefix + name, p, id(p) in norms) for name, p in parameters if p.requires_grad]
 
 
-def _rule(each: _Named, groups: Sequence[Group]) -> int:
+def _rule(each: Named, groups: Sequence[Group]) -> int:
     """The index of the group that takes a parameter; -1 for none."""
-    return next((index for index, group in enumerate(groups) if _matches(each, group.match)), -1)
+    return next((index for index, group in enumerate(groups) if matches(each, group.match)), -1)
 
 
-def _matches(each: _Named, match: str) -> bool:
+def matches(each: Named, match: str) -> bool:
+    """Whether ``norms``, ``biases`` or a pattern of names means this parameter."""
     if match == "norms":
         return each.of_norm
     return each.name.endswith("bias") if match == "biases" else fnmatchcase(each.name, match)
@@ -101,10 +104,10 @@ def _layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
 
 
 def _grouped(
-    named: Iterable[_Named], optim: Optim, lr_scale: float = 1.0, shares: Mapping[int, float] = MappingProxyType({})
+    members: Iterable[Named], optim: Optim, lr_scale: float = 1.0, shares: Mapping[int, float] = MappingProxyType({})
 ) -> Groups:
     taken: dict[tuple[int, float], list[nn.Parameter]] = {}
-    for each in named:
+    for each in members:
         key = _rule(each, optim.groups), shares.get(id(each.parameter), 1.0)
         taken.setdefault(key, []).append(each.parameter)
     groups: Groups = []

@@ -9,7 +9,8 @@ import pytest
 
 from losses import MARGINS
 from models.registry import BACKBONES
-from train.config import Config, Group, Head, Model, Stage, load_config
+from pipelines.common.errors import UserError
+from train.config import Config, Group, Head, Lora, Model, Stage, TrainingSet, load_config
 from train.keys import key_table
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -176,8 +177,9 @@ def keys_of(section, prefix=""):
             yield from keys_of(section.sections()[name], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.description
-        for listed in (kind for kind in get_args(field.annotation) if kind in (Group, Stage)):
-            yield from keys_of(listed, f"{prefix}{name}[].")
+        several = "[]" if "list[" in str(field.annotation) else ""
+        for kind in (kind for kind in get_args(field.annotation) if kind in (Group, Lora, Stage, TrainingSet)):
+            yield from keys_of(kind, f"{prefix}{name}{several}.")
 
 
 def test_every_key_has_its_line_with_a_meaning():
@@ -198,7 +200,7 @@ def test_empty_sections_mean_their_defaults(file):
 
 def test_a_path_may_be_no_utf8(file):
     path = os.fsdecode(b"/data/caf\xe9")
-    assert load_config(file, [f"data.train={path}"]).data.train == path
+    assert load_config(file, [f"data.train={path}"]).data.train[0].path == path
 
 
 def test_paths_are_expanded(file, monkeypatch):
@@ -206,9 +208,35 @@ def test_paths_are_expanded(file, monkeypatch):
     monkeypatch.setenv("SCRATCH", "/scratch")
     keys = ["data.train", "output", "model.init_from", "head.init_from"]
     config = load_config(file, [*(f"{key}=~/a/$SCRATCH" for key in keys), "verify.bins=[lfw, '${SCRATCH}/a$.bin']"])
-    found = [config.data.train, config.output, config.model.init_from, config.head.init_from]
+    found = [config.data.train[0].path, config.output, config.model.init_from, config.head.init_from]
     assert found == ["/home/me/a//scratch"] * 4
     assert config.verify.bins == ["lfw", "/scratch/a$.bin"]
+
+
+def test_data_is_a_path_or_a_list_of_sets(file):
+    short, listed = (load_config(file, [f"data.train={text}"]).data for text in ("/a", "[/a]"))
+    assert short == listed and short.model_dump()["train"] == "/a"
+    sets = ["/a", {"path": "/b", "weight": 2.5, "labels": "shared"}]
+    data = load_config(file, ["data.train=[/a, {path: /b, weight: 2.5, labels: shared}]"]).data
+    assert [entry.weight for entry in data.train] == [1, 2.5] and data.told == "/a, /b"
+    assert data.model_dump()["train"] == sets == load_config(file, [f"data.train={sets}"]).data.model_dump()["train"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("3", "data.train: must be a path or a list of data sets, not 3"),
+        ("[]", "data.train: List should have at least 1 item"),
+        ("[{weight: 2}]", "data.train.0.path is missing"),
+        ("[/a, {path: /b, weight: 0}]", "data.train.1.weight: must be greater than 0, not 0"),
+        ("[/a, {path: /b, wieght: 2}]", "unknown key data.train.1.wieght"),
+        ("['']", "data.train.0.path: must not be empty"),
+        ("[3]", "data.train.0 must be a section of keys and values, not 3"),
+    ],
+)
+def test_a_mistake_in_the_list_of_sets(file, value, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        load_config(file, [f"data.train={value}"])
 
 
 def test_two_warm_ups(file):

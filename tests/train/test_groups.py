@@ -87,14 +87,14 @@ def test_a_group_without_parameters_is_an_error(rules, words):
         trained_groups(Small(), Recipe(), Optim(groups=groups(*rules)))
 
 
-@pytest.mark.parametrize("name", ["vit_t", "transface_t"])
-def test_layers_of_a_vit(name):
+@pytest.mark.parametrize(("name", "options"), [("vit_t", {"registers": 4}), ("transface_t", {})])
+def test_layers_of_a_vit(name, options):
     """A share of the rate for each parameter, by a list made by hand for its twelve blocks."""
-    backbone = create_model(name, 16, 36)
+    backbone = create_model(name, 16, 36, **options)
     optim = Optim(layer_decay=0.5, backbone_lr=0.1, groups=groups(("norms", {"weight_decay": 0, "lr": 3})))
     found, _ = trained_groups(backbone, Recipe(), optim)
     shares = {id(p): group["lr_scale"] for group in found for p in group["params"]}
-    starts = {"patch_embed": 13, "pos_embed": 13, **{f"blocks.{i}": 12 - i for i in range(12)}}
+    starts = {"patch_embed": 13, "pos_embed": 13, "register_tokens": 13, **{f"blocks.{i}": 12 - i for i in range(12)}}
     starts |= {"norm": 0, "feature": 0, "mask_token": 0, "senet": 0}
     norms = {id(p) for m in backbone.modules() if isinstance(m, (nn.LayerNorm, nn.BatchNorm1d)) for p in m.parameters()}
     for key, parameter in backbone.named_parameters():
