@@ -74,7 +74,7 @@ def run_inspect(monkeypatch, capsys, *arguments):
 
 
 def test_table_of_all(monkeypatch, capsys):
-    monkeypatch.setattr("models.inspect.model_names", lambda: ["mbf", "r18"])
+    monkeypatch.setattr("models.inspect.model_names", lambda pattern: ["mbf", "r18"])
     table = run_inspect(monkeypatch, capsys)
     assert "24.03" in table
     assert "0.4375" in table
