@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.lora import merged
 from models.sharded import read_sharded
 from pipelines.common.errors import UserError, brief, one_line
 
@@ -25,7 +26,7 @@ def read_file(path: Path) -> Any:
         ValueError: it is damaged, no such file, or could be read only by running code that it names.
     """
     if path.is_dir():
-        return read_sharded(path, "ema", "backbone")  # averaged weights where there are some
+        return merged(read_sharded(path, "ema", "backbone"))  # averaged weights where there are some
     if path.suffix.lower() == ".onnx":
         raise UserError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")
     if path.suffix.lower() == ".safetensors":
