@@ -136,14 +136,14 @@ def count_batches_once(model: nn.Module) -> None:
             norm.register_forward_hook(_behind_norm, always_call=True)
 
 
-def _before_norm(norm: nn.Module, inputs: Any) -> None:
+def _before_norm(norm: Any, inputs: Any) -> None:
     # Within a backward pass, what runs forward is computed again.
     if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
         norm.kept = norm.momentum, norm.num_batches_tracked
-        norm.momentum, norm.num_batches_tracked = 0.0, None  # type: ignore[assignment]
+        norm.momentum, norm.num_batches_tracked = 0.0, None
 
 
-def _behind_norm(norm: nn.Module, inputs: Any, output: Any) -> None:
+def _behind_norm(norm: Any, inputs: Any, output: Any) -> None:
     if not torch.compiler.is_compiling() and "kept" in vars(norm):
-        norm.momentum, norm.num_batches_tracked = norm.kept  # type: ignore[misc, assignment]
+        norm.momentum, norm.num_batches_tracked = norm.kept
         del norm.kept

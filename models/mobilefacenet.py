@@ -105,7 +105,7 @@ class MobileFaceNet(nn.Module):
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
 
-        unit = max(4, round(UNIT * width / 4) * 4)
+        unit = unit_channels(width)
         narrow, wide, last = unit * scale, 2 * unit * scale, max(512, 8 * unit)
         self.layers = nn.ModuleList(
             [
@@ -129,6 +129,11 @@ class MobileFaceNet(nn.Module):
     def forward(self, images_bchw: Tensor) -> Tensor:
         x_bchw = run_blocks(self.layers, images_bchw, self.checkpoint_activations)
         return self.features(self.conv_sep(x_bchw))
+
+
+def unit_channels(width: float) -> int:
+    """The channels of which all maps have a multiple."""
+    return max(4, round(UNIT * width / 4) * 4)
 
 
 def initialise(network: nn.Module) -> None:

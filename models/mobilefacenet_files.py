@@ -58,7 +58,8 @@ _MARKS = {
 
 def translated(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
     """Tensors of a file, those of such networks under our names, and the project that these come from, if any."""
-    found, origin = dict(named), None
+    found = dict(named)
+    origin: str | None = None
     for mark, (project, names) in _MARKS.items():
         for prefix in [name.removesuffix(mark) for name in named if re.search(rf"(^|[./]){re.escape(mark)}$", name)]:
             theirs = {name.removeprefix(prefix): found.pop(name) for name in named if name.startswith(prefix)}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import Width, downsampled
-from models.mobilefacenet import ConvBlock, GlobalDepthwise, MobileFaceNet, initialise
+from models.mobilefacenet import ConvBlock, GlobalDepthwise, MobileFaceNet, initialise, unit_channels
 
 # Means and standard deviations of ImageNet's colours in [0, 1], by which many networks normalise.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,11 +35,10 @@ class PaperMobileFaceNet(MobileFaceNet):
             (1, 4, 6, 2), 1, embedding_size, input_size, width=width, checkpoint_activations=checkpoint_activations
         )
         self.margin = input_size // 14 if portrait else 0
-        narrow = self.layers[1].layers[0].out_channels
-        last = self.conv_sep.layers[0].out_channels
-        self.layers[1] = self.second_layer(narrow)
+        unit = unit_channels(width)
+        self.layers[1] = self.second_layer(unit)
         sides = downsampled(input_size, 4), downsampled(input_size - 2 * self.margin, 4)
-        self.features = GlobalDepthwise(last, sides, embedding_size)
+        self.features = GlobalDepthwise(max(512, 8 * unit), sides, embedding_size)
         initialise(self)
 
     def second_layer(self, channels: int) -> nn.Module:

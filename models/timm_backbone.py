@@ -67,7 +67,7 @@ class TimmBackbone(nn.Module):
         self.pool = pool
         self._arguments = {"name": model_name, "input_size": input_size, **options}
         classes = embedding_size if pool == "own" else 0
-        self.model = _build(**self._arguments, num_classes=classes)
+        self.model: Any = _build(**self._arguments, num_classes=classes)
         with torch.device("meta"), torch.enable_grad():
             probe = _build(**self._arguments, num_classes=classes).train()
             output = self._tried(probe, torch.empty(2, 3, input_size, input_size))
@@ -139,7 +139,7 @@ class TimmBackbone(nn.Module):
         return sorted(published.keys() - taken.keys())
 
 
-def feature_map(model: nn.Module, images_bchw: Tensor) -> Tensor:
+def feature_map(model: Any, images_bchw: Tensor) -> Tensor:
     """The last map or tokens of a model of timm, without its class and register tokens: (b, c, n) of n places."""
     features = model.forward_features(images_bchw)
     if not isinstance(features, Tensor) or features.ndim not in (2, 3, 4):
@@ -214,7 +214,7 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
     return list(found.values())
 
 
-def _can_compute_again(model: nn.Module) -> bool:
+def _can_compute_again(model: Any) -> bool:
     try:
         model.set_grad_checkpointing(True)
     except (AssertionError, AttributeError, NotImplementedError):

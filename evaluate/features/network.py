@@ -55,8 +55,8 @@ def load_network(
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     size = options["input_size"]
     bgr, unit_range, imagenet = (options.get(name, False) for name in ("bgr", "unit_range", "imagenet"))
-    colours = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if imagenet else {}
-    found = Preprocessing((0, 1) if unit_range or imagenet else (-1, 1), bgr=bgr, **colours)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else ((0.0,), (1.0,))
+    found = Preprocessing((0, 1) if unit_range or imagenet else (-1, 1), mean, std, bgr)
     preprocessing, text = overruled(found, "as the checkpoint tells" if bgr or unit_range or imagenet else "", given)
     if preprocessing == found:  # which the backbone does by itself
         return Network(model, size, text)

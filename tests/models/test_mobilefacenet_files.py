@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from evaluate.features.network import load_network
 from models import create_model
 from models.weights import load_backbone, load_weights
 from tests.models.support import small
@@ -112,6 +113,10 @@ def test_foamlius_network(tmp_path):
     model, options = load_backbone(tmp_path / "x.pt")
     assert options == {"name": "mobilefacenet_relu6", "embedding_size": 128, "input_size": 112, "imagenet": True}
     assert relative(model.double()(IMAGES), expected) < 1e-5
+    told = load_network(tmp_path / "x.pt").input
+    assert told.startswith("RGB in [0, 1] minus mean 0.485, 0.456, 0.406") and told.endswith("as the checkpoint tells")
+    other = load_network(tmp_path / "x.pt", given={"bgr": True}).model.double()  # normalises before the backbone
+    assert relative(other(IMAGES.flip(1)), expected) < 1e-5
     plain = create_model("mobilefacenet_relu6", 128).double().eval()
     with pytest.warns(UserWarning, match="foamliu/MobileFaceNet, which trains on other images: .*imagenet=True"):
         load_weights(plain, tmp_path / "x.pt")
