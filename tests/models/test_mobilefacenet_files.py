@@ -41,7 +41,7 @@ class Network:
             self.tensors[f"{name}.num_batches_tracked"] = torch.tensor(7)
         scale, shift = (self.tensor(f"{name}.{part}", x.shape[1], low=0.5, high=1.5) for part in ("weight", "bias"))
         mean = self.tensor(f"{name}.running_mean", x.shape[1])
-        variance = self.tensor(f"{name}.running_var", x.shape[1], low=0.01, high=0.1)
+        variance = self.tensor(f"{name}.running_var", x.shape[1], low=0.5, high=1.5)
         return F.batch_norm(x, mean, variance, scale, shift)
 
     def prelu(self, x, name):
