@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.edgeface import EdgeFace
 from models.ir import IR
 from models.iresnet import STAGE_CHANNELS, IResNet
 from models.mobilefacenet import UNIT, MobileFaceNet
+from models.mobilefacenet_paper import PaperMobileFaceNet, ReLU6MobileFaceNet
 from models.registry import BACKBONES
 from models.vit import PATCH_SIZE, TransFace, VisionTransformer
 from pipelines.common.errors import UserError
@@ -80,12 +82,20 @@ def _mobilefacenet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     depths = tuple(_count(tensors, rf"layers\.{stage}\.layers\.(\d+)\.layers\.0\.layers") for stage in (1, 3, 5, 7))
     narrow, hidden = tensors["layers.2.layers.2.layers.0.weight"].shape[:2]
     unit = hidden // 2
-    found = {
-        "name": _name(MobileFaceNet, (depths[0] or 1, *depths[1:]), narrow // unit),
+    height, breadth = tensors["features.layers.0.layers.0.weight"].shape[2:]
+    if "layers.1.1.layers.0.weight" in tensors:
+        name = _name(ReLU6MobileFaceNet)
+    elif narrow == unit:
+        name = _name(PaperMobileFaceNet)
+    else:
+        name = _name(MobileFaceNet, (depths[0] or 1, *depths[1:]), narrow // unit)
+    return {
+        "name": name,
         "embedding_size": len(tensors["features.layers.2.weight"]),
-        "input_size": 16 * tensors["features.layers.0.layers.0.weight"].shape[2],
+        "input_size": 16 * height,
+        **({"width": unit / UNIT} if unit != UNIT else {}),
+        **({"portrait": True} if breadth < height else {}),
     }
-    return found | ({"width": unit / UNIT} if unit != UNIT else {})
 
 
 def _vit(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -100,18 +110,33 @@ def _vit(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _edgeface(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    variants = {24: "edgenext_xx_small", 32: "edgenext_x_small", 48: "edgenext_small", 80: "edgenext_base"}
+    variant = variants[len(tensors["model.stem.0.weight"])]
+    low_rank = "model.head.fc.linear1.weight" in tensors
+    gamma = {"edgenext_x_small": 0.6, "edgenext_small": 0.5}[variant] if low_rank else None
+    return {
+        "name": _name(EdgeFace, variant, gamma),
+        "embedding_size": len(tensors["model.head.fc.linear2.weight" if low_rank else "model.head.fc.weight"]),
+        "input_size": 112,  # of any size: its last map is averaged
+    }
+
+
 # A tensor that only this family has.
 _GUESSES: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "layer1.0.bn1.weight": _iresnet,
     "body.0.res_layer.0.weight": _ir,
     "conv_sep.layers.0.weight": _mobilefacenet,
     "patch_embed.proj.weight": _vit,
+    "model.stages.3.blocks.1.xca.temperature": _edgeface,  # of two blocks
+    "model.stages.3.blocks.2.xca.temperature": _edgeface,  # of three
 }
 
 
 # How most names of those families' tensors begin, behind any prefix that ends in a dot or, of a section, in a slash.
 _OF_A_BACKBONE = re.compile(
-    r"(?:^|[./])((?:layer[1-4]|blocks)\.\d+\.|body\.\d+\.(?:res|shortcut)_layer\.|layers\.\d+\.layers\.|patch_embed\.)"
+    r"(?:^|[./])((?:layer[1-4]|blocks)\.\d+\.|body\.\d+\.(?:res|shortcut)_layer\.|layers\.\d+\.layers\.|patch_embed\.|"
+    r"model\.stages\.\d\.)"
 )
 
 

@@ -19,9 +19,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.registry import create_model, model_names
+from models.registry import BACKBONES, create_model, model_names
 from models.weights import load_backbone
 from pipelines.common.command import at_least, run, say
+from pipelines.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ def arguments() -> argparse.Namespace:
         prog="python -m models.inspect", description="Parameters, multiply-adds, memory and speed of backbones."
     )
     parser.add_argument(
-        "model", nargs="?", help="a backbone's name or a file of weights; default: a table of all names"
+        "model",
+        nargs="?",
+        default="*",
+        help="a backbone's name or a file of weights; of a pattern such as 'timm/*vit_tiny*' a table; default: of ours",
     )
     parser.add_argument("--batch-size", type=at_least(1), default=32, help="images at a time when measuring the speed")
     args = parser.parse_args()
@@ -126,13 +130,14 @@ def main() -> None:
     args = arguments()
     console = Console()
     table = Table("backbone", "parameters M", "GMAC", "activations MiB/image")
-    if args.model is None:
-        for name in model_names():
-            table.add_row(name, *_cells(cost(name=name)))
+    path = Path(args.model)
+    if {"*", "?"} & set(args.model) and not path.exists():
+        for name in model_names(args.model):
+            table.add_row(name, *_costs(name))
         console.print(table)
         return
-    path = Path(args.model)
-    if args.model not in model_names() and (path.exists() or args.model != path.stem):  # names have no / and no .
+    ours = args.model in model_names()
+    if not ours and (path.exists() or (args.model not in BACKBONES and args.model != path.stem)):  # ours have no / or .
         model, options = load_backbone(path)
         say(f"{path} holds {options}")
     else:
@@ -145,6 +150,14 @@ def main() -> None:
     training = "–" if math.isnan(measured.training) else f"{measured.training:.1f}"
     table.add_row(options["name"], *_cells(cost(**options)), f"{measured.forward:.1f}", training)
     console.print(table)
+
+
+def _costs(name: str) -> tuple[str, ...]:
+    """A row of the table; or what keeps a backbone from images of 112 pixels."""
+    try:
+        return _cells(cost(name=name))
+    except UserError as error:
+        return (str(error),)
 
 
 def _cells(found: Cost) -> tuple[str, str, str]:

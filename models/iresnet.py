@@ -31,7 +31,7 @@ def residual_branch(in_channels: int, out_channels: int, stride: int, se: bool) 
     }
 
 
-class _Skipping(nn.Conv2d):
+class Skipping(nn.Conv2d):
     """A 1×1 convolution of the pixels that a stride leaves.
 
     For the gradient of few channels, channels-last, oneDNN's own of stride 2 (PyTorch 2.13, with AVX-512) writes past
@@ -49,7 +49,7 @@ class _Skipping(nn.Conv2d):
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """The shortcut of a block that changes the shape."""
     return nn.Sequential(
-        _Skipping(in_channels, out_channels, stride)
+        Skipping(in_channels, out_channels, stride)
         if in_channels < 16
         else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
         BatchNorm2d(out_channels),

@@ -126,3 +126,24 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, state):
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def count_batches_once(model: nn.Module) -> None:
+    """Keep batch norms that others' checkpoints compute again from counting a batch twice, as `run_blocks` does."""
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.register_forward_pre_hook(_before_norm)
+            norm.register_forward_hook(_behind_norm, always_call=True)
+
+
+def _before_norm(norm: Any, inputs: Any) -> None:
+    # Within a backward pass, what runs forward is computed again.
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        norm.kept = norm.momentum, norm.num_batches_tracked
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+
+
+def _behind_norm(norm: Any, inputs: Any, output: Any) -> None:
+    if not torch.compiler.is_compiling() and "kept" in vars(norm):
+        norm.momentum, norm.num_batches_tracked = norm.kept
+        del norm.kept

@@ -31,7 +31,7 @@ class ConvBlock(_Layers):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int,
+        kernel: int | tuple[int, int],
         stride: int = 1,
         padding: int = 0,
         groups: int = 1,
@@ -70,11 +70,11 @@ class Stage(_Layers):
 
 
 class GlobalDepthwise(_Layers):
-    """A depthwise convolution over the whole map, then a linear layer: (b, c, side, side) to (b, embedding_size)."""
+    """A depthwise convolution over the whole map, then a linear layer: (b, c, *sides) to (b, embedding_size)."""
 
-    def __init__(self, channels: int, side: int, embedding_size: int) -> None:
+    def __init__(self, channels: int, sides: tuple[int, int], embedding_size: int) -> None:
         super().__init__(
-            ConvBlock(channels, channels, side, groups=channels, linear=True),
+            ConvBlock(channels, channels, sides, groups=channels, linear=True),
             nn.Flatten(),
             nn.Linear(channels, embedding_size, bias=False),
             nn.BatchNorm1d(embedding_size),
@@ -105,7 +105,7 @@ class MobileFaceNet(nn.Module):
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
 
-        unit = max(4, round(UNIT * width / 4) * 4)
+        unit = unit_channels(width)
         narrow, wide, last = unit * scale, 2 * unit * scale, max(512, 8 * unit)
         self.layers = nn.ModuleList(
             [
@@ -122,11 +122,22 @@ class MobileFaceNet(nn.Module):
             ]
         )
         self.conv_sep = ConvBlock(wide, last, 1)
-        self.features = GlobalDepthwise(last, downsampled(input_size, 4), embedding_size)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        side = downsampled(input_size, 4)
+        self.features = GlobalDepthwise(last, (side, side), embedding_size)
+        initialise(self)
 
     def forward(self, images_bchw: Tensor) -> Tensor:
         x_bchw = run_blocks(self.layers, images_bchw, self.checkpoint_activations)
         return self.features(self.conv_sep(x_bchw))
+
+
+def unit_channels(width: float) -> int:
+    """The channels of which all maps have a multiple."""
+    return max(4, round(UNIT * width / 4) * 4)
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw the weights of all convolutions."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -5,12 +5,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.batch_norm import BatchNorm2d
+from models.iresnet import Skipping
 from models.weights import require_finite
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
@@ -97,6 +99,11 @@ def quiet_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionP
     return onnxruntime.InferenceSession(model, options, providers=list(providers))
 
 
+# By their exact types: classes made from these do more, timm's batch norms an activation for example.
+_LAYERS = {nn.Conv2d, Skipping, nn.Linear}
+_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, BatchNorm2d}
+
+
 @torch.no_grad()
 def fold_batch_norms(model: nn.Module, images: Tensor) -> None:
     """Fold every batch norm right behind a convolution or linear layer into it, in place.
@@ -107,10 +114,10 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> None:
     made: dict[int, tuple[nn.Conv2d | nn.Linear, Tensor]] = {}  # by the id of the output, which is kept alive
     pairs: list[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm1d | nn.BatchNorm2d]] = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+    def note(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if type(module) in _LAYERS:
             made[id(output)] = module, output
-        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and id(inputs[0]) in made:
+        elif type(module) in _NORMS and id(inputs[0]) in made:
             pairs.append((made[id(inputs[0])][0], module))
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]

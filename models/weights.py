@@ -1,35 +1,34 @@
 """Published and own weights into a backbone, whatever file they come in, without running anything from that file."""
 
-import pickle
-import re
 import warnings
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.detect import backbone_prefixes, guess_architecture
-from models.lora import merged
-from models.registry import create_model, model_arguments
-from models.sharded import read_sharded
-from pipelines.common.errors import UserError, one_line
+from models.mobilefacenet_files import translated
+from models.registry import BACKBONES, create_model, model_arguments
+from models.timm_backbone import TimmBackbone
+from models.weight_files import named_tensors, read_file, weight_file
+from pipelines.common.errors import UserError, brief
 
 # The images that published networks were trained on where they are not RGB in [-1, 1], as arguments of `create_model`.
-_TRAINED_ON = {"AdaFace": {"bgr": True}, "MagFace": {"bgr": True, "unit_range": True}}
+_TRAINED_ON = {
+    "AdaFace": {"bgr": True},
+    "MagFace": {"bgr": True, "unit_range": True},
+    "foamliu/MobileFaceNet": {"imagenet": True},
+}
 
 
 class Weights(NamedTuple):
     """The tensors of a backbone under their published names."""
 
     tensors: dict[str, Tensor]
-    origin: str | None = None  # AdaFace or MagFace, where the file has the layout of their published checkpoints
+    origin: str | None = None  # whose layout the file has, where that is another project's
 
     @property
     def options(self) -> dict[str, bool]:
@@ -40,10 +39,21 @@ class Weights(NamedTuple):
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Copy the weights in a file (see `read_weights`) into ``model``.
 
+    A backbone of timm also takes what timm publishes for its part; its head then keeps the weights that it has.
+
     Raises:
         ValueError: when they do not fit, naming what is missing, unexpected and of another shape.
     """
-    weights = read_weights(path, model)
+    content = read_file(weight_file(Path(path)))
+    if isinstance(model, TimmBackbone) and (tensors := _of_part(content, model, model.model)):
+        try:
+            left = model.load_pretrained(tensors)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        text = f"; {len(left)} of its tensors have no place here: {brief(left)}" if left else ""
+        warnings.warn(f"{path} holds timm's part alone: the head that makes the embeddings is new{text}", stacklevel=2)
+        return
+    weights = _weights(content, Path(path), model)
     _fit(model, weights.tensors, path)
     lacking = [f"{name}={value}" for name, value in weights.options.items() if getattr(model, name, value) != value]
     if lacking:
@@ -60,14 +70,15 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
     Args:
         path: a file or folder that `read_weights` takes.
         options: arguments of `create_model`. What is not given comes from the ``config.json`` or ``config.yaml`` near
-            the weights, or, when there is none, from the names and shapes of the tensors; ``bgr`` and ``unit_range``
-            of networks that were trained on such images from the layout of AdaFace's and MagFace's files.
+            the weights, or, when there is none, from the names and shapes of the tensors; ``bgr`` and others of
+            what says which images a network was trained on, from the layout of the projects' files.
     """
     path = Path(path)
-    weights = read_weights(path)
-    found = _described(path) or _guessed(weights.tensors, path)
-    if options.get("name", found["name"]) != found["name"]:
-        found = {size: found[size] for size in ("embedding_size", "input_size") if size in found}
+    described = _described(path)
+    found = _of_name(described, options) if described else None
+    weights = read_weights(path, _expected((found or {}) | options))
+    if found is None:
+        found = _of_name(_guessed(weights.tensors, path, options.get("name")), options)
     options = {"embedding_size": 512, "input_size": 112} | found | options
     known = model_arguments(options["name"])
     told: dict[str, Any] = {name: value for name, value in weights.options.items() if name in known}
@@ -92,123 +103,28 @@ def read_weights(path: str | Path, model: nn.Module | None = None) -> Weights:
         FileNotFoundError: when there is nothing at ``path``.
         ValueError: when it is damaged, holds no state dict, or could be read only by running code that it names.
     """
-    path = _file(Path(path))
-    if path.is_dir():
-        content: Any = merged(read_sharded(path, "ema", "backbone"))  # averaged weights where there are some
-    elif path.suffix.lower() == ".onnx":
-        raise UserError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")
-    elif path.suffix.lower() == ".safetensors":
-        try:
-            content = load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path} is no safetensors file: {one_line(error)}") from None
-    else:
-        content = _unpickle(path)
-    tensors, prefix = _backbone_tensors(content, path, model)
+    path = weight_file(Path(path))
+    return _weights(read_file(path), path, model)
+
+
+def _weights(content: Any, path: Path, model: nn.Module | None) -> Weights:
+    named, origin = translated(dict(named_tensors(content)))
+    tensors, prefix = _backbone_tensors(named, path, model)
     if prefix.endswith("features.module."):
-        return Weights(tensors, "MagFace")
-    return Weights(tensors, "AdaFace" if "pytorch-lightning_version" in content else None)
+        origin = "MagFace"
+    elif "pytorch-lightning_version" in content:
+        origin = "AdaFace"
+    return Weights(tensors, origin)
 
 
-# What a folder's weights are called, and how files of weights end under any name.
-_FILES = ("model.safetensors", "model.pt", "best.pt", "pytorch_model.bin")
-_SUFFIXES = {".bin", ".ckpt", ".onnx", ".pt", ".pth", ".safetensors", ".tar"}
-
-
-def _file(path: Path) -> Path:
-    """The weights meant by a folder: its file of weights, or the folder itself when it is a sharded checkpoint."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    if not path.is_dir() or (path / ".metadata").exists():
-        return path
-    for name in _FILES:
-        if (path / name).exists():
-            return path / name
-    text = f"{path} holds no {', '.join(_FILES[:-1])} or {_FILES[-1]}"
-    if steps := sorted((path / "checkpoints").glob("step_*")):
-        raise FileNotFoundError(f"{text}: has its training finished? Its newest checkpoint is {steps[-1]}")
-    files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.suffix.lower() in _SUFFIXES)
-    if files:
-        text += f"; name the file that you mean: {_brief([str(file) for file in files])}"
-    raise FileNotFoundError(text)
-
-
-# What training scripts keep beside the weights: Lightning's callbacks and settings, scores, command lines.
-_BYSTANDERS = ("pytorch_lightning.", "lightning.", "numpy.", "argparse.", "easydict.")
-
-
-class _Bystander:
-    """Stands for what a file names beside the tensors; whatever is done to it does nothing, and nothing is imported."""
-
-    def __new__(cls, *arguments: Any) -> Any:
-        # Subclasses of dict are made empty and filled then, which PyTorch does to its own kinds of dict only.
-        return super().__new__(cls) if arguments else OrderedDict()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_REMEDY = (
-    "Where you trust it, let the program that wrote it save the plain state dict: torch.save(model.state_dict(), ...)"
-)
-
-
-def _require_unchanged(path: Path) -> None:
-    """Check the CRC-32 that every entry of a zip file has, which PyTorch does not look at.
-
-    It is zero where who wrote the file has turned checksums off (`torch.serialization.set_crc32_options`).
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":  # the older format
-            return
-        try:
-            archive = zipfile.ZipFile(file)
-        except Exception:  # of no use to PyTorch either, which says why
-            return
-        for entry in archive.infolist():
-            try:
-                with archive.open(entry) as content:
-                    while entry.CRC and content.read(1 << 20):
-                        pass
-            except OSError:
-                raise
-            except Exception as error:  # damaged headers raise many kinds
-                raise UserError(
-                    f"{path} is damaged: {entry.filename!r} in it has changed since it was written; copy it again"
-                ) from error
-
-
-def _unpickle(path: Path) -> Any:
-    _require_unchanged(path)
-    bystanders: list[str] = []
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        bystanders = [name for name in foreign if name.startswith(_BYSTANDERS)]
-    except Exception:  # an older format, of which PyTorch cannot tell this
-        pass
-    try:
-        with torch.serialization.safe_globals([(_Bystander, name) for name in bystanders]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if not named:
-            raise UserError(f"{path} is no file of weights that PyTorch or safetensors wrote") from None
-        raise UserError(f"{path} is refused: reading it would run code ({named[1]}). {_REMEDY}") from None
-    except Exception as error:  # damaged files raise many kinds
-        if "weights_only" in str(error):  # PyTorch advises to run what is in the file
-            raise UserError(f"{path} is TorchScript or of PyTorch's oldest format, no state dict. {_REMEDY}") from None
-        raise UserError(f"{path} is no file of weights: {one_line(error)}") from None
-
-
-def _backbone_tensors(content: Any, path: Path, model: nn.Module | None) -> tuple[dict[str, Tensor], str]:
+def _backbone_tensors(named: dict[str, Tensor], path: Path, model: nn.Module | None) -> tuple[dict[str, Tensor], str]:
     """The backbone's tensors under their published names, and what stood before these."""
-    named = dict(_named_tensors(content))
     if not named:
         raise UserError(f"{path} holds no tensors of a backbone")
     own = list(model.state_dict()) if model else []
     prefixes = backbone_prefixes(named, own)
     if not prefixes:
-        raise UserError(f"{path} holds tensors of no backbone that is known here: {_brief(list(named))}")
+        raise UserError(f"{path} holds tensors of no backbone that is known here: {brief(list(named))}")
     if len(prefixes) > 1:
         networks = ", ".join(prefix or "the outermost" for prefix in prefixes)
         warnings.warn(f"{path} holds several networks ({networks}); {networks.split(', ')[0]} is read", stacklevel=2)
@@ -218,13 +134,15 @@ def _backbone_tensors(content: Any, path: Path, model: nn.Module | None) -> tupl
     return {name: tensor for name, tensor in tensors.items() if "/" not in name}, prefix
 
 
-def _named_tensors(content: Any, section: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors in dictionaries within dictionaries, each as ``section/section/name``."""
-    for name, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(name, str) and isinstance(value, Tensor):
-            yield section + name, value
-        elif isinstance(name, str):
-            yield from _named_tensors(value, f"{section}{name}/")
+def _of_part(content: Any, model: nn.Module, part: nn.Module) -> dict[str, Tensor] | None:
+    """The tensors in a file under the names of a ``part`` of ``model``; None where all of ``model`` is in it."""
+    named = dict(named_tensors(content))
+    own = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    ends = [name.removesuffix(own[0]) for name in named if name.endswith(own[0])]
+    if any(all(prefix + name in named for name in own) for prefix in ends):
+        return None
+    prefix = (backbone_prefixes(named, list(part.state_dict())) or [""])[0]
+    return {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
 
 
 def run_config(path: Path) -> dict[str, Any] | None:
@@ -261,11 +179,31 @@ def _configs(path: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def _guessed(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
+def _of_name(found: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What was ``found`` of a backbone, or its sizes alone where the ``options`` name another."""
+    if options.get("name", found["name"]) == found["name"]:
+        return found
+    return {size: found[size] for size in ("embedding_size", "input_size") if size in found}
+
+
+def _expected(options: dict[str, Any]) -> nn.Module | None:
+    """The backbone that a file is said to hold, without memory for its weights; None where nothing names it."""
+    if options.get("name") not in BACKBONES:
+        return None
+    with torch.device("meta"):
+        return create_model(**options)
+
+
+def _guessed(tensors: dict[str, Tensor], path: Path, name: str | None) -> dict[str, Any]:
     try:
         return guess_architecture(tensors)
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+        if name is None:
+            raise UserError(f"{path}: {error}") from None
+    found = {"name": name}
+    if "features.weight" in tensors:  # the last batch norm of a backbone of timm
+        found["embedding_size"] = len(tensors["features.weight"])
+    return found
 
 
 def require_finite(model: nn.Module) -> None:
@@ -289,10 +227,6 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None
         "of another shape": misshaped,
     }
     if any(problems.values()):
-        text = "; ".join(f"{len(names)} {kind}: {_brief(names)}" for kind, names in problems.items() if names)
+        text = "; ".join(f"{len(names)} {kind}: {brief(names)}" for kind, names in problems.items() if names)
         raise UserError(f"{path} does not fit the model: {text}")
     model.load_state_dict(tensors, strict=False)
-
-
-def _brief(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: where reference material lies, and a pool of gloo ranks."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,28 @@ if not torch.cuda.is_available():
 torch.set_num_threads(2)
 settings.register_profile("shared machine", deadline=None)  # a slow moment is no failure
 settings.load_profile("shared machine")
+
+
+def _declared_operators() -> torch.library.Library | None:
+    """Let timm be imported where torchvision's operators cannot be loaded.
+
+    A torchvision for CUDA, as PyPI has it, cannot load them beside a torch for processors; it cannot be imported then,
+    for it gives two of them other implementations. timm imports it and calls neither.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))
+    except OSError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return library
+    return None
+
+
+OPERATORS = _declared_operators()  # they are there as long as this is
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -107,10 +107,16 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
     if model.sync_batchnorm:
         if world.device.type != "cuda":
             raise UserError("model.sync_batchnorm works on GPUs only")
-        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+        backbone = with_sync_batchnorm(backbone)
     if batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in backbone.modules()):
         raise UserError(f"data.batch_size is 1, but {model.name} normalises by its batch's statistics; take 2 at least")
     return backbone.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+
+
+def with_sync_batchnorm(backbone: nn.Module) -> nn.Module:
+    """The backbone with batch norms whose statistics are over all ranks; its own method converts it if it has one."""
+    convert = getattr(backbone, "with_sync_batchnorm", None)
+    return convert() if convert else nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
 
 
 def check_compiler(device: torch.device) -> None:

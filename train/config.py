@@ -120,7 +120,7 @@ class Model(OpenSection):
     table: ClassVar = BACKBONES
 
     name: Annotated[str, one_of("backbone", BACKBONES)] = Field(
-        description="backbone (models.create_model); its options stand beside it"
+        description="backbone (models.create_model), or timm/NAME; its options stand beside it"
     )
     embedding_size: PositiveInt = Field(512, description="numbers of an embedding")
     input_size: PositiveInt = Field(112, description="images are decoded to this size")

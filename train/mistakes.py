@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipelines.common.errors import UserError
 from train.section import OpenSection, Section
 
 _NEAR = 0.6  # of 1: keys less alike are no suggestion
@@ -61,7 +62,10 @@ def _options(section: type[Section], values: Any) -> list[str]:
     chosen = section.model_fields[section.chooser].default
     if isinstance(values, dict):
         chosen = values.get(section.chooser, chosen)
-    return list(section.options_of(chosen).model_fields) if chosen in list(section.table) else []
+    try:
+        return list(section.options_of(chosen).model_fields) if isinstance(chosen, str) else []
+    except (KeyError, UserError):  # there is no such name, which is told as the mistake that it is
+        return []
 
 
 def _nearest(section: str, key: str, root: type[Section], options: Mapping[str, list[str]]) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from evaluate.features.preprocessing import Preprocessed, Preprocessing, overruled
+from models.mobilefacenet_paper import IMAGENET_MEAN, IMAGENET_STD
 from models.weights import load_backbone
 from pipelines.common.errors import UserError
 
@@ -53,12 +54,13 @@ def load_network(
     model, options = load_backbone(path, **({"name": backbone} if backbone else {}))
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     size = options["input_size"]
-    bgr, unit_range = options.get("bgr", False), options.get("unit_range", False)
-    found = Preprocessing((0, 1) if unit_range else (-1, 1), bgr=bgr)
-    preprocessing, text = overruled(found, "as the checkpoint tells" if bgr or unit_range else "", given)
+    bgr, unit_range, imagenet = (options.get(name, False) for name in ("bgr", "unit_range", "imagenet"))
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else ((0.0,), (1.0,))
+    found = Preprocessing((0, 1) if unit_range or imagenet else (-1, 1), mean, std, bgr)
+    preprocessing, text = overruled(found, "as the checkpoint tells" if bgr or unit_range or imagenet else "", given)
     if preprocessing == found:  # which the backbone does by itself
         return Network(model, size, text)
-    model.bgr = model.unit_range = False
+    model.bgr = model.unit_range = model.imagenet = False
     return Network(Preprocessed(preprocessing, model).eval(), size, text)
 
 

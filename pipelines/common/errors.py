@@ -1,6 +1,6 @@
 """Mistakes of the user, which end a command with one clear line: everything else that is raised is a bug."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -28,3 +28,8 @@ def one_line(error: BaseException) -> str:
 def escaped(text: str) -> str:
     """``text`` with line breaks, escape codes and the like, which names may hold, as Python writes them."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def brief(names: Sequence[str]) -> str:
+    """The first three of ``names``."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -30,6 +30,27 @@ def test_cost_is_the_published_one(manifest, family, backbone):
     assert found.gmac == pytest.approx(published["gmac"], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name, gmac, millions",
+    [
+        ("r18", 2.6, None),
+        ("r50", 6.3, None),
+        ("vit_t", 1.5, None),
+        ("vit_s", 5.7, None),
+        ("mbf", 0.45, None),
+        ("mobilefacenet", 0.22, 0.99),
+        pytest.param("r100", 12.1, 65.2, marks=pytest.mark.slow),
+        pytest.param("vit_b", 11.4, None, marks=pytest.mark.slow),
+        pytest.param("vit_l", 25.3, None, marks=pytest.mark.slow),
+    ],
+)
+def test_cost_as_the_tables_of_others_have_it(name, gmac, millions):
+    """Those of arcface_torch's README, and of MobileFaceNet's paper, whose embeddings have 128 numbers."""
+    found = cost(name=name, **({"embedding_size": 128} if name == "mobilefacenet" else {}))
+    assert found.gmac == pytest.approx(gmac, rel=0.03)
+    assert millions is None or found.parameters / 1e6 == pytest.approx(millions, abs=0.05)
+
+
 def test_multiply_adds_shrink_with_the_image():
     whole, half = cost(name="r18"), cost(name="r18", input_size=56)
     assert half.gmac == pytest.approx(whole.gmac * (4 / 7) ** 2, rel=0.35)
@@ -74,7 +95,7 @@ def run_inspect(monkeypatch, capsys, *arguments):
 
 
 def test_table_of_all(monkeypatch, capsys):
-    monkeypatch.setattr("models.inspect.model_names", lambda: ["mbf", "r18"])
+    monkeypatch.setattr("models.inspect.model_names", lambda pattern: ["mbf", "r18"])
     table = run_inspect(monkeypatch, capsys)
     assert "24.03" in table
     assert "0.4375" in table
