@@ -43,8 +43,8 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
             )
         if name == "trained":
             raise UserError(
-                f"cannot resume {path}: of the backbone it trains {meta[name]}, here it is {value}; restore model.freeze "
-                "and model.lora, or choose another output"
+                f"cannot resume {path}: of the backbone it trains {meta[name]}, here it is {value}; restore "
+                "model.freeze and model.lora, or choose another output"
             )
         raise UserError(
             f"cannot resume {path}: its {name} is {meta[name]}, here it is {value}; "
