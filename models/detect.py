@@ -54,9 +54,15 @@ def _iresnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     depths = tuple(_count(tensors, rf"layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     widths = [len(tensors[f"layer{stage}.0.conv1.weight"]) for stage in (1, 2, 3, 4)]
     width = _width(widths, STAGE_CHANNELS, multiple=8)
+    pair_rank = len(tensors.get("pool.attention_p", ()))
+    if pair_rank:  # neither the size of the input nor the share of the pairs shows: the defaults
+        head: dict[str, Any] = {"embedding_size": len(tensors["fc.weight"]), "input_size": 112, "pool": "pair_relation"}
+        head |= {"pair_rank": pair_rank} if pair_rank != 512 else {}
+    else:
+        head = {**_flat_head(tensors["fc.weight"], widths[-1])}
     return {
         "name": _name(IResNet, depths),
-        **_flat_head(tensors["fc.weight"], widths[-1]),
+        **head,
         **({"width": width} if width != 1 else {}),
         **({"se": True} if "layer1.0.se_block.fc1.weight" in tensors else {}),
     }
@@ -90,6 +96,7 @@ def _vit(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "name": _name(TransFace if "senet.0.weight" in tensors else VisionTransformer, dim, depth),
         "embedding_size": len(tensors["feature.2.weight"]),
         "input_size": 112 if side == 112 // PATCH_SIZE else (side + 1) * PATCH_SIZE - 1,
+        **({"registers": tensors["register_tokens"].shape[1]} if "register_tokens" in tensors else {}),
     }
 
 

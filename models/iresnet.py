@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.batch_norm import BatchNorm2d
 from models.layers import DropRate, PReLU, SqueezeExcite, Width, converted, downsampled, run_blocks
+from models.pooling import Pool, Rank, Share, pooling
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 
@@ -96,6 +97,8 @@ class IResNet(nn.Module):
         se: squeeze-excite at the end of each branch.
         bgr: turn the RGB images into BGR first; MagFace's published checkpoints were trained on BGR,
         unit_range: and in [0, 1].
+        pool: what the last linear layer sees of the last map: all of it, or the relations of its places by pairs,
+        pair_rank, pair_share: which are `PairRelation`'s.
         checkpoint_activations: recompute each block for the gradient instead of storing its activations.
     """
 
@@ -110,6 +113,9 @@ class IResNet(nn.Module):
         se: bool = False,
         bgr: bool = False,
         unit_range: bool = False,
+        pool: Pool = "flat",
+        pair_rank: Rank = 512,
+        pair_share: Share = 442 / 6561,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
@@ -125,7 +131,8 @@ class IResNet(nn.Module):
         )
         self.bn2 = BatchNorm2d(last)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(last * downsampled(input_size, 4) ** 2, embedding_size)
+        self.pool, pooled = pooling(pool, last, downsampled(input_size, 4), pair_rank, pair_share)
+        self.fc = nn.Linear(pooled, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)
         # The margin loss normalises every embedding, so a scale per dimension would only undo the batch norm.
         self.features.weight.requires_grad_(False)
@@ -142,7 +149,7 @@ class IResNet(nn.Module):
 
     def head(self, x_bchw: Tensor) -> Tensor:
         """The embedding (b, embedding_size) of the trunk's map, with a dropout mask of its own."""
-        return self.features(self.fc(self.dropout(x_bchw.flatten(1))))
+        return self.features(self.fc(self.dropout(self.pool(x_bchw))))
 
     def forward(self, images_bchw: Tensor) -> Tensor:
         return self.head(self.trunk(images_bchw))

@@ -2,12 +2,15 @@
 
 Patches of 9×9 pixels, no class token: the embedding is made from all tokens at once. In training a part of the patches
 is left out of the blocks and replaced by a learnt mask token behind them (He et al., Masked Autoencoders, 2022).
-Tensors are named as in the checkpoints of arcface_torch and TransFace.
+Registers are tokens of no patch, which the blocks may write to and the embedding does not see (Darcet et al., Vision
+Transformers Need Registers, 2024; for faces Chettaoui et al., arXiv 2606.12036: ViT-8R is ``vit_b`` with eight).
+Tensors are named as in the checkpoints of arcface_torch, TransFace and ViT-FR-Registers.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +18,8 @@ from models.layers import DropPath, DropRate, run_blocks
 
 PATCH_SIZE = 9
 HEADS = 8
+
+Count = Annotated[int, Field(ge=0, le=256)]
 
 
 class Attention(nn.Module):
@@ -79,6 +84,9 @@ class VisionTransformer(nn.Module):
         depth: number of blocks.
         drop_path: probability of dropping a branch in the last block; it grows linearly from 0 in the first.
         mask_ratio: part of the patches that is masked in training.
+        registers: tokens without a position that stand behind the patches in the blocks, and are dropped behind them.
+        mask_registers: mask that part of patches and registers together, as the code published with ViT-8R does; else
+            all registers stay, as they hold nothing of the image that could be missing.
         checkpoint_activations: recompute each block for the gradient instead of storing its activations.
     """
 
@@ -91,16 +99,20 @@ class VisionTransformer(nn.Module):
         *,
         drop_path: DropRate = 0.1,
         mask_ratio: DropRate = 0.1,
+        registers: Count = 0,
+        mask_registers: bool = False,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         self.mask_ratio = mask_ratio
+        self.mask_registers = mask_registers
         self.checkpoint_activations = checkpoint_activations
         patches = (input_size // PATCH_SIZE) ** 2
         self.patch_embed = PatchEmbed(dim)
         self.pos_embed = nn.Parameter(torch.empty(1, patches, dim))
         # A parameter that is never used would keep data-parallel training waiting for its gradient.
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim), requires_grad=mask_ratio > 0)
+        self.register_tokens = nn.Parameter(torch.empty(1, registers, dim)) if registers else None
         self.blocks = nn.ModuleList(Block(dim, drop_path * i / (depth - 1)) for i in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.feature = nn.Sequential(
@@ -111,22 +123,34 @@ class VisionTransformer(nn.Module):
         )
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
+        if self.register_tokens is not None:
+            nn.init.trunc_normal_(self.register_tokens, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """The parameters of the patches with their places, then of each block; those behind them are in none."""
+        return [[*self.patch_embed.parameters(), self.pos_embed], *(list(block.parameters()) for block in self.blocks)]
+
     def tokens(self, images_bchw: Tensor) -> Tensor:
-        """The normalised tokens (b, n, d) behind the blocks, those masked in training replaced by the mask token."""
+        """The patches' normalised tokens (b, n, d) behind the blocks, those masked in training the mask token."""
         x_bnd = self.patch_embed(images_bchw) + self.pos_embed
+        batch, patches, dim = x_bnd.shape
+        if self.register_tokens is not None:
+            x_bnd = torch.cat([x_bnd, self.register_tokens.to(x_bnd.dtype).expand(batch, -1, -1)], 1)
         if not self.training or self.mask_ratio == 0:
-            return self.norm(run_blocks(self.blocks, x_bnd, self.checkpoint_activations))
-        order_bn1 = torch.rand(x_bnd.shape[:2], device=x_bnd.device).argsort(1).unsqueeze(2)
-        kept = int(x_bnd.shape[1] * (1 - self.mask_ratio))
-        kept_bkd = order_bn1[:, :kept].expand(-1, -1, x_bnd.shape[2])
+            return self.norm(run_blocks(self.blocks, x_bnd, self.checkpoint_activations))[:, :patches]
+        tokens = x_bnd.shape[1]
+        maskable = tokens if self.mask_registers else patches
+        order_bm = torch.rand(batch, maskable, device=x_bnd.device).argsort(1)
+        stay_r = torch.arange(maskable, tokens, device=x_bnd.device)
+        kept_bk = torch.cat([order_bm[:, : int(maskable * (1 - self.mask_ratio))], stay_r.expand(batch, -1)], 1)
+        kept_bkd = kept_bk.unsqueeze(2).expand(-1, -1, dim)
         y_bkd = self.norm(run_blocks(self.blocks, x_bnd.gather(1, kept_bkd), self.checkpoint_activations))
-        return self.mask_token.to(y_bkd.dtype).expand_as(x_bnd).scatter(1, kept_bkd, y_bkd)
+        return self.mask_token.to(y_bkd.dtype).expand_as(x_bnd).scatter(1, kept_bkd, y_bkd)[:, :patches]
 
     def forward(self, images_bchw: Tensor) -> Tensor:
         return self.feature(self.tokens(images_bchw).flatten(1))

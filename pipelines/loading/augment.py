@@ -58,7 +58,7 @@ def fitting_aspect(least_area: float, most: float) -> Draw:
     """Rows a column, float32 in (1 / most, most), of a rectangle that is drawn until it fits into a square.
 
     Its area is drawn from ``least_area`` to 1 and its aspect's logarithm x evenly, as by torchvision's
-    ``RandomResizedCrop``; of the areas, those up to exp(-abs(x)) fit. That share is the density of x in what is left.
+    ``RandomResizedCrop``; of the areas, those up to exp(-|x|) fit. That share is the density of x in what is left.
     """
     grid = np.linspace(0, np.log(most), 1025)
     below = 1 - np.exp(-grid) - least_area * grid

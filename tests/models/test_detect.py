@@ -16,6 +16,7 @@ from models.weights import guess_architecture
         {"name": "r18"},
         {"name": "r50", "se": True, "embedding_size": 256},
         {"name": "r200", "input_size": 64},
+        {"name": "r18", "pool": "pair_relation", "pair_rank": 256},
         {"name": "r18", "width": 0.25, "input_size": 64},
         {"name": "ir_101"},
         {"name": "ir_se_50"},
@@ -23,6 +24,7 @@ from models.weights import guess_architecture
         {"name": "mbf_large", "embedding_size": 128},
         {"name": "vit_s"},
         {"name": "vit_l", "embedding_size": 64},
+        {"name": "vit_t", "registers": 8},
         {"name": "transface_b"},
     ],
 )

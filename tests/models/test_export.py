@@ -27,7 +27,7 @@ SMALL = [
     partial(IResNet, (2, 1, 1, 1), 16, 32, se=True, bgr=True, unit_range=True),
     partial(IR, (2, 1, 1, 1), 16, 32, bgr=True),
     partial(MobileFaceNet, (1, 1, 1, 1), 2, 16, 32, width=0.25),
-    partial(VisionTransformer, 32, 2, 16, 32),
+    partial(VisionTransformer, 32, 2, 16, 32, registers=4),
     partial(TransFace, 32, 2, 16, 32),
 ]
 each_small = pytest.mark.parametrize("build", SMALL, ids=lambda build: build.func.__name__)

@@ -65,7 +65,7 @@ def test_config_takes_two_steps(ranks, path, tmp_path, faces):
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_networks_are_compiled_for_gpus(path):
     config = load_config(path)
-    assert config.model.compile == (config.device == "cuda")
+    assert config.model.compile or config.device != "cuda"
 
 
 def test_fewer_gpus_keep_the_global_batch():

@@ -116,6 +116,22 @@ def test_identities_and_images_are_those_of_the_data_or_of_its_name(faces):
         size("/nowhere/else")
 
 
+def test_several_sets_have_the_identities_of_all_and_images_by_their_weights(faces, tmp_path):
+    def size(*train):
+        return data_size(config({"name": "mbf"}, data={"train": list(train)}))
+
+    (tmp_path / "few.txt").write_text("00\n01\n")
+    whole = size(str(faces))
+    half = size({"path": str(faces), "weight": 0.5})
+    assert (half.identities, half.images) == (whole.identities, whole.images // 2)
+    assert size({"path": str(faces), "identities": str(tmp_path / "few.txt")}).identities == 2
+    together = size("/nowhere/casia", {"path": "/nowhere/ms1mv3", "weight": 2})
+    assert together.identities == KNOWN["casia"].identities + KNOWN["ms1mv3"].identities
+    assert together.images == KNOWN["casia"].images + 2 * KNOWN["ms1mv3"].images
+    with pytest.raises(UserError, match="--identities"):  # nobody knows how many they have in common
+        size("/nowhere/casia", {"path": "/nowhere/ms1mv3", "labels": "shared"})
+
+
 def test_the_sources_batch_stands_in_the_comment():
     batches = {path.stem: source_batch(path) for path in CONFIGS}
     assert batches["wf42m_vitl_pfc03"] == 384 * 64 and batches["ms1mv3_r50_onegpu"] == 128
