@@ -41,6 +41,11 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
                 f"cannot resume {path}: {config.data.told} has other labels, sizes, weights or another order of "
                 "images than it had then; restore the data or choose another output"
             )
+        if name == "trained":
+            raise UserError(
+                f"cannot resume {path}: of the backbone it trains {meta[name]}, here it is {value}; restore "
+                "model.freeze and model.lora, or choose another output"
+            )
         raise UserError(
             f"cannot resume {path}: its {name} is {meta[name]}, here it is {value}; "
             "restore it (the global batch is data.batch_size x processes x optim.accumulate) "
