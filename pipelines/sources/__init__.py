@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
 from pipelines.common.log import get_logger
+from pipelines.sources.arrow import ArrowSource, saved_files
 from pipelines.sources.changes import ChangedSource, read_changes
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.joined import JoinedSource
@@ -45,17 +46,19 @@ READERS: dict[str, Reader] = {
     ".lmdb": _of_one(LmdbSource),
     ".tar": ShardSource,
     ".parquet": ParquetSource,
+    ".arrow": ArrowSource,
 }
 # In a folder, files with these suffixes do not tell what it is: a list lies beside images, lock.mdb beside data.mdb.
 _BY_NAME_ONLY = frozenset((".rec", ".lst", ".txt", ".mdb", ".lmdb"))
-_SHARDS = frozenset((".tar", ".parquet"))
+_SHARDS = frozenset((".tar", ".parquet", ".arrow"))
 _SPARE = 100  # classes without an image that are worth no word
 
 
 def open_source(path: str | Path) -> Source:
     """The images at ``path``: a file of a kind in READERS, a glob of shards, or a folder.
 
-    A folder holds train.rec, data.mdb, shards (.tar, .parquet), or else images as identity/*.jpg.
+    A folder holds train.rec, data.mdb, what Hugging Face's ``save_to_disk`` writes, shards (.tar, .parquet, .arrow), or
+    else images as identity/*.jpg.
 
     Warns of class counts that can hardly be meant, and raises ``ValueError`` for one that no machine would hold.
     """
@@ -118,6 +121,8 @@ def _open(path: Path) -> Source:
         raise UserError(f"{path} has no train.rec; name the file that is meant: {', '.join(map(str, records[:5]))}")
     if (path / "data.mdb").is_file():
         return _open_files([path / "data.mdb"])
+    if files := saved_files(path):
+        return _open_files(files)
     for suffix in READERS:
         if suffix not in _BY_NAME_ONLY and (files := sorted(path.glob(f"*{suffix}"))):
             return _open_files(files)

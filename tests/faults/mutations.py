@@ -84,6 +84,16 @@ def parquet(folder):
     pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=4)
 
 
+def arrow(folder):
+    import pyarrow
+
+    images = [{"bytes": image, "path": None} for image in IMAGES]
+    table = pyarrow.table({"name": [f"n{n}" for n in range(9)], "label": list("abcabcabc"), "image": images})
+    with pyarrow.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+
+
 def lmdb(folder, values=lambda n, image: (b"%06d" % n, pack(IRHeader(0, n % 3, n), image))):
     import lmdb
 
@@ -152,6 +162,7 @@ FORMATS: dict[str, tuple[Callable[[Path], None], list[str], Callable[[Path], obj
     "shard of folders": (shard_of_folders, ["a.tar"], opened("")),
     "shard index cache": (shard, ["a.tar.index.npz"], opened("")),
     "parquet": (parquet, ["a.parquet"], opened("")),
+    "arrow": (arrow, ["data-00000-of-00001.arrow", "state.json"], opened("")),
     "lmdb": (lmdb, ["data.mdb"], opened("")),
     "lmdb of pairs": (lmdb_of_pairs, ["data.mdb"], opened("")),
     "lmdb index cache": (lmdb, ["data.mdb.index.npz"], opened("")),

@@ -43,7 +43,15 @@ def parquet(folder):
     return folder / "a.parquet"
 
 
-FORMATS = [rec, shard, lmdb, parquet]
+def arrow(folder):
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"image": IMAGES, "label": [0] * COUNT})
+    with pyarrow.ipc.new_stream(str(folder / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+    return folder / "a.arrow"
+
+
+FORMATS = [rec, shard, lmdb, parquet, arrow]
 
 
 def in_a_process(work, *args):
@@ -78,7 +86,7 @@ def test_a_file_that_shrinks(make, tmp_path):
     in_a_process(work)
 
 
-@pytest.mark.parametrize("make", [rec, shard, lmdb])
+@pytest.mark.parametrize("make", [rec, shard, lmdb, arrow])
 def test_a_file_that_shrinks_under_the_loader(make, tmp_path):
     path = make(tmp_path)
 
@@ -95,7 +103,7 @@ def test_a_file_that_shrinks_under_the_loader(make, tmp_path):
     in_a_process(work)
 
 
-@pytest.mark.parametrize("make", [rec, shard, lmdb])
+@pytest.mark.parametrize("make", [rec, shard, lmdb, arrow])
 def test_a_disk_that_fails_is_an_error_of_those_images(make, tmp_path, monkeypatch):
     path = make(tmp_path)
     source = open_source(path)
