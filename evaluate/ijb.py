@@ -83,11 +83,11 @@ def verification(
             "genuine": hardest(np.flatnonzero(same & (scores <= lowest)), 1),
             "impostor": hardest(np.flatnonzero(~same & (scores >= highest)), -1),
         },
-        **_tar_uncertainty(tar, scores, first, second, same),
+        **tar_uncertainty(tar, scores, first, second, same),
     )
 
 
-def _tar_uncertainty(
+def tar_uncertainty(
     tar: Mapping[str, float], scores: np.ndarray, first: np.ndarray, second: np.ndarray, same: np.ndarray
 ) -> dict[str, Any]:
     """The intervals of ``tar`` and its resamples, from the scores (P,) of pairs of templates (P,), (P,)."""
