@@ -42,9 +42,9 @@ class VerificationResult:
 def verify(features: np.ndarray, same: np.ndarray, thresholds: np.ndarray = ACCURACY_THRESHOLDS) -> VerificationResult:
     """The 10-fold protocol on features (2P, v, d), v views of each image, and ``same`` (P,) bool.
 
-    Images 2i and 2i+1 are pair i. The views (original, mirrored) are summed; a zero vector stays one. Each fold is judged
-    by the one of ``thresholds`` (t,) that is the first best on the others. Raises ``ValueError`` for features that are
-    not finite.
+    Images 2i and 2i+1 are pair i. The views (original, mirrored) are summed; a zero vector stays one. Each fold is
+    judged by the one of ``thresholds`` (t,) that is the first best on the others. Raises ``ValueError`` for features
+    that are not finite.
     """
     features, same = np.asarray(features), np.asarray(same, dtype=bool)
     if features.ndim != 3 or len(features) != 2 * len(same):
