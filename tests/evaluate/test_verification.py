@@ -133,6 +133,17 @@ def printed(results):
     return dict(zip(map(str.strip, head.strip("┃").split("┃")), map(str.strip, row.strip("│").split("│"))))
 
 
+def test_the_table_shows_intervals():
+    features, same = make(3, 600)
+    found = verification.verification_set(verify(features, same), same)
+    low, high = found.interval["accuracy"]
+    assert low < found.accuracy < high
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(accuracy_table({"lfw": found}))
+    expected = f"{100 * found.accuracy:.2f} ± {100 * found.std:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    assert expected in console.export_text()
+
+
 @pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]", "a\nb\x1b[31m"])
 def test_names_are_printed_as_they_are(name):
     features, same = make(3, 50)
