@@ -25,8 +25,9 @@ from benchmarks.results import Row, save, show
 from benchmarks.synthetic_ijb import write_release
 from evaluate.features.embed import embed_batches
 from evaluate.features.files import load_features
-from evaluate.ijb import FARS, identification
+from evaluate.ijb import FARS, identification, tar_uncertainty
 from evaluate.protocols.ijb_lists import IJB
+from evaluate.protocols.resampling import RESAMPLES
 from evaluate.protocols.roc import Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import pool
@@ -84,7 +85,10 @@ def facemill(folder: Path) -> tuple[list[Row], dict[str, float]]:
         return {f"{far:g}": roc.at(far).tar for far in FARS}
 
     tar = clock("ROC", rates, held)
-    clock("1:N, three galleries", lambda: identification(templates, data.galleries(), data.probes()), held)
+    clock(f"1:1 intervals, {RESAMPLES} resamples", lambda: tar_uncertainty(tar, scores, first, second, same), held)
+    clock(
+        "1:N, three galleries, with intervals", lambda: identification(templates, data.galleries(), data.probes()), held
+    )
     return clock.rows, tar
 
 

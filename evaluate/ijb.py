@@ -83,11 +83,11 @@ def verification(
             "genuine": hardest(np.flatnonzero(same & (scores <= lowest)), 1),
             "impostor": hardest(np.flatnonzero(~same & (scores >= highest)), -1),
         },
-        **_tar_uncertainty(tar, scores, first, second, same),
+        **tar_uncertainty(tar, scores, first, second, same),
     )
 
 
-def _tar_uncertainty(
+def tar_uncertainty(
     tar: Mapping[str, float], scores: np.ndarray, first: np.ndarray, second: np.ndarray, same: np.ndarray
 ) -> dict[str, Any]:
     """The intervals of ``tar`` and its resamples, from the scores (P,) of pairs of templates (P,), (P,)."""
@@ -127,16 +127,18 @@ def identification(templates: Templates, galleries: dict[str, TemplateList], pro
     searches: list[Search] = []
     for name, gallery in galleries.items():
         searches.append(search(probe, *vectors_and_mates(gallery.template, gallery.subject, f"gallery {name}")))
-    closed, opened = Joint(**joint(found)), OpenSet(**open_set(searches, list(galleries)))
     _, subject = np.unique(probes.subject, return_inverse=True)
     signs = draw(subject.max() + 1)
-    for part, resampled in (
-        (closed, resampled_joint(found, subject, signs)),
-        (opened, resampled_open_set(searches, subject, signs)),
-    ):
-        for field, value in uncertainty(part.rates, resampled, "subjects", subject, signs).items():
-            setattr(part, field, value)
-    return OneToMany(joint=closed, open_set=opened)
+
+    def with_intervals(figures: dict[str, Any], resampled: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return figures | uncertainty(figures | figures["tpir"], resampled, "subjects", subject, signs)
+
+    return OneToMany(
+        joint=Joint(**with_intervals(joint(found), resampled_joint(found, subject, signs))),
+        open_set=OpenSet(
+            **with_intervals(open_set(searches, list(galleries)), resampled_open_set(searches, subject, signs))
+        ),
+    )
 
 
 def attach_images(hardest: Mapping[PairKind, list[HardPair]], images: Images, data: IJB, count: int = 4) -> None:

@@ -16,14 +16,22 @@ from rich.console import Console
 from evaluate.features.options import add_name_option, add_network_options, load_embedder
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import ranks
-from evaluate.protocols.folds import VerificationResult, resampled, verify, worst_pairs
+from evaluate.protocols.folds import (
+    ACCURACY_THRESHOLDS,
+    XQLFW_THRESHOLDS,
+    VerificationResult,
+    resampled,
+    verify,
+    worst_pairs,
+)
 from evaluate.protocols.resampling import draw
+from evaluate.protocols.rfw import rfw_groups
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import VerificationSet
 from evaluate.reporting.tables import accuracy_table
 from evaluate.reporting.uncertainty import uncertainty
-from pipelines.common.command import run
+from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import distinct_names
 from pipelines.sources.bins import BinSet
@@ -33,7 +41,7 @@ from pipelines.sources.memory import MemorySource
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Verification of a model on .bin sets such as LFW.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
-    parser.add_argument("--bins", type=Path, nargs="+", required=True, help="lfw.bin cfp_fp.bin ...")
+    parser.add_argument("--bins", type=Path, nargs="+", required=True, help="lfw.bin hadrian.xz ...")
     parser.add_argument("--output", type=Path, help="folder for results.json and pictures of the worst pairs")
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
     add_network_options(parser)
@@ -44,21 +52,31 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     keep_freed_memory()
-    names = distinct_names([path.with_suffix("") for path in args.bins])
+    names = distinct_names([bare(path) for path in args.bins])
     pairs_of = {name: read_pairs(path) for name, path in zip(names, args.bins)}
     sets: dict[str, VerificationSet] = {}
     with ranks() as world:
         embed, taken = load_embedder(args, world, flip=not args.no_flip)
         for (name, pairs), path in zip(pairs_of.items(), args.bins):
-            result = verify(embed(MemorySource(pairs.encoded, name=str(path))), pairs.same)
+            # XQLFW is LFW's pairs in other qualities, and is published by thresholds of its own.
+            thresholds = XQLFW_THRESHOLDS if "xqlfw" in path.name.lower() else ACCURACY_THRESHOLDS
+            result = verify(embed(MemorySource(pairs.encoded, name=str(path))), pairs.same, thresholds)
             sets[name] = verification_set(result, pairs.same)
             if args.output and world.main:
                 sets[name].worst = f"worst_{name}.png"
                 _draw_worst(result, pairs, args.output / f"worst_{name}.png")
         if world.main:
             Console().print(accuracy_table(sets))
+            rfw = rfw_groups({name: part.accuracy for name, part in sets.items()})
+            if rfw:
+                say(f"RFW, mean of its four groups: {100 * rfw.mean:.2f} ± {100 * rfw.std:.2f} % (sample deviation)")
             if args.output:
                 write_results(args.output, args.name, input=taken, flip=not args.no_flip, sets=sets)
+
+
+def bare(path: Path) -> Path:
+    """Without ``.bin``, ``.xz`` or ``.bin.xz``."""
+    return (path.with_suffix("") if path.suffix == ".xz" else path).with_suffix("")
 
 
 def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> None:

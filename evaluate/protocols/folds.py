@@ -11,6 +11,9 @@ from pipelines.common.errors import UserError
 FOLDS = 10
 FAR_TARGET = 1e-3
 ACCURACY_THRESHOLDS = np.arange(0, 4, 0.01)
+# XQLFW's own: cosine distances 0 … 2 by .001 (Knoche, Hörmann and Rigoll, "Cross-Quality LFW", 2021), twice as far when
+# squared.
+XQLFW_THRESHOLDS = 2 * np.arange(0, 2, 0.001)
 VAL_THRESHOLDS = np.arange(0, 4, 0.001)
 
 
@@ -25,8 +28,9 @@ class VerificationResult:
     far: float  # the FAR really met there on the held-out folds
     threshold: float  # mean of the folds' best thresholds
     folds: np.ndarray  # (10,) accuracy of each fold
-    tpr: np.ndarray  # (400,) mean over the folds at ACCURACY_THRESHOLDS
-    fpr: np.ndarray  # (400,)
+    thresholds: np.ndarray  # (t,) those among which the folds chose
+    tpr: np.ndarray  # (t,) mean over the folds at each of them
+    fpr: np.ndarray  # (t,)
     distances: np.ndarray  # (P,)
 
     def summary(self) -> dict[str, float]:
@@ -35,11 +39,12 @@ class VerificationResult:
         return {"pairs": len(self.distances)} | {name: getattr(self, name) for name in names}
 
 
-def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:
+def verify(features: np.ndarray, same: np.ndarray, thresholds: np.ndarray = ACCURACY_THRESHOLDS) -> VerificationResult:
     """The 10-fold protocol on features (2P, v, d), v views of each image, and ``same`` (P,) bool.
 
-    Images 2i and 2i+1 are pair i. The views (original, mirrored) are summed; a zero vector stays one. Raises
-    ``ValueError`` for features that are not finite.
+    Images 2i and 2i+1 are pair i. The views (original, mirrored) are summed; a zero vector stays one. Each fold is
+    judged by the one of ``thresholds`` (t,) that is the first best on the others. Raises ``ValueError`` for features
+    that are not finite.
     """
     features, same = np.asarray(features), np.asarray(same, dtype=bool)
     if features.ndim != 3 or len(features) != 2 * len(same):
@@ -51,7 +56,7 @@ def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:
     embeddings /= np.where(norms == 0, 1, norms)
     distances = np.square(embeddings[::2] - embeddings[1::2]).sum(axis=1)
     fold = _folds(len(same))
-    accepted, totals = _accepted(distances, same, fold, ACCURACY_THRESHOLDS)
+    accepted, totals = _accepted(distances, same, fold, thresholds)
     folds, best = _accuracy(accepted, totals)
     # A fold without pairs of a kind has rate 0 there, as is customary.
     rates = (accepted / np.maximum(totals, 1)[:, :, None]).mean(axis=0)
@@ -63,8 +68,9 @@ def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:
         val=_defined(val).mean().item(),
         val_std=_defined(val).std().item(),
         far=_defined(far).mean().item(),
-        threshold=float(ACCURACY_THRESHOLDS[best].mean()),
+        threshold=float(thresholds[best].mean()),
         folds=folds,
+        thresholds=thresholds,
         tpr=rates[1],
         fpr=rates[0],
         distances=distances,
@@ -117,7 +123,7 @@ def resampled(result: "VerificationResult", same: np.ndarray, signs: np.ndarray)
     fold = _folds(len(same))
     found: dict[str, list[np.ndarray]] = {"accuracy": [], "val": []}
     for kept in np.array_split((signs > 0).astype(np.float32), max(len(signs) // 50, 1)):
-        accuracy, _ = _accuracy(*_weighed(result.distances, same, fold, ACCURACY_THRESHOLDS, kept))
+        accuracy, _ = _accuracy(*_weighed(result.distances, same, fold, result.thresholds, kept))
         found["accuracy"].append(_mean_of_defined(accuracy))
         accepted, totals = _weighed(result.distances, same, fold, VAL_THRESHOLDS, kept)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -26,7 +26,7 @@ Two models on the same data meet the same signs, so that their difference can be
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 RESAMPLES = 1000
@@ -139,7 +139,7 @@ def _degrees(first: np.ndarray, second: np.ndarray, units: int) -> np.ndarray:
     return np.bincount(first, minlength=units).astype(float) + np.bincount(second, minlength=units)
 
 
-def _dyads(first: np.ndarray, second: np.ndarray, units: int) -> coo_array:
+def _dyads(first: np.ndarray, second: np.ndarray, units: int) -> csr_array:
     """How many pairs two units have with each other, sparse float32 (u, u), each two once."""
     low, high = np.minimum(first, second), np.maximum(first, second)
     matrix = coo_array((np.ones(len(first), np.float32), (low, high)), shape=(units, units)).tocsr()

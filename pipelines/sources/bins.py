@@ -4,9 +4,13 @@ They come as Python 2 and Python 3 pickles. Images are ``bytes``, ``bytearray``,
 flags are booleans or the numbers 0 and 1, of Python or numpy; both are in a list or an array. A pickle can run any code
 when it is loaded, so they are read with stand-ins for the few names that such data needs, and any other name is
 refused. Numpy's own classes are not used either: forged pickles can make them read foreign memory.
+
+``.xz`` sets (Hadrian, Eclipse, ND-Twins) are the same pickle, packed by LZMA. Images hardly shrink by it, so what grows
+to many times its size is no set, and is not unpacked.
 """
 
 import io
+import lzma
 import pickle
 import re
 import struct
@@ -30,8 +34,10 @@ class BinSet:
 
 
 def read_bin(path: str | Path) -> BinSet:
-    """Read a ``.bin`` set. Raises ``ValueError`` naming the file where it is anything else."""
+    """Read a ``.bin`` or ``.xz`` set. Raises ``ValueError`` naming the file where it is anything else."""
     content = Path(path).read_bytes()
+    if Path(path).suffix == ".xz":
+        content = _unpacked(content, path)
     try:
         images, flags = _StrictUnpickler(io.BytesIO(content), encoding="bytes").load()
         encoded = [_image(image) for image in _list(images)]
@@ -52,6 +58,28 @@ def write_bin(path: str | Path, encoded: Sequence[bytes | np.ndarray], same: np.
         raise UserError(f"{len(encoded)} images for {len(same)} pairs; there should be two each")
     with replacing(path) as temporary, temporary.open("wb") as file:
         pickle.dump(([bytes(image) for image in encoded], [bool(flag) for flag in same]), file, protocol=4)
+
+
+_GROWTH = 16  # times its size, to which a packed set may grow
+_UNPACKING = 1 << 30  # bytes that LZMA may take for its dictionary; xz -9 needs 65 MiB
+
+
+def _unpacked(packed: bytes, path: str | Path) -> bytes:
+    """The content of an ``.xz`` file, of one stream or several."""
+    parts: list[bytes] = []
+    room, rest = _GROWTH * len(packed) + (1 << 20), packed
+    try:
+        while rest:
+            stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_UNPACKING)
+            parts.append(stream.decompress(rest, max_length=room))
+            room -= len(parts[-1])
+            if not stream.eof:
+                reason = "it is cut off" if room > 0 else f"it unpacks to more than {_GROWTH} times its size"
+                raise UserError(f"{path} is no packed set: {reason}")
+            rest = stream.unused_data.lstrip(b"\0")  # streams may be padded
+    except lzma.LZMAError as error:
+        raise UserError(f"{path} is no .xz file: {error}") from None
+    return b"".join(parts)
 
 
 _ELEMENTS = re.compile(r"b1|[iu][1248]|f[248]|O[48]?|S[1-9][0-9]{0,9}", re.ASCII)

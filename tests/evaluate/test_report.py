@@ -170,6 +170,48 @@ def test_every_model_is_in_the_legend():
     figure.savefig(io.BytesIO(), format="svg")
 
 
+def write_pairs(folder, noise, same):
+    """Results on 600 pairs of faces: the same ones, seen through more or less ``noise``."""
+    rng = np.random.default_rng(0)
+    left, right, one, other = (rng.standard_normal((len(same), 16)) for _ in range(4))
+    right = np.where(same[:, None], left + 0.7 * right, right)
+    features = np.stack([left + noise * one, right + noise * other], axis=1).reshape(-1, 1, 16)
+    write_results(folder, None, sets={"lfw": verification_set(verify(features, same), same)})
+
+
+def test_models_are_compared_in_pairs(tmp_path):
+    """A difference is told from noise; not where the pairs are others, or a file has no resamples."""
+    same = np.arange(600) % 2 == 0
+    for name, noise in (("a", 0.3), ("b", 0.31), ("c", 1.0)):
+        write_pairs(tmp_path / name, noise, same)
+    write_pairs(tmp_path / "d", 0.3, ~same)
+    old = json.loads((tmp_path / "a/results.json").read_text())
+    for field in ("interval", "resamples"):
+        del old["sets"]["lfw"][field]
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/results.json").write_text(json.dumps(old | {"name": "e"}))
+    page = make(tmp_path, tmp_path / "page", *"abcde")
+    cells = dict(re.findall(r"<tr class='ours'><th>(.) − a</th><td[^>]*>(.*?)</td>", page))
+    assert "within noise" in cells["b"] and "within noise" not in cells["c"]
+    value, low, high = (float(number) for number in re.findall(r"[+-][\d.]+", cells["c"]))
+    assert low < value < high < 0
+    accuracies = [read_results(tmp_path / name).sets["lfw"].accuracy for name in "ac"]
+    assert value == pytest.approx(100 * (accuracies[1] - accuracies[0]), abs=0.006)
+    assert cells["d"] == cells["e"] == "–"
+    low, high = read_results(tmp_path / "a").sets["lfw"].interval["accuracy"]
+    assert page.count(f"[{100 * low:.2f}, {100 * high:.2f}]") == 2  # in the tile and in the table
+
+
+@pytest.mark.parametrize("text", ["no base64 !", "AAA", "AAAAAAA="])
+def test_resamples_that_are_no_numbers_are_told(tmp_path, text):
+    path = write_set(tmp_path / "r") / "results.json"
+    content = json.loads(path.read_text())
+    content["sets"]["lfw"]["resamples"]["values"]["accuracy"] = text
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"resamples\.values\.accuracy: it is no list of 32-bit numbers"):
+        read_results(path)
+
+
 BY_HAND = {
     "sets {}": (lambda r: r.update(sets={}), "sets: "),
     "no std": (lambda r: r["sets"]["lfw"].pop("std"), r"sets\.lfw\.std: "),

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from sklearn.metrics.pairwise import paired_cosine_distances
+from sklearn.model_selection import KFold
 
 from evaluate import verification
-from evaluate.protocols.folds import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, verify, worst_pairs
+from evaluate.protocols.folds import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, XQLFW_THRESHOLDS, verify, worst_pairs
+from evaluate.protocols.rfw import rfw_groups
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
 from pipelines.sources.bins import read_bin, write_bin
@@ -55,6 +58,28 @@ def test_is_the_protocol_written_with_loops(pairs, views):
     np.testing.assert_allclose(result.folds, accuracy)
     assert (result.accuracy, result.std) == pytest.approx((accuracy.mean(), accuracy.std()))
     assert (result.val, result.val_std, result.far) == pytest.approx((val.mean(), val.std(), far.mean()))
+
+
+def test_xqlfw_is_judged_by_cosine_distances_on_its_own_grid():
+    features, same = make(5, 600, 1)
+    distances = paired_cosine_distances(features[::2, 0].astype(np.float64), features[1::2, 0].astype(np.float64))
+    grid, folds, chosen = np.arange(0, 2, 0.001), [], []
+    for train, test in KFold(10, shuffle=False).split(distances):
+        best = np.argmax([((distances[train] < t) == same[train]).mean() for t in grid])
+        folds.append(((distances[test] < grid[best]) == same[test]).mean())
+        chosen.append(grid[best])
+    result = verify(features, same, XQLFW_THRESHOLDS)
+    np.testing.assert_allclose(result.folds, folds)
+    assert result.threshold == pytest.approx(2 * np.mean(chosen))
+    assert result.threshold != verify(features, same).threshold  # the set tells the grids apart
+
+
+def test_rfw_is_the_spread_of_its_four_groups():
+    sets = {"rfw/African_test": 0.90, "rfw/Asian_test": 0.92, "rfw/Caucasian_test": 0.98, "rfw/Indian_test": 0.94}
+    spread = rfw_groups(sets | {"lfw": 0.998})
+    assert (spread.mean, spread.std) == pytest.approx((0.935, np.std(list(sets.values()), ddof=1)))
+    assert rfw_groups({name: sets[name] for name in list(sets)[:3]}) is None
+    assert rfw_groups(sets | {"other/African_test": 0.5}) is None
 
 
 def test_matches_the_published_implementation(shared):
@@ -106,6 +131,17 @@ def printed(results):
     console.print(rows)
     head, row = (line for line in console.export_text().splitlines() if line[0] in "┃│")
     return dict(zip(map(str.strip, head.strip("┃").split("┃")), map(str.strip, row.strip("│").split("│"))))
+
+
+def test_the_table_shows_intervals():
+    features, same = make(3, 600)
+    found = verification.verification_set(verify(features, same), same)
+    low, high = found.interval["accuracy"]
+    assert low < found.accuracy < high
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(accuracy_table({"lfw": found}))
+    expected = f"{100 * found.accuracy:.2f} ± {100 * found.std:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    assert expected in console.export_text()
 
 
 @pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]", "a\nb\x1b[31m"])

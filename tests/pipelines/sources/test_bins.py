@@ -1,5 +1,6 @@
 """``.bin`` sets of every make are read, and nothing else is run."""
 
+import lzma
 import pickle
 import struct
 import tracemalloc
@@ -184,3 +185,29 @@ def test_real_sets(shared):
     assert all(image[:2] == b"\xff\xd8" for image in lfw.encoded)
     assert len(read_bin(shared / "reference" / "verification" / "toy.bin").encoded) == 120
     assert read_bin(shared / "faces" / "recordio" / "validation.bin").same.all()
+
+
+def test_packed_sets_are_read(tmp_path):
+    """In one stream, or in several with padding between them, as xz joins them."""
+    content = pickle.dumps((IMAGES, SAME), 2)
+    for packed in (lzma.compress(content), lzma.compress(content[:40]) + bytes(8) + lzma.compress(content[40:])):
+        (tmp_path / "hadrian.xz").write_bytes(packed)
+        check(read_bin(tmp_path / "hadrian.xz"))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (lzma.compress(pickle.dumps((IMAGES, SAME)))[:-20], "it is cut off"),
+        (lzma.compress(bytes(50_000_000)), "it unpacks to more than 16 times its size"),
+        (pickle.dumps((IMAGES, SAME)), "is no .xz file"),
+        (lzma.compress(pickle.dumps((IMAGES, print))), "asks for builtins.print"),
+    ],
+)
+def test_packed_files_that_are_no_set_are_refused(tmp_path, content, message):
+    (tmp_path / "a.xz").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"a.xz.*{message}"):
+        read_bin(tmp_path / "a.xz")
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
