@@ -9,6 +9,7 @@ from torch import nn
 
 from models.ir import IR
 from models.iresnet import IResNet
+from models.kprpe import KeypointTransformer
 from models.mobilefacenet import MobileFaceNet
 from models.vit import TransFace, VisionTransformer
 from pipelines.common.errors import unknown
@@ -40,6 +41,8 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "transface_s": partial(TransFace, 512, 12),
     "transface_b": partial(TransFace, 512, 24),
     "transface_l": partial(TransFace, 768, 24, drop_path=0.05, mask_ratio=0.05),
+    "vit_s_kprpe": partial(KeypointTransformer, 512, 12, 8, 5),
+    "vit_b_kprpe": partial(KeypointTransformer, 512, 24, 16, 3),
 }
 
 
@@ -75,6 +78,12 @@ def create_model(name: str, embedding_size: int = 512, input_size: int = 112, **
 def model_arguments(name: str) -> set[str]:
     """The names of all arguments that `create_model` takes for a backbone; none for an unknown one."""
     return {"name", "embedding_size", "input_size", *_options(name)} if name in BACKBONES else set()
+
+
+def wants_landmarks(name: str) -> bool:
+    """Whether the backbone takes landmarks (b, 5, 2) beside the images; it does without, by the template's."""
+    build = BACKBONES.get(name)
+    return getattr(getattr(build, "func", build), "wants_landmarks", False)
 
 
 def _options(name: str) -> list[str]:
