@@ -24,6 +24,7 @@ from evaluate.reporting.tables import accuracy_table
 from pipelines.common.command import run
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import distinct_names
+from pipelines.loading.landmarks import landmarks_beside
 from pipelines.sources.bins import BinSet
 from pipelines.sources.memory import MemorySource
 
@@ -48,7 +49,8 @@ def main() -> None:
     with ranks() as world:
         embed, taken = load_embedder(args, world, flip=not args.no_flip)
         for (name, pairs), path in zip(pairs_of.items(), args.bins):
-            result = verify(embed(MemorySource(pairs.encoded, name=str(path))), pairs.same)
+            landmarks = landmarks_beside(path, len(pairs.encoded))
+            result = verify(embed(MemorySource(pairs.encoded, name=str(path)), landmarks), pairs.same)
             sets[name] = verification_set(result, pairs.same)
             if args.output and world.main:
                 sets[name].worst = f"worst_{name}.png"

@@ -25,6 +25,7 @@ from train.build import (
     build_centre_optimizer,
     build_head,
     build_loader,
+    landmarks_of,
     open_data,
     replicate,
 )
@@ -121,6 +122,7 @@ class Trainer:
             image_size=model.input_size,
             accumulate=self.accumulate,
             quarantine=self.output / "quarantine.jsonl",
+            landmarks=landmarks_of(config, source),
         )
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.backbone = build_backbone(model, world, seed=seed, batch_size=config.data.batch_size, fresh=fresh)
