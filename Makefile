@@ -7,7 +7,7 @@ CONFIG ?= configs/quickstart.yaml
 # A process a GPU; on a processor, one for each of two cores, which is faster than one with two threads.
 NPROC ?= $(if $(shell nvidia-smi -L 2> /dev/null),1,2)
 
-.PHONY: train test lint install data clean
+.PHONY: train test lint docs install data clean
 
 train: install data
 	$(BIN)/torchrun --standalone --nproc_per_node=$(NPROC) train/run.py --config $(CONFIG)
@@ -19,6 +19,9 @@ lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/test.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(VENV)/train.done
 

@@ -28,7 +28,7 @@ from evaluate.features.ranks import World
 from pipelines.common.command import at_least, run, say
 from pipelines.common.cpu import one_thread
 from pipelines.common.errors import UserError
-from pipelines.sources import open_source
+from train.build import open_data
 from train.config import load_config
 from train.distributed import joined
 from train.trainer import Trainer
@@ -113,8 +113,10 @@ def main() -> None:
     repositories = {"": ROOT} | ({", before": options.repository} if options.repository else {})
     settings = load_config(options.config, options.overrides)
     images = settings.data.batch_size
-    open_source(settings.data.train)  # what is wrong with it is told here, in one line
-    overrides = [*options.overrides, f"data.train={Path(settings.data.train).resolve()}"]  # not each checkout's own
+    open_data(settings.data)  # what is wrong with it is told here, in one line
+    for entry in settings.data.train:
+        entry.path = str(Path(entry.path).resolve())  # not each checkout's own
+    overrides = [*options.overrides, f"data.train={json.dumps(settings.data.model_dump()['train'])}"]
     speeds: dict[str, list[float]] = {f"{way}{where}": [] for way in options.ways for where in repositories}
     for turn in range(options.rounds):
         for way in options.ways:

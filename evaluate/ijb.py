@@ -6,6 +6,7 @@ Writes ``results.json`` in the output folder; rates are fractions.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +15,24 @@ from evaluate.features.files import load_features
 from evaluate.features.options import PRECISIONS, add_name_option, add_network_options
 from evaluate.features.preprocessing import input_options
 from evaluate.protocols.embeddings import finite
-from evaluate.protocols.identification import Search, joint, open_set, search
+from evaluate.protocols.identification import (
+    Search,
+    joint,
+    joint_top,
+    open_set,
+    resampled_joint,
+    resampled_open_set,
+    search,
+)
 from evaluate.protocols.ijb_lists import IJB, TARGETS, Images, TemplateList
+from evaluate.protocols.resampling import draw, impostor_limits, people, rates_above
 from evaluate.protocols.roc import RULES, Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
 from evaluate.reporting.results import write_results
-from evaluate.reporting.schema import HardPair, OneToMany, OneToOne, PairKind, Settings
+from evaluate.reporting.schema import HardPair, Joint, OneToMany, OneToOne, OpenSet, PairKind, Settings
 from evaluate.reporting.tables import print_rates
+from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
@@ -34,12 +45,16 @@ HARDEST = 12  # pairs of each kind kept for the report
 def verification(
     templates: Templates, first: np.ndarray, second: np.ndarray, same: np.ndarray, rule: str = "nearest"
 ) -> OneToOne:
-    """1:1 figures of template id pairs (P,), (P,) and ``same`` bool (P,), with what a report draws from."""
+    """1:1 figures of template id pairs (P,), (P,) and ``same`` bool (P,), with what a report draws from.
+
+    Intervals are by the people that genuine pairs connect; a template that is in none is somebody of its own.
+    """
     first, second = templates.index(first), templates.index(second)
     vectors = templates.vectors
     scores = pair_scores(vectors, first, second)
     roc = Roc(scores, same, lambda i: exact(vectors, vectors, first[i], second[i]), error_bound(vectors.shape[1]))
     points = {f"{far:g}": roc.at(far, rule) for far in FARS}
+    tar = {far: point.tar for far, point in points.items()}
     lowest, highest = roc.genuine[: 4 * HARDEST][-1], roc.impostor[-4 * HARDEST :][0]
 
     def hardest(chosen: np.ndarray, sign: int) -> list[HardPair]:
@@ -52,7 +67,7 @@ def verification(
 
     fars, edges = np.geomspace(1e-7, 1, 281), np.linspace(-1, 1, 201)
     return OneToOne(
-        tar={far: point.tar for far, point in points.items()},
+        tar=tar,
         far={far: point.far for far, point in points.items()},
         threshold={far: point.threshold for far, point in points.items()},
         rule=rule,
@@ -68,7 +83,23 @@ def verification(
             "genuine": hardest(np.flatnonzero(same & (scores <= lowest)), 1),
             "impostor": hardest(np.flatnonzero(~same & (scores >= highest)), -1),
         },
+        **_tar_uncertainty(tar, scores, first, second, same),
     )
+
+
+def _tar_uncertainty(
+    tar: Mapping[str, float], scores: np.ndarray, first: np.ndarray, second: np.ndarray, same: np.ndarray
+) -> dict[str, Any]:
+    """The intervals of ``tar`` and its resamples, from the scores (P,) of pairs of templates (P,), (P,)."""
+    genuine = np.flatnonzero(same)
+    person = people(first[genuine], second[genuine], max(first.max(), second.max()) + 1)
+    signs = draw(person.max() + 1)
+    # A pair may be listed as genuine and as impostor: two images of one person are no strangers.
+    impostor = np.flatnonzero(~same & (person[first] != person[second]))
+    limits = impostor_limits(scores[impostor], person[first[impostor]], person[second[impostor]], FARS, signs)
+    whose = person[first[genuine]]
+    values = rates_above(scores[genuine], whose, limits, signs)
+    return uncertainty(tar, dict(zip(tar, values.T)), "subjects", whose, signs)
 
 
 def identification(templates: Templates, galleries: dict[str, TemplateList], probes: TemplateList) -> OneToMany:
@@ -92,10 +123,20 @@ def identification(templates: Templates, galleries: dict[str, TemplateList], pro
         raise UserError(
             f"{len(lost)} probes have no mate in the galleries, the first is template {probes.template[lost[0]]}"
         )
+    found = search(probe, vectors, mate, top=joint_top(len(probe)))
     searches: list[Search] = []
     for name, gallery in galleries.items():
         searches.append(search(probe, *vectors_and_mates(gallery.template, gallery.subject, f"gallery {name}")))
-    return OneToMany(joint=joint(probe, vectors, mate), open_set=open_set(searches, list(galleries)))
+    closed, opened = Joint(**joint(found)), OpenSet(**open_set(searches, list(galleries)))
+    _, subject = np.unique(probes.subject, return_inverse=True)
+    signs = draw(subject.max() + 1)
+    for part, resampled in (
+        (closed, resampled_joint(found, subject, signs)),
+        (opened, resampled_open_set(searches, subject, signs)),
+    ):
+        for field, value in uncertainty(part.rates, resampled, "subjects", subject, signs).items():
+            setattr(part, field, value)
+    return OneToMany(joint=closed, open_set=opened)
 
 
 def attach_images(hardest: Mapping[PairKind, list[HardPair]], images: Images, data: IJB, count: int = 4) -> None:
@@ -180,11 +221,12 @@ def main() -> None:
     if pairs:
         one = figures["verification"] = verification(templates, *pairs, args.rule)
         attach_images(one.hardest, images, data)
-        print_rates(f"{args.target} 1:1, TAR at FAR", one.tar, met=one.far)
+        print_rates(f"{args.target} 1:1, TAR at FAR", one.tar, one.interval, met=one.far)
     if people:
         many = figures["identification"] = identification(templates, *people)
         for title, part in (("joint", many.joint), ("open_set", many.open_set)):
-            print_rates(f"{args.target} 1:N {title}", part.ranks | {f"TPIR@{x}": y for x, y in part.tpir.items()})
+            names = {x: f"TPIR@{x}" for x in part.tpir}
+            print_rates(f"{args.target} 1:N {title}", part.rates, part.interval, names=names)
     settings = Settings(views=features.shape[1], flip=args.flip, norm=args.norm, detector_score=detector is not None)
     write_results(args.output, args.name, target=args.target, settings=settings, **taken, **figures)
 

@@ -7,6 +7,7 @@ and a distractor.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ from evaluate.protocols.megaface_files import (
     read_noises,
     write_feature,
 )
+from evaluate.protocols.resampling import draw, limits, rates, rates_above
 from evaluate.protocols.roc import tar_at
 from evaluate.protocols.scores import Largest, blocks
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import MegaFace, Noises
 from evaluate.reporting.tables import print_rates
+from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
 from pipelines.sources.lists import ListSource
@@ -38,7 +41,8 @@ NOISY_PROBES = ("centre", "drop")
 def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) -> MegaFace:
     """Rates of unit features: probes float32 (Q, d) of ``identity`` (Q,), distractors float32 (n, d) in list order.
 
-    Rank-1 is given for the first 10, 100, ... distractors and for all, TAR at a FAR of at most 1e-6.
+    Rank-1 is given for the first 10, 100, ... distractors and for all, TAR at a FAR of at most 1e-6. For the
+    intervals the probes' identities are resampled; the distractors stay.
     """
     _, label, size = np.unique(identity, return_inverse=True, return_counts=True)
     if not len(distractors) or size.max(initial=0) < 2:
@@ -47,26 +51,38 @@ def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) 
     impostors = len(probes) * len(distractors)
     top = Largest(int(impostors * CURVE_FAR) + 1)
     best = np.full(len(probes), -np.inf, np.float32)
-    rank1 = {}
+    hits = {}
     sizes = [10**k for k in range(1, 20) if 10**k < len(distractors)] + [len(distractors)]
     for start, end in zip([0, *sizes], sizes):
         for part, scores in blocks(distractors[start:end], probes, rows=4096):
             np.maximum(best, scores.max(axis=0), out=best)
             top.add(scores, (start + part.start) * len(probes))
-        rank1[str(end)] = float((genuine > best[searcher]).mean())
+        hits[str(end)] = genuine > best[searcher]
+    rank1 = {end: float(found.mean()) for end, found in hits.items()}
+    order = np.argsort(-top.scores, kind="stable")
+    largest, impostor = top.scores[order], label[top.keys[order] % len(probes)]
+    signs = draw(len(size))
+    wanted = FAR * len(distractors) * ((signs > 0) @ size)[:, None]
+    few = slice(4 * math.ceil(FAR * impostors))  # are enough, though a resample may have fewer of them
+    limit_of = limits(largest[few], impostor[few], wanted, signs)
+    resampled = dict(zip(hits, rates(np.stack(list(hits.values()), axis=1), label[searcher], signs).T))
+    if round(FAR * impostors):  # else nothing is known of this FAR
+        resampled[f"{FAR:g}"] = rates_above(genuine, label[searcher], limit_of, signs)[:, 0]
     genuine.sort()
-    largest = np.sort(top.scores)
+    largest = largest[::-1]
     # Below one impostor pair a FAR is zero.
     fars = np.geomspace(max(1 / impostors, 1e-9), CURVE_FAR, 121)
-    tar, limit = tar_at(genuine, largest, impostors, [FAR])
+    found, limit = tar_at(genuine, largest, impostors, [FAR])
+    tar = {f"{FAR:g}": float(found[0])}
     return MegaFace(
         probes=len(probes),
         distractors=len(distractors),
         searches=len(genuine),
         rank1=rank1,
-        tar={f"{FAR:g}": float(tar[0])},
+        tar=tar,
         threshold={f"{FAR:g}": float(limit[0])},
         roc={"far": fars.tolist(), "tar": tar_at(genuine, largest, impostors, fars)[0].tolist()},
+        **uncertainty(rank1 | tar, resampled, "identities", label[searcher], signs),
     )
 
 
@@ -172,8 +188,8 @@ def main() -> None:
             results.noises[kind] = Noises(listed=len(listed), found=len(found))
             doubt = ": are they named as in the list, with suffix and folder?" if 2 * len(found) < len(listed) else ""
             say(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
-    print_rates("MegaFace rank-1 by distractors", results.rank1)
-    print_rates("MegaFace TAR at FAR", results.tar)
+    print_rates("MegaFace rank-1 by distractors", results.rank1, results.interval)
+    print_rates("MegaFace TAR at FAR", results.tar, results.interval)
     write_results(args.output, args.name, megaface=results, **taken)
 
 

@@ -16,11 +16,13 @@ from rich.console import Console
 from evaluate.features.options import add_name_option, add_network_options, load_embedder
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import ranks
-from evaluate.protocols.folds import VerificationResult, verify, worst_pairs
+from evaluate.protocols.folds import VerificationResult, resampled, verify, worst_pairs
+from evaluate.protocols.resampling import draw
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import VerificationSet
 from evaluate.reporting.tables import accuracy_table
+from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import distinct_names
@@ -76,9 +78,10 @@ def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> None:
 
 def verification_set(result: VerificationResult, same: np.ndarray) -> VerificationSet:
     """The figures of a set and what a report draws from."""
-    edges = np.linspace(0, 4, 161)
+    edges, signs = np.linspace(0, 4, 161), draw(len(same))
+    figures = result.summary()
     return VerificationSet(
-        **result.summary(),
+        **figures,
         folds=result.folds.tolist(),
         roc={"far": result.fpr.tolist(), "tar": result.tpr.tolist()},
         histogram={
@@ -86,6 +89,8 @@ def verification_set(result: VerificationResult, same: np.ndarray) -> Verificati
             "genuine": np.histogram(result.distances[same], edges)[0].tolist(),
             "impostor": np.histogram(result.distances[~same], edges)[0].tolist(),
         },
+        # A pair is known by its place and kind: models on other pairs are not compared.
+        **uncertainty(figures, resampled(result, same, signs), "pairs", 2 * np.arange(len(same)) + same, signs),
     )
 
 

@@ -18,6 +18,8 @@ from losses.margins.margin import Margin
 from losses.margins.mv_softmax import MVSoftmax
 from losses.margins.scf import SCF
 from losses.margins.sphereface import SphereFace
+from losses.margins.sphereface2 import SphereFace2
+from losses.margins.sphereface_r import SphereFaceR1, SphereFaceR2
 from losses.margins.uniface import UniFace
 from pipelines.common.errors import UserError, unknown
 
@@ -36,6 +38,9 @@ MARGINS: dict[str, type[Margin]] = {
     "broadface": BroadFace,
     "scf": SCF,
     "uniface": UniFace,
+    "sphereface2": SphereFace2,
+    "sphereface_r1": SphereFaceR1,
+    "sphereface_r2": SphereFaceR2,
 }
 
 

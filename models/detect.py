@@ -58,10 +58,10 @@ def _iresnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     width = _width(widths, STAGE_CHANNELS, multiple=8)
     pair_rank = len(tensors.get("pool.attention_p", ()))
     if pair_rank:  # neither the size of the input nor the share of the pairs shows: the defaults
-        head = {"embedding_size": len(tensors["fc.weight"]), "input_size": 112, "pool": "pair_relation"}
+        head: dict[str, Any] = {"embedding_size": len(tensors["fc.weight"]), "input_size": 112, "pool": "pair_relation"}
         head |= {"pair_rank": pair_rank} if pair_rank != 512 else {}
     else:
-        head = _flat_head(tensors["fc.weight"], widths[-1])
+        head = {**_flat_head(tensors["fc.weight"], widths[-1])}
     return {
         "name": _name(IResNet, depths),
         **head,

@@ -142,6 +142,10 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(self.register_tokens, std=0.02)
         initialise_linear(self)
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """The parameters of the patches with their places, then of each block; those behind them are in none."""
+        return [[*self.patch_embed.parameters(), self.pos_embed], *(list(block.parameters()) for block in self.blocks)]
+
     def tokens(self, images_bchw: Tensor) -> Tensor:
         """The patches' normalised tokens (b, n, d) behind the blocks, those masked in training the mask token."""
         x_bnd = self.patch_embed(images_bchw) + self.pos_embed

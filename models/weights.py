@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.detect import backbone_prefixes, guess_architecture
+from models.lora import merged
 from models.registry import create_model, model_arguments
 from models.sharded import read_sharded
 from pipelines.common.errors import UserError, one_line
@@ -93,7 +94,7 @@ def read_weights(path: str | Path, model: nn.Module | None = None) -> Weights:
     """
     path = _file(Path(path))
     if path.is_dir():
-        content: Any = read_sharded(path, "ema", "backbone")  # averaged weights where there are some
+        content: Any = merged(read_sharded(path, "ema", "backbone"))  # averaged weights where there are some
     elif path.suffix.lower() == ".onnx":
         raise UserError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")
     elif path.suffix.lower() == ".safetensors":

@@ -4,12 +4,14 @@ Imports inside functions count like those at the top of a file.
 """
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import setuptools
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("pipelines", "models", "losses", "evaluate", "train", "benchmarks")
@@ -142,3 +144,16 @@ def test_a_forbidden_import_is_found_wherever_it_stands(tmp_path, file, line):
         assert len(faults(tmp_path, TABLE)) == 1, text
     path.write_text(f"# {line}")
     assert not faults(tmp_path, TABLE)
+
+
+def test_every_wing_is_in_the_wheel():
+    """setuptools finds the rooms' folders by their ``__init__.py``."""
+    found = setuptools.find_packages(ROOT, include=included(ROOT))
+    wings = {".".join(file.relative_to(ROOT).parent.parts) for file in files(ROOT)}
+    assert wings == set(found)
+
+
+def included(root: Path) -> list[str]:
+    """The patterns of packages in ``pyproject.toml``; Python 3.10 has no reader of TOML."""
+    section = (root / "pyproject.toml").read_text().partition("[tool.setuptools.packages.find]\n")[2]
+    return json.loads(re.match("include = (.*)\n", section)[1])

@@ -1,7 +1,9 @@
 """From the sections of a config to the parts of a run: data, backbone, head, and the centres' optimiser."""
 
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -16,22 +18,49 @@ from models.weights import load_weights
 from pipelines.common.errors import UserError
 from pipelines.loading.landmarks import LandmarkFile, Landmarks, template_landmarks
 from pipelines.loading.loader import Loader
-from pipelines.sources import open_source
+from pipelines.loading.rates import Share
+from pipelines.sources.collection import DataSet, open_collection
 from pipelines.sources.source import Source
+from train.class_means import set_class_means
 from train.config import Config, Data, Head, Model, settled
 from train.fine_tune import load_centres, stored_classes
+from train.freezing import restrict
 from train.recipes import Recipe
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
-def open_data(config: Config) -> tuple[Source, int]:
-    """The training images, and the number of classes, which are theirs or more. ``UserError`` for fewer."""
-    source = open_source(config.data.train)
+class TrainingData(NamedTuple):
+    """What a run trains on.
+
+    Attributes:
+        source: the images of all sets.
+        shares: how many each set has, and its weight; empty where all weights are 1.
+    """
+
+    source: Source
+    shares: list[Share]
+
+    def fingerprint(self) -> int:
+        """32 bits that tell which images come in an epoch."""
+        own = self.source.fingerprint()
+        return zlib.crc32(repr(self.shares).encode(), own) if self.shares else own
+
+
+def open_data(data: Data) -> TrainingData:
+    """The training data of a config."""
+    sets = [DataSet(**entry.model_dump()) for entry in data.train]
+    source, sizes = open_collection(sets, [Path(path) for path in data.changes])
+    weights = [entry.weight for entry in data.train]
+    return TrainingData(source, [] if set(weights) == {1.0} else list(zip(sizes, weights)))
+
+
+def count_classes(config: Config, source: Source) -> int:
+    """The classes of a run, which are those of its data or more. ``UserError`` for fewer."""
     num_classes = config.head.num_classes or source.num_classes
     if num_classes < source.num_classes:
-        raise UserError(f"head.num_classes is {num_classes}, but {config.data.train} has {source.num_classes}")
-    return source, num_classes
+        raise UserError(f"head.num_classes is {num_classes}, but {config.data.told} has {source.num_classes}")
+    return num_classes
 
 
 def landmarks_of(config: Config, source: Source) -> Landmarks | None:
@@ -57,6 +86,7 @@ def build_loader(
     accumulate: int,
     quarantine: Path,
     landmarks: Landmarks | None = None,
+    shares: Sequence[Share] = (),
 ) -> Loader:
     """The stream of this rank's batches; images that cannot be read are told in the file ``quarantine``."""
     return Loader(
@@ -65,6 +95,7 @@ def build_loader(
         seed=seed,
         augment=data.augment,
         shuffle=data.shuffle,
+        shares=shares,
         image_size=image_size,
         device=world.device,
         rank=world.rank,
@@ -88,6 +119,7 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
     backbone = create_model(**model.arguments)
     if fresh and model.init_from:
         load_weights(backbone, model.init_from)
+    restrict(backbone, model)
     if model.sync_batchnorm:
         if world.device.type != "cuda":
             raise UserError("model.sync_batchnorm works on GPUs only")
@@ -170,13 +202,26 @@ def build_head(
     return classifier
 
 
+def place_centres(config: Config, head: PartialFC, backbone: nn.Module, source: Source, world: World) -> None:
+    """Let new classes begin where ``head.init`` says; all ranks call, before the first step of a run."""
+    if config.head.init == "class_means":
+        set_class_means(
+            head,
+            backbone,
+            source,
+            world,
+            first=stored_classes(config.head.init_from) if config.head.init_from else 0,
+            image_size=config.model.input_size,
+            threads=settled(config.data.threads),
+            autocast=HALF[settled(config.precision)],
+            max_bad_fraction=config.data.max_bad_fraction,
+        )
+
+
 def build_centre_optimizer(config: Config, head: PartialFC) -> CentreOptimizer:
     """The centres' optimiser."""
     return CentreOptimizer(
         head,
-        lr=config.optim.lr,
-        algorithm=config.centre_optimizer,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
+        **config.centre_rule,
         fused=config.head.fused and head.mode == "streamed",
     )

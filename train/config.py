@@ -1,16 +1,22 @@
 """The configuration of a run: one YAML file, typed, with the defaults and what each key means."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
+import torch
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -20,7 +26,7 @@ from pipelines.common.errors import UserError
 from pipelines.loading.augment import AUGMENTATIONS
 from train import yaml_file
 from train.mistakes import explain
-from train.optim import OPTIMIZERS
+from train.optim import OPTIMIZERS, REFUSED, parameters_of_rule
 from train.progress import SINKS
 from train.recipes import RECIPES
 from train.section import LocalPath, OpenSection, Section, one_of
@@ -37,9 +43,26 @@ def settled(value: Value | Auto) -> Value:
     return value
 
 
+class TrainingSet(Section):
+    path: LocalPath = Field(description="as data.train where it is one path")
+    weight: PositiveFloat = Field(1.0, description="how often each of its images comes in an epoch")
+    labels: LocalPath = Field(
+        "apart",
+        description="its identities are others than those of all sets (apart), or the same as those of their names in "
+        "the sets with shared labels (shared); or a file that says so of some, lines name<TAB>class",
+    )
+    images: LocalPath | None = Field(None, description="file with the numbers of the images that count; null for all")
+    identities: LocalPath | None = Field(None, description="file with the names of the identities that count, likewise")
+
+
 class Data(Section):
-    train: LocalPath = Field(
-        description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet"
+    train: list[TrainingSet] = Field(
+        min_length=1,
+        description="train.rec or its folder, images root/identity/*.jpg, WebDataset shards, Parquet, LMDB; or a list "
+        "of such paths and of sections with the keys below",
+    )
+    changes: list[LocalPath] = Field(
+        [], description="files of changed labels, as evaluate.labels writes them, of one of the sets or of all"
     )
     batch_size: PositiveInt = Field(128, description="images a rank takes in a step")
     augment: Annotated[str, one_of("augmentation", AUGMENTATIONS)] = Field(
@@ -66,6 +89,35 @@ class Data(Section):
     prefetch: PositiveInt | Auto = Field(3, description="batches decoded ahead; auto by their size")
     max_bad_fraction: float = Field(0.001, ge=0, le=1, description="stop when more images than this cannot be read")
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _paths_are_sets(cls, train: Any) -> Any:
+        if not isinstance(train, list):
+            if not isinstance(train, str | Mapping):
+                raise UserError(f"must be a path or a list of data sets, not {brief(train)}")
+            train = [train]
+        return [{"path": entry} if isinstance(entry, str) else entry for entry in train]
+
+    @field_serializer("train")
+    def _short(self, train: list[TrainingSet]) -> Any:
+        """As short as a user may write it."""
+        sets = [entry.model_dump(exclude_defaults=True) for entry in train]
+        paths = [entry["path"] if len(entry) == 1 else entry for entry in sets]
+        return paths[0] if len(paths) == 1 else paths
+
+    @property
+    def told(self) -> str:
+        """The training sets, for messages."""
+        return ", ".join(entry.path for entry in self.train)
+
+
+class Lora(Section):
+    rank: PositiveInt = Field(8, description="of the update of a weight")
+    alpha: PositiveFloat = Field(16, description="the update is multiplied by alpha / rank")
+    match: list[str] = Field(
+        ["*"], min_length=1, description="patterns of the weights' names; linear and ungrouped convolutional layers"
+    )
+
 
 class Model(OpenSection):
     table: ClassVar = BACKBONES
@@ -78,11 +130,25 @@ class Model(OpenSection):
     init_from: LocalPath | None = Field(
         None, description="weights to start from: any file or folder models.load_weights reads"
     )
+    freeze: list[str] = Field(
+        [],
+        description="parameters that are not trained: norms, biases, or patterns of names, such as layer1.*; batch "
+        "norms frozen whole keep their running statistics and normalise by them",
+    )
+    lora: Lora | None = Field(
+        None, description="train updates of low rank instead of the weights; they are part of the saved ones"
+    )
     checkpoint_activations: bool | Auto = Field(
         False, description="compute activations again for the gradient; auto where they do not fit into the memory"
     )
     sync_batchnorm: bool = Field(False, description="batch statistics over all ranks (GPU only)")
     compile: bool = Field(False, description="torch.compile the backbone for training")
+
+    @model_validator(mode="after")
+    def _lora_freezes(self) -> "Model":
+        if self.lora and self.freeze:
+            raise UserError("lora freezes the whole backbone: leave out freeze")
+        return self
 
     @model_validator(mode="after")
     def _can_compute_again(self) -> "Model":
@@ -102,12 +168,30 @@ class Model(OpenSection):
         again = {"checkpoint_activations": True} if self.checkpoint_activations is True else {}
         return own | self.options | again
 
+    @property
+    def trained(self) -> str:
+        """What of the backbone is trained, as a checkpoint notes it: the parameters of the optimiser depend on it."""
+        return f"all but {self.freeze}" if self.freeze else str(self.lora) if self.lora else "all"
 
-CentreRule = Literal["sgd", "adamw"]  # what losses.CentreOptimizer knows
+
+CentreRule = Literal["sgd", "adamw", "lion"]  # what losses.CentreOptimizer knows
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class CentreOptim(Section):
     name: CentreRule | None = Field(None, description="rule of the class centres; null takes optim.name")
+    lr: PositiveFloat = Field(1.0, description="their share of optim.lr, through warm-up and schedule")
+    momentum: Decay | None = Field(None, description="of sgd; null takes optim.momentum")
+    weight_decay: float | None = Field(None, ge=0, description="of the centres; null takes optim.weight_decay")
+    betas: tuple[Decay, Decay] | None = Field(
+        None, description="of adamw and lion; null takes optim's where the rule is the same, else the rule's own"
+    )
+    eps: PositiveFloat | None = Field(None, description="of adamw; null as for betas")
+
+
+class Stage(Section):
+    epoch: PositiveFloat = Field(description="where it begins, in epochs")
+    sample_rate: float = Field(gt=0, le=1, description="share of the classes in a step from there on")
 
 
 class Head(OpenSection):
@@ -118,6 +202,8 @@ class Head(OpenSection):
         "arcface", description="loss (losses.create_margin); its options stand beside it"
     )
     sample_rate: float = Field(1.0, gt=0, le=1, description="share of the classes in a step (Partial FC)")
+    stages: list[Stage] = Field([], description="other values of sample_rate later in the run, as LVFace's: .1, then 1")
+    warmup_epochs: NonNegativeFloat = Field(0, description="epochs in which the margin grows linearly from none")
     mode: Literal["streamed", "dense"] = Field("streamed", description="dense holds all logits, to compare with")
     kernels: Literal["torch", "triton"] = Field("torch", description="arithmetic of a tile; triton needs a GPU")
     tile: PositiveInt | Auto = Field("auto", description="class centres a tile; auto by the device's cache or memory")
@@ -126,12 +212,29 @@ class Head(OpenSection):
     init_from: LocalPath | None = Field(
         None, description="run folder, Facemill's or arcface_torch's, whose centres come first"
     )
+    init: Literal["random", "class_means"] = Field(
+        "random",
+        description="where the centres that init_from does not have begin; class_means: where the network that the run "
+        "begins with has the images of the class on average",
+    )
     optim: CentreOptim = CentreOptim()
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> "Head":
-        MARGINS[self.margin](**self.options)
+        margin = MARGINS[self.margin](**self.options)
+        if self.warmup_epochs and not margin.competitive:
+            raise UserError(f"{self.margin} has no margin that head.warmup_epochs could let grow")
+        if self.stages and not (self.fused and self.mode == "streamed"):
+            raise UserError("head.stages change what is sampled, which takes head.fused and head.mode=streamed")
+        starts = [stage.epoch for stage in self.stages]
+        if starts != sorted(set(starts)):
+            raise UserError(f"head.stages begin one after the other, not at epochs {starts}")
         return self
+
+    @property
+    def highest_sample_rate(self) -> float:
+        """Of all stages: what memory has to suffice for."""
+        return max([self.sample_rate, *(stage.sample_rate for stage in self.stages)])
 
 
 class Recipe(OpenSection):
@@ -152,14 +255,30 @@ class Group(Section):
     lr: PositiveFloat = Field(1.0, description="their share of the learning rate, beside backbone_lr")
 
 
-class Optim(Section):
-    name: Annotated[str, one_of("optimizer", OPTIMIZERS)] = Field("sgd", description="optimiser of the backbone")
+def _not_refused(name: Any) -> Any:
+    if name in REFUSED:
+        raise UserError(f"{name} {REFUSED[name]}, which a step here does not offer; take another, such as adamw")
+    return name
+
+
+class Optim(OpenSection):
+    table: ClassVar = OPTIMIZERS
+
+    name: Annotated[str, BeforeValidator(_not_refused), one_of("optimizer", OPTIMIZERS)] = Field(
+        "sgd", description="optimiser of the backbone; its options, such as betas and eps, stand beside it"
+    )
     lr: PositiveFloat = Field(0.1, description="learning rate at the end of the warm-up, for the whole global batch")
     backbone_lr: PositiveFloat = Field(1.0, description="the backbone's share of lr; less for weights of init_from")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, rmsprop and muon")
     weight_decay: float = Field(5e-4, ge=0, description="of backbone, recipe and centres, all their parameters")
     groups: list[Group] = Field(
         [], description="parameters of backbone and recipe with other values; each belongs to the first that matches"
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor of the backbone's rate from each layer to the one before, as ViTs name theirs",
     )
     clip: PositiveFloat | None = Field(5.0, description="largest norm of the gradient; null for none")
     max_skipped: PositiveInt = Field(
@@ -173,6 +292,25 @@ class Optim(Section):
         description="decay a step of the backbone's moving average, which is verified and saved; null for none",
     )
     compress: Literal["none", "bf16", "fp16"] = Field("none", description="gradients between ranks")
+
+    @classmethod
+    def parameters_of(cls, name: str) -> Iterable[inspect.Parameter]:
+        return parameters_of_rule(name).values()
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The arguments of the optimiser's constructor, but for the parameters and their rate."""
+        shared = {"momentum": self.momentum, "weight_decay": self.weight_decay}
+        known = parameters_of_rule(self.name)
+        return {name: value for name, value in shared.items() if name in known} | self.options
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> "Optim":
+        OPTIMIZERS[self.name]([{"params": [torch.zeros(1, 1), torch.zeros(1)]}], lr=self.lr, **self.rule)
+        decays = [self.weight_decay, *(group.weight_decay for group in self.groups)]
+        if any(decays) and "weight_decay" not in self.rule:
+            raise UserError(f"{self.name} has no weight decay; set optim.weight_decay=0")
+        return self
 
 
 class Schedule(Section):
@@ -243,21 +381,34 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     dist: Dist = Dist()
     log: Log = Log()
-    precision: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="of the arithmetic; weights are float32")
+    precision: Literal["bf16", "fp16", "fp32"] | Auto = Field(
+        "bf16",
+        description="of the arithmetic; weights are float32; auto: bf16, on a processor without products of it fp32",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where each rank has a device")
     output: LocalPath = Field(description="folder of the run")
     seed: int = Field(2048, ge=0, lt=2**63, description="of everything random: weights, order, augmentation, dropout")
 
     @property
-    def centre_optimizer(self) -> str:
-        """The rule of the class centres."""
-        return self.head.optim.name or self.optim.name
+    def centre_rule(self) -> dict[str, Any]:
+        """The arguments of `losses.CentreOptimizer` that say how centres move."""
+        own, optim = self.head.optim, self.optim
+        name = own.name or optim.name
+        inherited = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
+        if name == optim.name:
+            inherited |= {key: value for key, value in optim.options.items() if key in ("betas", "eps")}
+        stated = own.model_dump(exclude={"name", "lr"}, exclude_none=True)
+        return {"algorithm": name, "lr": optim.lr * own.lr, **inherited, **stated}
 
     @model_validator(mode="after")
     def _centres_have_a_rule(self) -> "Config":
-        if self.centre_optimizer not in get_args(CentreRule):
-            rules = " or ".join(get_args(CentreRule))
-            raise UserError(f"class centres have no rule {self.optim.name!r}; set head.optim.name to {rules}")
+        rule, rules = self.centre_rule["algorithm"], get_args(CentreRule)
+        if rule not in rules:
+            raise UserError(f"class centres have no rule {rule!r}; set head.optim.name to {' or '.join(rules)}")
+        of_others = {"sgd": ("betas", "eps"), "adamw": ("momentum",), "lion": ("momentum", "eps")}[rule]
+        for key in of_others:
+            if getattr(self.head.optim, key) is not None:
+                raise UserError(f"head.optim.{key} is nothing that {rule}, the rule of the centres, knows")
         return self
 
     @model_validator(mode="before")

@@ -140,14 +140,15 @@ def first_of_node(world: World) -> Iterator[None]:
 def average_batch_statistics(model: nn.Module) -> None:
     """Replace the running means and variances by their averages over the ranks.
 
-    Each rank has seen its own part of every batch; a model is verified and saved with what all have seen.
+    Each rank has seen its own part of every batch; a model is verified and saved with what all have seen. What is equal
+    on all ranks stays so to the last bit: float64 has room for the sum.
     """
     if dist.get_world_size() == 1:
         return
     buffers = [b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
     if not buffers:
         return
-    flat = torch.cat([b.flatten() for b in buffers])
+    flat = torch.cat([b.flatten() for b in buffers]).double()
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers])):

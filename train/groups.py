@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import itemgetter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -16,20 +18,30 @@ if TYPE_CHECKING:  # a config names an optimiser, which takes groups
 # As torch.optim takes them; ``lr_scale`` is a group's share of the rate of a step.
 Groups = list[dict[str, Any]]
 
+
+@runtime_checkable
+class Layered(Protocol):
+    """A backbone that says in which order images pass its parameters (``optim.layer_decay``)."""
+
+    def layers(self) -> Sequence[Sequence[nn.Parameter]]:
+        """The parameters of each layer, from the images on; those in none make the embedding from the last one."""
+
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def trained_groups(backbone: nn.Module, recipe: nn.Module, optim: Optim) -> tuple[Groups, Groups]:
     """The trained parameters of backbone and recipe, each in the first of ``optim.groups`` that matches it.
 
-    Those that none matches are a group of their own, with the values of ``optim``.
+    Those that none matches are a group of their own, with the values of ``optim``. With ``optim.layer_decay`` a group
+    becomes one for each layer of the backbone.
 
     Raises:
-        UserError: a group gets no parameter.
+        UserError: a group gets no parameter, or the backbone has no layers to tell of.
     """
-    own = _named(backbone, "")
+    own = named(backbone)
     known = {id(parameter) for parameter in backbone.parameters()}
-    others = [each for each in _named(recipe, "recipe.") if id(each.parameter) not in known]
+    others = [each for each in named(recipe, "recipe.") if id(each.parameter) not in known]
     rules = [_rule(each, optim.groups) for each in [*own, *others]]
     for index, group in enumerate(optim.groups):
         if index not in rules:
@@ -38,7 +50,7 @@ def trained_groups(backbone: nn.Module, recipe: nn.Module, optim: Optim) -> tupl
                 f"optim.groups.{index}: {group.match} matches no trained parameter that is left to it; "
                 f"names are such as {names}"
             )
-    return _grouped(own, optim, optim.backbone_lr), _grouped(others, optim, 1.0)
+    return _grouped(own, optim, optim.backbone_lr, _layer_shares(backbone, optim.layer_decay)), _grouped(others, optim)
 
 
 def parameters_of(groups: Groups) -> list[nn.Parameter]:
@@ -46,13 +58,15 @@ def parameters_of(groups: Groups) -> list[nn.Parameter]:
     return [parameter for group in groups for parameter in group["params"]]
 
 
-class _Named(NamedTuple):
+class Named(NamedTuple):
+    """A parameter, the name that patterns are compared with, and whether a norm has it."""
+
     name: str
     parameter: nn.Parameter
     of_norm: bool
 
 
-def _named(module: nn.Module, prefix: str) -> list[_Named]:
+def named(module: nn.Module, prefix: str = "") -> list[Named]:
     """The trained parameters of a module, each once."""
     norms = {
         id(parameter)
@@ -60,28 +74,45 @@ def _named(module: nn.Module, prefix: str) -> list[_Named]:
         if isinstance(part, _NORMS)
         for parameter in part.parameters(recurse=False)
     }
-    named = module.named_parameters()
-    return [_Named(prefix + name, p, id(p) in norms) for name, p in named if p.requires_grad]
+    parameters = module.named_parameters()
+    return [Named(prefix + name, p, id(p) in norms) for name, p in parameters if p.requires_grad]
 
 
-def _rule(each: _Named, groups: Sequence[Group]) -> int:
+def _rule(each: Named, groups: Sequence[Group]) -> int:
     """The index of the group that takes a parameter; -1 for none."""
-    return next((index for index, group in enumerate(groups) if _matches(each, group.match)), -1)
+    return next((index for index, group in enumerate(groups) if matches(each, group.match)), -1)
 
 
-def _matches(each: _Named, match: str) -> bool:
+def matches(each: Named, match: str) -> bool:
+    """Whether ``norms``, ``biases`` or a pattern of names means this parameter."""
     if match == "norms":
         return each.of_norm
     return each.name.endswith("bias") if match == "biases" else fnmatchcase(each.name, match)
 
 
-def _grouped(named: Iterable[_Named], optim: Optim, lr_scale: float) -> Groups:
-    taken: dict[int, list[nn.Parameter]] = {}
-    for each in named:
-        taken.setdefault(_rule(each, optim.groups), []).append(each.parameter)
+def _layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
+    """Shares of the rate by the id of each parameter in a layer: ``decay`` for it and for each layer behind it.
+
+    As BEiT has it (Bao et al., 2022): what makes the embedding has the whole rate, the last block ``decay`` of it.
+    """
+    if decay == 1:
+        return {}
+    if not isinstance(backbone, Layered):
+        raise UserError("optim.layer_decay needs a backbone that names its layers by layers(), such as vit_b")
+    layers = backbone.layers()
+    return {id(p): decay ** (len(layers) - index) for index, layer in enumerate(layers) for p in layer}
+
+
+def _grouped(
+    members: Iterable[Named], optim: Optim, lr_scale: float = 1.0, shares: Mapping[int, float] = MappingProxyType({})
+) -> Groups:
+    taken: dict[tuple[int, float], list[nn.Parameter]] = {}
+    for each in members:
+        key = _rule(each, optim.groups), shares.get(id(each.parameter), 1.0)
+        taken.setdefault(key, []).append(each.parameter)
     groups: Groups = []
-    for rule, parameters in sorted(taken.items()):
+    for (rule, share), parameters in sorted(taken.items(), key=itemgetter(0)):
         own = optim.groups[rule] if rule >= 0 else None
         decay = {} if own is None or own.weight_decay is None else {"weight_decay": own.weight_decay}
-        groups.append({"params": parameters, "lr_scale": lr_scale * (own.lr if own else 1.0), **decay})
+        groups.append({"params": parameters, "lr_scale": lr_scale * share * (own.lr if own else 1.0), **decay})
     return groups

@@ -23,9 +23,10 @@ def _rows(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str]]
             yield from _rows(sections[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", _default(field), _meaning(field)
-            for listed in get_args(field.annotation):
-                if isinstance(listed, type) and issubclass(listed, Section):
-                    yield from _rows(listed, f"{prefix}{key}[].")
+            several = "[]" if get_origin(field.annotation) is list else ""
+            for member in get_args(field.annotation):
+                if isinstance(member, type) and issubclass(member, Section):
+                    yield from _rows(member, f"{prefix}{key}{several}.")
     if issubclass(section, OpenSection):
         names = ", ".join(section.table)
         yield f"{prefix}*", "", f"options of the {prefix}{section.chooser}, one of {names}"

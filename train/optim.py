@@ -2,48 +2,73 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from pipelines.common.errors import UserError, unknown
+from pipelines.common.errors import UserError
 from train.groups import Groups, parameters_of
+from train.muon import MuonAdamW
 
 if TYPE_CHECKING:  # a config names an optimiser of the table
     from train.config import Optim, Schedule
 
 
-def sgd(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
-    """SGD with momentum."""
-    optimizer = torch.optim.SGD(
-        groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
-    )
-    if optim.momentum:  # made by a first step, it would be what lies in memory where that step is left out
-        for parameter in parameters_of(groups):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+# What makes the optimiser of groups of parameters, by name: a class, whose options are its constructor's. Fused ones
+# can leave a step out without the host's knowledge (see `train.gate`); for others the host waits.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adamax": torch.optim.Adamax,
+    "adafactor": torch.optim.Adafactor,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "rprop": torch.optim.Rprop,
+    "asgd": torch.optim.ASGD,
+    "muon": MuonAdamW,
+}
+# Of torch.optim's the others, and why.
+REFUSED = {"lbfgs": "evaluates a loss several times a step", "sparseadam": "is for sparse gradients"}
+_FUSED = (torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam)
+# How an optimiser computes, not what; the objective of maximising.
+_NO_OPTIONS = ("lr", "foreach", "fused", "capturable", "differentiable", "maximize")
 
 
-def adamw(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
-    """AdamW, which has no use for ``optim.momentum``."""
-    return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+def parameters_of_rule(name: str) -> dict[str, inspect.Parameter]:
+    """What the optimiser of this name can be told of its rule, by name; rates that may be tensors are numbers here."""
+    _, *parameters = inspect.signature(OPTIMIZERS[name], eval_str=True).parameters.values()
+    return {p.name: p.replace(annotation=_numbers(p.annotation)) for p in parameters if p.name not in _NO_OPTIONS}
 
 
-# From groups of parameters and the section ``optim`` of a config to their optimiser; ``lr`` is set anew before every
-# step. A fused one can leave a step out without the host's knowledge (see `train.gate`); for others the host waits.
-OPTIMIZERS: dict[str, Callable[[Groups, Optim], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+def _numbers(annotation: Any) -> Any:
+    """A type without the tensors that torch.optim allows in the place of a number."""
+    if get_origin(annotation) in (Union, UnionType):
+        kept = [_numbers(kind) for kind in get_args(annotation) if kind is not Tensor]
+        return Union[tuple(kept)]  # noqa: UP007  made from others
+    if get_origin(annotation) is tuple:
+        return tuple[tuple(map(_numbers, get_args(annotation)))]  # type: ignore[misc]  # made from others
+    return annotation
 
 
 def create_optimizer(groups: Groups, optim: Optim) -> torch.optim.Optimizer:
     """The optimiser ``optim.name`` of these parameters (see `train.groups`)."""
-    if optim.name not in OPTIMIZERS:
-        raise unknown("optimizer", optim.name, OPTIMIZERS)
-    return OPTIMIZERS[optim.name](groups, optim)
+    kind = OPTIMIZERS[optim.name]
+    optimizer = kind(groups, lr=optim.lr, **optim.rule, **({"fused": True} if kind in _FUSED else {}))
+    if isinstance(optimizer, torch.optim.SGD) and optim.momentum:
+        for parameter in parameters_of(groups):  # made by a first step, it would be what lies in memory if left out
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

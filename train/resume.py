@@ -38,8 +38,8 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
             continue
         if name == "fingerprint":
             raise UserError(
-                f"cannot resume {path}: {config.data.train} has other labels, sizes or another order of images than "
-                "it had then; restore the data or choose another output"
+                f"cannot resume {path}: {config.data.told} has other labels, sizes, weights or another order of "
+                "images than it had then; restore the data or choose another output"
             )
         raise UserError(
             f"cannot resume {path}: its {name} is {meta[name]}, here it is {value}; "

@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
@@ -58,13 +58,18 @@ class OpenSection(Section):
     @classmethod
     def options_of(cls, name: str) -> type[Section]:
         """The options of what is called ``name``: a parameter of its constructor each, but for the section's keys."""
-        parameters = inspect.signature(cls.table[name]).parameters.values()
+        parameters = cls.parameters_of(name)
         fields: dict[str, Any] = {
             p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
             for p in parameters
             if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in cls.model_fields
         }
         return create_model(name, __base__=Section, **fields)
+
+    @classmethod
+    def parameters_of(cls, name: str) -> Iterable[inspect.Parameter]:
+        """The parameters of the constructor of ``name``."""
+        return inspect.signature(cls.table[name]).parameters.values()
 
     @model_validator(mode="after")
     def _check_options(self) -> "OpenSection":

@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
 
+from models.lora import merged
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
 
@@ -61,8 +62,11 @@ def check_finite(state: dict[str, Any], path: str = "") -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a plain state dict of CPU tensors, whole or not at all; ``UserError`` for numbers that are not finite."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """Write a plain state dict of CPU tensors, whole or not at all, LoRA's updates merged.
+
+    Raises ``UserError`` for numbers that are not finite.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in merged(model.state_dict()).items()}
     check_finite(tensors)
     content = io.BytesIO()
     torch.save(tensors, content)  # which would tell a full disk as an error of its own

@@ -18,23 +18,27 @@ from evaluate.reporting.tables import accuracy_table
 from losses import CentreOptimizer
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
-from pipelines.sources.source import Source
 from train.build import (
     HALF,
+    TrainingData,
     build_backbone,
     build_centre_optimizer,
     build_head,
     build_loader,
+    count_classes,
     landmarks_of,
     open_data,
+    place_centres,
     replicate,
 )
 from train.checkpoint import Checkpoints
 from train.config import Config, settled
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.ema import WeightAverage
+from train.freezing import hold_norms
 from train.gate import SoundBuffers, StepGate
 from train.groups import parameters_of, trained_groups
+from train.head_schedule import HeadSchedule
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer, set_learning_rate
 from train.planning.automatic import settled_here, settled_values
@@ -60,33 +64,35 @@ class Trainer:
         self.config, self.world = config, world
         self.output = Path(config.output)
         self.folder = RunFolder(self.output)
-        self.half = HALF[config.precision]
         self.step = 0
         self.best = torch.tensor(-1.0, dtype=torch.float64)  # mean accuracy of the best verification
         self.verify_seconds = 0.0
 
         with first_of_node(world):  # it leaves the index of the data to the others
-            source, num_classes = open_data(config)
+            data = open_data(config.data)
+        num_classes = count_classes(config, data.source)
         given, config = config, settled_here(config, world, num_classes)
         self.config, self.settled = config, list(settled_values(given, config))
+        self.half = HALF[settled(config.precision)]
         self.verifier = Verifier(config, world)
         self.folder.claim(world)
         noted = self.folder.note_checkpoint
         self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep, on_complete=noted)
-        self.meta: dict[str, int | str] = {"num_classes": num_classes, "images": len(source), "seed": config.seed}
-        self.meta |= {"model": config.model.name}
+        self.meta: dict[str, int | str] = {"num_classes": num_classes, "images": len(data.source)}
+        self.meta |= {"seed": config.seed, "model": config.model.name}
         found = self.checkpoints.newest("global_batch", *self.meta)
         self.accumulate = batches_a_step(config, world, found[1] if found else {})
-        self.meta |= {"global_batch": self.global_batch, "ranks": world.size, "fingerprint": source.fingerprint()}
-        self.meta |= {"groups": groups_as_text(config.optim)}
+        self.meta |= {"global_batch": self.global_batch, "ranks": world.size, "fingerprint": data.fingerprint()}
+        self.meta |= {"groups": groups_as_text(config.optim), "trained": config.model.trained}
         self.regrouped = regrouped(found[1], self.meta) if found else None
         if found:
             check_resumable(config, *found, self.meta)
         else:
             agreed(self.folder.check_unused)
 
-        self._build(source, num_classes, fresh=not found)
+        self._build(data, num_classes, fresh=not found)
         self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
+        self.head_schedule = HeadSchedule(config.head, self.steps_per_epoch)
         self.timetable = Timetable(config, self.learning_rate.total, self.steps_per_epoch)
         self.gate = StepGate(world.device, scaled=config.precision == "fp16")
         self.meter = Meter(world.device, self.global_batch)
@@ -96,7 +102,7 @@ class Trainer:
             self.step = meta["step"]
         self.buffers = SoundBuffers(self.backbone, self.recipe, self.result)
 
-    def _build(self, source: Source, num_classes: int, fresh: bool) -> None:
+    def _build(self, data: TrainingData, num_classes: int, fresh: bool) -> None:
         """The parts that are trained, and what feeds and trains them."""
         config, world = self.config, self.world
         model, optim, seed = config.model, config.optim, config.seed
@@ -104,7 +110,7 @@ class Trainer:
         self.recipe = create_recipe(config.recipe.name, **config.recipe.options)
         self.recipe.begin(
             Run(
-                source,
+                data.source,
                 world,
                 self.output,
                 embedding_size=model.embedding_size,
@@ -115,14 +121,15 @@ class Trainer:
         )
         self.loader = build_loader(
             config.data,
-            source,
+            data.source,
             self.recipe,
             world,
             seed=seed,
             image_size=model.input_size,
             accumulate=self.accumulate,
             quarantine=self.output / "quarantine.jsonl",
-            landmarks=landmarks_of(config, source),
+            landmarks=landmarks_of(config, data.source),
+            shares=data.shares,
         )
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.backbone = build_backbone(model, world, seed=seed, batch_size=config.data.batch_size, fresh=fresh)
@@ -140,6 +147,8 @@ class Trainer:
             seed=seed,
             fresh=fresh,
         )
+        if fresh:
+            place_centres(config, self.head, self.backbone, data.source, world)
         groups, of_recipe = trained_groups(self.backbone, self.recipe, optim)
         self.optimizer = create_optimizer(groups, optim)
         self.recipe_optimizer = create_optimizer(of_recipe, optim) if of_recipe else None
@@ -149,6 +158,7 @@ class Trainer:
         self.trained = parameters_of(groups + of_recipe)
         self.optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
         self.network.train()  # and so it stays: what evaluates it gives it its modes back
+        hold_norms(self.backbone, model)
 
     @property
     def global_batch(self) -> int:
@@ -236,7 +246,8 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for optimizer in self.optimizers:
             set_learning_rate(optimizer, lr)
-        self.centre_optimizer.lr = lr
+        self.centre_optimizer.lr = lr * self.config.head.optim.lr
+        self.head_schedule.apply(self.head, self.step)
         self.centre_optimizer.grad_scale = self.gate.scale if self.gate.scaled else 1.0
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         seed_generators(step_seed(self.config.seed, self.step, self.world.rank), self.world.device)

@@ -17,11 +17,12 @@ from pipelines.sources.memory import MemorySource
 from train.config import Config, settled
 
 
-def find_bin(name: str, train: Path) -> Path:
-    """The file of a verification set: a path as it is, a bare name beside the training data."""
+def find_bin(name: str, *train: Path) -> Path:
+    """The file of a verification set: a path as it is, a bare name beside the first training set that has it there."""
     if name.lower().endswith(".bin"):
         return Path(name)
-    return (train if train.is_dir() else train.parent) / f"{name}.bin"
+    beside = [(path if path.is_dir() else path.parent) / f"{name}.bin" for path in train]
+    return next(filter(Path.exists, beside), beside[0])
 
 
 class Verifier:
@@ -33,7 +34,7 @@ class Verifier:
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
-        paths = [find_bin(name, Path(config.data.train)) for name in config.verify.bins]
+        paths = [find_bin(name, *(Path(entry.path) for entry in config.data.train)) for name in config.verify.bins]
         names = distinct_names([path.with_suffix("") for path in paths])
         self.sets = {name: self._read(path) for name, path in zip(names, paths)}
 

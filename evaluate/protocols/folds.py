@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
 
 from evaluate.protocols.embeddings import finite
 from pipelines.common.errors import UserError
@@ -49,13 +50,9 @@ def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     embeddings /= np.where(norms == 0, 1, norms)
     distances = np.square(embeddings[::2] - embeddings[1::2]).sum(axis=1)
-    # Folds in order, the first ones longer by one where P is no multiple of ten.
-    fold = np.repeat(np.arange(FOLDS), [len(part) for part in np.array_split(same, FOLDS)])
-
+    fold = _folds(len(same))
     accepted, totals = _accepted(distances, same, fold, ACCURACY_THRESHOLDS)
-    correct = accepted[:, 1] + totals[:, 0, None] - accepted[:, 0]  # (folds, thresholds)
-    best = (correct.sum(axis=0) - correct).argmax(axis=1)
-    folds = correct[np.arange(FOLDS), best] / totals.sum(axis=1)
+    folds, best = _accuracy(accepted, totals)
     # A fold without pairs of a kind has rate 0 there, as is customary.
     rates = (accepted / np.maximum(totals, 1)[:, :, None]).mean(axis=0)
 
@@ -74,14 +71,72 @@ def verify(features: np.ndarray, same: np.ndarray) -> VerificationResult:
     )
 
 
+def _folds(pairs: int) -> np.ndarray:
+    """The fold of each pair (P,): in order, the first ones longer by one where P is no multiple of ten."""
+    return np.repeat(np.arange(FOLDS), [len(part) for part in np.array_split(np.arange(pairs), FOLDS)])
+
+
+def _cells(distances: np.ndarray, same: np.ndarray, fold: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The cell of (folds, 2, thresholds + 1) in which each pair (P,) is counted.
+
+    That of its fold, its kind (impostor, genuine), and the first threshold that accepts it.
+    """
+    first = np.searchsorted(thresholds, distances, side="right")
+    return (fold * 2 + same) * (len(thresholds) + 1) + first
+
+
+def _cumulated(counts: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs below each threshold (…, folds, 2, thresholds) and in all (…, folds, 2), from counts of cells (…, n)."""
+    counts = counts.reshape(*counts.shape[:-1], FOLDS, 2, len(thresholds) + 1)
+    return counts[..., :-1].cumsum(axis=-1), counts.sum(axis=-1)
+
+
 def _accepted(
     distances: np.ndarray, same: np.ndarray, fold: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs below each threshold (folds, 2, thresholds) and in all (folds, 2); the middle axis is impostor, genuine."""
-    bins = len(thresholds) + 1
-    first = np.searchsorted(thresholds, distances, side="right")  # the first threshold that accepts the pair
-    counts = np.bincount((fold * 2 + same) * bins + first, minlength=FOLDS * 2 * bins).reshape(FOLDS, 2, bins)
-    return counts[:, :, :-1].cumsum(axis=2), counts.sum(axis=2)
+    cells = _cells(distances, same, fold, thresholds)
+    return _cumulated(np.bincount(cells, minlength=FOLDS * 2 * (len(thresholds) + 1)), thresholds)
+
+
+def _accuracy(accepted: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each fold's accuracy (…, folds) at the first threshold that is best on the others, whose index is (…, folds)."""
+    correct = accepted[..., 1, :] + totals[..., 0, None] - accepted[..., 0, :]  # (…, folds, thresholds)
+    best = (correct.sum(axis=-2, keepdims=True) - correct).argmax(axis=-1)
+    right = np.take_along_axis(correct, best[..., None], axis=-1)[..., 0]
+    with np.errstate(invalid="ignore"):  # a fold may be without pairs in a resample
+        return right / totals.sum(axis=-1), best
+
+
+def resampled(result: "VerificationResult", same: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+    """``accuracy`` and ``val`` (B,) of the set with its pairs resampled within their folds by ``signs`` (B, P).
+
+    The sets name nobody, so a pair stands for itself; where people are in several pairs, intervals from this are
+    somewhat too narrow. Every resample chooses its thresholds again, for ``val`` among VAL_THRESHOLDS.
+    """
+    fold = _folds(len(same))
+    found: dict[str, list[np.ndarray]] = {"accuracy": [], "val": []}
+    for kept in np.array_split((signs > 0).astype(np.float32), max(len(signs) // 50, 1)):
+        accuracy, _ = _accuracy(*_weighed(result.distances, same, fold, ACCURACY_THRESHOLDS, kept))
+        found["accuracy"].append(_mean_of_defined(accuracy))
+        accepted, totals = _weighed(result.distances, same, fold, VAL_THRESHOLDS, kept)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rest = accepted[..., 0, :].sum(axis=1, keepdims=True) - accepted[..., 0, :]
+            far = rest / (totals[..., 0].sum(axis=1, keepdims=True) - totals[..., 0])[..., None]
+            last = (far <= FAR_TARGET).sum(axis=-1, keepdims=True) - 1
+            tar = np.take_along_axis(accepted[..., 1, :], last, axis=-1)[..., 0] / totals[..., 1]
+        found["val"].append(_mean_of_defined(np.where(np.isnan(far[..., 0]), np.nan, tar)))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _weighed(
+    distances: np.ndarray, same: np.ndarray, fold: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``_accepted``, of pairs with ``weights`` float32 (B, P): (B, folds, 2, thresholds) and (B, folds, 2)."""
+    cells = _cells(distances, same, fold, thresholds)
+    count = FOLDS * 2 * (len(thresholds) + 1)
+    place = coo_array((np.ones(len(cells), np.float32), (cells, np.arange(len(cells)))), shape=(count, len(cells)))
+    return _cumulated((place.tocsr() @ weights.T).T, thresholds)
 
 
 def _validation_rate(distances: np.ndarray, same: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,6 +170,13 @@ def _defined(values: np.ndarray) -> np.ndarray:
     """The values that are not NaN, or one NaN."""
     defined = values[~np.isnan(values)]
     return defined if len(defined) else np.array([np.nan])
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Means over the last axis of what is not NaN."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(axis=-1) / defined.sum(axis=-1)
 
 
 def worst_pairs(result: VerificationResult, same: np.ndarray, count: int = 12) -> dict[str, np.ndarray]:

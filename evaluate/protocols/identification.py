@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate.protocols.resampling import limits, rates, rates_above
 from evaluate.protocols.scores import Largest, blocks, error_bound, exact
 from pipelines.common.errors import UserError
 
@@ -27,7 +28,8 @@ class Search:
     rank: np.ndarray  # int64 (Q,) gallery entries before the mate, ties in gallery order
     mate_score: np.ndarray  # float64 (Q,)
     best_other: np.ndarray  # float64 (Q,) the best score of an entry that is no mate
-    top_others: np.ndarray  # float64, falling: the largest non-mated scores of all probes
+    top_others: np.ndarray  # float64 (k,), falling: the largest non-mated scores of all probes
+    top_probes: np.ndarray  # int64 (k,) the probe of each
 
     @property
     def mated(self) -> np.ndarray:
@@ -74,14 +76,19 @@ def search(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray, top: int =
         before = (score > target) | ((score == target) & (column < own[row]))
         np.add.at(rank, row[before] + first, 1)
     probe, column = np.divmod(largest.keys, len(gallery))
-    top_others = np.sort(exact(probes, gallery, probe, column))[::-1][:top]
-    return Search(rank, mate_score, best_other, top_others)
+    top_others = exact(probes, gallery, probe, column)
+    order = np.argsort(-top_others, kind="stable")[:top]
+    return Search(rank, mate_score, best_other, top_others[order], probe[order])
 
 
-def joint(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray) -> dict:
-    """Closed-set figures on the union of the galleries: every probe has its mate there."""
-    wanted = {fpir: math.ceil(len(probes) * fpir) for fpir in JOINT_FPIRS}
-    found = search(probes, gallery, mate, top=max(wanted.values()))
+def joint_top(probes: int) -> int:
+    """How many non-mated scores ``joint`` and its resamples need."""
+    return 4 * math.ceil(probes * max(JOINT_FPIRS))
+
+
+def joint(found: Search) -> dict:
+    """Closed-set figures of a search with ``joint_top`` scores in the union of the galleries: all probes are mated."""
+    wanted = {fpir: math.ceil(len(found.rank) * fpir) for fpir in JOINT_FPIRS}
     thresholds = {fpir: found.top_others[min(count, len(found.top_others)) - 1] for fpir, count in wanted.items()}
     return {
         **{f"rank{k}": float((found.rank < k).mean()) for k in RANKS},
@@ -112,6 +119,42 @@ def open_set(searches: Sequence[Search], names: Sequence[str]) -> dict:
             "fnir": [1 - float(np.mean([tpir_at(found, x) for found in searches])) for x in fpirs],
         },
     }
+
+
+def resampled_joint(found: Search, subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+    """What ``joint`` gives, ``rank1`` … and TPIR by FPIR, (B,) each, with the probes' subjects (Q,) resampled.
+
+    The gallery stays as it is, as a part of the protocol. ``signs`` (B, u) are of the subjects, as
+    `evaluate.protocols.resampling` draws them.
+    """
+    count = (signs > 0) @ np.bincount(subject, minlength=signs.shape[1])
+    wanted = np.outer(count, JOINT_FPIRS)
+    limit = limits(found.top_others, subject[found.top_probes], wanted, signs)
+    tpir = rates_above(found.mate_score, subject, limit, signs)
+    return _resampled_ranks(found.rank, subject, signs) | _by_rate(JOINT_FPIRS, tpir)
+
+
+def resampled_open_set(searches: Sequence[Search], subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+    """What ``open_set`` gives as means of the galleries, as ``resampled_joint``; probes without a mate count, too."""
+    ranks = np.concatenate([found.rank[found.mated] for found in searches])
+    subjects = np.concatenate([subject[found.mated] for found in searches])
+    tpirs = []
+    for found in searches:
+        others = np.flatnonzero(~found.mated)[np.argsort(-found.best_other[~found.mated], kind="stable")]
+        count = (signs > 0) @ np.bincount(subject[others], minlength=signs.shape[1])
+        limit = limits(found.best_other[others], subject[others], np.outer(count, OPEN_SET_FPIRS), signs)
+        score = np.where(found.rank == 0, found.mate_score, -np.inf)[found.mated]
+        tpirs.append(rates_above(score, subject[found.mated], limit, signs))
+    return _resampled_ranks(ranks, subjects, signs) | _by_rate(OPEN_SET_FPIRS, np.mean(tpirs, axis=0))
+
+
+def _resampled_ranks(rank: np.ndarray, subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+    shares = rates(rank[:, None] < np.array(RANKS), subject, signs)
+    return {f"rank{k}": column for k, column in zip(RANKS, shares.T)}
+
+
+def _by_rate(fpirs: Sequence[float], tpir: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{fpir:g}": column for fpir, column in zip(fpirs, tpir.T)}
 
 
 def tpir_at(found: Search, fpir: float) -> float:

@@ -1,6 +1,7 @@
 """The charts of a report: one function a chart, from plain numbers to a matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ STYLE: dict[Any, Any] = {  # the type of the keys differs between versions of ma
 }
 Numbers = Sequence[float] | np.ndarray
 Curves = Mapping[str, tuple[Numbers, Numbers]]  # by model: x, y
+Bands = Mapping[str, Mapping[float, tuple[float, float]]]  # by model: the 95 % interval (low, high) at some x
+NO_BANDS: Bands = MappingProxyType({})
 
 
 def colour(place: int) -> str:
@@ -62,6 +65,15 @@ def _lines(axes: Axes, curves: Curves, colours: Mapping[str, str], marker: str |
         axes.legend(frameon=False, fontsize=8.5)
 
 
+def _band(axes: Axes, bands: Bands, colours: Mapping[str, str]) -> None:
+    """Shade 95 % intervals: rates between which they are known lie on a straight line."""
+    for name, points in bands.items():
+        if points:
+            x, low, high = zip(*((x, *pair) for x, pair in sorted(points.items())))
+            axes.fill_between(x, low, high, color=colours[name], alpha=0.16, linewidth=0, zorder=0)
+            axes.vlines(x, low, high, color=colours[name], linewidth=1, alpha=0.6)
+
+
 def _zoom(axes: Axes, curves: Curves, lowest: float = 0.0) -> None:
     """Show the part of a rate's axis where the curves differ, up to one."""
     least = min((min(y) for _, y in curves.values() if len(y)), default=0)
@@ -70,7 +82,9 @@ def _zoom(axes: Axes, curves: Curves, lowest: float = 0.0) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None if bottom < 0.95 else 1))
 
 
-def roc(title: str, curves: Curves, colours: Mapping[str, str], marks: Sequence[float] = ()) -> Figure:
+def roc(
+    title: str, curves: Curves, colours: Mapping[str, str], marks: Sequence[float] = (), bands: Bands = NO_BANDS
+) -> Figure:
     """TAR over FAR, the latter logarithmic; ``marks`` are FARs of interest."""
     figure, axes = _axes(title, "false accept rate", "true accept rate")
     axes.set_xscale("log")
@@ -80,6 +94,7 @@ def roc(title: str, curves: Curves, colours: Mapping[str, str], marks: Sequence[
         inside = np.asarray(far) >= least
         shown[name] = np.asarray(far)[inside], np.asarray(tar)[inside]
     _lines(axes, shown, colours)
+    _band(axes, bands, colours)
     axes.set_xlim(least, 1)
     for mark in marks:
         axes.axvline(mark, color="#c9d0d6", linewidth=0.8, zorder=0)
@@ -87,10 +102,11 @@ def roc(title: str, curves: Curves, colours: Mapping[str, str], marks: Sequence[
     return figure
 
 
-def cmc(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
+def cmc(title: str, curves: Curves, colours: Mapping[str, str], bands: Bands = NO_BANDS) -> Figure:
     """Share of probes whose mate is among the first k entries, over k."""
     figure, axes = _axes(title, "rank", "identification rate")
     _lines(axes, curves, colours)
+    _band(axes, bands, colours)
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
@@ -99,10 +115,11 @@ def cmc(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
     return figure
 
 
-def det(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
+def det(title: str, curves: Curves, colours: Mapping[str, str], bands: Bands = NO_BANDS) -> Figure:
     """Detection error trade-off: misses (FNIR) over false alarms (FPIR), both logarithmic."""
     figure, axes = _axes(title, "false positive identification rate", "false negative identification rate")
     _lines(axes, curves, colours)
+    _band(axes, bands, colours)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -112,10 +129,11 @@ def det(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
     return figure
 
 
-def distractors(title: str, curves: Curves, colours: Mapping[str, str]) -> Figure:
+def distractors(title: str, curves: Curves, colours: Mapping[str, str], bands: Bands = NO_BANDS) -> Figure:
     """Rank-1 over the number of distractors."""
     figure, axes = _axes(title, "distractors", "rank-1 identification rate")
     _lines(axes, curves, colours, marker="o")
+    _band(axes, bands, colours)
     axes.set_xscale("log")
     _zoom(axes, curves)
     return figure

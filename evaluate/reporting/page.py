@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from evaluate.protocols.intervals import Difference
 from evaluate.reporting import charts
 from evaluate.reporting.pictures import save_figure
 from pipelines.common.files import replacing
@@ -62,10 +63,11 @@ class Page:
         ours: Mapping[str, Mapping[str, float | None]],
         published: Sequence[tuple[dict, Mapping[str, float]]] = (),
         spread: Mapping[str, Mapping[str, float | None]] | None = None,
+        intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
     ) -> None:
         """Rates in percent: our models first, their best in bold, then published rows; ``columns`` maps keys to titles.
 
-        ``spread`` holds standard deviations in the shape of ``ours``.
+        ``spread`` holds standard deviations in the shape of ``ours``, ``intervals`` their 95 % intervals.
         """
         best = {
             key: max((rate for row in ours.values() if (rate := row.get(key)) is not None), default=None)
@@ -80,6 +82,8 @@ class Page:
             deviation = spread[name][key] if spread and name else None
             if deviation is not None:
                 text += f' <span class="pm">± {100 * deviation:.2f}</span>'
+            if intervals and name and (pair := intervals[name].get(key)):
+                text += f' <span class="ci">{bracket(pair)}</span>'
             mark = ' class="best"' if name and len(ours) > 1 and value == best[key] else ""
             return f"<td{mark}>{text}</td>"
 
@@ -103,6 +107,34 @@ class Page:
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
 
+    def differences(
+        self, heading: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Difference]]
+    ) -> None:
+        """Differences of models, in points, with their intervals; nothing where there is none of these ``columns``."""
+        columns = {key: title for key, title in columns.items() if any(key in row for row in rows.values())}
+        if not columns:
+            return
+
+        def cell(found: Difference | None) -> str:
+            if found is None:
+                return "<td>–</td>"
+            told = ' <span class="pm">within noise</span>' if found.noise else ""
+            mark = "" if found.noise else ' class="best"'
+            return (
+                f"<td{mark}>{100 * found.value:+.2f} "
+                f'<span class="ci">{bracket((found.low, found.high), "+.2f")}</span>{told}</td>'
+            )
+
+        lines = "".join(
+            f"<tr class='ours'><th>{escape(name)}</th>{''.join(cell(row.get(key)) for key in columns)}</tr>"
+            for name, row in rows.items()
+        )
+        titles = "".join(f"<th>{escape(title)}</th>" for title in columns.values())
+        self.parts.append(
+            f'<div class="table"><table><thead><tr><th>{escape(heading)}</th>{titles}</tr></thead>'
+            f"<tbody>{lines}</tbody></table></div>"
+        )
+
     def write(self, path: Path, tiles: str) -> None:
         sources = "".join(
             f'<li id="source{number}"><a href="{escape(url)}">{escape(url)}</a></li>'
@@ -116,6 +148,11 @@ class Page:
         if sources:
             sections += f"<h2>Sources of the published figures</h2><ol>{sources}</ol>"
         write_document(path, "Facemill evaluation", f"<h1>Evaluation</h1><div>{models}</div>", tiles + sections)
+
+
+def bracket(bounds: tuple[float, float], digits: str = ".2f") -> str:
+    """An interval in percent."""
+    return f"[{100 * bounds[0]:{digits}}, {100 * bounds[1]:{digits}}]"
 
 
 def inline(figure: Figure) -> str:

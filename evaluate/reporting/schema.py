@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
 
+from evaluate.reporting.uncertainty import Uncertain
+
 FORMAT = 1  # of the files that are written; files from before it was written count as 0
 IJB_FAR, MEGAFACE_FAR = "0.0001", "1e-06"  # the FARs whose figures a report puts first, as keys
 
@@ -89,8 +91,11 @@ class Histogram(_Lengths):
     impostor: list[FiniteFloat]
 
 
-class SetFigures(BaseModel):
-    """The figures of a verification set; see `evaluate.protocols.folds.VerificationResult`."""
+class SetFigures(Uncertain):
+    """The figures of a verification set; see `evaluate.protocols.folds.VerificationResult`.
+
+    There are intervals of ``accuracy`` and ``val``.
+    """
 
     pairs: Count | None = None
     accuracy: Rate | None
@@ -118,8 +123,8 @@ class HardPair(BaseModel):
     images: Annotated[list[list[FileName]], Pair] = [[], []]
 
 
-class OneToOne(BaseModel):
-    """IJB 1:1; ``tar``, ``far`` (the FAR really met) and ``threshold`` by the FAR that is asked for."""
+class OneToOne(Uncertain):
+    """IJB 1:1; ``tar``, its intervals, ``far`` (which is really met) and ``threshold`` by the FAR that is asked for."""
 
     tar: Annotated[dict[str, Rate | None], _with_key(IJB_FAR)]
     far: dict[str, Number] | None = None
@@ -132,8 +137,8 @@ class OneToOne(BaseModel):
     hardest: dict[PairKind, list[HardPair]]
 
 
-class Identification(BaseModel):
-    """Rates of mates among the first k entries, and TPIR by the FPIR that is asked for."""
+class Identification(Uncertain):
+    """Rates of mates among the first k entries, and TPIR by the FPIR that is asked for; intervals by either."""
 
     rank1: Rate | None
     rank5: Rate | None = None
@@ -143,6 +148,11 @@ class Identification(BaseModel):
     @property
     def ranks(self) -> dict[str, float | None]:
         return {"rank1": self.rank1, "rank5": self.rank5, "rank10": self.rank10}
+
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """All figures, as ``interval`` names them."""
+        return self.ranks | self.tpir
 
 
 class Joint(Identification):
@@ -170,8 +180,8 @@ class Noises(BaseModel):
     found: Count
 
 
-class MegaFace(BaseModel):
-    """``rank1`` by the number of distractors, ``tar`` and ``threshold`` by FAR."""
+class MegaFace(Uncertain):
+    """``rank1`` by the number of distractors, ``tar`` and ``threshold`` by FAR; intervals by either."""
 
     probes: Count
     distractors: Count

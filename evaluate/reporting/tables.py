@@ -1,6 +1,7 @@
 """Tables of figures for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.table import Table
@@ -8,6 +9,8 @@ from rich.text import Text
 
 from evaluate.reporting.schema import SetFigures
 from pipelines.common.errors import escaped
+
+Intervals = Mapping[str, Sequence[float] | None] | None  # (low, high) by the figure's name
 
 
 def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
@@ -20,8 +23,8 @@ def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
         table.add_row(
             Text(escaped(name)),  # as it is: a str would be read as markup
             f"{figures.pairs}",
-            _percent(figures.accuracy, figures.std),
-            _percent(figures.val, figures.val_std),
+            _percent(figures.accuracy, figures.std) + bounds(figures.interval, "accuracy"),
+            _percent(figures.val, figures.val_std) + bounds(figures.interval, "val"),
             _percent(figures.far),
             f"{figures.threshold:.2f}",
         )
@@ -34,14 +37,31 @@ def _percent(rate: float | None, std: float | None = None, digits: str = ".2f") 
     return f"{100 * rate:{digits}}" + (f" ± {100 * std:{digits}}" if std is not None else "")
 
 
-def print_rates(title: str, rates: Mapping[str, float | None], met: Mapping[str, float | None] | None = None) -> None:
-    """Print percentages under their names; for TARs at wanted FARs, the FARs really ``met`` below them."""
+def bounds(intervals: Intervals, name: str) -> str:
+    """The 95 % interval of a figure in percent, led by a blank; nothing where there is none."""
+    pair = (intervals or {}).get(name)
+    return f" [{100 * pair[0]:.2f}, {100 * pair[1]:.2f}]" if pair else ""
+
+
+def print_rates(
+    title: str,
+    rates: Mapping[str, float | None],
+    intervals: Intervals = None,
+    *,
+    met: Mapping[str, float | None] | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Print percentages with their 95 % intervals, under their ``names`` if they have others than their keys.
+
+    For TARs at wanted FARs, the FARs really ``met`` stand below them.
+    """
     table = Table(title=title, title_justify="left")
     if met:
         table.add_column()
     for name in rates:
-        table.add_column(name, justify="right")
-    table.add_row(*["TAR %"] * bool(met), *map(_percent, rates.values()))
+        table.add_column(names.get(name, name), justify="right")
+    cells = [Text(_percent(rate) + bounds(intervals, name)) for name, rate in rates.items()]
+    table.add_row(*["TAR %"] * bool(met), *cells)
     if met:
         table.add_row("FAR % met", *(_percent(met[name], digits=".2g") for name in rates))
     Console().print(table)

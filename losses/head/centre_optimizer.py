@@ -1,4 +1,4 @@
-"""SGD and AdamW for class centres, row by row: all rows, those drawn, or a tile as its gradient appears."""
+"""SGD, AdamW and Lion for class centres, row by row: all rows, those drawn, or a tile as its gradient appears."""
 
 from types import ModuleType
 
@@ -15,9 +15,10 @@ from pipelines.common.errors import UserError
 class CentreOptimizer:
     """Optimiser of the centres of a ``PartialFC``; create it before the first backward pass.
 
-    The rules are ``torch.optim.SGD``'s (momentum, weight decay) and ``torch.optim.AdamW``'s. With sampling only the
-    rows drawn are read and written: their weight decay, momentum and, for AdamW, step counts (bias correction) are
-    their own. The parameters of the margin, if it has any, are moved by the same rule, without weight decay.
+    The rules are ``torch.optim.SGD``'s (momentum, weight decay), ``torch.optim.AdamW``'s, and Lion's (Chen et al.,
+    2023, algorithm 2). With sampling only the rows drawn are read and written: their weight decay, momentum and, for
+    AdamW, step counts (bias correction) are their own. The parameters of the margin, if it has any, are moved by the
+    same rule, without weight decay.
 
     No backward pass changes a centre, so that a step may be left out when all gradients are known. Two ways lead from
     the backward passes to an update:
@@ -31,7 +32,10 @@ class CentreOptimizer:
 
     Args:
         lr: learning rate; set the attribute before ``step`` to change it.
-        algorithm: ``sgd`` or ``adamw``.
+        algorithm: ``sgd``, ``adamw`` or ``lion``.
+        momentum: of SGD.
+        betas: of AdamW and Lion; None for (0.9, 0.999) and (0.9, 0.99).
+        eps: of AdamW.
 
     Attributes:
         grad_scale: the factor the loss was multiplied with (fp16), a number or () tensor on the head's device;
@@ -45,18 +49,19 @@ class CentreOptimizer:
         lr: float,
         algorithm: str = "sgd",
         momentum: float = 0.9,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
         weight_decay: float = 5e-4,
         fused: bool = False,
     ) -> None:
-        if algorithm not in ("sgd", "adamw"):
-            raise UserError(f"centres are optimised by 'sgd' or 'adamw', not {algorithm!r}")
+        if algorithm not in ("sgd", "adamw", "lion"):
+            raise UserError(f"centres are optimised by 'sgd', 'adamw' or 'lion', not {algorithm!r}")
         if fused and head.mode == "dense":
             raise UserError("the dense head computes all gradients at once; a fused update needs the streamed one")
         self.head, self.lr, self.weight_decay = head, lr, weight_decay
         self.grad_scale: float | Tensor = 1.0
-        self.momentum, self.betas, self.eps = momentum, betas, eps
+        self.momentum, self.eps = momentum, eps
+        self.betas = betas or ((0.9, 0.99) if algorithm == "lion" else (0.9, 0.999))
         self.algorithm, self.fused = algorithm, fused
         self.state = self._initial_state(head.weight)
         self.margin_state = {name: self._initial_state(p.view(1, -1)) for name, p in head.margin.named_parameters()}
@@ -69,6 +74,8 @@ class CentreOptimizer:
         if self.algorithm == "adamw":
             steps = torch.zeros(len(weight), 1, device=weight.device)
             return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight), "steps": steps}
+        if self.algorithm == "lion":
+            return {"exp_avg": torch.zeros_like(weight)}
         return {"momentum": torch.zeros_like(weight)} if self.momentum else {}
 
     # -- from backward passes to rows and gradients --------------------------------------------------------------------
@@ -184,6 +191,8 @@ class CentreOptimizer:
         rows, shared = (index, active, gradient, inv_norm), dict(lr=self.lr, weight_decay=weight_decay)
         if self.algorithm == "sgd":
             arithmetic.sgd_(state, *rows, momentum=self.momentum, **shared)
+        elif self.algorithm == "lion":
+            arithmetic.lion_(state, *rows, betas=self.betas, **shared)
         else:
             arithmetic.adamw_(state, *rows, betas=self.betas, eps=self.eps, **shared)
 

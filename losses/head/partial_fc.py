@@ -199,7 +199,7 @@ class PartialFC(ShardedCentres):
             if self.margin.reduction == "softplus" and beside is not None:
                 bias = self.margin.bias(batch)
                 reduced = reduced - beside * (bias - bias.detach())  # the number it is, with the bias's derivative
-        target = self.margin.target(cos_y, batch)
+        target = self.margin.own(cos_y, batch)
         row_losses = torch.where(batch.valid, self.margin.loss(target, reduced, batch), 0.0)
         entropy = None
         if self.entropy and reduced is not None and beside is not None:

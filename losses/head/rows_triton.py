@@ -77,6 +77,19 @@ def _adamw(
     tl.store(steps, count, mask=tl.sum(mask.to(tl.int32)) > 0)
 
 
+@triton.jit
+def _lion(
+    weight, mean, gradient, inv_norm, index, active, first, lr, beta1, beta2, decay,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at, mask, w, g = _centre(weight, gradient, inv_norm, index, active, first, SIZE, BLOCK)
+    m = tl.load(mean + at, mask=mask, other=0.0)
+    direction = beta1 * m + (1 - beta1) * g
+    sign = (direction > 0).to(tl.float32) - (direction < 0).to(tl.float32)
+    tl.store(mean + at, beta2 * m + (1 - beta2) * g, mask=mask)
+    tl.store(weight + at, w * (1 - lr * decay) - lr * sign, mask=mask)
+
+
 def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """See ``tile_torch.load_centres``."""
     size, count = weight.shape[1], len(index) if isinstance(index, Tensor) else index.stop - index.start
@@ -111,6 +124,19 @@ def adamw_(
     _adamw[(count,)](
         *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")),
         gradient, inv_norm, numbers, active, first, lr, *betas, eps, weight_decay, SIZE=size, BLOCK=_width(size),
+    )  # fmt: skip
+
+
+def lion_(
+    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
+    *, lr: float, betas: tuple[float, float], weight_decay: float,
+) -> None:  # fmt: skip
+    """See ``tile_torch.lion_``."""
+    count, size = gradient.shape
+    numbers, first = _index_or_first(index)
+    _lion[(count,)](
+        state["weight"], state["exp_avg"], gradient, inv_norm, numbers, active, first,
+        lr, *betas, weight_decay, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 

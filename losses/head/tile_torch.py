@@ -1,7 +1,7 @@
 """The arithmetic of one tile of class centres in plain torch: the readable reference, and what runs on a CPU.
 
-``losses.head.tile_triton`` has ``load_centres``, ``class_sums``, ``d_product``, ``sgd_`` and ``adamw_``, with the same
-arguments, in Triton.
+``losses.head.tile_triton`` has ``load_centres``, ``class_sums``, ``d_product``, ``sgd_``, ``adamw_`` and ``lion_``,
+with the same arguments, in Triton.
 """
 
 from dataclasses import dataclass
@@ -234,8 +234,31 @@ def adamw_(
     _write_back(state, index, rows)
 
 
+def lion_(
+    state: dict[str, Tensor],
+    index: slice | Tensor,
+    active: Tensor | None,
+    gradient: Tensor,
+    inv_norm: Tensor | None,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+) -> None:
+    """As ``sgd_``, by the rule of Lion (Chen et al., 2023, algorithm 2); ``exp_avg`` (C_r, d) is its momentum."""
+    rows, moving = _rows(state, index), _Moving(active)
+    weight, mean = rows["weight"], rows["exp_avg"]
+    g = _loss_gradient(gradient, inv_norm, weight, active)
+    direction = mean.lerp(g, 1 - betas[0]).sign_()
+    moving.scale_(weight, 1 - lr * weight_decay)
+    moving.add_(weight, direction, -lr)
+    moving.scale_(mean, betas[1])
+    mean.add_(g, alpha=1 - betas[1])
+    _write_back(state, index, rows)
+
+
 def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor, active: Tensor | None) -> Tensor:
-    """What ``sgd_`` and ``adamw_`` are given as the gradient of the loss itself, 0 for rows that stay; in place."""
+    """What the rules are given as the gradient of the loss itself, 0 for rows that stay; in place."""
     if active is not None:
         gradient.masked_fill_(~active[:, None], 0.0)
     return gradient if inv_norm is None else tangent_(gradient, weight, inv_norm)

@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from losses.head.rows_triton import adamw_, load_centres, sgd_
+from losses.head.rows_triton import adamw_, lion_, load_centres, sgd_
 from losses.head.tile_torch import LOWEST, Tile, rebase_, shifted
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
 
-__all__ = ["adamw_", "check", "class_sums", "d_product", "load_centres", "sgd_"]
+__all__ = ["adamw_", "check", "class_sums", "d_product", "lion_", "load_centres", "sgd_"]
 
 _STEP_BYTES = 128  # that a block reads of each row at a time
 
@@ -106,9 +106,10 @@ def _others(cosines, s, limit, coefficients, filter, row, inside):
     value, slope = cosines, 1.0
     if limit is not None:
         hard = cosines > tl.load(limit + row, mask=inside, other=0.0)[:, None]
-        a, b, e = tl.load(coefficients), tl.load(coefficients + 1), tl.load(coefficients + 2)
-        value = tl.where(hard, (a * cosines + b) * cosines + e, cosines)
-        slope = tl.where(hard, 2 * a * cosines + b, 1.0)
+        a, b = tl.load(coefficients), tl.load(coefficients + 1)
+        e, f = tl.load(coefficients + 2), tl.load(coefficients + 3)
+        value = tl.where(hard, ((a * cosines + b) * cosines + e) * cosines + f, cosines)
+        slope = tl.where(hard, (3 * a * cosines + 2 * b) * cosines + e, 1.0)
     if filter is not None:
         value = tl.where(cosines > filter, 0.0, value)
         slope = tl.where(cosines > filter, 0.0, slope)

@@ -89,11 +89,22 @@ class CombinedMargin(Margin):
         elif self.m2:
             value = add_angle(value, self.m2)
         value = self.s * (value - self.m3)
-        return self.s * _StraightThrough.apply(cos_y, value.detach() / self.s) if self.straight_through else value
+        return self.s * straight_through(cos_y, value / self.s) if self.straight_through else value
+
+
+def straight_through(cos: Tensor, value: Tensor) -> Tensor:
+    """``value`` with the derivative of ``cos``."""
+    return _StraightThrough.apply(cos, value.detach())
+
+
+def angle(cos: Tensor) -> Tensor:
+    """θ in [0, π]; see ``sine``."""
+    cos = cos.clamp(-1, 1)
+    return torch.atan2(sine(cos), cos)
 
 
 def multiply_angle(cos: Tensor, m1: float, m2: float = 0.0) -> Tensor:
     """(-1)^k cos(φ) - 2k with φ = m1·θ + m2 and k = ⌊φ/π⌋: falls all the way (SphereFace, Liu et al. 2017, eq. 7)."""
-    phi = m1 * torch.atan2(sine(cos), cos) + m2
+    phi = m1 * angle(cos) + m2
     k = (phi.detach() / math.pi).floor()
     return (1 - 2 * (k % 2)) * torch.cos(phi) - 2 * k

@@ -45,7 +45,7 @@ class CurricularFace(ArcFace):
     def update(self, batch: BatchView) -> HardNegativeCurve:
         self._follow(self.t, batch.mean(batch.cos_y), self.rate, batch)
         zero = torch.zeros_like(self.t)
-        return HardNegativeCurve(self.target(batch.cos_y, batch) / self.s, torch.stack([zero + 1, self.t, zero]))
+        return HardNegativeCurve(self.own(batch.cos_y, batch) / self.s, torch.stack([zero, zero + 1, self.t, zero]))
 
     def hard_negatives(self, batch: BatchView) -> HardNegativeCurve:
         return batch.state

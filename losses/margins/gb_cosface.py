@@ -69,7 +69,7 @@ class GBCosFace(Margin):
         own = target / self.s
         other = lse.clamp(min=-self.s) / self.s  # where there is no other class, as if one were opposite
         v = self._towards_boundary((own + other) / 2, batch)
-        m, twice = self.margin(batch), 2 * self.s
+        m, twice = self.share * self.margin(batch), 2 * self.s
         return (F.softplus(twice * (v - own + m)) + F.softplus(twice * (other - v + m))) / 2
 
 

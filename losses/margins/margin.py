@@ -6,7 +6,7 @@ With c_ij the cosine of embedding i and class centre j, every loss of the family
     loss_i   = L(target_i, reduced_i, batch)                                   or Σ_{j≠y} softplus(other_ij - bias)
 
 The head evaluates N tile by tile and never needs more of a margin than this. In every published margin N is s·c_ij
-except for hard negatives, the cosines above a limit of their row, which a margin may replace by a quadratic
+except for hard negatives, the cosines above a limit of their row, which a margin may replace by a polynomial
 (``HardNegativeCurve``) or drop. ``Margin`` says what may be overridden, N itself included.
 """
 
@@ -30,16 +30,17 @@ AngleMargin = Annotated[float, Field(ge=0, lt=math.pi)]
 CosineMargin = Annotated[float, Field(ge=0, le=2)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=0)]
 
 
 @dataclass
 class HardNegativeCurve:
-    """What hard negatives become: a cosine c above its row's limit is replaced by a·c² + b·c + e.
+    """What hard negatives become: a cosine c above its row's limit is replaced by ((a·c + b)·c + e)·c + f.
 
     Attributes:
         limit: (B,) float32.
-        coefficients: (3,) float32, a, b and e.
+        coefficients: (4,) float32, a, b, e and f.
     """
 
     limit: Tensor
@@ -105,6 +106,7 @@ class Margin(nn.Module):
             sampling the sum is over the classes drawn, not scaled up.
         queue_size: number of past embeddings that train the centres beside the batch (see ``EmbeddingQueue``).
         draws: whether the margin needs ``batch.uniform``, which is None in training for those that do not.
+        share: how much of the margin is in force, from 0 to 1 (see ``own``); training sets it before a step.
 
     State lives in buffers: the same on every rank, because it is computed from the global batch, saved with the head,
     and left alone in evaluation mode. Parameters have the same gradient on every rank for the same reason;
@@ -115,6 +117,7 @@ class Margin(nn.Module):
     reduction: Literal["logsumexp", "softplus"] = "logsumexp"
     queue_size = 0
     draws = False
+    share = 1.0
 
     def __init__(self, s: Scale = 64.0, interclass_filter: Cosine | None = None) -> None:
         super().__init__()
@@ -178,6 +181,18 @@ class Margin(nn.Module):
         """(B,) cosines to the own centres → (B,) target logits, differentiable."""
         return self.s * cos_y
 
+    def without_margin(self, cos_y: Tensor) -> Tensor:
+        """(B,) what ``target`` would be without a margin."""
+        return self.s * cos_y
+
+    def own(self, cos_y: Tensor, batch: BatchView) -> Tensor:
+        """(B,) target logits on their way from none to the whole of the margin, linearly by ``share``.
+
+        So SphereFace annealed its margin (Liu et al., 2017, 4.3); of one on the cosine it is m that grows.
+        """
+        target = self.target(cos_y, batch)
+        return target if self.share == 1 else torch.lerp(self.without_margin(cos_y), target, self.share)
+
     def hard_negatives(self, batch: BatchView) -> HardNegativeCurve | None:
         """How the logits of hard negatives differ from ``s * cos``; None if they do not."""
         return None
@@ -186,8 +201,8 @@ class Margin(nn.Module):
         """(B, n) cosines to other centres → (B, n) logits, differentiable in ``cos`` only."""
         value = cos
         if (curve := self.hard_negatives(batch)) is not None:
-            a, b, e = curve.coefficients
-            value = torch.where(cos > curve.limit[:, None], (a * cos + b) * cos + e, cos)
+            a, b, e, f = curve.coefficients
+            value = torch.where(cos > curve.limit[:, None], ((a * cos + b) * cos + e) * cos + f, cos)
         if self.interclass_filter is not None:
             value = value.masked_fill(cos > self.interclass_filter, 0.0)
         return self.s * value
@@ -200,8 +215,8 @@ class Margin(nn.Module):
                 return torch.autograd.grad(self.others(cos, batch).sum(), cos)[0]
         slope = torch.ones_like(cos)
         if (curve := self.hard_negatives(batch)) is not None:
-            a, b, _ = curve.coefficients
-            slope = torch.where(cos > curve.limit[:, None], 2 * a * cos + b, slope)
+            a, b, e, _ = curve.coefficients
+            slope = torch.where(cos > curve.limit[:, None], (3 * a * cos + 2 * b) * cos + e, slope)
         if self.interclass_filter is not None:
             slope = slope.masked_fill(cos > self.interclass_filter, 0.0)
         return self.s * slope

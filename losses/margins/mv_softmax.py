@@ -42,8 +42,8 @@ class MVSoftmax(CombinedMargin):
         self.t = t
 
     def update(self, batch: BatchView) -> HardNegativeCurve:
-        coefficients = torch.stack([batch.cos_y.new_full((), value) for value in (0, 1 + self.t, self.t)])
-        return HardNegativeCurve(self.target(batch.cos_y, batch) / self.s, coefficients)
+        coefficients = torch.stack([batch.cos_y.new_full((), value) for value in (0, 0, 1 + self.t, self.t)])
+        return HardNegativeCurve(self.own(batch.cos_y, batch) / self.s, coefficients)
 
     def hard_negatives(self, batch: BatchView) -> HardNegativeCurve:
         return batch.state

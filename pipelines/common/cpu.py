@@ -1,8 +1,10 @@
 """How torch uses the processor where decoding and computing share it."""
 
 import ctypes
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -26,6 +28,15 @@ def one_thread_here() -> None:
     torch.get_num_threads()  # at its first use in a thread torch sets the number of all threads there
     if set_number := getattr(ctypes.CDLL(None), "omp_set_num_threads", None):
         set_number(1)
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bf16 numbers (AVX512_BF16, AMX).
+
+    Others compute them in float32 and round, which is slower than float32 alone.
+    """
+    flags = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return flags is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags[1].split())
 
 
 def keep_freed_memory() -> None:

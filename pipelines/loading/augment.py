@@ -57,6 +57,23 @@ def log_uniform(low: float, high: float) -> Draw:
     return lambda uniforms: (low * (high / low) ** uniforms.astype(np.float64)).astype(np.float32)
 
 
+def fitting_aspect(least_area: float, most: float) -> Draw:
+    """Rows a column, float32 in (1 / most, most), of a rectangle that is drawn until it fits into a square.
+
+    Its area is drawn from ``least_area`` to 1 and its aspect's logarithm x evenly, as by torchvision's
+    ``RandomResizedCrop``; of the areas, those up to exp(-|x|) fit. That share is the density of x in what is left.
+    """
+    grid = np.linspace(0, np.log(most), 1025)
+    below = 1 - np.exp(-grid) - least_area * grid
+
+    def draw(uniforms: np.ndarray) -> np.ndarray:
+        signed = 2 * uniforms.astype(np.float64) - 1
+        size = np.interp(np.abs(signed) * below[-1], below, grid)
+        return np.exp(np.copysign(size, signed)).astype(np.float32)
+
+    return draw
+
+
 def one_of(count: int, probability: float) -> Draw:
     """One of 0 … count - 1, int32, with ``probability`` in all, else -1."""
     return lambda uniforms: np.where(uniforms < probability, np.floor(uniforms / probability * count), -1).astype(
@@ -131,7 +148,12 @@ def arcface(
     return images
 
 
-_PLACE = {"area": uniform(0.02, 1 / 3), "aspect": log_uniform(0.3, 3.3), "top": uniform(0, 1), "left": uniform(0, 1)}
+_PLACE = {
+    "area": uniform(0.02, 1 / 3),
+    "aspect": log_uniform(0.3, 1 / 0.3),
+    "top": uniform(0, 1),
+    "left": uniform(0, 1),
+}
 
 
 def _rectangle(
@@ -224,7 +246,7 @@ def _interpolation(number: DataNode) -> DataNode:
     brightness=uniform(0.5, 1.5),
     contrast=uniform(0.5, 1.5),
     saturation=uniform(0.5, 1.5),
-    **{**_PLACE, "area": uniform(0.2, 1), "aspect": log_uniform(3 / 4, 4 / 3)},
+    **{**_PLACE, "area": uniform(0, 1), "aspect": fitting_aspect(0.2, 4 / 3)},
 )
 def adaface(
     images: DataNode,
@@ -240,11 +262,14 @@ def adaface(
     brightness: DataNode,
     contrast: DataNode,
     saturation: DataNode,
-    **rectangle: DataNode,
+    area: DataNode,
+    aspect: DataNode,
+    **corner: DataNode,
 ) -> DataNode:
     """AdaFace's set (Kim et al., CVPR 2022): a crop left where it was on black, low resolution, photometric changes."""
     if crop:
-        place, shape = _rectangle(image_size, **rectangle)
+        fitting = 0.2 + area * (math.min(aspect, 1 / aspect) - 0.2)
+        place, shape = _rectangle(image_size, fitting, aspect, **corner)
         images = fn.slice(images, start=place, shape=shape, axes=(0, 1))
         images = fn.slice(images, start=-place, shape=[image_size] * 2, axes=(0, 1), out_of_bounds_policy="pad")
     if shrink:

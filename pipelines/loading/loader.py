@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pipelines.loading.batch import Batch, EncodedBatch
 from pipelines.loading.decoder import Decoder
 from pipelines.loading.landmarks import Landmarks
 from pipelines.loading.quarantine import Quarantine
+from pipelines.loading.rates import Share
 from pipelines.loading.read_ahead import ReadAhead
 from pipelines.loading.samples import Samples, uniforms_before
 from pipelines.loading.schedule import Schedule
@@ -41,6 +42,7 @@ class Loader:
         accumulate: batches of this rank in a global batch. Batch j of rank r takes the (j * world_size + r)-th share.
         seed: of the order, the mirror images, the augmentation and ``Batch.uniforms``.
         augment, shuffle: names in ``AUGMENTATIONS`` and ``SHUFFLES``.
+        shares: of the sets that the source is made of, where not every image is to come once an epoch; see ``Places``.
         image_size: side of the images in pixels.
         dtype: of the images; uint8 leaves their pixels in 0 … 255.
         threads: of the decoder.
@@ -59,6 +61,7 @@ class Loader:
         seed: int,
         augment: str = "flip",
         shuffle: str = "global",
+        shares: Sequence[Share] = (),
         image_size: int = 112,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -87,6 +90,7 @@ class Loader:
             seed=seed,
             shuffle=shuffle,
             num_uniforms=uniforms_before(augmentation) + num_uniforms,
+            shares=shares,
         )
         self._samples = Samples(
             source,

@@ -8,12 +8,14 @@ All randomness comes from the counter-based generator Philox4x64-10 (Salmon et a
 1, 2, 3", SC 2011), keyed by (seed, epoch).
 """
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
 from pipelines.common.errors import UserError, unknown
 from pipelines.loading.permutation import ROUNDS, permute
+from pipelines.loading.rates import Places, Share
 
 SHUFFLES = ("global", "block", "none")
 
@@ -22,7 +24,7 @@ _WINDOW = 64 * _BLOCK  # positions that are shuffled among each other: some 330 
 _LEAD = 8  # global steps by which the disk is told in advance what will be read
 _CHUNK = 8  # steps whose order is computed at a time: for a single one, calling numpy costs more than its work
 
-_ORDER, _BLOCKS, _ROTATION, _UNIFORMS, _SUBSTITUTES = range(5)  # what randomness is for
+_ORDER, _BLOCKS, _ROTATION, _UNIFORMS, _SUBSTITUTES, _PARTS = range(6)  # what randomness is for
 _COLUMNS = 8  # float32 numbers in one output of Philox
 
 
@@ -32,15 +34,29 @@ class Schedule:
     ``shuffle`` is ``global`` (a permutation of all samples), ``block`` (blocks of consecutive records are permuted,
     then the samples within a window of blocks), or ``none``. What is left of an epoch after the last whole batch is
     dropped; with a shuffle that is a different remainder each epoch.
+
+    ``shares`` are the sets that the samples are of, in order, where not every sample is to come once an epoch: then
+    what is put in order is `Places`, and the attribute ``size`` is their number.
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, seed: int, shuffle: str = "global", num_uniforms: int = 0
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: str = "global",
+        num_uniforms: int = 0,
+        shares: Sequence[Share] = (),
     ) -> None:
         if shuffle not in SHUFFLES:
             raise unknown("shuffle", shuffle, SHUFFLES)
         if not 0 <= seed < 2**64:
             raise UserError(f"the seed {seed} is not in [0, 2^64)")
+        assert not shares or sum(images for images, _ in shares) == size
+        self._samples = size
+        self._places = Places(shares) if shares else None
+        size = self._places.size if self._places else size
         if not 1 <= batch_size <= size:
             raise UserError(f"a global batch of {batch_size} does not fit into a data set of {size} images")
         self.size = size
@@ -76,12 +92,12 @@ class Schedule:
         In block mode these are consecutive records of the window to come, else the samples of the step.
         """
         if self._shuffle == "block":
-            return self._in_blocks(epoch, self.positions(step, rank, world_size))
+            return self._images(epoch, self._in_blocks(epoch, self.positions(step, rank, world_size)))
         return self._order(epoch, step, rank, world_size)
 
     def substitute(self, epoch: int, position: int, attempt: int) -> int:
         """The index of the sample that stands in for the one at ``position`` when all earlier attempts are bad."""
-        return int(self._raw(epoch, _SUBSTITUTES, position, attempt, count=1)[0] % np.uint64(self.size))
+        return int(self._raw(epoch, _SUBSTITUTES, position, attempt, count=1)[0] % np.uint64(self._samples))
 
     def _order(self, epoch: int, step: int, rank: int, world_size: int) -> np.ndarray:
         return self._chunk(epoch, step // _CHUNK, rank, world_size)[step % _CHUNK]
@@ -90,10 +106,17 @@ class Schedule:
         """The indices of up to ``_CHUNK`` steps, int64 (steps, b)."""
         steps = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, self.steps_per_epoch))
         positions = np.concatenate([self.positions(step, rank, world_size) for step in steps])
-        return self._indices(epoch, positions).reshape(len(steps), -1)
+        return self._images(epoch, self._shuffled(epoch, positions)).reshape(len(steps), -1)
 
-    def _indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """The samples at ascending positions."""
+    def _images(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """The samples at places of the epoch: where all come once, a sample's place is its index."""
+        if not self._places:
+            return places
+        keys = partial(self._raw, epoch, _PARTS, 0, count=ROUNDS)
+        return self._places.images(places, keys, in_runs=self._shuffle != "global")
+
+    def _shuffled(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """The places that come at ascending positions."""
         if self._shuffle == "none":
             return positions
         if self._shuffle == "global":

@@ -4,7 +4,7 @@
 """
 
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.common.errors import UserError
@@ -81,7 +81,11 @@ def open_sources(paths: Sequence[str | Path], changes: Sequence[Path] = ()) -> S
     shards = [path for path in map(Path, paths) if path.suffix in _SHARDS and path.is_file()]
     if len({(path.parent, path.suffix) for path in shards}) < len(shards):
         raise UserError(f"{shards[0]} and others beside it are shards of one set: name their folder, or quote the glob")
-    sources = {name: open_source(path) for name, path in zip(distinct_names(paths), paths)}
+    return as_one({name: open_source(path) for name, path in zip(distinct_names(paths), paths)}, changes)
+
+
+def as_one(sources: Mapping[str, Source], changes: Sequence[Path] = ()) -> Source:
+    """Data sets by name as one, see ``open_sources``."""
     joined = JoinedSource(sources)
     several = []
     for path in changes:
@@ -128,4 +132,4 @@ def _open_files(paths: list[Path]) -> Source:
     raise UserError(f"{paths[0]} is no data set: give a file or shards of one kind ({', '.join(READERS)}), or a folder")
 
 
-__all__ = ["READERS", "Source", "open_source", "open_sources"]
+__all__ = ["READERS", "Source", "as_one", "open_source", "open_sources"]

@@ -110,6 +110,11 @@ class ChangedSource:
         self._source, self._changes = source, Changes.of(source, new)
         self.missing, self.shortage = source.missing, source.shortage
 
+    @property
+    def left_out(self) -> np.ndarray:
+        """The images that are left out, int64 (n,), ascending."""
+        return self._changes.images[self._changes.labels == NOBODY]
+
     def __len__(self) -> int:
         return len(self._source)
 

@@ -14,8 +14,8 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
 from evaluate.protocols.folds import verify
-from evaluate.protocols.identification import joint, open_set, search
-from evaluate.reporting import charts
+from evaluate.protocols.identification import joint, joint_top, open_set, search
+from evaluate.reporting import charts, sections
 from evaluate.reporting.page import PUBLISHED, Page
 from evaluate.reporting.results import read_results, write_json, write_results
 from evaluate.reporting.schema import HardPair, OneToMany
@@ -94,7 +94,7 @@ def test_figures_on_the_page_are_those_of_the_results(results, tmp_path):
     page = make(results, tmp_path, "first")
     tar = json.loads((results / "first/results.json").read_text())["verification"]["tar"]
     row = re.search(r'<tr class="ours">.*?</tr>', page).group()
-    assert re.findall(r">([\d.]+)</td>", row) == [f"{100 * value:.2f}" for value in tar.values()]
+    assert re.findall(r"<td>([\d.]+)(?: |<)", row) == [f"{100 * value:.2f}" for value in tar.values()]
 
 
 def test_the_better_of_two_models_is_marked(results, tmp_path):
@@ -211,7 +211,7 @@ def every_key(value, path=()):
 def test_whatever_is_missing_or_null_is_no_traceback(results, tmp_path, monkeypatch, kind):
     """Each key in turn is left out, and made null: one line, or a page without it."""
     monkeypatch.setattr(Page, "figures", lambda *_: None)  # what is drawn was checked before
-    monkeypatch.setattr(report, "_png", lambda *_: b"")
+    monkeypatch.setattr(sections, "_png", lambda *_: b"")
     content = (results / kind / "results.json").read_text()
     refused = 0
     kinds = {re.sub(r"[\d.e-]+$", "#", ".".join(path)): path for path in every_key(json.loads(content))}
@@ -273,7 +273,7 @@ def test_every_figure_of_the_protocols_is_in_the_schema():
     vectors = normalised(rng.standard_normal((30, 8)))
     mate = np.r_[np.arange(10), np.full(10, -1)]
     figures = {
-        "joint": joint(vectors[10:20], vectors[:10], mate[:10]),
+        "joint": joint(search(vectors[10:20], vectors[:10], mate[:10], top=joint_top(10))),
         "open_set": open_set([search(vectors[10:], vectors[:10], mate)], ["g1"]),
     }
     assert OneToMany(**figures).model_dump(exclude_unset=True) == figures
@@ -334,7 +334,7 @@ def test_a_picture_lies_beside_its_results(tmp_path, where):
 
 def test_pictures_of_templates_are_those_of_a_data_set(results, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(report, "pair_sheet", lambda groups, **_: seen.append(groups) or Figure())
+    monkeypatch.setattr(sections, "pair_sheet", lambda groups, **_: seen.append(groups) or Figure())
     content = json.loads((results / "first" / "results.json").read_text())
     crops = tmp_path / "IJBC" / "loose_crop" / "img"
     crops.mkdir(parents=True)

@@ -93,6 +93,12 @@ def lmdb(folder, values=lambda n, image: (b"%06d" % n, pack(IRHeader(0, n % 3, n
             transaction.put(b"__%d" % number, bytes(20 * number))
 
 
+def lmdb_of_pairs(folder):
+    import msgpack
+
+    lmdb(folder, lambda n, image: (b"%d" % n, msgpack.packb((image, n % 3))))
+
+
 def lmdb_of_folders(folder):
     lmdb(folder, lambda n, image: (b"p%d/%d.jpg" % (n % 3, n), image))
 
@@ -147,6 +153,8 @@ FORMATS: dict[str, tuple[Callable[[Path], None], list[str], Callable[[Path], obj
     "shard index cache": (shard, ["a.tar.index.npz"], opened("")),
     "parquet": (parquet, ["a.parquet"], opened("")),
     "lmdb": (lmdb, ["data.mdb"], opened("")),
+    "lmdb of pairs": (lmdb_of_pairs, ["data.mdb"], opened("")),
+    "lmdb index cache": (lmdb, ["data.mdb.index.npz"], opened("")),
     "lmdb of folders": (lmdb_of_folders, ["data.mdb"], opened("")),
     "list of im2rec": (listed, ["a.lst"], opened("a.lst")),
     "list": (listed, ["b.txt"], opened("b.txt")),

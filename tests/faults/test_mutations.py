@@ -38,7 +38,7 @@ def survive(kind, count, log):
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("count", [24, pytest.param(750, marks=pytest.mark.slow)])
 def test_mutations(kind, count, tmp_path, capsys):
-    for package in ("parquet", "pyarrow"), ("lmdb", "lmdb"):
+    for package in ("parquet", "pyarrow"), ("lmdb", "lmdb"), ("lmdb of pairs", "msgpack"):
         if kind.startswith(package[0]):
             pytest.importorskip(package[1])
     count = int(count * SHARES.get(kind, 1))

@@ -28,6 +28,16 @@ FAMILIES = {
     "broadface": ({"queue_size": 20}, naive.arcface),
     "scf": ({}, naive.scf),
     "uniface": ({}, naive.uniface),
+    "sphereface2": ({}, naive.sphereface2),
+    "sphereface2 t 2": (
+        {"t": 2, "balance": 0.8, "weight": 10},
+        partial(naive.sphereface2, t=2, balance=0.8, weight=10),
+    ),
+    "sphereface2 t 1": ({"t": 1}, partial(naive.sphereface2, t=1)),
+    "sphereface_r1": ({}, partial(naive.sphereface_r, version=1, detached=True)),
+    "sphereface_r2": ({}, partial(naive.sphereface_r, version=2, detached=True)),
+    "sphereface_r1 exact": ({"gradient": "exact"}, partial(naive.sphereface_r, version=1, detached=False)),
+    "sphereface_r2 exact": ({"gradient": "exact"}, partial(naive.sphereface_r, version=2, detached=False)),
 }
 
 

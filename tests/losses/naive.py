@@ -105,6 +105,28 @@ def uniface(cos, labels, norm, uniform, s=64, m=0.4, weight=1.0, b=None):
     return torch.stack(losses)
 
 
+def sphereface2(cos, labels, norm, uniform, s=40, m=0.4, balance=0.7, t=3, weight=50, b=None):
+    if b is None:  # the published code's start
+        z = balance / ((1 - balance) * (cos.shape[1] - 1))
+        ay, ai = s * (2 * 0.5**t - 1 - m), s * (2 * 0.5**t - 1 + m)
+        b = math.log(2 * z) - ai - math.log(1 - z + math.sqrt((1 - z) ** 2 + 4 * z * math.exp(ay - ai)))
+    losses = []
+    for row, y in zip(2 * ((cos + 1) / 2) ** t - 1, labels):
+        others = torch.cat([row[:y], row[y + 1 :]])
+        own_class = torch.logaddexp(cos.new_zeros(()), -s * (row[y] - m) - b)
+        rest = torch.logaddexp(cos.new_zeros(()), s * (others + m) + b).sum()
+        losses.append(weight / s * (balance * own_class + (1 - balance) * rest))
+    return torch.stack(losses)
+
+
+def sphereface_r(cos, labels, norm, uniform, version, detached, s=60, m=1.4, weight=50):
+    theta = torch.acos(cos)
+    moved = torch.cos((m * theta).clamp(max=math.pi) if version == 1 else theta / m)
+    moved = cos + (moved - cos).detach() if detached else moved
+    targets, others = (own(moved, labels), cos) if version == 1 else (own(cos, labels), moved)
+    return weight / s * softmax(s * targets, s * others, labels)
+
+
 def magnitude(norm, low, high):
     a = norm.clamp(10, 110)
     return low + (a - 10) / 100 * (high - low), 35 * (1 / a + a / 110**2)

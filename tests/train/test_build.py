@@ -85,5 +85,6 @@ def test_when_centres_are_updated(options, fused):
 def test_centres_may_have_a_rule_of_their_own():
     tree = {"data": {"train": "faces"}, "model": {"name": "mbf"}, "output": "run", "optim": {"name": "adamw"}}
     assert build_centre_optimizer(Config.model_validate(tree), head()).algorithm == "adamw"
-    tree["head"] = {"optim": {"name": "sgd"}}
-    assert build_centre_optimizer(Config.model_validate(tree), head()).algorithm == "sgd"
+    tree["head"] = {"optim": {"name": "lion", "lr": 0.5, "betas": [0.7, 0.9], "weight_decay": 2}}
+    own = build_centre_optimizer(Config.model_validate(tree), head())
+    assert (own.algorithm, own.lr, own.betas, own.weight_decay) == ("lion", 0.05, (0.7, 0.9), 2)

@@ -9,9 +9,9 @@ import pytest
 
 from losses import MARGINS
 from models.registry import BACKBONES
-from train.config import Config, Group, Head, Model, load_config
+from pipelines.common.errors import UserError
+from train.config import Config, Group, Head, Lora, Model, Stage, TrainingSet, load_config
 from train.keys import key_table
-from train.optim import OPTIMIZERS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -60,11 +60,23 @@ def test_defaults_options_and_overrides(file):
         ),
         ("model.name=r51", "model.name: unknown backbone 'r51'; did you mean 'r50'? known: r18, "),
         ("recipe.name=plane", "recipe.name: unknown recipe 'plane'; did you mean 'plain'?"),
-        ("optim.name=adam", "optim.name: unknown optimizer 'adam'; did you mean 'adamw'? known: sgd, adamw"),
+        ("optim.name=sgdm", "optim.name: unknown optimizer 'sgdm'; did you mean 'sgd'? known: sgd, adamw"),
+        (
+            "optim.name=lbfgs",
+            "optim.name: lbfgs evaluates a loss several times a step, which a step here does not offer",
+        ),
+        ("optim.betas=[0.9, 0.99]", "unknown key optim.betas"),
+        ("optim={name: adamw, betas: 0.9}", "optim.betas: must be a valid tuple, not 0.9"),
+        ("optim={name: adamw, betas: [0.9, 2]}", "optim: Invalid beta parameter at index 1: 2.0"),
+        ("optim={name: adamw, fused: false}", "unknown key optim.fused"),
+        ("optim={name: rprop}", "optim: rprop has no weight decay; set optim.weight_decay=0"),
+        ("optim={name: muon, adjust_lr_fn: mean}", "optim.adjust_lr_fn: must be 'match_rms_adamw' or 'original'"),
         ("head.tile=big", "head.tile: must be a valid integer or 'auto', not 'big'"),
         ("data.threads=0", "data.threads: must be greater than 0 or 'auto', not 0"),
         ("model.checkpoint_activations=maybe", "must be a valid boolean or 'auto', not 'maybe'"),
-        ("head.optim.name=lion", "head.optim.name: must be 'sgd' or 'adamw', not 'lion'"),
+        ("head.optim.name=muon", "head.optim.name: must be 'sgd', 'adamw' or 'lion', not 'muon'"),
+        ("head.optim.betas=[0.9, 0.99]", "head.optim.betas is nothing that sgd, the rule of the centres, knows"),
+        ("head.optim={name: adamw, betas: [0.9, 1]}", "head.optim.betas.1: must be less than 1"),
         ("head.optim.nme=sgd", "unknown key head.optim.nme"),
         ("log.sinks=[json]", "log.sinks.0: unknown log sink 'json'; did you mean 'jsonl'?"),
         ("log.tensorboard=false", "log: the key tensorboard has become sinks: [jsonl, tensorboard], or [jsonl]"),
@@ -137,12 +149,26 @@ def test_every_number_of_every_option_is_bounded(section):
                 options.model_validate({name: wrong})
 
 
-def test_an_optimiser_that_the_centres_do_not_have(file, monkeypatch):
-    monkeypatch.setitem(OPTIMIZERS, "lion", OPTIMIZERS["sgd"])
-    with pytest.raises(ValueError, match="class centres have no rule 'lion'; set head.optim.name to sgd or adamw"):
-        load_config(file, ["optim.name=lion"])
-    config = load_config(file, ["optim.name=lion", "head.optim.name=sgd", f"seed={2**63 - 1}"])
-    assert (config.optim.name, config.centre_optimizer, config.seed) == ("lion", "sgd", 2**63 - 1)
+def test_an_optimiser_that_the_centres_do_not_have(file):
+    with pytest.raises(ValueError, match="class centres have no rule 'muon'; set head.optim.name to sgd or adamw or"):
+        load_config(file, ["optim.name=muon"])
+    config = load_config(file, ["optim.name=muon", "head.optim.name=sgd", f"seed={2**63 - 1}"])
+    assert (config.optim.name, config.centre_rule["algorithm"], config.seed) == ("muon", "sgd", 2**63 - 1)
+
+
+@pytest.mark.parametrize(
+    "optim, own, expected",
+    [
+        ("{lr: 2, weight_decay: 0.3}", "{}", dict(algorithm="sgd", lr=2.0, momentum=0.9, weight_decay=0.3)),
+        ("{lr: 2}", "{lr: 0.25, momentum: 0, weight_decay: 0}", dict(lr=0.5, momentum=0, weight_decay=0)),
+        ("{name: adamw, betas: [0.8, 0.9], eps: 0.1}", "{}", dict(algorithm="adamw", betas=(0.8, 0.9), eps=0.1)),
+        ("{name: adamw, betas: [0.8, 0.9]}", "{betas: [0.7, 0.9], eps: 0.2}", dict(betas=(0.7, 0.9), eps=0.2)),
+        ("{name: adamw, betas: [0.8, 0.9], eps: 0.1}", "{name: lion}", dict(algorithm="lion", betas=None, eps=None)),
+    ],
+)
+def test_what_the_centres_take_of_the_backbone_s_optimiser(file, optim, own, expected):
+    rule = load_config(file, [f"optim={optim}", f"head.optim={own}"]).centre_rule
+    assert {key: rule.get(key) for key in expected} == expected
 
 
 def keys_of(section, prefix=""):
@@ -151,14 +177,15 @@ def keys_of(section, prefix=""):
             yield from keys_of(section.sections()[name], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.description
-        for listed in (kind for kind in get_args(field.annotation) if kind is Group):
-            yield from keys_of(listed, f"{prefix}{name}[].")
+        several = "[]" if "list[" in str(field.annotation) else ""
+        for kind in (kind for kind in get_args(field.annotation) if kind in (Group, Lora, Stage, TrainingSet)):
+            yield from keys_of(kind, f"{prefix}{name}{several}.")
 
 
 def test_every_key_has_its_line_with_a_meaning():
     table = {line.split()[0]: line for line in key_table(Config).splitlines()}
     keys = dict(keys_of(Config))
-    assert set(table) == {*keys, "model.*", "head.*", "recipe.*"}
+    assert set(table) == {*keys, "model.*", "head.*", "recipe.*", "optim.*"}
     for key, meaning in keys.items():
         assert meaning and meaning in table[key], key
     assert table["schedule.name"].split()[1] == "polynomial" and "(polynomial, cosine, step" in table["schedule.name"]
@@ -173,7 +200,7 @@ def test_empty_sections_mean_their_defaults(file):
 
 def test_a_path_may_be_no_utf8(file):
     path = os.fsdecode(b"/data/caf\xe9")
-    assert load_config(file, [f"data.train={path}"]).data.train == path
+    assert load_config(file, [f"data.train={path}"]).data.train[0].path == path
 
 
 def test_paths_are_expanded(file, monkeypatch):
@@ -181,9 +208,35 @@ def test_paths_are_expanded(file, monkeypatch):
     monkeypatch.setenv("SCRATCH", "/scratch")
     keys = ["data.train", "output", "model.init_from", "head.init_from"]
     config = load_config(file, [*(f"{key}=~/a/$SCRATCH" for key in keys), "verify.bins=[lfw, '${SCRATCH}/a$.bin']"])
-    found = [config.data.train, config.output, config.model.init_from, config.head.init_from]
+    found = [config.data.train[0].path, config.output, config.model.init_from, config.head.init_from]
     assert found == ["/home/me/a//scratch"] * 4
     assert config.verify.bins == ["lfw", "/scratch/a$.bin"]
+
+
+def test_data_is_a_path_or_a_list_of_sets(file):
+    short, listed = (load_config(file, [f"data.train={text}"]).data for text in ("/a", "[/a]"))
+    assert short == listed and short.model_dump()["train"] == "/a"
+    sets = ["/a", {"path": "/b", "weight": 2.5, "labels": "shared"}]
+    data = load_config(file, ["data.train=[/a, {path: /b, weight: 2.5, labels: shared}]"]).data
+    assert [entry.weight for entry in data.train] == [1, 2.5] and data.told == "/a, /b"
+    assert data.model_dump()["train"] == sets == load_config(file, [f"data.train={sets}"]).data.model_dump()["train"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("3", "data.train: must be a path or a list of data sets, not 3"),
+        ("[]", "data.train: List should have at least 1 item"),
+        ("[{weight: 2}]", "data.train.0.path is missing"),
+        ("[/a, {path: /b, weight: 0}]", "data.train.1.weight: must be greater than 0, not 0"),
+        ("[/a, {path: /b, wieght: 2}]", "unknown key data.train.1.wieght"),
+        ("['']", "data.train.0.path: must not be empty"),
+        ("[3]", "data.train.0 must be a section of keys and values, not 3"),
+    ],
+)
+def test_a_mistake_in_the_list_of_sets(file, value, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        load_config(file, [f"data.train={value}"])
 
 
 def test_two_warm_ups(file):

@@ -24,11 +24,12 @@ SMALLEST = {
 
 
 def take_steps(path: str, overrides: list[str], count: int) -> tuple[list[float], float]:
-    """Losses of this rank, and by how much the first weights changed."""
+    """Losses of this rank, and by how much the first weights that are trained changed."""
     torch.manual_seed(0)
     world = World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
     trainer = Trainer(load_config(path, overrides), world)
-    before = next(trainer.backbone.parameters()).detach().clone()
+    first = next(parameter for parameter in trainer.backbone.parameters() if parameter.requires_grad)
+    before = first.detach().clone()
     batches = iter(trainer.loader)
     losses = []
     for _ in range(count):
@@ -36,11 +37,19 @@ def take_steps(path: str, overrides: list[str], count: int) -> tuple[list[float]
         trainer.train_step(batches)
         losses.append(float(trainer.meter.window[0]))
     trainer.loader.close()
-    return losses, float((next(trainer.backbone.parameters()) - before).abs().max())
+    return losses, float((first - before).abs().max())
 
 
 def run_on_two_ranks(ranks, path, folder, data, overrides, count):
-    settings = [f"data.train={data}", "data.batch_size=4", "data.threads=1", "verify.bins=[]", f"output={folder}/run"]
+    settings = [
+        f"data.train={data}",
+        "data.batch_size=4",
+        "data.threads=1",
+        "verify.bins=[]",
+        f"output={folder}/run",
+        "model.init_from=null",
+    ]
+    settings.append("model.init_from=null")
     settings.append("model.compile=false")  # which takes longer than the steps; `test_compile` has it
     (losses, change), (other_losses, other_change) = ranks(2, take_steps, str(path), [*settings, *overrides], count)
     assert torch.isfinite(torch.tensor([*losses, *other_losses])).all() and min(losses) > 0
@@ -57,7 +66,7 @@ def test_config_takes_two_steps(ranks, path, tmp_path, faces):
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_networks_are_compiled_for_gpus(path):
     config = load_config(path)
-    assert config.model.compile == (config.device == "cuda")
+    assert config.model.compile or config.device != "cuda"
 
 
 def test_fewer_gpus_keep_the_global_batch():

@@ -81,6 +81,7 @@ def steps_around(config, overrides, what, rank):
 SETTINGS = {
     "sgd": [],
     "adamw, centres too": ["optim.name=adamw", "optim.lr=0.001"],
+    "muon, centres by lion": ["optim.name=muon", "optim.lr=0.001", "head.optim.name=lion"],
     "bf16": ["precision=bf16"],
     "no clipping": ["optim.clip=null"],
     "dense": ["head.mode=dense", "head.fused=false"],

@@ -8,7 +8,7 @@ from models import create_model
 from tests.train.support import close, curve, finish, learnt
 from train.config import Group, Optim
 from train.groups import trained_groups
-from train.optim import create_optimizer, set_learning_rate
+from train.optim import OPTIMIZERS, REFUSED, create_optimizer, set_learning_rate
 from train.recipes import Recipe
 from train.state import OptimizerState
 
@@ -87,9 +87,39 @@ def test_a_group_without_parameters_is_an_error(rules, words):
         trained_groups(Small(), Recipe(), Optim(groups=groups(*rules)))
 
 
+@pytest.mark.parametrize("name", ["vit_t", "transface_t"])
+def test_layers_of_a_vit(name):
+    """A share of the rate for each parameter, by a list made by hand for its twelve blocks."""
+    backbone = create_model(name, 16, 36)
+    optim = Optim(layer_decay=0.5, backbone_lr=0.1, groups=groups(("norms", {"weight_decay": 0, "lr": 3})))
+    found, _ = trained_groups(backbone, Recipe(), optim)
+    shares = {id(p): group["lr_scale"] for group in found for p in group["params"]}
+    starts = {"patch_embed": 13, "pos_embed": 13, **{f"blocks.{i}": 12 - i for i in range(12)}}
+    starts |= {"norm": 0, "feature": 0, "mask_token": 0, "senet": 0}
+    norms = {id(p) for m in backbone.modules() if isinstance(m, (nn.LayerNorm, nn.BatchNorm1d)) for p in m.parameters()}
+    for key, parameter in backbone.named_parameters():
+        (behind,) = [n for start, n in starts.items() if key == start or key.startswith(f"{start}.")]
+        assert shares[id(parameter)] == pytest.approx(0.1 * 0.5**behind * (3 if id(parameter) in norms else 1)), key
+    assert all(("weight_decay" in group) == (id(group["params"][0]) in norms) for group in found)
+
+
+def test_a_backbone_without_layers():
+    with pytest.raises(ValueError, match="optim.layer_decay needs a backbone that names its layers"):
+        trained_groups(Small(), Recipe(), Optim(layer_decay=0.9))
+
+
 RULES = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}, {"lr": 0.1, "weight_decay": 0.05}),
-    "adamw": (torch.optim.AdamW, {}, {"lr": 0.01, "weight_decay": 0.2}),
+    "adamw": (torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 0.1}, {"lr": 0.01, "weight_decay": 0.2}),
+    "adam": (torch.optim.Adam, {"amsgrad": True}, {"lr": 0.01, "weight_decay": 0.02}),
+    "nadam": (torch.optim.NAdam, {"momentum_decay": 0.1}, {"lr": 0.01, "weight_decay": 0.02}),
+    "radam": (torch.optim.RAdam, {"betas": (0.5, 0.6)}, {"lr": 0.01, "weight_decay": 0.02}),
+    "adamax": (torch.optim.Adamax, {}, {"lr": 0.01, "weight_decay": 0.02}),
+    "adafactor": (torch.optim.Adafactor, {"eps": (1e-6, 0.1)}, {"lr": 0.01, "weight_decay": 0.2}),
+    "adagrad": (torch.optim.Adagrad, {"lr_decay": 0.1}, {"lr": 0.01, "weight_decay": 0.02}),
+    "adadelta": (torch.optim.Adadelta, {"rho": 0.5}, {"lr": 0.1, "weight_decay": 0.02}),
+    "rmsprop": (torch.optim.RMSprop, {"momentum": 0.9, "alpha": 0.8}, {"lr": 0.01, "weight_decay": 0.02}),
+    "asgd": (torch.optim.ASGD, {"t0": 2}, {"lr": 0.01, "weight_decay": 0.02}),
 }
 
 
@@ -101,8 +131,8 @@ def test_steps_are_those_of_torch_optim(name):
     ours, theirs = Small().double(), Small().double()
     theirs.load_state_dict(ours.state_dict())
     rules = groups(("norms", {"weight_decay": 0}), ("last.*", {"lr": 0.1, "weight_decay": 0.3}))
-    found, _ = trained_groups(ours, Recipe(), Optim(name=name, groups=rules, backbone_lr=0.5, **values))
-    optimizer = create_optimizer(found, Optim(name=name, groups=rules, **values))
+    optim = Optim(name=name, groups=rules, backbone_lr=0.5, **values, **options)
+    optimizer = create_optimizer(trained_groups(ours, Recipe(), optim)[0], optim)
     reference = kind(
         [
             {"params": list(theirs.first.parameters())},
@@ -112,11 +142,16 @@ def test_steps_are_those_of_torch_optim(name):
         **options,
         **values,
     )
+    same_steps(ours, optimizer, theirs, reference, values["lr"], (0.5, 0.5, 0.05))
+
+
+def same_steps(ours, optimizer, theirs, reference, base, shares):
+    """Six of each, at falling rates of which the reference's groups have ``shares``."""
     x, target = torch.randn(2, 8, 6, dtype=torch.float64), torch.randn(8, 4, dtype=torch.float64)
     for step in range(6):
-        lr = values["lr"] * (1 - step / 6)
+        lr = base * (1 - step / 6)
         set_learning_rate(optimizer, lr)
-        for group, share in zip(reference.param_groups, (0.5, 0.5, 0.05)):
+        for group, share in zip(reference.param_groups, shares):
             group["lr"] = lr * share
         for network, rule in ((ours, optimizer), (theirs, reference)):
             (network(x[step % 2]) - target).square().sum().backward()
@@ -126,7 +161,48 @@ def test_steps_are_those_of_torch_optim(name):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), key
 
 
-@pytest.mark.parametrize("name", RULES)
+class Both:
+    """Two optimisers as one."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self):
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest():
+    torch.manual_seed(0)
+    ours, theirs = Small().double(), Small().double()
+    theirs.load_state_dict(ours.state_dict())
+    rules = groups(("last.*", {"lr": 0.1, "weight_decay": 0.3}))
+    optim = Optim(name="muon", groups=rules, lr=0.02, weight_decay=0.2, momentum=0.8, betas=(0.7, 0.8), ns_steps=3)
+    optimizer = create_optimizer(trained_groups(ours, Recipe(), optim)[0], optim)
+    first, norm, last = theirs.first, theirs.norm, theirs.last
+    muon = torch.optim.Muon(
+        [{"params": [first.weight]}, {"params": [last.weight], "weight_decay": 0.3}],
+        weight_decay=0.2, momentum=0.8, ns_steps=3, adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    adamw = torch.optim.AdamW(
+        [{"params": [first.bias, norm.weight, norm.bias]}, {"params": [last.bias], "weight_decay": 0.3}],
+        weight_decay=0.2, betas=(0.7, 0.8),
+    )  # fmt: skip
+    same_steps(ours, optimizer, theirs, Both(muon, adamw), 0.02, (1, 0.1, 1, 0.1))
+
+
+def test_every_optimiser_of_torch_is_in_the_table_or_refused():
+    theirs = {name.lower() for name, kind in vars(torch.optim).items() if isinstance(kind, type)} - {"optimizer"}
+    assert {*OPTIMIZERS, *REFUSED} == theirs and not {*OPTIMIZERS} & {*REFUSED}
+    assert {*RULES, "muon", "rprop"} == {*OPTIMIZERS}
+
+
+@pytest.mark.parametrize("name", [*RULES, "muon"])
 def test_state_goes_by_names_from_one_grouping_to_another(name):
     """What a checkpoint holds is taken up by an optimiser with other groups, whose values stay."""
     torch.manual_seed(0)
@@ -144,8 +220,23 @@ def test_state_goes_by_names_from_one_grouping_to_another(name):
         for key, value in first.state[parameter].items():
             assert torch.equal(second.state[parameter][key], value)
     assert all(value.abs().sum() > 0 for value in second.state[network.last.weight].values())
-    assert [group["weight_decay"] for group in second.param_groups] == [5e-4, 0.7]
-    assert [group["lr_scale"] for group in second.param_groups] == [1, 1]
+    decays = [5e-4, 5e-4, 0.7] if name == "muon" else [5e-4, 0.7]  # one for matrices, one for others
+    assert [group["weight_decay"] for group in second.param_groups] == decays
+    assert {group["lr_scale"] for group in second.param_groups} == {1}
+    second.step()
+
+
+@pytest.mark.slow
+def test_a_run_with_muon_goes_on(config, tmp_path):
+    """Its centres by Lion at a rate of their own."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    rules = ["optim={name: muon, lr: 0.01, betas: [0.8, 0.9]}", "head.optim={name: lion, lr: 0.1}"]
+    every = ["schedule={epochs: 1.34, name: constant}", *rules]
+    finish(config, f"output={whole}", *every)
+    finish(config, f"output={parts}", *every, "schedule.epochs=0.67")
+    finish(config, f"output={parts}", *every)
+    close(curve(parts), curve(whole))
+    assert all(torch.allclose(value, learnt(whole)[name], atol=1e-5) for name, value in learnt(parts).items())
 
 
 GROUPS = "optim.groups=[{match: layers.0.*, lr: 0.5}, {match: biases, weight_decay: 0}]"

@@ -197,6 +197,24 @@ def test_other_labels_are_noticed(ranks, config, tmp_path, faces):
     assert "has other labels" in error
 
 
+@pytest.mark.slow
+def test_several_sets_are_resumed_on_other_ranks_with_their_weights(ranks, config, tmp_path, faces):
+    """Also with a list of some identities, one of whom is in both sets."""
+    (tmp_path / "few.txt").write_text("00\n03\n05\n")
+    shutil.copytree(faces, tmp_path / "mine")
+    few = f"{{path: {tmp_path}/mine, weight: 2.5, labels: shared, identities: {tmp_path}/few.txt}}"
+    sets = f"data.train=[{{path: {faces}, labels: shared, weight: WEIGHT}}, {few}]"
+    ranks(1, fit, config, sets.replace("WEIGHT", "0.75"), "head.num_classes=8")
+    whole = curve(tmp_path / "run")
+    assert whole[-1][0] == 3 * ((72 + 90) // 16)
+    for path in sorted((tmp_path / "run" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(path)
+    assert ranks(2, fit, config, sets.replace("WEIGHT", "0.75"), "data.batch_size=8")[0][0] in (22, 24)
+    close(curve(tmp_path / "run"), whole)
+    (error,) = ranks(1, resume_error, config, sets.replace("WEIGHT", "0.7501"))
+    assert "has other labels, sizes, weights" in error
+
+
 def test_the_global_batch_stays_on_other_ranks(ranks, config, tmp_path):
     """One rank of 16, then two of 4 that take two batches each; three cannot share it."""
     ranks(1, fit, config)

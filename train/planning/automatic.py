@@ -2,19 +2,22 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evaluate.features.ranks import World
+from pipelines.common.cpu import multiplies_bf16
 from train.config import Config
 from train.distributed import agreed, own_cores
 from train.planning.border import fits
 from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.step import Setting, chosen_tile, trace_step
 
-AUTOMATIC = (
+AUTOMATIC: tuple[tuple[str, ...], ...] = (
+    ("precision",),
     ("head", "tile"),
     ("model", "checkpoint_activations"),
     ("data", "prefetch"),
@@ -32,7 +35,10 @@ def settle(config: Config, setting: Setting, cores: int, any_rank: Callable[[boo
         cores: of this rank.
         any_rank: whether something is so on any rank; all of them call.
     """
-    found: dict[str, dict[str, Any]] = {section: {} for section, _ in AUTOMATIC}
+    if config.precision == "auto":
+        slow = any_rank(not setting.gpu and not multiplies_bf16())
+        config = config.model_copy(update={"precision": "fp32" if slow else "bf16"})
+    found: dict[str, dict[str, Any]] = {section: {} for section, *keys in AUTOMATIC if keys}
     if config.head.tile == "auto":
         found["head"]["tile"] = chosen_tile(config, setting)
     if config.data.threads == "auto":
@@ -64,6 +70,7 @@ def _free_memory() -> int:
 
 def settled_values(before: Config, after: Config) -> Iterator[str]:
     """``section.key=value`` for each value that was ``auto``."""
-    for section, key in AUTOMATIC:
-        if getattr(getattr(before, section), key) == "auto":
-            yield f"{section}.{key}={str(getattr(getattr(after, section), key)).lower()}"
+    for path in AUTOMATIC:
+        given, found = (reduce(getattr, path, config) for config in (before, after))
+        if given == "auto":
+            yield f"{'.'.join(path)}={str(found).lower()}"

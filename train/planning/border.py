@@ -39,7 +39,7 @@ def most_identities(config: Config, setting: Setting, trace: StepTrace) -> int:
 
     # With more tiles than these each takes as much as the last, and tracing them all would take minutes.
     tile = chosen_tile(config, replace(setting, identities=_MOST))
-    far = setting.ranks * round(_MANY_TILES * tile / config.head.sample_rate)
+    far = setting.ranks * round(_MANY_TILES * tile / config.head.highest_sample_rate)
 
     def needed(identities: int) -> int:
         if identities <= far:

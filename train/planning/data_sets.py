@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.common.errors import UserError
-from pipelines.sources import open_source
-from train.config import Config
+from pipelines.loading.rates import Places
+from pipelines.sources.collection import APART
+from train.build import open_data
+from train.config import Config, Data, TrainingSet
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,33 @@ def data_size(config: Config, identities: int | None = None, images: int | None 
     Raises:
         UserError: the data is not there, has no known name, and neither config nor caller says how many identities.
     """
-    found = _found(config.data.train)
+    found = _found(config.data)
     wanted = identities or config.head.num_classes or (found.identities if found else None)
     if wanted is None:
         raise UserError(
-            f"{config.data.train} is not here and is none of {', '.join(KNOWN)}: "
+            f"{config.data.told} is not here and is none of {', '.join(KNOWN)}: "
             "say how many identities it has (--identities N, and --images N for the time of the run)"
         )
     return DataSize(wanted, images or (found.images if found else None))
 
 
-def _found(path: str) -> DataSize | None:
+def _found(data: Data) -> DataSize | None:
+    """Of all sets together; ``images`` is how many come in an epoch."""
     try:
-        source = open_source(path)
+        found = open_data(data)
     except OSError:
-        return next((size for part in Path(path).parts for name, size in KNOWN.items() if part.startswith(name)), None)
-    return DataSize(source.num_classes, len(source))
+        known = [_known(entry) for entry in data.train]
+        sizes = [size for size in known if size is not None]
+        if len(sizes) < len(known) or data.changes:
+            return None
+        images = Places([(size.images or 0, entry.weight) for size, entry in zip(sizes, data.train)]).size
+        return DataSize(sum(size.identities for size in sizes), images)
+    return DataSize(found.source.num_classes, Places(found.shares).size if found.shares else len(found.source))
+
+
+def _known(entry: TrainingSet) -> DataSize | None:
+    """The size of a published set of which all counts, and whose identities are nobody else's."""
+    if entry.labels != APART or entry.images or entry.identities:
+        return None
+    parts = Path(entry.path).parts
+    return next((size for part in parts for name, size in KNOWN.items() if part.startswith(name)), None)

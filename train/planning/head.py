@@ -15,7 +15,7 @@ from losses import PartialFC, create_margin
 from losses.head.collective import shard_range
 from losses.head.partial_fc import Rows
 from train.build import HALF, build_centre_optimizer
-from train.config import Config
+from train.config import Config, settled
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
 from train.recipes import create_recipe
@@ -76,11 +76,11 @@ class _Shard(PartialFC):
             create_margin(config.head.margin, **config.head.options),
             config.model.embedding_size,
             num_classes,
-            sample_rate=config.head.sample_rate,
+            sample_rate=config.head.highest_sample_rate,
             mode=config.head.mode,
             tile=tile,
             entropy=create_recipe(config.recipe.name, **config.recipe.options).entropy,
-            matmul_dtype=torch.bfloat16 if gpu and HALF[config.precision] is not None else torch.float32,
+            matmul_dtype=torch.bfloat16 if gpu and HALF[settled(config.precision)] is not None else torch.float32,
             device="meta",
             group=_ALONE,
         )

@@ -26,8 +26,9 @@ from models.layers import PReLU
 from models.modes import evaluating
 from pipelines.common.errors import UserError, one_line
 from train.build import HALF
-from train.config import Config
+from train.config import Config, settled
 from train.ema import approach, averaged
+from train.freezing import hold_norms, restrict
 from train.groups import parameters_of, trained_groups
 from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
@@ -66,7 +67,7 @@ def trace_network(
     checkpoint_activations: bool | None = None,
     timer: OperatorTimer | None = None,
 ) -> NetworkTrace:
-    """Trace a step. Raises ``UserError`` for a backbone whose operators depend on the numbers in its tensors.
+    """Trace a step. Raises ``UserError`` where operators, the backbone's or the optimiser's, depend on numbers.
 
     Args:
         keep_gradients: from step to step, as the buckets of DistributedDataParallel and accumulated batches do.
@@ -82,7 +83,7 @@ def trace_network(
             if isinstance(module, PReLU):
                 module.__class__ = nn.PReLU  # type: ignore[assignment]  # whose forward pass is what a GPU takes
     on_gpu: AbstractContextManager = _GpuAutocast() if gpu else nullcontext()
-    half, size = HALF[config.precision], config.model.input_size
+    half, size = HALF[settled(config.precision)], config.model.input_size
     try:
         with FakeTensorMode(), Recorder(timer) as recorder:
             with recorder.phase("build", "weights"):
@@ -95,6 +96,7 @@ def trace_network(
                 recorder.use = "images"
                 images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
             network.train()
+            hold_norms(backbone, config.model)
             with recorder.phase("forward", "activations", "backbone forward"), on_gpu:
                 with torch.autocast("cpu", half, enabled=half is not None):
                     if chosen := round(recipe.second_pass * batch):
@@ -116,7 +118,8 @@ def trace_network(
                     approach(averages, weights, torch.empty(()))
     except _UNTRACEABLE as error:
         raise UserError(
-            f"{config.model.name} cannot be traced without data ({one_line(error)}): it has no plan, and "
+            f"{config.model.name} cannot be traced without data, with {config.optim.name} as its optimiser "
+            f"({one_line(error)}): it has no plan, and "
             "model.checkpoint_activations must be true or false"
         ) from error
     return NetworkTrace(batch, recorder.phases, sum(p.numel() for p in trained))
@@ -139,7 +142,9 @@ def _backbone(config: Config, checkpoint_activations: bool | None) -> nn.Module:
     if checkpoint_activations is not None:
         arguments["checkpoint_activations"] = checkpoint_activations
     with torch.device("meta"):
-        return create_model(**arguments)
+        backbone = create_model(**arguments)
+        restrict(backbone, config.model)
+    return backbone
 
 
 def _optimizer(

@@ -9,7 +9,7 @@ import torch.distributed.checkpoint as dcp
 import losses.head.partial_fc
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head.sampling import draw
-from tests.losses.support import RULES, close, problem
+from tests.losses.support import RULES, THEIRS, close, problem
 
 
 def make(centres, rule, head_options=None, **options):
@@ -37,7 +37,7 @@ def test_equals_torch(rule):
     head = PartialFC(create_margin("arcface"), 16, 37)
     head.load_state_dict({"weight": centres})
     options = {key: value for key, value in RULES[rule].items() if key != "algorithm"}
-    optimizer = (torch.optim.SGD if rule == "sgd" else torch.optim.AdamW)(head.parameters(), **options)
+    optimizer = THEIRS[rule](head.parameters(), **options)
     for x, y in batches():
         optimizer.zero_grad()
         head(x, y).loss.backward()
@@ -63,7 +63,7 @@ def row_by_row(centres, rule, rate, batches, accumulate):
     head = PartialFC(create_margin("arcface"), centres.shape[1], len(centres), sample_rate=rate, seed=4)
     options = {key: value for key, value in RULES[rule].items() if key != "algorithm"}
     rows = [torch.nn.Parameter(row.clone()) for row in centres]
-    optimizers = [(torch.optim.SGD if rule == "sgd" else torch.optim.AdamW)([row], **options) for row in rows]
+    optimizers = [THEIRS[rule]([row], **options) for row in rows]
     for first in range(0, len(batches), accumulate):
         head.load_state_dict({"weight": torch.stack([row.detach() for row in rows]), "step": first // accumulate})
         head.weight.grad = None

@@ -113,7 +113,9 @@ class SameLimit(Margin):
 
     def hard_negatives(self, batch):
         limit = batch.cos_y.new_full((), 0.1).expand(len(batch.cos_y))
-        return HardNegativeCurve(limit, torch.tensor([0.0, 0.0, 2.0, 2.0, 0.0, 0.0], device=limit.device)[1::2])
+        return HardNegativeCurve(
+            limit, torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 0.0, 0.0], device=limit.device)[1::2]
+        )
 
 
 def test_tensors_may_lie_in_memory_as_they_like():

@@ -14,7 +14,7 @@ from losses.head.sampling import draw
 from losses.margins.margin import Margin
 from tests.losses import naive
 from tests.losses.families import batch
-from tests.losses.support import RULES, close
+from tests.losses.support import RULES, THEIRS, close
 
 WAYS = {
     "dense": dict(mode="dense"),
@@ -87,7 +87,7 @@ def test_the_threshold_moves_by_torch_s_rule(way, rule, accumulate):
     head, optimizer = make(centres, rule=rule, **WAYS[way])
     twin, theirs = make(centres, rule=rule, **{k: v for k, v in WAYS[way].items() if k == "mode"})
     options = {k: v for k, v in RULES[rule].items() if k not in ("algorithm", "weight_decay")}
-    separate = (torch.optim.SGD if rule == "sgd" else torch.optim.AdamW)([twin.margin.b], weight_decay=0.0, **options)
+    separate = THEIRS[rule]([twin.margin.b], weight_decay=0.0, **options)
     optimizer.grad_scale = theirs.grad_scale = torch.tensor(64.0)
     for step in range(3):
         for part in range(accumulate):

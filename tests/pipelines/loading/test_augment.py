@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import fn
+from scipy.stats import ks_2samp
 
 from pipelines.loading import augment
 from pipelines.loading.augment import AUGMENTATIONS, chance, choice, find_augmentation, uniform
@@ -170,6 +171,37 @@ def test_rsp_recolours_about_the_image_s_own_mean():
     image = photo(12)
     result = chosen("rsp", image, kind=0.11, brightness=0.9, contrast=0.5, saturation=0.5, hue=0.25)  # hue 0
     assert difference(result, jittered(image, 0.46, 0.45, 0.35)) < 1
+
+
+def crops_drawn_anew(count):
+    """Rows and columns (count, 2) of RandomResizedCrop((.2, 1), (3/4, 4/3)), try by try."""
+    generator, found = np.random.default_rng(1), []
+    while len(found) < count:
+        area, aspect = generator.uniform(0.2, 1), np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        if area <= aspect <= 1 / area:
+            found.append((np.sqrt(area / aspect) * SIZE, np.sqrt(area * aspect) * SIZE))
+    return np.array(found)
+
+
+def test_adaface_crops_what_fits():
+    """White images: what is left of them, its shape and its place, against crops that are drawn until they fit."""
+    names, count = list(AUGMENTATIONS["adaface"].draws), 1500
+    uniforms = np.random.default_rng(0).random((count, len(names)), np.float32)
+    for name in ("shrink", "recolour"):
+        uniforms[:, names.index(name)] = 0.999
+    uniforms[:, names.index("crop")] = 0
+    white = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    kept = decode([white] * count, AUGMENTATIONS["adaface"], uniforms)[..., 0] == 255
+    rows, columns = kept.any(2).sum(1), kept.any(1).sum(1)
+    assert (kept.sum((1, 2)) == rows * columns).all()
+    expected = crops_drawn_anew(20000)
+    for ours, theirs in ((rows, expected[:, 0]), (columns, expected[:, 1]), (rows * columns, expected.prod(1))):
+        jitter = np.random.default_rng(2).uniform(-0.5, 0.5, count)  # ours are whole numbers
+        assert ks_2samp(ours + jitter, theirs).pvalue > 0.01
+    top, left = kept.any(2).argmax(1), kept.any(1).argmax(1)
+    for first, size in ((top, rows), (left, columns)):
+        free = size < SIZE - 8
+        assert abs((first / (SIZE - size))[free].mean() - 0.5) < 0.03 if free.any() else False
 
 
 def test_adaface_makes_low_resolution_before_it_recolours():

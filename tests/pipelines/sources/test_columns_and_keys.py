@@ -97,7 +97,7 @@ class TestLmdb:
     @pytest.mark.parametrize(
         "value, reason",
         [
-            (b"neither", "holds neither an image record nor"),
+            (b"neither", "holds neither an image record,"),
             (pack(IRHeader(0, -1, 0), jpeg(0, 16)), "has label -1, which is no class number"),
             (pack(IRHeader(0, 0.5, 0), jpeg(0, 16)), "has label 0.5, which"),
             (jpeg(0, 16), "has no identity"),
@@ -107,6 +107,48 @@ class TestLmdb:
         with pytest.raises(ValueError, match=f"key b'k' {reason}"):
             self.open(tmp_path, {"a": self.record(0), "k": value})
 
+    def pair(self, image, label, **options):
+        return pytest.importorskip("msgpack").packb((image, label), **options)
+
+    @pytest.mark.parametrize("options", [{}, {"use_bin_type": False}])
+    def test_pairs_of_image_and_label(self, tmp_path, options):
+        """As imagelist2lmdb.py writes them, in one file, whose keys are numbers in the order of texts."""
+        labels = [0, 1, 127, 128, 255, 256, 65535, 65536, 3, 3, 3, 4]
+        images = [jpeg(n, 8 if n % 2 else 64) + bytes(70_000 * (n == 5)) for n in range(len(labels))]
+        database = self.lmdb.open(str(tmp_path / "x.lmdb"), subdir=False, map_size=1 << 24)
+        with database, database.begin(write=True) as transaction:
+            for number, pair in enumerate(zip(images, labels)):
+                transaction.put(b"%d" % number, self.pair(*pair, **options))
+            transaction.put(b"__keys__", self.pair(b"0", b"1"))
+            transaction.put(b"__len__", pytest.importorskip("msgpack").packb(len(labels)))
+        for _ in range(2):  # found, and from the cache
+            source = open_source(tmp_path / "x.lmdb")
+            read, own = source.read(np.arange(len(labels)))
+            assert [image.tobytes() for image in read] == images
+            assert [int(source.identity(label)) for label in own.tolist()] == labels
+            assert source.describe(10).startswith(f"{tmp_path / 'x.lmdb'} key b'10', label ")
+
+    @pytest.mark.parametrize(
+        "value, reason",
+        [
+            ((jpeg(0, 16), -3), "has label -3, which is no class number"),
+            ((jpeg(0, 16), 1 << 63), "has label 9.22337.*, which is no class number"),
+            ((jpeg(0, 16), 1.0), "holds neither"),
+            ((jpeg(0, 16), None), "holds neither"),
+            ((b"no image" * 20, 1), "holds neither"),
+            ((jpeg(0, 16), 1, 2), "holds neither"),
+        ],
+    )
+    def test_pairs_that_are_none_are_named(self, tmp_path, value, reason):
+        packed = pytest.importorskip("msgpack").packb(value)
+        with pytest.raises(ValueError, match=f"key b'1' {reason}"):
+            self.open(tmp_path, {"0": self.pair(jpeg(0, 16), 0), "1": packed})
+
+    def test_records_of_many_labels(self, tmp_path):
+        source = self.open(tmp_path, {"0": self.record([4.0] * 100), "1": self.record([3.0] * 13)})
+        assert source.labels(np.arange(2)).tolist() == [4, 3]
+        assert [image.tobytes() for image in source.read(np.arange(2))[0]] == [jpeg(0, 16)] * 2
+
     def test_two_kinds_do_not_mix(self, tmp_path):
-        with pytest.raises(ValueError, match="both image records with labels and images"):
+        with pytest.raises(ValueError, match="both images with labels and images called"):
             self.open(tmp_path, {"a": self.record(0), "x/1": jpeg(1, 16)})

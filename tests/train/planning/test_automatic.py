@@ -1,12 +1,14 @@
 """What ``auto`` becomes."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 import yaml
 from pydantic import ValidationError
 
+from pipelines.common.cpu import multiplies_bf16
 from pipelines.common.errors import UserError
 from tests.train.planning.support import config
 from train.distributed import joined, own_cores
@@ -24,13 +26,14 @@ def setting(memory=80 * GIB, gpu=True):
 
 
 def automatic(name="vit_t"):
-    return config({"name": name, "checkpoint_activations": "auto"}, data=EVERYTHING)
+    return config({"name": name, "checkpoint_activations": "auto"}, data=EVERYTHING, precision="auto")
 
 
 def test_every_auto_gets_a_value():
     given = automatic()
     settled = settle(given, setting(), cores=4)
     assert list(settled_values(given, settled)) == [
+        "precision=bf16",
         f"head.tile={chosen_tile(given, setting())}",
         "model.checkpoint_activations=false",
         "data.prefetch=16",
@@ -38,6 +41,25 @@ def test_every_auto_gets_a_value():
     ]
     assert settle(settled, setting(), cores=64) == settled
     assert not list(settled_values(settled, settled))
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [("fpu avx512f avx2", False), ("fpu avx512_bf16", True), ("amx_bf16 fpu", True), ("avx512_bf16_not", False)],
+)
+def test_a_processor_says_whether_it_multiplies_bf16(monkeypatch, flags, found):
+    monkeypatch.setattr(Path, "read_text", lambda self: f"processor\t: 0\nflags\t\t: {flags}\nbugs\t: amx_bf16\n")
+    assert multiplies_bf16() == found
+
+
+@pytest.mark.parametrize(
+    ("gpu", "able", "precision"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_a_processor_without_products_of_bf16_computes_in_float32(monkeypatch, gpu, able, precision):
+    monkeypatch.setattr("train.planning.automatic.multiplies_bf16", lambda: able)
+    given = config({"name": "vit_t"}, precision="auto")
+    assert settle(given, setting(gpu=gpu), 4).precision == precision
+    assert settle(given, setting(gpu=gpu), 4, lambda slow: True).precision == "fp32"  # another rank's cannot
 
 
 def test_what_is_said_stays():
@@ -59,7 +81,7 @@ def test_one_rank_that_lacks_the_memory_decides_for_all():
         return True
 
     assert settle(automatic(), setting(), 4, any_rank).model.checkpoint_activations is True
-    assert votes == [False]
+    assert votes == [False, False]  # on products of bf16, and on memory
 
 
 def test_a_backbone_without_the_option_keeps_its_activations(monkeypatch):

@@ -35,6 +35,22 @@ def test_a_perceptron_by_hand():
     assert "gradients" not in phases["update"].left
 
 
+def test_what_is_frozen_takes_neither_gradients_nor_state():
+    trace = trace_network(config(PERCEPTRON | {"freeze": ["first.*"]}), BATCH, gpu=False)
+    build, backward = trace.phases["build"].left, trace.phases["backward"]
+    last = HIDDEN * SIZE
+    assert trace.parameters == last and backward.left["gradients"] == build["optimiser"] == 4 * last
+    assert build["weights"] == 4 * (PIXELS * HIDDEN + last)
+    assert work(backward, "flops") == 2 * BATCH * last
+
+
+def test_lora_trains_few_numbers():
+    trace = trace_network(config(PERCEPTRON | {"lora": {"rank": 2}}), BATCH, gpu=False)
+    updates = 2 * (PIXELS + HIDDEN) + 2 * (HIDDEN + SIZE)
+    assert trace.parameters == updates
+    assert trace.phases["build"].left["optimiser"] == 4 * updates
+
+
 def test_gradients_that_stay_are_there_all_the_time():
     phases = trace_network(config(PERCEPTRON), BATCH, gpu=False, keep_gradients=True).phases
     assert {phase.left["gradients"] for phase in phases.values()} == {4 * (PIXELS * HIDDEN + HIDDEN * SIZE)}

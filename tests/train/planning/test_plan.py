@@ -17,7 +17,8 @@ from train.planning.devices import links_of, named_device
 from train.planning.plan import Cluster, make_plan, source_batch
 
 CONFIGS = sorted(Path(__file__).resolve().parents[3].glob("configs/*.yaml"))
-FEW = ("wf42m_vits_pfc03", "quickstart")
+FEW = ("wf42m_vits_pfc03", "quickstart", "finetune_fewshot")
+OWN_DATA = ("quickstart", "finetune_fewshot")
 
 
 def cluster(device="h100", ranks=8, between="ndr"):
@@ -26,14 +27,14 @@ def cluster(device="h100", ranks=8, between="ndr"):
 
 def plan_of(path, **arguments):
     settled = load_config(path)
-    size = data_size(settled, identities=126 if path.stem == "quickstart" else None)
+    size = data_size(settled, identities=126 if path.stem in OWN_DATA else None)
     return make_plan(settled, cluster(**arguments), size, made_for=source_batch(path), borders=False)
 
 
 def check(path):
     plan = plan_of(path)
     assert plan.fits and plan.forecast.images_per_second > 1000
-    if path.stem != "quickstart":
+    if path.stem not in OWN_DATA:
         assert 0 < plan.days < 100
     json.dumps(plan.as_dict())
 
@@ -113,6 +114,22 @@ def test_identities_and_images_are_those_of_the_data_or_of_its_name(faces):
     assert size("/nowhere/else", {"num_classes": 30}).images is None
     with pytest.raises(UserError, match="--identities"):
         size("/nowhere/else")
+
+
+def test_several_sets_have_the_identities_of_all_and_images_by_their_weights(faces, tmp_path):
+    def size(*train):
+        return data_size(config({"name": "mbf"}, data={"train": list(train)}))
+
+    (tmp_path / "few.txt").write_text("00\n01\n")
+    whole = size(str(faces))
+    half = size({"path": str(faces), "weight": 0.5})
+    assert (half.identities, half.images) == (whole.identities, whole.images // 2)
+    assert size({"path": str(faces), "identities": str(tmp_path / "few.txt")}).identities == 2
+    together = size("/nowhere/casia", {"path": "/nowhere/ms1mv3", "weight": 2})
+    assert together.identities == KNOWN["casia"].identities + KNOWN["ms1mv3"].identities
+    assert together.images == KNOWN["casia"].images + 2 * KNOWN["ms1mv3"].images
+    with pytest.raises(UserError, match="--identities"):  # nobody knows how many they have in common
+        size("/nowhere/casia", {"path": "/nowhere/ms1mv3", "labels": "shared"})
 
 
 def test_the_sources_batch_stands_in_the_comment():

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from evaluate.features.embed import Embedder
 from evaluate.features.ranks import World
 from models.registry import BACKBONES
-from pipelines.sources import open_source
+from train.build import open_data
 from train.config import load_config
 from train.distributed import average_batch_statistics
 from train.planning.devices import DEVICES, links_of
@@ -81,7 +81,7 @@ def counted_step(config, overrides):
         trainer.train_step(batches)
         votes.exchange(0, False, False)
     votes.close()
-    source = open_source(config.data.train)
+    source = open_data(config.data).source
     with Counted() as verification:
         average_batch_statistics(trainer.backbone)
         Embedder(trainer.backbone, SIDE, trainer.world, batch_size=16)(source)

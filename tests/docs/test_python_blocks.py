@@ -1,4 +1,4 @@
-"""Every Python block of README.md runs as it stands, in a folder with the files that it names."""
+"""Every Python block of README.md and of the pages for users runs as it stands, where the files are that it names."""
 
 import io
 
@@ -9,12 +9,14 @@ import yaml
 from PIL import Image
 
 from models import create_model
+from models.onnx_file import export_onnx
 from pipelines.sources.bins import write_bin
 from pipelines.sources.recordio import write_dataset
 from tests.docs.blocks import ROOT, blocks
 from train.state import save_weights
 
-BLOCKS = blocks(ROOT / "README.md")
+PAGES = [ROOT / "README.md", ROOT / "docs/python.md", ROOT / "docs/export.md"]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def jpeg(seed):
@@ -26,13 +28,14 @@ def jpeg(seed):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A finished run ``runs/a``, ``face.jpg``, ``train.rec`` of 300 images of 3 identities, ``lfw.bin``."""
+    """A finished run ``runs/a``, ``model.onnx``, ``face.jpg``, ``train.rec`` of 300 images of 3 people, ``lfw.bin``."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = {"name": "mbf", "embedding_size": 64, "input_size": 112, "width": 0.125}
     run = tmp_path / "runs/a"
     run.mkdir(parents=True)
     save_weights(create_model(**model), run / "model.pt")
+    export_onnx(create_model(**model).eval(), tmp_path / "model.onnx", 112)
     (run / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": {"train": "train.rec"}}))
     images = [jpeg(seed) for seed in range(12)]
     (tmp_path / "face.jpg").write_bytes(images[0])
@@ -40,6 +43,6 @@ def files(tmp_path, monkeypatch):
     write_bin(tmp_path / "lfw.bin", images * 5, np.arange(30) % 2 == 0)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line {block.line}")
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.file.stem}:{block.line}")
 def test_a_block_runs(files, block):
     block.run({"__name__": "readme"})

@@ -1,0 +1,203 @@
+"""Identities of one's own from a few images each: what tuning gains on them, and what it costs on others.
+
+    python -m benchmarks.few_shot runs/a --data data/faces --bins lfw.bin --identities 300 --images 2
+
+Some identities of a data set that the network was not trained on are drawn, and some images of each. A run of a config,
+by default configs/finetune_fewshot.yaml, tunes the network on these images. The identities' other images tell what that
+gains: the share whose nearest identity is the right one (rank-1; an identity is the mean of its images in the tuning
+set), and the share of pairs of one identity that are more alike than one in a thousand pairs of two (TAR at FAR 1e-3).
+Verification sets tell what it costs.
+
+Errors are standard errors of the differences before and after, from the identities or the folds, in each of which the
+splits are averaged. What is done in the folder of the runs is not done again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import results
+from evaluate.features.embed import Embedder
+from evaluate.features.network import load_network
+from evaluate.features.pairs import read_pairs
+from evaluate.features.ranks import World, take_device
+from evaluate.protocols.folds import verify
+from models.weights import load_backbone
+from pipelines.common.command import at_least, run
+from pipelines.common.errors import UserError
+from pipelines.common.files import distinct_names, replacing
+from pipelines.sources import open_source
+from pipelines.sources.memory import MemorySource
+from pipelines.sources.source import Source
+from train.config import load_config
+from train.distributed import joined
+from train.trainer import train
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs/finetune_fewshot.yaml"
+FAR = 1e-3
+
+# Accuracies in [0, 1] by figure: of each identity, or of each fold.
+Figures = dict[str, list[float]]
+
+
+class Split(NamedTuple):
+    """Indices of images (n, k) for tuning, a row an identity, and the others of these identities with their rows."""
+
+    tuning: np.ndarray
+    held_out: np.ndarray
+    rows: np.ndarray
+
+
+def draw(source: Source, identities: int, images: int, seed: int) -> Split:
+    """Identities with two images more than are for tuning, at random; ``UserError`` where there are too few."""
+    generator = np.random.default_rng(seed)
+    labels = source.labels(np.arange(len(source)))
+    counts = np.bincount(labels[labels >= 0], minlength=source.num_classes)
+    able = np.flatnonzero(counts >= images + 2)
+    if len(able) < identities:
+        raise UserError(f"only {len(able)} identities have {images + 2} images: ask for fewer with --identities")
+    shuffled = [
+        generator.permutation(np.flatnonzero(labels == label)) for label in generator.permutation(able)[:identities]
+    ]
+    held_out = [of_one[images:] for of_one in shuffled]
+    rows = np.repeat(np.arange(identities), [len(of_one) for of_one in held_out])
+    return Split(np.stack([of_one[:images] for of_one in shuffled]), np.concatenate(held_out), rows)
+
+
+def write(source: Source, split: Split, folder: Path) -> None:
+    """The images for tuning as ``folder/identity/number.jpg``; readers look at the bytes, not at the name."""
+    for row, indices in enumerate(split.tuning):
+        identity = folder / f"{row:06d}"
+        identity.mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(source.read(indices)[0]):
+            (identity / f"{number}.jpg").write_bytes(image.tobytes())
+
+
+def recognised(tuning: np.ndarray, held_out: np.ndarray, rows: np.ndarray) -> Figures:
+    """Rank-1 and TAR, of each identity, from unit embeddings (n, k, d), and (m, d) of the identities ``rows`` (m,)."""
+    gallery = tuning.mean(1)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    right = (held_out @ gallery.T).argmax(1) == rows
+    scores = held_out @ held_out.T
+    first, second = np.triu_indices(len(rows), 1)
+    same, alike = rows[first] == rows[second], scores[first, second]
+    others = np.sort(alike[~same])[::-1]
+    accepted = alike[same] > others[int(FAR * len(others))]
+    of_pair = rows[first[same]]
+    return {
+        "rank-1": [float(right[rows == row].mean()) for row in range(len(tuning))],
+        f"TAR at FAR {FAR:g}": [float(accepted[of_pair == row].mean()) for row in range(len(tuning))],
+    }
+
+
+def embeddings(checkpoint: Path, source: Source, threads: int) -> np.ndarray:
+    """Unit embeddings (n, d) of all images, each with its mirror image."""
+    device = take_device()
+    network = load_network(checkpoint, device=device)
+    embed = Embedder(network.model, network.input_size, World(device), threads=threads, show=True)
+    features = embed(source).sum(1)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def kept(path: Path) -> Figures:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measured(checkpoint: Path, source: Source, split: Split, known: Path, threads: int) -> Figures:
+    """Figures on the identities, read from the file ``known`` where they are there."""
+    if not (found := kept(known)):
+        chosen = np.concatenate([split.tuning.ravel(), split.held_out])
+        everything = embeddings(checkpoint, MemorySource(source.read(chosen)[0]), threads)
+        tuning = everything[: split.tuning.size].reshape(*split.tuning.shape, -1)
+        found = recognised(tuning, everything[split.tuning.size :], split.rows)
+        keep(found, known)
+    return found
+
+
+def verified(checkpoint: Path, bins: list[Path], known: Path, threads: int) -> Figures:
+    """Accuracies of the folds of each verification set, read from the file ``known`` where they are there."""
+    found = kept(known)
+    for name, path in zip(distinct_names([path.with_suffix("") for path in bins]), bins):
+        if name not in found:
+            pairs = read_pairs(path)
+            features = embeddings(checkpoint, MemorySource(pairs.encoded, name=str(path)), threads)
+            found[name] = [float(fold) for fold in verify(features[:, None], pairs.same).folds]
+            keep(found, known)
+    return found
+
+
+def keep(figures: Figures, known: Path) -> None:
+    known.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(known) as temporary:
+        temporary.write_text(json.dumps(figures))
+
+
+def tune(network: Path, data: Path, output: Path, options: argparse.Namespace, seed: int) -> None:
+    """A run of the config from the network, unless there is a finished one."""
+    if (output / "model.pt").exists():
+        return
+    described = load_backbone(network)[1]
+    model = [f"model.{name}={json.dumps(value)}" for name, value in described.items()]
+    places = [f"model.init_from={network}", f"data.train={data}", f"output={output}", f"seed={seed}"]
+    config = load_config(options.config, [*model, *places, *options.override])
+    with joined(config.device, config.dist.start_timeout) as world:
+        train(config, world)
+
+
+def compared(before: list[Figures], after: list[Figures]) -> list[results.Row]:
+    """A row for each figure, in percent, over the splits."""
+    rows: list[results.Row] = []
+    for name in before[0]:
+        old, new = (100 * np.array([figures[name] for figures in each]) for each in (before, after))
+        gain = (new - old).mean(0) if len(old[0]) == len(new[0]) else np.array([])
+        error = gain.std(ddof=1) / len(gain) ** 0.5
+        rows.append({"figure": name, "before": old.mean(), "after": new.mean(), "gain": gain.mean(), "error": error})
+    return rows
+
+
+def printed(row: results.Row) -> results.Row:
+    """A row as a reader wants it."""
+    texts = {name: f"{row[name]:.2f}" for name in ("before", "after")}
+    return {"figure, %": row["figure"], **texts, "gain": f"{row['gain']:+.2f} ± {row['error']:.2f}"}
+
+
+def main() -> None:
+    """Split, tune, measure; print a table and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", type=Path, help="run folder, checkpoint or state dict to begin with")
+    parser.add_argument("--data", type=Path, required=True, help="aligned faces of identities that it has not seen")
+    parser.add_argument("--bins", type=Path, nargs="*", default=[], help="verification sets, .bin files")
+    parser.add_argument("--identities", type=at_least(2), default=300)
+    parser.add_argument("--images", type=at_least(1), default=2, help="of each identity, for tuning")
+    parser.add_argument("--splits", type=int, nargs="+", default=[0], help="seeds; each draws anew and trains")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--override", nargs="+", default=[], metavar="section.key=value")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="decoding threads of the measurements")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/few_shot", help="folder for splits and runs")
+    parser.add_argument("--name", default="tuned", help="of the runs in it: another one for other overrides")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
+    options = parser.parse_args()
+    network, source = options.network.resolve(), open_source(options.data)
+    before, after = list[Figures](), list[Figures]()
+    for seed in options.splits:
+        folder = options.runs.resolve() / f"{options.identities}x{options.images}_{seed}"
+        split, output = draw(source, options.identities, options.images, seed), folder / options.name
+        if not (folder / "data").exists():
+            write(source, split, folder / "data")
+        tune(network, folder / "data", output, options, seed)
+        for checkpoint, place, found in ((network, folder, before), (output, output, after)):
+            figures = measured(checkpoint, source, split, place / "identities.json", options.threads)
+            where = options.runs.resolve() / "sets.json" if checkpoint == network else place / "sets.json"
+            found.append(figures | verified(checkpoint, options.bins, where, options.threads))
+    rows = compared(before, after)
+    title = f"{options.identities} identities x {options.images} images, splits {options.splits}"
+    results.show([printed(row) for row in rows], title)
+    print(results.save(f"few_shot_{options.name}", rows, options.output))
+
+
+if __name__ == "__main__":
+    run(main)

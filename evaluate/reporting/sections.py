@@ -1,0 +1,237 @@
+"""The sections of a report, a function a kind of results: what is drawn, which tables follow, what is compared."""
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from evaluate.protocols.intervals import Difference
+from evaluate.reporting import charts
+from evaluate.reporting.page import Page
+from evaluate.reporting.pictures import Pair, pair_sheet
+from evaluate.reporting.schema import (
+    IJB_FAR,
+    MEGAFACE_FAR,
+    HardPair,
+    Identification,
+    MegaFace,
+    PairKind,
+    VerificationSet,
+)
+from evaluate.reporting.uncertainty import Uncertain, differences
+
+Models = dict[str, dict]  # results of one kind by model name
+
+
+def published_rows(page: Page, kind: str, sort: str) -> list[tuple[dict, Mapping[str, float]]]:
+    """Published rows that have figures of ``kind``, the best by ``sort`` first."""
+    rows = [(row, row[kind]) for row in page.published if kind in row]
+    return sorted(rows, key=lambda pair: -pair[1].get(sort, 0))
+
+
+def ijb(page: Page, target: str, models: Models) -> None:
+    """1:1 and 1:N of one target."""
+    name = {"IJBB": "IJB-B", "IJBC": "IJB-C"}[target]
+    one = {model: result["verification"] for model, result in models.items() if "verification" in result}
+    if one:
+        first = next(iter(one.values()))
+        page.section(
+            f"{name} 1:1 verification",
+            f"{first.genuine:,} genuine and {first.impostor:,} impostor template pairs. "
+            "True accept rate in percent at fixed false accept rates; in brackets 95 % intervals by resampling people.",
+        )
+        curves = {model: (part.roc.far, part.roc.tar) for model, part in one.items()}
+        marks = {far: float(far) for far in first.tar}
+        drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), _bands(one, marks))}
+        for model, part in one.items():
+            title = "Scores" if len(one) == 1 else f"Scores · {model}"
+            drawn[f"{target}_scores_{model}"] = charts.histogram(
+                title + " (threshold at FAR 1e-4)", "cosine", part.histogram, part.threshold[IJB_FAR]
+            )
+        page.figures(drawn)
+        columns = {far: f"{float(far):.0e}".replace("e-0", "e-") for far in first.tar}
+        ours = {model: part.tar for model, part in one.items()}
+        page.table(
+            "TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR), intervals=_intervals(one, columns)
+        )
+        _compare(page, columns, {model: (part.tar, part) for model, part in one.items()})
+    many = {model: result["identification"] for model, result in models.items() if "identification" in result}
+    if many:
+        page.section(
+            f"{name} 1:N identification",
+            "Rates in percent; TPIR at fixed FPIRs. Joint gallery: every probe has a mate. "
+            "Open set: probes of the other gallery's subjects have none. "
+            "In brackets 95 % intervals by resampling the probes' subjects.",
+        )
+        joint = {model: (range(1, len(part.joint.cmc) + 1), part.joint.cmc) for model, part in many.items()}
+        det = {model: (part.open_set.det.fpir, part.open_set.det.fnir) for model, part in many.items()}
+        closed = _bands({model: part.joint for model, part in many.items()}, {f"rank{k}": k for k in (1, 5, 10)})
+        opened = _bands(
+            {model: part.open_set for model, part in many.items()},
+            {fpir: float(fpir) for fpir in next(iter(many.values())).open_set.tpir},
+        )
+        missed = {
+            model: {fpir: (1 - high, 1 - low) for fpir, (low, high) in points.items()}
+            for model, points in opened.items()
+        }
+        page.figures(
+            {
+                f"{target}_cmc": charts.cmc("CMC, joint gallery", joint, page.colours, closed),
+                f"{target}_det": charts.det("DET, open set", det, page.colours, missed),
+            }
+        )
+        _rates(page, "Joint gallery", {model: part.joint for model, part in many.items()})
+        _rates(page, "Open set, mean of both galleries", {model: part.open_set for model, part in many.items()})
+    for model, part in one.items():
+        _hardest(page, f"{name}: hardest templates" + (f" · {model}" if len(one) > 1 else ""), part.hardest)
+
+
+def _rates(page: Page, title: str, models: Mapping[str, Identification]) -> None:
+    columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {x: f"TPIR {x}" for x in next(iter(models.values())).tpir}
+    page.table(
+        title, columns, {model: part.rates for model, part in models.items()}, intervals=_intervals(models, columns)
+    )
+    _compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
+
+
+def _hardest(page: Page, title: str, hardest: Mapping[PairKind, list[HardPair]]) -> None:
+    """The pairs as pictures where their images can be read, else as a table of template ids."""
+    groups = {"genuine": "Genuine pairs with the lowest scores", "impostor": "Impostor pairs with the highest scores"}
+    page.section(title)
+    pictures = {
+        groups[kind]: [
+            _pictured(pair) for pair in pairs if all(side and all(map(_is_face, side)) for side in pair.images)
+        ]
+        for kind, pairs in hardest.items()
+    }
+    if any(pictures.values()):
+        page.picture(_png(pair_sheet(pictures, columns=2)), "Up to four images of each template, and the cosine")
+        return
+    cells = []
+    for kind, pairs in hardest.items():
+        rows = "".join(
+            f"<tr><th>{pair.templates[0]} · {pair.templates[1]}</th><td>{pair.score:.4f}</td></tr>" for pair in pairs
+        )
+        cells.append(
+            f'<div class="table"><table><thead><tr><th>{groups[kind]}</th><th>cosine</th></tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>"
+        )
+    page.parts.append(f'<div class="charts">{"".join(cells)}</div>')
+
+
+def _is_face(path: str) -> bool:
+    """Whether this is an image of an IJB data set that is here, and not any file that a ``results.json`` may name."""
+    return "loose_crop" in Path(os.path.normpath(path)).parts and Path(path).is_file()
+
+
+def _pictured(pair: HardPair) -> Pair:
+    left, right = ([Path(path).read_bytes() for path in side] for side in pair.images)
+    return Pair(left, right, f"{pair.templates[0]} · {pair.templates[1]}: {pair.score:.3f}")
+
+
+def bins(page: Page, models: Models) -> None:
+    """Verification sets: one table of all, and curves a set."""
+    names = list(dict.fromkeys(name for sets in models.values() for name in sets))
+    page.section(
+        "Verification sets",
+        "10-fold accuracy in percent, mean ± standard deviation over the folds; "
+        "in brackets the mean's 95 % interval by resampling the pairs.",
+    )
+    ours = {model: {name: sets[name].accuracy for name in sets} for model, sets in models.items()}
+    spread = {model: {name: sets[name].std for name in sets} for model, sets in models.items()}
+    columns = {name: name.upper().replace("_", "-") for name in names}
+    rows = [(row, found) for row, found in published_rows(page, "bins", names[0]) if found.keys() & columns.keys()]
+    intervals = {
+        model: {name: pair for name, part in sets.items() for pair in part.bounds(["accuracy"]).values()}
+        for model, sets in models.items()
+    }
+    page.table("Accuracy", columns, ours, rows, spread, intervals)
+    (first, base), *others = models.items()
+    gained: dict[str, dict[str, Difference]] = {
+        f"{model} − {first}": {
+            name: found["accuracy"]
+            for name in names
+            if name in sets and name in base and (found := _set_differences(sets[name], base[name]))
+        }
+        for model, sets in others
+    }
+    page.differences("Difference in points, paired", columns, gained)
+    for name in names:
+        having = {model: sets[name] for model, sets in models.items() if name in sets}
+        curves = {model: (part.roc.far, part.roc.tar) for model, part in having.items()}
+        drawn = {f"{name}_roc": charts.roc(f"ROC · {columns[name]}", curves, page.colours)}
+        for model, part in having.items():
+            drawn[f"{name}_distances_{model}"] = charts.histogram(
+                f"Squared distances · {columns[name]}" + (f" · {model}" if len(having) > 1 else ""),
+                "squared L2 distance",
+                part.histogram,
+                part.threshold,
+            )
+        page.figures(drawn)
+        for model, part in having.items():
+            if part.worst:
+                page.picture(Path(part.worst).read_bytes(), f"{columns[name]}: the worst pairs of {model}")
+
+
+def _set_differences(part: VerificationSet, base: VerificationSet) -> dict[str, Difference]:
+    return differences(({"accuracy": part.accuracy}, part), ({"accuracy": base.accuracy}, base))
+
+
+def megaface(page: Page, models: Models) -> None:
+    """Rank-1 by distractors and verification."""
+    results: dict[str, MegaFace] = {model: parts["megaface"] for model, parts in models.items()}
+    first = next(iter(results.values()))
+    page.section("MegaFace", f"{first.probes:,} FaceScrub probes, up to {first.distractors:,} distractors.")
+    rank1 = {model: ([int(n) for n in part.rank1], list(part.rank1.values())) for model, part in results.items()}
+    curves = {model: (part.roc.far, part.roc.tar) for model, part in results.items()}
+    bands = _bands(results, {n: int(n) for part in results.values() for n in part.rank1})
+    page.figures(
+        {
+            "megaface_rank1": charts.distractors("Identification", rank1, page.colours, bands),
+            "megaface_roc": charts.roc(
+                "Verification", curves, page.colours, [1e-6], _bands(results, {MEGAFACE_FAR: float(MEGAFACE_FAR)})
+            ),
+        }
+    )
+    most = {model: list(part.rank1)[-1] for model, part in results.items()}
+    ours = {model: {"rank1": part.rank1[most[model]], "tar": part.tar[MEGAFACE_FAR]} for model, part in results.items()}
+    columns = {"rank1": "rank-1", "tar": "TAR at FAR 1e-6"}
+    keys = {model: {most[model]: "rank1", MEGAFACE_FAR: "tar"} for model in results}
+    intervals = {
+        model: {keys[model][key]: pair for key, pair in part.bounds(keys[model]).items()}
+        for model, part in results.items()
+    }
+    page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"), intervals=intervals)
+    _compare(
+        page,
+        {n: f"rank-1, {int(n):,}" for n in first.rank1} | {MEGAFACE_FAR: "TAR at FAR 1e-6"},
+        {model: ({**part.rank1, **part.tar}, part) for model, part in results.items()},
+    )
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
+    return data.getvalue()
+
+
+def _compare(
+    page: Page,
+    columns: Mapping[str, str],
+    models: Mapping[str, tuple[Mapping[str, float | None], Uncertain]],
+) -> None:
+    """Every model's figures against the first one's, in pairs, where both were resampled alike."""
+    (name, first), *others = models.items()
+    rows = {f"{other} − {name}": differences(part, first) for other, part in others}
+    page.differences("Difference in points, paired", columns, rows)
+
+
+def _bands(models: Mapping[str, Uncertain], place: Mapping[str, float]) -> charts.Bands:
+    """The intervals of each model's figures, at the ``place`` where a chart shows them."""
+    return {name: {place[key]: pair for key, pair in part.bounds(place).items()} for name, part in models.items()}
+
+
+def _intervals(models: Mapping[str, Uncertain], keys: Iterable[str]) -> dict[str, dict[str, tuple[float, float]]]:
+    return {model: part.bounds(keys) for model, part in models.items()}

@@ -1,0 +1,113 @@
+"""The commands of a Markdown file's fenced blocks, and how the program takes them."""
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+from train.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_MODULE = re.compile(r"(?:^|\s)-m ([\w.]+)")
+_SCRIPT = re.compile(r"(?:^|\s)(train/run|scripts/slurm)\.(?:py|sh)\b")
+
+
+class Command(NamedTuple):
+    """A line that starts something of ours, continued lines joined, and where it begins."""
+
+    text: str
+    file: Path
+    line: int
+
+    @property
+    def module(self) -> str:
+        """What it starts, as a module's name."""
+        if _SCRIPT.search(self.text):
+            return "train.run"
+        found = _MODULE.search(self.text)
+        assert found
+        return found[1]
+
+    @property
+    def arguments(self) -> list[str]:
+        """What stands behind the module's name, without a comment, another command or a redirection."""
+        found = _SCRIPT.search(self.text) or _MODULE.search(self.text)
+        assert found
+        lexer = shlex.shlex(self.text[found.end() :], posix=True, punctuation_chars=";|&>")
+        lexer.whitespace_split = True
+        words = list(lexer)
+        ends = [index for index, word in enumerate(words) if word[0] in ";|&>"]
+        return words[: ends[0]] if ends else words
+
+
+class _Parsed(Exception):
+    """A command line that was taken."""
+
+
+def commands(file: Path) -> list[Command]:
+    """All of ours, in order: python -m of a room, train/run.py, scripts/slurm.sh."""
+    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    text, found = file.read_text(), []
+    for fence in _FENCE.finditer(text):
+        if fence["language"] not in ("", "bash"):
+            continue
+        for part in re.finditer(r"(?:[^\n]*\\\n)*[^\n]*\n", fence["code"]):
+            line = re.sub(r"\\\n\s*", " ", part[0]).strip()
+            module = _MODULE.search(line)
+            if line.startswith("#") or not (_SCRIPT.search(line) or module and module[1].split(".")[0] in rooms):
+                continue
+            found.append(Command(line, file, text.count("\n", 0, fence.start("code") + part.start()) + 1))
+    return found
+
+
+def take(command: Command) -> None:
+    """Let the program parse the command line, and nothing more. Raises ``AssertionError`` where it does not."""
+    words = command.arguments
+    if {"...", "…"} & {*words}:  # a config of one's own, and what else one says
+        words = ["--config", "configs/quickstart.yaml", *(word for word in words if "=" in word)]
+    module = import_module(f"{command.module}.__main__" if _is_package(command.module) else command.module)
+    with mock.patch.object(sys, "argv", [command.module, *words]), _parsing_only():
+        try:
+            module.main()
+            raise AssertionError(f"{command.module} parses no command line")
+        except _Parsed as parsed:
+            (arguments,) = parsed.args
+        except SystemExit as end:
+            assert end.code == 0, (
+                f"{command.file.name}:{command.line}: {command.text} is not taken"
+            )  # --help ends with 0
+            return
+    if command.module == "train.run" and (ROOT / arguments.config).is_file():
+        load_config(ROOT / arguments.config, arguments.overrides)
+
+
+def _parsing_only() -> AbstractContextManager[object]:
+    """Programs end as soon as they have parsed their command lines."""
+
+    def ending(parse: Callable[..., argparse.Namespace]) -> Callable[..., argparse.Namespace]:
+        def parse_only(*arguments: object) -> argparse.Namespace:
+            raise _Parsed(parse(*arguments))
+
+        return parse_only
+
+    names = "parse_args", "parse_intermixed_args"
+    found = {name: ending(getattr(argparse.ArgumentParser, name)) for name in names}
+    return mock.patch.multiple(argparse.ArgumentParser, **found)
+
+
+def _is_package(module: str) -> bool:
+    return (ROOT / module.replace(".", "/") / "__main__.py").is_file()
+
+
+if __name__ == "__main__":  # python -m tests.docs.commands FILE …: list them
+    for name in sys.argv[1:]:
+        for one in commands(Path(name)):
+            print(one.line, one.module, one.arguments)

@@ -1,0 +1,73 @@
+"""The script of docs/celeba8k.md, as it stands, on a small data set and with smaller networks."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from models import create_model
+from models.onnx_file import export_onnx
+from models.pretrained import from_pretrained
+from pipelines.sources import open_source
+from tests.docs.blocks import ROOT
+
+SCRIPT = re.search(r"^```bash\n(.*?)^```$", (ROOT / "docs/celeba8k.md").read_text(), re.MULTILINE | re.DOTALL)
+CONFIGS = ("celeba8k_cpu", "celeba8k_cpu_distill")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The program, the configs with smaller networks and one epoch, and ``faces`` as the page describes it."""
+    (tmp_path / "train").symlink_to(ROOT / "train")
+    (tmp_path / "configs").mkdir()
+    for name in CONFIGS:
+        config = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+        config["data"]["batch_size"] = 8
+        config["model"] |= {"width": 0.125, "input_size": 32, "embedding_size": 16, "compile": False}
+        config["schedule"] |= {"epochs": 1, "warmup_epochs": 0}
+        (tmp_path / f"configs/{name}.yaml").write_text(yaml.safe_dump(config))
+
+    faces = tmp_path / "faces"
+    call(tmp_path, "python -m pipelines.synthetic drawn --identities 40 --images-per-identity 6 --held-out 20")
+    call(tmp_path, "python -m pipelines.prepare convert drawn faces/celeba8k --to webdataset")
+    shutil.copy(tmp_path / "drawn/heldout.bin", faces / "lfw.bin")
+    shutil.copy(tmp_path / "drawn/heldout.bin", faces / "cfp_fp.bin")
+    write_folder(tmp_path / "drawn", faces / "celeba297", range(12))
+    torch.manual_seed(0)
+    export_onnx(create_model("mbf", width=0.125, embedding_size=32, input_size=32).eval(), faces / "teacher.onnx", 32)
+    return tmp_path
+
+
+def write_folder(data: Path, folder: Path, indices: range) -> None:
+    """Some images of a data set as ``identity/*.jpg``."""
+    for index, (content, label) in enumerate(zip(*open_source(data).read(np.array(indices)))):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        (folder / str(label) / f"{index}.jpg").write_bytes(content.tobytes())
+
+
+def call(folder: Path, script: str, **variables: str) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, **variables}
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_script_runs_from_shards_to_report(folder):
+    assert SCRIPT
+    call(folder, SCRIPT[1], FACES=str(folder / "faces"))
+    page = (folder / "report/index.html").read_text()
+    assert all(name in page for name in (*CONFIGS, "teacher", "lfw", "cfp_fp"))
+    for name in CONFIGS:
+        assert (folder / f"runs/{name}/model.pt").is_file()
+    model = from_pretrained(folder / "exported/faces")
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+    assert "lfw" in (folder / "exported/faces/README.md").read_text()
+    assert (folder / "exported/faces.onnx").is_file()

@@ -1,0 +1,38 @@
+"""The documentation builds to a site without a warning: no link that leads nowhere, no name that is not there."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.blocks import ROOT
+
+pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_page_is_reached(site):
+    pages = {page.relative_to(ROOT / "docs").with_suffix("") for page in (ROOT / "docs").rglob("*.md")}
+    found = set(re.findall(r'href="\.?/?([\w/]+)/" class="md-nav__link', (site / "index.html").read_text()))
+    assert {str(page) for page in pages} - found - {"index"} == set()
+
+
+def test_the_api_says_what_docstrings_say(site):
+    text = re.sub(r"<[^>]+>", "", (site / "api/losses/index.html").read_text())
+    assert "sharded" in text and "embedding_size" in text and "sample_rate" in text
+
+
+def test_nothing_is_fetched_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        assert not re.search(r'<(?:link|script|img)[^>]+(?:href|src)="(?:https?:)?//(?!\S*canonical)', page.read_text())
