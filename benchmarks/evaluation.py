@@ -155,7 +155,8 @@ def extraction(names: list[str], count: int, batch_size: int, threads: int) -> l
         for name in ("", *names):
             model = create_model(name).to(device) if name else None
             batches = np.split(np.arange(count), range(batch_size, count, batch_size))
-            images = aligned_images(chosen, landmarks, batches, batch_size=batch_size, device=device, threads=threads)
+            read = aligned_images(chosen, landmarks, batches, batch_size=batch_size, device=device, threads=threads)
+            images = (images for images, _ in read)
             done = iter(
                 embed_batches(model, images, autocast=torch.bfloat16 if device.type == "cuda" else None)
                 if model

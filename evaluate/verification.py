@@ -34,6 +34,7 @@ from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import distinct_names
+from pipelines.loading.landmarks import landmarks_beside
 from pipelines.sources.bins import BinSet
 from pipelines.sources.memory import MemorySource
 
@@ -60,7 +61,9 @@ def main() -> None:
         for (name, pairs), path in zip(pairs_of.items(), args.bins):
             # XQLFW is LFW's pairs in other qualities, and is published by thresholds of its own.
             thresholds = XQLFW_THRESHOLDS if "xqlfw" in path.name.lower() else ACCURACY_THRESHOLDS
-            result = verify(embed(MemorySource(pairs.encoded, name=str(path))), pairs.same, thresholds)
+            landmarks = landmarks_beside(path, len(pairs.encoded))
+            features = embed(MemorySource(pairs.encoded, name=str(path)), landmarks)
+            result = verify(features, pairs.same, thresholds)
             sets[name] = verification_set(result, pairs.same)
             if args.output and world.main:
                 sets[name].worst = f"worst_{name}.png"

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from models.edgeface import EdgeFace
 from models.ir import IR
 from models.iresnet import STAGE_CHANNELS, IResNet
+from models.kprpe import BUCKETS, KeypointTransformer
+from models.kprpe import PATCH_SIZE as KPRPE_PATCH_SIZE
 from models.mobilefacenet import UNIT, MobileFaceNet
 from models.mobilefacenet_paper import PaperMobileFaceNet, ReLU6MobileFaceNet
 from models.registry import BACKBONES
@@ -122,11 +124,23 @@ def _edgeface(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-# A tensor that only this family has.
+def _kprpe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    _, patches, dim = tensors["pos_embed"].shape
+    depth = _count(tensors, r"blocks\.(\d+)\.")
+    heads = len(tensors["keypoint_linear.weight"]) // (BUCKETS * depth)
+    return {
+        "name": _name(KeypointTransformer, dim, depth, heads, len(tensors["blocks.0.mlp.fc1.weight"]) // dim),
+        "embedding_size": len(tensors["feature.2.weight"]),
+        "input_size": math.isqrt(patches) * KPRPE_PATCH_SIZE,
+    }
+
+
+# A tensor that only this family has, or that others behind it have, too.
 _GUESSES: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "layer1.0.bn1.weight": _iresnet,
     "body.0.res_layer.0.weight": _ir,
     "conv_sep.layers.0.weight": _mobilefacenet,
+    "keypoint_linear.weight": _kprpe,
     "patch_embed.proj.weight": _vit,
     "model.stages.3.blocks.1.xca.temperature": _edgeface,  # of two blocks
     "model.stages.3.blocks.2.xca.temperature": _edgeface,  # of three

@@ -92,24 +92,28 @@ class DropPath(nn.Module):
         return x * (keep / (1 - self.p)).to(x.dtype)
 
 
-def run_blocks(blocks: Iterable[nn.Module], x: Tensor, checkpoint_activations: bool) -> Tensor:
+def run_blocks(
+    blocks: Iterable[nn.Module], x: Tensor, checkpoint_activations: bool, *of_blocks: Iterable[Tensor]
+) -> Tensor:
     """Apply ``blocks`` in turn; with ``checkpoint_activations`` each keeps only its input and is computed again later.
 
-    The result, the gradients and the running statistics are those of the plain computation.
+    The result, the gradients and the running statistics are those of the plain computation. ``of_blocks`` hold further
+    inputs, one for each block.
     """
-    for block in blocks:
-        x = _checkpointed(block, x) if checkpoint_activations and torch.is_grad_enabled() else block(x)
+    for block, *more in zip(blocks, *of_blocks):
+        recompute = checkpoint_activations and torch.is_grad_enabled()
+        x = _checkpointed(block, x, *more) if recompute else block(x, *more)
     return x
 
 
-def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+def _checkpointed(block: nn.Module, *inputs: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # the compiler itself keeps the recomputation free of side effects
-        return checkpoint(block, x, use_reentrant=False)
+        return checkpoint(block, *inputs, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _frozen_statistics(block)
 
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""ONNX files as InsightFace's tools expect them: ``data`` (n, 3, h, w), RGB in [-1, 1], to ``embedding`` (n, d)."""
+"""ONNX files as InsightFace's tools expect them: ``data`` (n, 3, h, w), RGB in [-1, 1], to ``embedding`` (n, d).
+
+Those of a network that wants landmarks have a second input, ``landmarks`` (n, 5, 2), in [0, 1].
+"""
 
 import copy
 import math
@@ -46,26 +49,31 @@ def export_onnx(
     """
     require_finite(model)
     network = copy.deepcopy(model).eval()
-    images = torch.rand(3 if dynamic_batch else 1, 3, input_size, input_size) * 2 - 1
+    count = 3 if dynamic_batch else 1
+    images = torch.rand(count, 3, input_size, input_size) * 2 - 1
+    landmarks = [torch.rand(count, 5, 2)] if getattr(model, "wants_landmarks", False) else []
     fold_batch_norms(network, images)
     if fp16:
         network = _HalfInside(network.half())
     path.parent.mkdir(parents=True, exist_ok=True)
-    axes = {"data": {0: "batch"}, "embedding": {0: "batch"}} if dynamic_batch else None
+    inputs = ["data", "landmarks"][: 1 + len(landmarks)]
+    axes = {name: {0: "batch"} for name in (*inputs, "embedding")} if dynamic_batch else None
     with replacing(path) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's age, and of shapes it takes for constants, as they are
             torch.onnx.export(
                 network,
-                (images,),
+                (images, *landmarks),
                 str(temporary),
-                input_names=["data"],
+                input_names=inputs,
                 output_names=["embedding"],
                 dynamic_axes=axes,
                 opset_version=OPSET,
                 dynamo=False,
             )
-        error = onnx_error(model, temporary, torch.cat([images, images.flip(0, 3)]) if dynamic_batch else images)
+        if dynamic_batch:  # of another size
+            images, landmarks = torch.cat([images, images.flip(0, 3)]), [points.repeat(2, 1, 1) for points in landmarks]
+        error = onnx_error(model, temporary, images, *landmarks)
         if math.isnan(error):
             half = "; do without --fp16" if fp16 else ""
             raise UserError(f"the embeddings of random images are zero or not finite{half}")
@@ -75,11 +83,11 @@ def export_onnx(
 
 
 @torch.no_grad()
-def onnx_error(model: nn.Module, path: Path, images: Tensor) -> float:
+def onnx_error(model: nn.Module, path: Path, *inputs: Tensor) -> float:
     """The largest distance between the embeddings of onnxruntime and of ``model``, relative to the latter's norm."""
     session = quiet_session(str(path))
-    ours = model(images).double().numpy()
-    theirs = session.run(["embedding"], {"data": images.numpy()})[0]
+    ours = model(*inputs).double().numpy()
+    theirs = session.run(["embedding"], dict(zip(("data", "landmarks"), (each.numpy() for each in inputs))))[0]
     return float((np.linalg.norm(theirs - ours, axis=1) / np.linalg.norm(ours, axis=1)).max())
 
 
@@ -145,5 +153,5 @@ class _HalfInside(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.half()).float()
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(*(each.half() for each in inputs)).float()

@@ -11,6 +11,7 @@ from torch import nn
 from models.edgeface import EdgeFace
 from models.ir import IR
 from models.iresnet import IResNet
+from models.kprpe import KeypointTransformer
 from models.mobilefacenet import MobileFaceNet
 from models.mobilefacenet_paper import PaperMobileFaceNet, ReLU6MobileFaceNet
 from models.timm_backbone import PREFIX, is_timm, timm_constructor, timm_names
@@ -56,6 +57,8 @@ BACKBONES = Backbones(
         "vit_l": partial(VisionTransformer, 768, 24, drop_path=0.05, mask_ratio=0.05),
         "vit_l_dp005_mask_005": partial(VisionTransformer, 768, 24, drop_path=0.05, mask_ratio=0.05),
         "vit_h": partial(VisionTransformer, 1024, 48, mask_ratio=0.0),
+        "vit_s_kprpe": partial(KeypointTransformer, 512, 12, 8, 5),
+        "vit_b_kprpe": partial(KeypointTransformer, 512, 24, 16, 3),
         "edgeface_xxs": partial(EdgeFace, "edgenext_xx_small", None),
         "edgeface_xs_gamma_06": partial(EdgeFace, "edgenext_x_small", 0.6),
         "edgeface_s_gamma_05": partial(EdgeFace, "edgenext_small", 0.5),
@@ -100,6 +103,12 @@ def create_model(name: str, embedding_size: int = 512, input_size: int = 112, **
 def model_arguments(name: str) -> set[str]:
     """The names of all arguments that `create_model` takes for a backbone; none for an unknown one."""
     return {"name", "embedding_size", "input_size", *_options(name)} if name in BACKBONES else set()
+
+
+def wants_landmarks(name: str) -> bool:
+    """Whether the backbone takes landmarks (b, 5, 2) beside the images; it does without, by the template's."""
+    build = BACKBONES.get(name)
+    return getattr(getattr(build, "func", build), "wants_landmarks", False)
 
 
 def _options(name: str) -> list[str]:

@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from evaluate.features.ranks import World
 from losses import CentreOptimizer, PartialFC, create_margin
 from models import create_model
+from models.registry import wants_landmarks
 from models.weights import load_weights
 from pipelines.common.errors import UserError
+from pipelines.loading.landmarks import LandmarkFile, Landmarks, template_landmarks
 from pipelines.loading.loader import Loader
 from pipelines.loading.rates import Share
 from pipelines.sources.collection import DataSet, open_collection
@@ -61,6 +63,18 @@ def count_classes(config: Config, source: Source) -> int:
     return num_classes
 
 
+def landmarks_of(config: Config, source: Source) -> Landmarks | None:
+    """Those of the training images, for a backbone that wants some; the template's where ``data.landmarks`` is none."""
+    path = config.data.landmarks
+    if not wants_landmarks(config.model.name):
+        if path:
+            raise UserError(
+                f"data.landmarks is for backbones with landmarks, such as vit_b_kprpe, not {config.model.name}"
+            )
+        return None
+    return LandmarkFile(Path(path), len(source)) if path else template_landmarks
+
+
 def build_loader(
     data: Data,
     source: Source,
@@ -71,6 +85,7 @@ def build_loader(
     image_size: int,
     accumulate: int,
     quarantine: Path,
+    landmarks: Landmarks | None = None,
     shares: Sequence[Share] = (),
 ) -> Loader:
     """The stream of this rank's batches; images that cannot be read are told in the file ``quarantine``."""
@@ -94,6 +109,7 @@ def build_loader(
         quarantine=quarantine,
         decode_on=data.decode,
         hw_decoder_load=data.hw_decoder_load,
+        landmarks=landmarks,
     )
 
 

@@ -68,6 +68,9 @@ class Data(Section):
     augment: Annotated[str, one_of("augmentation", AUGMENTATIONS)] = Field(
         "flip", description=f"augmentation set: {', '.join(AUGMENTATIONS)}"
     )
+    landmarks: LocalPath | None = Field(
+        None, description="landmarks.npy, float32 (images, 5, 2), for backbones that take some; null is the template's"
+    )
     shuffle: Literal["global", "block", "none"] = Field(
         "global", description="order of images; block reads runs of records"
     )

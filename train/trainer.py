@@ -26,6 +26,7 @@ from train.build import (
     build_head,
     build_loader,
     count_classes,
+    landmarks_of,
     open_data,
     place_centres,
     replicate,
@@ -127,6 +128,7 @@ class Trainer:
             image_size=model.input_size,
             accumulate=self.accumulate,
             quarantine=self.output / "quarantine.jsonl",
+            landmarks=landmarks_of(config, data.source),
             shares=data.shares,
         )
         self.steps_per_epoch = self.loader.steps_per_epoch

@@ -11,6 +11,7 @@ from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult, verify
 from pipelines.common.files import distinct_names
+from pipelines.loading.landmarks import Landmarks, landmarks_beside
 from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource
 from train.config import Config, settled
@@ -37,8 +38,8 @@ class Verifier:
         names = distinct_names([path.with_suffix("") for path in paths])
         self.sets = {name: self._read(path) for name, path in zip(names, paths)}
 
-    def _read(self, path: Path) -> tuple[MemorySource, np.ndarray]:
-        """The images (2P) and whether each pair is one person (P,)."""
+    def _read(self, path: Path) -> tuple[MemorySource, Landmarks, np.ndarray]:
+        """The images (2P), their landmarks, and whether each pair is one person (P,)."""
         pairs = read_pairs(path)
         source = MemorySource(pairs.encoded, name=str(path))
         for _ in read_once(
@@ -51,7 +52,7 @@ class Verifier:
             threads=settled(self.config.data.threads),
         ):
             pass
-        return source, pairs.same
+        return source, landmarks_beside(path, len(source)), pairs.same
 
     def __call__(self, backbone: nn.Module, autocast: torch.dtype | None = None) -> dict[str, VerificationResult]:
         """Results by set; the same on every rank. By default in float32, as the command ``evaluate.verification``."""
@@ -63,4 +64,4 @@ class Verifier:
             threads=settled(self.config.data.threads),
             autocast=autocast,
         )
-        return {name: verify(embed(source), same) for name, (source, same) in self.sets.items()}
+        return {name: verify(embed(source, points), same) for name, (source, points, same) in self.sets.items()}

@@ -1,6 +1,6 @@
 """Embeddings of a model for the images of a source: original and mirrored image in one pass, spread over all ranks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,28 +14,44 @@ from evaluate.protocols.embeddings import finite, one_row_an_image
 from models.modes import evaluating
 from pipelines.common.errors import UserError
 from pipelines.common.progress import with_progress
+from pipelines.loading.landmarks import Landmarks, mirrored, template_landmarks
 from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
 
 def embed_batches(
-    model: nn.Module, batches: Iterable[Tensor], *, flip: bool = True, autocast: torch.dtype | None = None
+    model: nn.Module,
+    batches: Iterable[Tensor | tuple[Tensor, ...]],
+    *,
+    flip: bool = True,
+    autocast: torch.dtype | None = None,
 ) -> Iterator[Tensor]:
     """Yield float32 features (b, v, d) of batches of images (b, 3, h, w) in [-1, 1], on the images' device.
 
-    v is 2 (original, mirrored), or 1 without ``flip``. The network sees one shape: a batch that is shorter than one
-    before it is filled up, for a new shape may be compiled for, and its convolutions timed. Raises ``ValueError`` where
-    the network does not give one row an image; whether the rows are finite is left to who takes them from the device.
+    v is 2 (original, mirrored), or 1 without ``flip``. Landmarks (b, 5, 2) may come beside the images: a network that
+    ``wants_landmarks`` gets them, else the template's, mirror images mirrored ones. The network sees one shape: a batch
+    that is shorter than one before it is filled up, for a new shape may be compiled for, and its convolutions timed.
+    Raises ``ValueError`` where the network does not give one row an image; whether the rows are finite is left to who
+    takes them from the device.
     """
     size = 0
     with evaluating(model):
-        for images in batches:
+        for batch in batches:
+            images, *landmarks = (batch,) if isinstance(batch, Tensor) else batch
             count, size = len(images), max(size, len(images))
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
             views = torch.cat([images, images.flip(3)]) if flip else images
+            places = _places(landmarks, size, flip, images.device) if getattr(model, "wants_landmarks", False) else ()
             with torch.inference_mode(), torch.autocast(views.device.type, autocast, enabled=autocast is not None):
-                features = one_row_an_image(model(views), len(views))
+                features = one_row_an_image(model(views, *places), len(views))
             yield features.unflatten(0, (-1, size))[:, :count].transpose(0, 1)
+
+
+def _places(landmarks: Sequence[Tensor], size: int, flip: bool, device: torch.device) -> tuple[Tensor, ...]:
+    """The landmarks of ``size`` images and, with ``flip``, their mirror images."""
+    given = landmarks[0] if landmarks else torch.from_numpy(template_landmarks(np.arange(size))).to(device)
+    given = F.pad(given, (0, 0, 0, 0, 0, size - len(given)))
+    return (torch.cat([given, mirrored(given)]) if flip else given,)
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,9 @@ class Embedder:
     flip: bool = True
     show: bool = False
 
-    def batches(self, source: Source, indices: np.ndarray) -> Iterator[Tensor]:
+    def batches(
+        self, source: Source, indices: np.ndarray, landmarks: Landmarks = template_landmarks
+    ) -> Iterator[Tensor]:
         """Yield what `embed_batches` does for the images ``indices`` (n,) of ``source``, on this rank alone."""
         batches = read_once(
             source,
@@ -70,12 +88,13 @@ class Embedder:
             image_size=self.image_size,
             device=self.world.device,
             threads=self.threads,
+            landmarks=landmarks,
         )
-        images = (batch.images for batch in batches)
-        features = embed_batches(self.model, images, flip=self.flip, autocast=self.autocast)
+        inputs = (batch.inputs for batch in batches)
+        features = embed_batches(self.model, inputs, flip=self.flip, autocast=self.autocast)
         return with_progress(features, "embedding", len(indices)) if self.show and self.world.main else features
 
-    def __call__(self, source: Source) -> np.ndarray:
+    def __call__(self, source: Source, landmarks: Landmarks = template_landmarks) -> np.ndarray:
         """Features of all images of ``source``: float32 (n, 2, d), original then mirrored; (n, 1, d) without ``flip``.
 
         Each rank embeds a contiguous share and receives all of it, so every rank must call. Raises ``ValueError`` for
@@ -87,7 +106,7 @@ class Embedder:
         share = -(-count // world.size)
         # Equal shares, so that the gathered shapes agree: the last ranks repeat the last image, which is cut off again.
         indices = np.minimum(np.arange(world.rank * share, (world.rank + 1) * share), count - 1)
-        features = torch.cat(list(self.batches(source, indices)))
+        features = torch.cat(list(self.batches(source, indices, landmarks)))
         if world.size > 1:
             shares = [torch.empty_like(features) for _ in range(world.size)]
             dist.all_gather(shares, features)

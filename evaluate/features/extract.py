@@ -145,7 +145,7 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
 def _embed_pieces(
     model: nn.Module,
     pieces: list[tuple[Path, np.ndarray]],
-    images_of: Callable[[Iterator[np.ndarray]], Iterator[Tensor]],
+    images_of: Callable[[Iterator[np.ndarray]], Iterator[tuple[Tensor, ...]]],
     names: list[str],
     batch_size: int,
     autocast: torch.dtype | None,

@@ -27,7 +27,7 @@ def range_of_start(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) 
     what it was trained on.
 
     Args:
-        path: an ONNX file with one input.
+        path: an ONNX file whose first input are images.
         shape, dtype: of the images that it takes.
     """
     model = onnx.load(str(path), load_external_data=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from evaluate.features.onnx_graph import range_of_start
 from models.onnx_file import quiet_session
 from pipelines.common.errors import UserError, one_line
+from pipelines.loading.landmarks import template_landmarks
 
 # What onnxruntime calls the types of images that can be given; integers take pixels of 0...255.
 _TYPES: dict[str, type[np.generic]] = {
@@ -25,6 +26,8 @@ MIN_DIMENSION = 4  # of an embedding; fewer numbers an image are scores, an age,
 
 class OnnxNetwork(nn.Module):
     """Images (b, 3, input_size, input_size) of the values that the file takes to float32 embeddings (b, d).
+
+    A file with a second input ``landmarks`` takes landmarks (b, 5, 2), too; those of the template where none are given.
 
     Images and embeddings pass through the CPU.
 
@@ -46,7 +49,8 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # onnxruntime raises classes of its own
             raise UserError(f"{path} is no usable ONNX file: {one_line(error)}") from None
         inputs = self.session.get_inputs()
-        if len(inputs) != 1:
+        self.wants_landmarks = len(inputs) == 2 and inputs[1].name == "landmarks"
+        if len(inputs) != 1 + self.wants_landmarks:
             raise UserError(f"{path} has {len(inputs)} inputs ({_list(inputs)}); one of images is expected")
         self.input = inputs[0]
         if self.input.type not in _TYPES or len(self.input.shape) != 4:
@@ -78,36 +82,40 @@ class OnnxNetwork(nn.Module):
             return (-1, 1), "as the graph normalises nothing"
         return found, "as the graph's first nodes normalise it"
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *landmarks: Tensor) -> Tensor:
         pixels = images.float().cpu().numpy()
         pixels = np.rint(pixels).clip(0, 255) if issubclass(self.dtype, np.integer) else pixels
         pixels = np.ascontiguousarray(self._arranged(pixels), self.dtype)
+        inputs: tuple[np.ndarray, ...] = (pixels, *(places.float().cpu().numpy() for places in landmarks))
+        if self.wants_landmarks and not landmarks:
+            inputs += (template_landmarks(np.arange(len(pixels))),)
         try:
-            embeddings = self._run(pixels)
+            embeddings = self._run(*inputs)
         except ValueError:
             if self.batch or len(pixels) == 1:
                 raise
             self.batch = 1  # some files have a batch of 1 in their graph, whatever they declare
-            embeddings = self._run(pixels)
+            embeddings = self._run(*inputs)
         return torch.from_numpy(embeddings).to(images.device)
 
     def _arranged(self, pixels: np.ndarray) -> np.ndarray:
         return pixels.transpose(0, 2, 3, 1) if self.channels_last else pixels
 
-    def _run(self, pixels: np.ndarray) -> np.ndarray:
+    def _run(self, *inputs: np.ndarray) -> np.ndarray:
         """Embeddings float32 (n, d), in batches of the size that the file fixes, the last one filled up."""
-        size = self.batch or len(pixels)
+        count = len(inputs[0])
+        size = self.batch or count
         parts = []
-        for start in range(0, len(pixels), size):
-            part = pixels[start : start + size]
-            filled = np.concatenate([part, part[-1:].repeat(size - len(part), axis=0)])
-            parts.append(self._embeddings(filled)[: len(part)])
+        for start in range(0, count, size):
+            rows = np.arange(start, start + size).clip(max=count - 1)
+            parts.append(self._embeddings(*(values[rows] for values in inputs))[: count - start])
         return np.concatenate(parts)
 
-    def _embeddings(self, pixels: np.ndarray) -> np.ndarray:
+    def _embeddings(self, pixels: np.ndarray, *landmarks: np.ndarray) -> np.ndarray:
         names = [output.name for output in self.session.get_outputs()]
+        feed = {self.input.name: pixels} | dict(zip(("landmarks",), landmarks))
         try:
-            outputs = self.session.run([self.output] if self.output else names, {self.input.name: pixels})
+            outputs = self.session.run([self.output] if self.output else names, feed)
         except Exception as error:
             raise UserError(f"{self.path} does not run on images {pixels.shape}: {one_line(error)}") from None
         found = dict(zip([self.output] if self.output else names, map(np.asarray, outputs)))

@@ -49,9 +49,10 @@ class Preprocessed(nn.Module):
     def __init__(self, preprocessing: Preprocessing, model: nn.Module) -> None:
         super().__init__()
         self.preprocessing, self.model = preprocessing, model
+        self.wants_landmarks = getattr(model, "wants_landmarks", False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.preprocessing(images))
+    def forward(self, images: Tensor, *landmarks: Tensor) -> Tensor:
+        return self.model(self.preprocessing(images), *landmarks)
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:

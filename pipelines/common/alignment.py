@@ -46,3 +46,14 @@ def sampling_matrix(scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """
     back = 1 / scale
     return matrix(back, back * (_CORNER - shift) - _CORNER)
+
+
+def relative_template() -> np.ndarray:
+    """The template as a part of the image's sides, float32 (5, 2): (x, y) from its corner, (0, 0), to (1, 1)."""
+    return relative(TEMPLATE, SIZE)
+
+
+def relative(points: np.ndarray, size: int) -> np.ndarray:
+    """Points, complex (...), in an image of ``size`` x ``size`` pixels as parts of its sides, float32 (..., 2)."""
+    points = (points - _CORNER) / size
+    return np.stack([points.real, points.imag], axis=-1).astype(np.float32)

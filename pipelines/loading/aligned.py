@@ -9,7 +9,7 @@ from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 from torch import Tensor
 
-from pipelines.common.alignment import SIZE, sampling_matrix, similarity, template
+from pipelines.common.alignment import SIZE, relative, sampling_matrix, similarity, template
 from pipelines.common.errors import UserError
 from pipelines.loading.decoder import Decoder
 from pipelines.loading.loader import read_batches
@@ -18,11 +18,25 @@ from pipelines.sources.lists import ListSource
 
 def sampling_matrices(landmarks: np.ndarray, image_size: int = SIZE) -> np.ndarray:
     """DALI's matrices that take landmarks (n, 5, 2) to the template at ``image_size``: float32 (n, 2, 3)."""
-    scale, shift = similarity(landmarks[..., 0] + 1j * landmarks[..., 1], template(image_size))
+    return sampling_matrix(*_similarities(landmarks, image_size)).astype(np.float32)
+
+
+def aligned_landmarks(landmarks: np.ndarray, image_size: int = SIZE) -> np.ndarray:
+    """Where in the aligned images landmarks (n, 5, 2) come to lie: float32 (n, 5, 2), as parts of the sides."""
+    scale, shift = _similarities(landmarks, image_size)
+    return relative(scale[:, None] * _complex(landmarks) + shift[:, None], image_size)
+
+
+def _similarities(landmarks: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    scale, shift = similarity(_complex(landmarks), template(image_size))
     sound = (abs(scale) > 0) & (abs(scale) < np.inf)
     if not sound.all():
         raise UserError(f"the landmarks of image {np.argmin(sound)} all lie in one point, or are not finite")
-    return sampling_matrix(scale, shift).astype(np.float32)
+    return scale, shift
+
+
+def _complex(landmarks: np.ndarray) -> np.ndarray:
+    return landmarks[..., 0] + 1j * landmarks[..., 1]
 
 
 def aligned_images(
@@ -34,13 +48,14 @@ def aligned_images(
     image_size: int = SIZE,
     device: torch.device | str,
     threads: int = 4,
-) -> Iterator[Tensor]:
-    """Yield float32 images (b, 3, image_size, image_size), RGB in [-1, 1], for each array of indices in ``batches``.
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield float32 images (b, 3, image_size, image_size), RGB in [-1, 1], and where their landmarks are in them,
+    float32 (b, 5, 2) as parts of the sides, for each array of indices in ``batches``.
 
     ``paths`` are n image files, ``landmarks`` (n, 5, 2) in their pixels; a batch holds at most ``batch_size`` indices.
     Raises ``ValueError`` or ``OSError`` for an image that cannot be read or decoded.
     """
-    matrices = sampling_matrices(landmarks, image_size)
+    matrices, places = sampling_matrices(landmarks, image_size), aligned_landmarks(landmarks, image_size)
     decoder = Decoder(
         batch_size=batch_size,
         image_size=image_size,
@@ -50,13 +65,14 @@ def aligned_images(
         parameters=("matrix",),
         any_size=True,
     )
-    aligned = read_batches(
+    read = read_batches(
         ListSource([str(path) for path in paths]),
         batches,
         decoder,
         parameters=lambda indices: {"matrix": matrices[indices]},
+        landmarks=lambda indices: places[indices],
     )
-    return (batch.images for batch in aligned)
+    return (batch.inputs for batch in read)
 
 
 def _warp(images: DataNode, image_size: int, *, matrix: DataNode) -> DataNode:

@@ -24,12 +24,15 @@ class Augmentation:
     """``transform(images, image_size, **parameters)`` maps DALI images, uint8 (image_size, image_size, 3) RGB, to such.
 
     They are on the CPU or on a GPU; the parameters are scalars on the CPU. ``flip``: half of the images are mirrored.
+    ``move(landmarks, image_size, **parameters)`` says where it takes points of the images, float32 (b, k, 2) as parts
+    of their sides; a set without one leaves every point where it is.
     """
 
     name: str
     flip: bool = True
     draws: Mapping[str, Draw] = field(default_factory=dict)
     transform: Callable[..., DataNode] | None = None
+    move: Callable[..., np.ndarray] | None = None
 
     def parameters(self, uniforms: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters, each (b,), from the schedule's uniforms float32 (b, len(draws))."""
@@ -94,11 +97,15 @@ def find_augmentation(name: str) -> Augmentation:
     return AUGMENTATIONS[name]
 
 
-def _augmentation(**draws: Draw) -> Callable[[Callable[..., DataNode]], Callable[..., DataNode]]:
+def _augmentation(
+    move: Callable[..., np.ndarray] | None = None, /, **draws: Draw
+) -> Callable[[Callable[..., DataNode]], Callable[..., DataNode]]:
     """Register the decorated function as the set of its name, with the parameters that ``draws`` make."""
 
     def register(transform: Callable[..., DataNode]) -> Callable[..., DataNode]:
-        AUGMENTATIONS[transform.__name__] = Augmentation(transform.__name__, draws=draws, transform=transform)
+        AUGMENTATIONS[transform.__name__] = Augmentation(
+            transform.__name__, draws=draws, transform=transform, move=move
+        )
         return transform
 
     return register
@@ -277,7 +284,29 @@ def adaface(
     return images
 
 
+def _cropped(
+    landmarks: np.ndarray,
+    image_size: int,
+    *,
+    crop: np.ndarray,
+    crop_area: np.ndarray,
+    crop_aspect: np.ndarray,
+    top: np.ndarray,
+    left: np.ndarray,
+    **_others: np.ndarray,
+) -> np.ndarray:
+    """Where ``strong`` takes landmarks: the rectangle of `_rectangle`, in whole pixels, becomes the image."""
+    rows, columns = (
+        np.clip(np.sqrt(share), 0, 1) * image_size for share in (crop_area * crop_aspect, crop_area / crop_aspect)
+    )
+    place = np.rint(np.stack([left * (image_size - columns), top * (image_size - rows)], axis=-1))
+    shape = np.rint(np.stack([columns, rows], axis=-1))
+    inside = (landmarks * image_size - place[:, None]) / shape[:, None]
+    return np.where(crop[:, None, None], inside, landmarks).astype(np.float32)
+
+
 @_augmentation(
+    _cropped,
     crop=chance(0.5),
     crop_area=uniform(0.6, 1),
     crop_aspect=log_uniform(0.85, 1.18),

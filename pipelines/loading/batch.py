@@ -21,6 +21,12 @@ class Batch:
     uniforms: Tensor  # float32 (b, num_uniforms), random in [0, 1), on the CPU: for margins and recipes
     clean: Tensor | None = None  # with ``clean_view``: the images before augmentation, mirrored like them
     mirrored: Tensor | None = None  # bool (b,), on the CPU: which images are; None where none is
+    landmarks: Tensor | None = None  # float32 (b, 5, 2), on the device, where the loader is told of some
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a network takes: the images, and landmarks if there are some."""
+        return (self.images,) if self.landmarks is None else (self.images, self.landmarks)
 
 
 @dataclass
@@ -31,6 +37,7 @@ class EncodedBatch:
     uniforms: np.ndarray  # float32 (b, num_uniforms), as in ``Batch``
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the decoder
     step: int = 0  # what it is the batch of
+    landmarks: np.ndarray | None = None  # float32 (b, 5, 2), of the images as they come out
 
     def with_images(self, pixels: tuple[Tensor, ...], dtype: torch.dtype) -> Batch:
         """The batch with the decoder's ``pixels``, uint8 (b, h, w, 3), and its clean view."""
@@ -43,6 +50,7 @@ class EncodedBatch:
             uniforms=torch.from_numpy(self.uniforms),
             clean=clean[0] if clean else None,
             mirrored=None if flips is None else torch.from_numpy(flips.astype(bool)),
+            landmarks=None if self.landmarks is None else to_device(torch.from_numpy(self.landmarks), images.device),
         )
 
 

@@ -14,6 +14,7 @@ from pipelines.loading.admission import STAND_IN
 from pipelines.loading.augment import find_augmentation
 from pipelines.loading.batch import Batch, EncodedBatch
 from pipelines.loading.decoder import Decoder
+from pipelines.loading.landmarks import Landmarks
 from pipelines.loading.quarantine import Quarantine
 from pipelines.loading.rates import Share
 from pipelines.loading.read_ahead import ReadAhead
@@ -49,6 +50,7 @@ class Loader:
         num_uniforms: random numbers that a sample gets for margins and recipes.
         clean_view: whether batches carry ``clean`` too.
         decode_on, hw_decoder_load: see ``Decoder``.
+        landmarks: of the images of ``source``; batches then carry theirs, moved as augmentation and mirror move images.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Loader:
         quarantine: str | Path | None = None,
         decode_on: str = "cpu",
         hw_decoder_load: float = 0.65,
+        landmarks: Landmarks | None = None,
     ) -> None:
         augmentation = find_augmentation(augment)
         self._device = torch.device(device)
@@ -94,9 +97,11 @@ class Loader:
             schedule,
             self._quarantine,
             augmentation,
+            image_size=image_size,
             rank=rank,
             world_size=world_size,
             accumulate=accumulate,
+            landmarks=landmarks,
         )
         self._decoder = Decoder(
             batch_size=batch_size,
@@ -187,17 +192,19 @@ def read_once(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     threads: int = 2,
+    landmarks: Landmarks | None = None,
 ) -> Iterator[Batch]:
     """The samples ``indices`` in order and as they are; the last batch may be short. Labels are not looked at.
 
-    The CPU decodes them, whatever the device, so that everyone evaluates the same pixels.
+    The CPU decodes them, whatever the device, so that everyone evaluates the same pixels. With ``landmarks`` of the
+    images, batches carry theirs.
 
     Raises ``ValueError`` or ``OSError`` naming an image that cannot be read or decoded.
     """
     indices = np.array(indices, np.int64)
     decoder = Decoder(batch_size=batch_size, image_size=image_size, device=torch.device(device), threads=threads)
     batches = (indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size))
-    return read_batches(source, batches, decoder, dtype=dtype)
+    return read_batches(source, batches, decoder, dtype=dtype, landmarks=landmarks)
 
 
 def read_batches(
@@ -208,6 +215,7 @@ def read_batches(
     dtype: torch.dtype = torch.float32,
     parameters: Callable[[np.ndarray], Mapping[str, np.ndarray]] = lambda indices: {},
     on_bad: Callable[[int, str], None] | None = None,
+    landmarks: Landmarks | None = None,
 ) -> Iterator[Batch]:
     """As ``read_once``, in given batches of indices, through a decoder whose transform has ``parameters(indices)``.
 
@@ -223,7 +231,8 @@ def read_batches(
                 raise
             encoded, labels = [_read_or_tell(source, index, on_bad) for index in chosen], source.labels(chosen)
         nothing = np.empty((len(chosen), 0), np.float32)
-        return EncodedBatch(encoded, labels, chosen, nothing, parameters=parameters(chosen))
+        points = landmarks(chosen) if landmarks else None
+        return EncodedBatch(encoded, labels, chosen, nothing, parameters=parameters(chosen), landmarks=points)
 
     def mend(batch: EncodedBatch, reasons: dict[int, str]) -> EncodedBatch:
         for row, reason in reasons.items():

@@ -61,7 +61,7 @@ class ReadAhead(Iterator[Batch]):
         if there:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(there)
-            for tensor in (batch.images, batch.labels, batch.clean):
+            for tensor in (batch.images, batch.labels, batch.clean, batch.landmarks):
                 if tensor is not None:
                     tensor.record_stream(stream)  # else its memory would be reused when the other stream is done
         return batch

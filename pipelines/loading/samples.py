@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from itertools import count
 
 import numpy as np
+import torch
 
 from pipelines.loading.augment import Augmentation
 from pipelines.loading.batch import FLIP, EncodedBatch
+from pipelines.loading.landmarks import Landmarks, mirrored
 from pipelines.loading.quarantine import Quarantine
 from pipelines.loading.schedule import Schedule
 from pipelines.sources.source import Source
@@ -34,12 +36,14 @@ class Samples:
         quarantine: Quarantine,
         augmentation: Augmentation,
         *,
+        image_size: int,
         rank: int,
         world_size: int,
         accumulate: int,
+        landmarks: Landmarks | None = None,
     ) -> None:
         self._source, self._schedule, self._quarantine = source, schedule, quarantine
-        self._augmentation = augmentation
+        self._augmentation, self._image_size, self._landmarks = augmentation, image_size, landmarks
         self._rank, self._world_size, self._accumulate = rank, world_size, accumulate
 
     def batches(self, start: int) -> Iterator[EncodedBatch]:
@@ -78,15 +82,28 @@ class Samples:
             if not len(wrong):
                 break
         used = uniforms_before(self._augmentation)
+        parameters = self._augmentation.parameters(uniforms[:, _FLIP + 1 : used])
+        landmarks = self._moved(indices, parameters, uniforms[:, _FLIP] < 0.5) if self._landmarks else None
         flip = {FLIP: (uniforms[:, _FLIP] < 0.5).astype(np.int32)} if self._augmentation.flip else {}
         return EncodedBatch(
             encoded,
             labels,
             indices,
             uniforms[:, used:],
-            parameters={**self._augmentation.parameters(uniforms[:, _FLIP + 1 : used]), **flip},
+            parameters={**parameters, **flip},
             step=step,
+            landmarks=landmarks,
         )
+
+    def _moved(self, indices: np.ndarray, parameters: dict[str, np.ndarray], flips: np.ndarray) -> np.ndarray:
+        """The landmarks of these images, where the augmentation and the mirror take them."""
+        assert self._landmarks is not None
+        landmarks = self._landmarks(indices)
+        if self._augmentation.move:
+            landmarks = self._augmentation.move(landmarks, self._image_size, **parameters)
+        if self._augmentation.flip:
+            landmarks = np.where(flips[:, None, None], mirrored(torch.from_numpy(landmarks)).numpy(), landmarks)
+        return landmarks
 
     def _place(self, step: int) -> tuple[int, int, int, int]:
         """Epoch, step in it, share and number of shares: the schedule's place of this rank's batch ``step``."""

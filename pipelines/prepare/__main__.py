@@ -101,8 +101,10 @@ def _align(arguments: argparse.Namespace) -> None:
         source, landmarks = open_source(arguments.data), detector(arguments.detector)
     else:
         source, landmarks = read_landmarks(Path(arguments.data))
-    transform = Align(landmarks, arguments.quality)
-    _tell(arguments.out, convert(source, arguments.out, transform=transform, threads=arguments.threads))
+    places = np.zeros((len(source), 5, 2), np.float32)
+    transform = Align(landmarks, arguments.quality, places)
+    written = convert(source, arguments.out, transform=transform, threads=arguments.threads, landmarks=places)
+    _tell(arguments.out, written)
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.common.alignment import SIZE, sampling_matrix, similarity
+from pipelines.common.alignment import SIZE, relative, sampling_matrix, similarity
 from pipelines.common.errors import UserError
 from pipelines.common.pillow import QUALITY, decode, to_jpeg
 from pipelines.sources.identities import number_names
@@ -22,17 +22,22 @@ Landmarks = Callable[[int, Image.Image], np.ndarray]  # (index, photograph) -> c
 class Align:
     """The crop of an image in which ``landmarks`` are at the template's places, as JPEG of ``quality``.
 
-    Landmarks are in the order of the template. What lies outside of the photograph is black.
+    Landmarks are in the order of the template. What lies outside of the photograph is black. Where the landmarks come
+    to lie in the crop, as parts of its sides, is put into its row of ``places``, float32 (photographs, 5, 2), if given.
     """
 
     landmarks: Landmarks = field(repr=False)
     quality: int = QUALITY
+    places: np.ndarray | None = field(default=None, repr=False)
 
     def __call__(self, index: int, encoded: bytes) -> bytes:
         photograph = decode(encoded)
-        scale, shift = similarity(self.landmarks(index, photograph))
+        points = self.landmarks(index, photograph)
+        scale, shift = similarity(points)
         if not 0 < abs(scale) < np.inf:
             raise UserError("the landmarks are not those of a face: they lie in one point, or are no numbers")
+        if self.places is not None:
+            self.places[index] = relative(scale * points + shift, SIZE)
         coefficients = sampling_matrix(scale, shift).ravel().tolist()
         crop = photograph.transform(
             (SIZE, SIZE), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR

@@ -1,7 +1,8 @@
 """Any source written as RecordIO or as WebDataset shards, its identities as the classes 0, 1, …
 
-Beside the images come ``identities.json``, the names of the classes, and ``left_out.jsonl``, the images that could not
-be taken over, if there are any. Images are copied as they are unless a transform changes them.
+Beside the images come ``identities.json``, the names of the classes, ``left_out.jsonl``, the images that could not be
+taken over, if there are any, and ``landmarks.npy`` where landmarks are given. Images are copied as they are unless a
+transform changes them.
 """
 
 import hashlib
@@ -52,6 +53,7 @@ def convert(
     transform: Transform | None = None,
     shard_size: int = 10_000,
     threads: int | None = None,
+    landmarks: np.ndarray | None = None,
 ) -> Written:
     """Write the images ``indices`` of ``source`` (default: all) as the folder ``out``.
 
@@ -60,6 +62,9 @@ def convert(
     images. An identity without an image gets no class. In im2rec's layout and in shards, one whose images turn out to
     be unreadable keeps its class, because classes are numbered before images are read. An interrupted run can be
     started again; the shards that it finished are kept.
+
+    ``landmarks``, float32 (len(source), 5, 2), whose rows a transform may set, are written for RecordIO: those of the
+    images in it, in its order.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
@@ -78,7 +83,7 @@ def convert(
         if form == "recordio":
             left_out.unlink(missing_ok=True)
         with naming(left_out), left_out.open("a") as log:
-            writing = _Writing(source, plan, folder, log, transform, threads, np.zeros(len(plan.names), bool))
+            writing = _Writing(source, plan, folder, log, transform, threads, np.zeros(len(plan.names), bool), [])
             if form == "webdataset":
                 names = writing.write_shards(shard_size)
             elif shuffle is None and len(plan.order) + len(plan.names) + 1 <= LABEL_LIMIT:
@@ -90,6 +95,9 @@ def convert(
             lines[_line(source, plan.considered[index], "no label: it is damaged, negative or taken away")] = None
         left_out.write_text("".join(lines)) if lines else left_out.unlink()
         write_identities(folder, names)
+        if landmarks is not None:
+            assert form == "recordio"
+            np.save(folder / "landmarks.npy", landmarks[writing.taken])
         written = len(plan.considered) - len(lines)
         if not written:
             raise UserError(f"no image could be read; the first: {next(iter(lines)).strip()}")
@@ -137,6 +145,7 @@ class _Writing:
     transform: Transform | None
     threads: int | None
     seen: np.ndarray  # bool (classes,), of which a good image has come
+    taken: list[int]  # the indices of the good images, in order
 
     def write_sorted(self) -> list[str]:
         """Insightface's layout. Returns the names of the classes, which are those that have a good image."""
@@ -177,6 +186,7 @@ class _Writing:
                 self.log.write(_line(self.source, image.index, image.reason))
             else:
                 self.seen[label] = True
+                self.taken.append(int(image.index))
                 yield label, image
 
 

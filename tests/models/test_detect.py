@@ -26,6 +26,7 @@ from models.weights import guess_architecture
         {"name": "vit_l", "embedding_size": 64},
         {"name": "vit_t", "registers": 8},
         {"name": "transface_b"},
+        {"name": "vit_b_kprpe", "embedding_size": 256},
     ],
 )
 def test_architecture_is_told_from_the_tensors(options):

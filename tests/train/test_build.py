@@ -1,11 +1,13 @@
 """What a run refuses to begin with, for a reason that only its parts know."""
 
+import numpy as np
 import pytest
 import torch
 
 from evaluate.features.ranks import World
-from tests.pipelines.face_source import FaceSource
-from train.build import build_backbone, build_centre_optimizer, build_head, build_loader, replicate
+from pipelines.loading.landmarks import template_landmarks
+from tests.pipelines.face_source import COUNT, FaceSource
+from train.build import build_backbone, build_centre_optimizer, build_head, build_loader, landmarks_of, replicate
 from train.config import Config, Data, Head, Model
 from train.recipes import Recipe
 
@@ -32,6 +34,21 @@ def test_seeds_decide_the_initial_weights():
     first, again = backbone(2), backbone(2)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
     assert torch.equal(head().weight, head().weight)
+
+
+def test_landmarks_are_for_networks_that_take_some(tmp_path):
+    def found(name, path=None):
+        config = Config.model_construct(data=Data(train="faces", landmarks=path), model=Model(name=name))
+        return landmarks_of(config, FaceSource())
+
+    assert found("r18") is None
+    assert found("vit_s_kprpe") is template_landmarks
+    np.save(tmp_path / "landmarks.npy", np.full((COUNT, 5, 2), 0.25, np.float32))
+    assert (found("vit_s_kprpe", str(tmp_path / "landmarks.npy"))(np.arange(3)) == 0.25).all()
+    with pytest.raises(
+        ValueError, match="data.landmarks is for backbones with landmarks, such as vit_b_kprpe, not r18"
+    ):
+        found("r18", str(tmp_path / "landmarks.npy"))
 
 
 def test_triton_needs_a_gpu():

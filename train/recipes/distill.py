@@ -68,7 +68,7 @@ class Distill(Recipe):
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         assert self.teacher is not None  # for `begin` comes first
         targets = self.teacher(batch)
-        embeddings = network(batch.images).float()
+        embeddings = network(*batch.inputs).float()
         terms, metrics = [], {}
         if self.margin:
             out = head(embeddings, batch.labels, uniform=self.margin_uniforms(batch, head))

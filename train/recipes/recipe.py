@@ -77,7 +77,7 @@ class Recipe(nn.Module):
         """
 
     def network(self, backbone: nn.Module) -> nn.Module:
-        """What is called on the images in training, around the backbone whose weights it trains.
+        """What is called on ``batch.inputs`` in training, around the backbone whose weights it trains.
 
         A recipe that needs more than embeddings asks the backbone for it (`train.recipes.backbones`). Parameters that
         depend on the backbone's size may be made here.
@@ -100,5 +100,5 @@ class Recipe(nn.Module):
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         """The loss of a batch; ``network`` is this recipe's, possibly replicated over the ranks."""
-        out = head(network(batch.images), batch.labels, uniform=self.margin_uniforms(batch, head))
+        out = head(network(*batch.inputs), batch.labels, uniform=self.margin_uniforms(batch, head))
         return StepResult(out.loss, {"cosine": out.batch.mean(out.cosine)})

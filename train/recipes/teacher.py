@@ -44,7 +44,8 @@ class PresentTeacher:
         images = batch.images
         if images.shape[-1] != self._size:  # to more pixels bilinearly, to fewer ones by all that fall into one
             images = F.interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
-        return F.normalize(self._model(images).float())
+        landmarks = batch.inputs[1:] if getattr(self._model, "wants_landmarks", False) else ()
+        return F.normalize(self._model(images, *landmarks).float())
 
 
 class StoredTeacher:

@@ -72,7 +72,7 @@ class TopoFR(Recipe):
         replicated = self.gather and world_size() > 1
         gather = RowGather(len(batch.clean), batch.clean.device)
         images = Cloud(gather(batch.clean.contiguous()) if replicated else batch.clean)
-        embeddings = network(batch.images).float()
+        embeddings = network(*batch.inputs).float()
         cloud = Cloud(gather.replicated(embeddings) if replicated else embeddings)
         out = head(embeddings, batch.labels, uniform=self.margin_uniforms(batch, head))
         topology = topological_loss(images, cloud, replicated)

@@ -10,6 +10,7 @@ from torch import nn
 from evaluate.features.embed import Embedder, embed_batches
 from evaluate.features.ranks import World
 from models.modes import evaluating
+from pipelines.common.alignment import relative_template
 from pipelines.sources.memory import MemorySource
 
 
@@ -158,3 +159,41 @@ def fails_on_a_rank(value):
 
 def test_all_ranks_hear_of_embeddings_that_are_not_finite(ranks):
     assert ranks(2, fails_on_a_rank, float("nan")) == [0, 1]
+
+
+class Places(nn.Module):
+    """Embeds an image as its landmarks."""
+
+    wants_landmarks = True
+
+    def forward(self, images, landmarks):
+        return landmarks.flatten(1)
+
+
+def test_landmarks_are_mirrored_with_their_images():
+    images, landmarks = torch.rand(5, 3, 8, 8), torch.rand(5, 5, 2)
+    batches = [(images[:3], landmarks[:3]), (images[3:], landmarks[3:])]
+    features = torch.cat(list(embed_batches(Places(), batches))).unflatten(2, (5, 2))
+    torch.testing.assert_close(features[:, 0], landmarks)
+    torch.testing.assert_close(features[:, 1, :, 0], 1 - landmarks[:, [1, 0, 2, 4, 3], 0])
+    torch.testing.assert_close(features[:, 1, :, 1], landmarks[:, [1, 0, 2, 4, 3], 1])
+    (alone,) = embed_batches(Places(), batches[:1], flip=False)
+    torch.testing.assert_close(alone[:, 0], landmarks[:3].flatten(1))
+
+
+def test_images_without_landmarks_have_the_templates():
+    (features,) = embed_batches(Places(), [torch.rand(2, 3, 8, 8)])
+    expected = torch.from_numpy(relative_template())
+    torch.testing.assert_close(features[1, 0].view(5, 2), expected)
+    assert features[1, 1, 0] == 1 - expected[1, 0]
+    (others,) = embed_batches(
+        Gives(lambda images: images.mean((2, 3))), [(torch.rand(2, 3, 8, 8), torch.rand(2, 5, 2))]
+    )
+    assert others.shape == (2, 2, 3)
+
+
+def test_landmarks_go_with_the_images_of_a_source():
+    landmarks = np.random.default_rng(0).random((11, 5, 2)).astype(np.float32)
+    embed = Embedder(Places(), 32, World(torch.device("cpu"), 0, 1), batch_size=4, threads=1, flip=False)
+    found = embed(MemorySource(encoded(11)), lambda indices: landmarks[indices])
+    np.testing.assert_array_equal(found[:, 0], landmarks.reshape(11, 10))

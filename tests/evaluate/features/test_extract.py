@@ -63,7 +63,7 @@ def test_features_are_those_of_the_aligned_images(data, whole):
     images = found.images()
     paths = [found.image_path(name) for name in images.names]
     chosen = np.array([3, len(paths) - 1])
-    (pixels,) = aligned_images(paths, images.landmarks, [chosen], batch_size=2, device="cpu", threads=1)
+    ((pixels, _),) = aligned_images(paths, images.landmarks, [chosen], batch_size=2, device="cpu", threads=1)
     model = load_network(data / "model.onnx").model
     with torch.inference_mode():
         expected = torch.cat([model(pixels), model(pixels.flip(3))], 1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from evaluate.features.network import load_network
+from pipelines.common.alignment import relative_template
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -305,3 +306,21 @@ def test_constants_outside_the_file(tmp_path):
     network = load_network(path)
     assert "[0, 255]" in network.input
     close(network, embeddings(signed(PIXELS)))
+
+
+@pytest.mark.parametrize("batch", ["n", "2"])
+def test_a_second_input_takes_landmarks(tmp_path, batch):
+    """A network whose embeddings are the landmarks; those of the template where it is given none."""
+    text = f'<ir_version: 8, opset_import: ["": 17]> network (float[{batch},3,4,4] data, float[{batch},5,2] landmarks)'
+    text += f" => (float[{batch},10] e) {{ y = ReduceMean<axes = [1, 2, 3], keepdims = 1>(data) z = Mul(y, y)"
+    text += " s = Squeeze(z, a) u = Sub(s, s) v = Unsqueeze(u, b) w = Add(v, landmarks) e = Flatten(w) }"
+    model = onnx.parser.parse_model(text)
+    for name, axes in (("a", [1, 2, 3]), ("b", [1, 2])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(axes), name))
+    onnx.save(model, tmp_path / "model.onnx")
+    network = load_network(tmp_path / "model.onnx").model
+    assert network.wants_landmarks
+    landmarks = torch.rand(5, 5, 2)
+    torch.testing.assert_close(network(IMAGES, landmarks), landmarks.flatten(1))
+    template = torch.from_numpy(relative_template()).flatten()
+    torch.testing.assert_close(network(IMAGES), template.expand(5, -1))

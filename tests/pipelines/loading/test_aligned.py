@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.common.alignment import TEMPLATE, matrix, similarity
-from pipelines.loading.aligned import aligned_images, sampling_matrices
+from pipelines.common.alignment import TEMPLATE, matrix, relative_template, similarity
+from pipelines.loading.aligned import aligned_images, aligned_landmarks, sampling_matrices
 
 rng = np.random.default_rng(0)
 
@@ -47,6 +47,14 @@ def test_sampling_matrices_lead_from_the_crop_to_the_photograph(size):
     np.testing.assert_allclose(inside @ back[:, :2].T + back[:, 2], landmarks + 0.5, atol=1e-4)
 
 
+def test_landmarks_come_to_lie_where_the_matrices_take_them():
+    landmarks = rng.uniform(0, 200, (6, 5, 2))
+    for points, back, found in zip(landmarks, sampling_matrices(landmarks, 56), aligned_landmarks(landmarks, 56)):
+        np.testing.assert_allclose(56 * found @ back[:, :2].T + back[:, 2], points + 0.5, rtol=1e-4, atol=1e-3)
+    turned = np.stack([TEMPLATE.real, TEMPLATE.imag], 1)[:, ::-1] * [3, -3]
+    np.testing.assert_allclose(aligned_landmarks(turned[None])[0], relative_template(), atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
     """Loose crops of smooth pictures in several sizes, with turned and scaled landmarks."""
@@ -67,7 +75,7 @@ def crops(tmp_path_factory):
 def run(crops, batches, size=112):
     paths, landmarks = crops
     parts = aligned_images(paths, landmarks, batches, batch_size=10, image_size=size, device="cpu", threads=2)
-    images = list(parts)
+    images = [images for images, _ in parts]
     assert [len(part) for part in images] == [len(batch) for batch in batches]
     return torch.cat(images)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.common.alignment import TEMPLATE, similarity
+from pipelines.common.alignment import TEMPLATE, relative_template, similarity
 from pipelines.prepare import __main__ as prepare
 from pipelines.prepare.align import Align
 from pipelines.sources import open_source
@@ -78,6 +78,9 @@ def test_command_with_a_file_of_landmarks(tmp_path, monkeypatch):
     assert {name: len(images) for name, images in people.items()} == {"ann lee": 1, "bob": 1}
     for (crop,) in people.values():
         assert np.abs(spots(opened(crop)) - TEMPLATE).max() < 0.15
+    landmarks = np.load(tmp_path / "out" / "landmarks.npy")  # not of the photograph that was left out
+    assert landmarks.dtype == np.float32 and landmarks.shape == (2, 5, 2)
+    np.testing.assert_allclose(landmarks, np.stack([relative_template()] * 2), atol=1e-4)
     assert "lie in one point" in (tmp_path / "out" / "left_out.jsonl").read_text()
     (tmp_path / "landmarks.txt").write_text("a.jpg 1 2 3")
     with pytest.raises(ValueError, match="line 1 is not 'path x1 y1"):

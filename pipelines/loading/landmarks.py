@@ -1,0 +1,68 @@
+"""Five landmarks beside each image: eyes, tip of the nose, corners of the mouth, what is left in the image first.
+
+They are (x, y) as parts of the image's sides, float32 (b, 5, 2): (0, 0) is the corner of its first pixel.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from pipelines.common.alignment import relative_template
+from pipelines.common.errors import UserError
+from pipelines.sources.ranges import RangeReader
+
+Landmarks = Callable[[np.ndarray], np.ndarray]  # indices int64 (b,) → landmarks float32 (b, 5, 2)
+
+_MIRRORED = [1, 0, 2, 4, 3]  # left and right change places
+_HEADER = 256  # bytes in which the header of a .npy file ends
+_ROW = 5 * 2 * 4  # bytes of an image
+
+
+def template_landmarks(indices: np.ndarray) -> np.ndarray:
+    """Those of the template for every image, as in aligned faces."""
+    return np.tile(relative_template(), (len(indices), 1, 1))
+
+
+def mirrored(landmarks: Tensor) -> Tensor:
+    """The landmarks (b, 5, 2) of the mirror images."""
+    return (landmarks * landmarks.new_tensor([-1, 1]) + landmarks.new_tensor([1, 0]))[:, _MIRRORED]
+
+
+def landmarks_beside(path: Path, count: int) -> Landmarks:
+    """Those of the ``count`` images of ``lfw.bin``, say, in ``lfw.landmarks.npy`` beside it; else the template's."""
+    file = path.with_suffix(".landmarks.npy")
+    return LandmarkFile(file, count) if file.exists() else template_landmarks
+
+
+class LandmarkFile:
+    """Landmarks in a ``.npy`` file, float32 (count, 5, 2), a row an image of the source; rows are read by offset.
+
+    Raises:
+        UserError: the file is none of that kind, or for another number of images.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._reader = RangeReader(path)
+        header = io.BytesIO(self._reader.read(0, min(_HEADER, self._reader.size)).tobytes())
+        try:
+            np.lib.format.read_magic(header)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+        except ValueError:
+            raise UserError(
+                f"{path} is no .npy file of landmarks: write float32 (images, 5, 2) by numpy.save"
+            ) from None
+        if shape != (count, 5, 2) or fortran or dtype != np.dtype("<f4"):
+            raise UserError(f"{path} holds {dtype} {shape}; landmarks of this data set are float32 ({count}, 5, 2)")
+        self._start = header.tell()
+
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        begins = self._start + _ROW * np.asarray(indices, np.int64)
+        rows = [self._reader.read(int(begin), _ROW).view("<f4").reshape(5, 2) for begin in begins]
+        landmarks = np.stack(rows)
+        sound = np.isfinite(landmarks).all(axis=(1, 2))
+        if not sound.all():
+            raise UserError(f"{self._reader.path}: the landmarks of image {indices[~sound][0]} are not finite")
+        return landmarks
