@@ -56,6 +56,9 @@ class ReLU6MobileFaceNet(PaperMobileFaceNet):
         imagenet: normalise the images by ImageNet's means and standard deviations, as the published weights were.
     """
 
+    factor: Tensor
+    shift: Tensor
+
     def __init__(
         self,
         embedding_size: int = 512,

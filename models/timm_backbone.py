@@ -73,7 +73,7 @@ class TimmBackbone(nn.Module):
             output = self._tried(probe, torch.empty(2, 3, input_size, input_size))
             _drop(self.model, _unused(probe, output))
         if checkpoint_activations:
-            self.model.set_grad_checkpointing(True)
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]  # a model of timm has it
             count_batches_once(self.model)
         if pool == "own":
             return

@@ -200,7 +200,7 @@ def _guessed(tensors: dict[str, Tensor], path: Path, name: str | None) -> dict[s
     except ValueError as error:
         if name is None:
             raise UserError(f"{path}: {error}") from None
-    found = {"name": name}
+    found: dict[str, Any] = {"name": name}
     if "features.weight" in tensors:  # the last batch norm of a backbone of timm
         found["embedding_size"] = len(tensors["features.weight"])
     return found
