@@ -121,7 +121,7 @@ class TimmBackbone(nn.Module):
             UserError: the tensors are of another model.
         """
         name = self._arguments["name"]
-        classifier = library().get_pretrained_cfg(name).classifier or ""
+        classifier = getattr(library().get_pretrained_cfg(name), "classifier", None) or ""
         classifiers = (classifier,) if isinstance(classifier, str) else classifier
         weight = tensors.get(f"{classifiers[0]}.weight")
         classes = 0 if weight is None else len(weight)
