@@ -1,7 +1,7 @@
 """Data sets of one's own: build, check and look at them. ``python -m pipelines.prepare COMMAND --help``.
 
-DATA is what training takes: a folder with train.rec, identity/*.jpg, *.tar, *.parquet or data.mdb, a .rec file, a list
-(.lst, .txt), or a quoted glob of shards.
+DATA is what training takes: a folder with train.rec, identity/*.jpg, *.tar, *.parquet, *.arrow or data.mdb, a .rec or
+.lmdb file, a list (.lst, .txt), or a quoted glob of shards.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def _add_repair(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="+", help="several are taken as one, as for convert")
     parser.add_argument(
         "--image-size", type=at_least(1), help="what images should measure; default: what the first one does"
     )
@@ -151,7 +151,7 @@ def _repair(arguments: argparse.Namespace) -> None:
     kinds = *ERRORS, *arguments.drop
     Report(0, 0).bad_images(*kinds)  # a kind that does not exist should not cost an hour
     bad = _checked(arguments).bad_images(*kinds)
-    source = open_source(arguments.data)
+    source = open_sources(arguments.data)
     kept = np.setdiff1d(np.arange(len(source)), bad)
     _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads))
     say(f"{len(bad)} bad images were dropped")
@@ -231,14 +231,14 @@ def _pairs(arguments: argparse.Namespace) -> None:
 
 def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
     report = check(
-        open_source(arguments.data),
+        open_sources(arguments.data),
         image_size=arguments.image_size,
         tiny=arguments.tiny,
         threads=arguments.threads,
     )
     if save:
         report.save(save)  # first: printing may end early, at the reader of a pipe for example
-    say(f"{arguments.data}: {report.images} images of {report.identities} identities")
+    say(f"{', '.join(arguments.data)}: {report.images} images of {report.identities} identities")
     for kind, found in report.problems.items():
         say(f"{len(found):>10} {kind.replace('_', ' ')}")
         for text in list(found.values())[:_EXAMPLES]:

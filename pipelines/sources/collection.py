@@ -1,8 +1,8 @@
 """Several data sets to train on together: how often each comes, which of its images count, who is the same person.
 
 Files that say so are text; empty lines and lines that begin with # are remarks. A list of ``images`` has the number of
-an image a line, as `Source.read` takes it; a list of ``identities`` a name a line, as `Source.identity` gives it. A
-file of ``labels`` has lines ``name<TAB>class``: who is called so in this set is of that class.
+an image a line, as `Source.read` takes it, or is a .npy file of them; a list of ``identities`` has a name a line, as
+`Source.identity` gives it. A file of ``labels`` has lines ``name<TAB>class``: who is called so here is of that class.
 """
 
 from collections.abc import Iterator, Sequence
@@ -134,13 +134,9 @@ def _chosen(of: DataSet, source: Source) -> np.ndarray | None:
     """The images of a set that count, ascending; None for all."""
     if not of.images and not of.identities:
         return None
-    chosen = np.ones(len(source), bool)
+    chosen = np.full(len(source), not of.images)
     if of.images:
-        chosen[:] = False
-        for number, line in _lines(of.images):
-            if not line.strip().isdecimal() or int(line) >= len(source):
-                raise UserError(f"{of.images}, line {number}: '{line[:80]}' is no image of {len(source)} in {of.path}")
-            chosen[int(line)] = True
+        chosen[_listed_images(of, len(source))] = True
     if of.identities:
         numbers = {source.identity(label): label for label in range(source.num_classes)}
         wanted = np.zeros(source.num_classes, bool)
@@ -153,6 +149,27 @@ def _chosen(of: DataSet, source: Source) -> np.ndarray | None:
         known = (labels >= 0) & (labels < source.num_classes)
         chosen[images] = known & wanted[np.where(known, labels, 0)]
     return np.flatnonzero(chosen)
+
+
+def _listed_images(of: DataSet, count: int) -> np.ndarray:
+    """The numbers in the list of images of a set that has ``count``, int64 (n,)."""
+    assert of.images is not None  # as for whoever calls
+    if of.images.endswith(".npy"):
+        try:
+            numbers = np.load(of.images, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{of.images} is no sound .npy file ({error})") from None
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+            raise UserError(f"{of.images} has {numbers.dtype} {numbers.shape}, not a row of whole numbers")
+        if len(wrong := numbers[(numbers < 0) | (numbers >= count)]):
+            raise UserError(f"{of.images}: there is no image {wrong[0]} among {count} in {of.path}")
+        return numbers.astype(np.int64)
+    found = []
+    for number, line in _lines(of.images):
+        if not line.strip().isdecimal() or int(line) >= count:
+            raise UserError(f"{of.images}, line {number}: '{line[:80]}' is no image of {count} in {of.path}")
+        found.append(int(line))
+    return np.array(found, np.int64)
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:

@@ -20,6 +20,9 @@ class DataSize:
 
 # The published sets, by the name that their folder usually has.
 KNOWN = {
+    "hsface10k": DataSize(10_000, 500_000),
+    "vface10k": DataSize(10_000, 500_000),
+    "vface20k": DataSize(20_000, 1_000_000),
     "casia": DataSize(10_572, 490_623),
     "ms1mv2": DataSize(85_742, 5_822_653),
     "ms1mv3": DataSize(93_431, 5_179_510),

@@ -89,6 +89,26 @@ def test_lists_of_images_and_of_identities(tmp_path, two):
     assert people_in(opened(tmp_path, both)[0]) == {"carl": second["carl"][:1], "dora": second["dora"]}
 
 
+def test_a_list_of_images_may_be_an_array(tmp_path, two):
+    np.save(tmp_path / "images.npy", np.array([4, 0, 2], np.uint16))
+    source, sizes = opened(tmp_path, {"path": "a", "images": str(tmp_path / "images.npy")})
+    assert sizes == [3] and people_in(source) == {
+        "anna": [two[0]["anna"][0], two[0]["anna"][2]],
+        "ben": two[0]["ben"][1:],
+    }
+    for content, said in [
+        ([0, 5], "there is no image 5 among 5"),
+        ([-1], "no image -1"),
+        ([0.0], "not a row of whole"),
+    ]:
+        np.save(tmp_path / "images.npy", np.array(content))
+        with pytest.raises(UserError, match=said):
+            opened(tmp_path, {"path": "a", "images": str(tmp_path / "images.npy")})
+    (tmp_path / "images.npy").write_bytes(b"text")
+    with pytest.raises(UserError, match="is no sound .npy file"):
+        opened(tmp_path, {"path": "a", "images": str(tmp_path / "images.npy")})
+
+
 def test_a_shared_class_whose_first_images_do_not_count(tmp_path, two):
     only = {"path": "a", "labels": "shared", "identities": written(tmp_path / "ben.txt", "ben")}
     source, _ = opened(tmp_path, only, {"path": "b", "labels": "shared"})
