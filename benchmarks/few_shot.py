@@ -104,6 +104,7 @@ def embeddings(checkpoint: Path, source: Source, threads: int) -> np.ndarray:
 
 
 def kept(path: Path) -> Figures:
+    """What `keep` wrote; nothing where there is no file."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -131,6 +132,7 @@ def verified(checkpoint: Path, bins: list[Path], known: Path, threads: int) -> F
 
 
 def keep(figures: Figures, known: Path) -> None:
+    """Write figures to a file, whole or not at all."""
     known.parent.mkdir(parents=True, exist_ok=True)
     with replacing(known) as temporary:
         temporary.write_text(json.dumps(figures))
@@ -153,7 +155,7 @@ def compared(before: list[Figures], after: list[Figures]) -> list[results.Row]:
     rows: list[results.Row] = []
     for name in before[0]:
         old, new = (100 * np.array([figures[name] for figures in each]) for each in (before, after))
-        gain = (new - old).mean(0) if len(old[0]) == len(new[0]) else np.array([])
+        gain = (new - old).mean(0)
         error = gain.std(ddof=1) / len(gain) ** 0.5
         rows.append({"figure": name, "before": old.mean(), "after": new.mean(), "gain": gain.mean(), "error": error})
     return rows

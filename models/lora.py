@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, match: Sequence[str]) ->
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, alpha))
 
 
-def _takes(layer: nn.Module, rank: int) -> bool:
+def _takes(layer: nn.Module, rank: int) -> TypeGuard[nn.Linear | nn.Conv2d]:
     if not (isinstance(layer, nn.Linear) or isinstance(layer, nn.Conv2d) and layer.groups == 1):
         return False
     rows, columns = layer.weight.flatten(1).shape
