@@ -121,11 +121,15 @@ def resampled(result: "VerificationResult", same: np.ndarray, signs: np.ndarray)
     somewhat too narrow. Every resample chooses its thresholds again, for ``val`` among VAL_THRESHOLDS.
     """
     fold = _folds(len(same))
+    # Of VAL_THRESHOLDS those matter that FAR_TARGET may reach: not all of twenty impostors beyond it are left out.
+    impostors = np.sort(result.distances[~same])
+    farthest = impostors[: int(np.ceil(FAR_TARGET * len(impostors))) + 20].max(initial=0)
+    near = VAL_THRESHOLDS[: np.searchsorted(VAL_THRESHOLDS, farthest, side="right") + 1]
     found: dict[str, list[np.ndarray]] = {"accuracy": [], "val": []}
     for kept in np.array_split((signs > 0).astype(np.float32), max(len(signs) // 50, 1)):
         accuracy, _ = _accuracy(*_weighed(result.distances, same, fold, result.thresholds, kept))
         found["accuracy"].append(_mean_of_defined(accuracy))
-        accepted, totals = _weighed(result.distances, same, fold, VAL_THRESHOLDS, kept)
+        accepted, totals = _weighed(result.distances, same, fold, near, kept)
         with np.errstate(invalid="ignore", divide="ignore"):
             rest = accepted[..., 0, :].sum(axis=1, keepdims=True) - accepted[..., 0, :]
             far = rest / (totals[..., 0].sum(axis=1, keepdims=True) - totals[..., 0])[..., None]

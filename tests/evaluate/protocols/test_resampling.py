@@ -3,7 +3,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from evaluate.protocols.folds import FOLDS, resampled, verify
+from evaluate.protocols.folds import FOLDS, VAL_THRESHOLDS, resampled, verify
 from evaluate.protocols.intervals import interval
 from evaluate.protocols.resampling import draw, impostor_limits, limits, people, rates, rates_above
 
@@ -153,6 +153,13 @@ def test_a_resampled_set_is_one_with_its_pairs_left_out():
             best = grid[int(np.argmax(np.round(right, 12)))]
             rates.append(((result.distances[test] < best) == same[test]).mean())
         assert found["accuracy"][row] == pytest.approx(np.mean(rates), rel=1e-5)
+        tars = []
+        for held in range(FOLDS):
+            rest, test = kept & ~same & (fold != held), kept & same & (fold == held)
+            fars = np.array([(result.distances[rest] < t).mean() for t in VAL_THRESHOLDS])
+            limit = VAL_THRESHOLDS[np.flatnonzero(fars <= 1e-3)[-1]]
+            tars.append((result.distances[test] < limit).mean())
+        assert found["val"][row] == pytest.approx(np.mean(tars), rel=1e-5)
 
 
 @pytest.mark.slow
