@@ -12,11 +12,13 @@ from typing import NamedTuple
 from unittest import mock
 
 from train.config import load_config
+from train.console import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _MODULE = re.compile(r"(?:^|\s)-m ([\w.]+)")
+_CONSOLE = re.compile(r"^facemill ([a-z]+)")
 _SCRIPT = re.compile(r"(?:^|\s)(train/run|scripts/slurm)\.(?:py|sh)\b")
 
 
@@ -30,6 +32,8 @@ class Command(NamedTuple):
     @property
     def module(self) -> str:
         """What it starts, as a module's name."""
+        if console := _CONSOLE.search(self.text):
+            return COMMANDS[console[1]][0]
         if _SCRIPT.search(self.text):
             return "train.run"
         found = _MODULE.search(self.text)
@@ -39,7 +43,7 @@ class Command(NamedTuple):
     @property
     def arguments(self) -> list[str]:
         """What stands behind the module's name, without a comment, another command or a redirection."""
-        found = _SCRIPT.search(self.text) or _MODULE.search(self.text)
+        found = _CONSOLE.search(self.text) or _SCRIPT.search(self.text) or _MODULE.search(self.text)
         assert found
         lexer = shlex.shlex(self.text[found.end() :], posix=True, punctuation_chars=";|&>")
         lexer.whitespace_split = True
@@ -53,7 +57,7 @@ class _Parsed(Exception):
 
 
 def commands(file: Path) -> list[Command]:
-    """All of ours, in order: python -m of a room, train/run.py, scripts/slurm.sh."""
+    """All of ours, in order: python -m of a room, train/run.py, scripts/slurm.sh, facemill."""
     rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
     text, found = file.read_text(), []
     for fence in _FENCE.finditer(text):
@@ -62,7 +66,8 @@ def commands(file: Path) -> list[Command]:
         for part in re.finditer(r"(?:[^\n]*\\\n)*[^\n]*\n", fence["code"]):
             line = re.sub(r"\\\n\s*", " ", part[0]).strip()
             module = _MODULE.search(line)
-            if line.startswith("#") or not (_SCRIPT.search(line) or module and module[1].split(".")[0] in rooms):
+            ours = _CONSOLE.search(line) or _SCRIPT.search(line) or module and module[1].split(".")[0] in rooms
+            if line.startswith("#") or not ours:
                 continue
             found.append(Command(line, file, text.count("\n", 0, fence.start("code") + part.start()) + 1))
     return found
