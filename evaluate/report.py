@@ -41,6 +41,8 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
             most = list(part.rank1)[-1]
             figures["MegaFace rank-1"] = part.rank1[most], part, most
             figures["MegaFace TAR at FAR 1e-6"] = part.tar[MEGAFACE_FAR], part, MEGAFACE_FAR
+        for part in results.get("tinyface", {}).values():
+            figures["TinyFace rank-1"] = part.rank1, part, "rank1"
         cells = "".join(
             f"<div class='tile'><b>{100 * value:.2f}<small>%</small></b>"
             + "".join(f"<span class='ci'>{bracket(pair)}</span>" for pair in part.bounds([key]).values())
@@ -54,7 +56,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
 
 
 def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
-    """Figures by model, then by target, "sets" or "megaface", from ``results.json`` files or their folders.
+    """Figures by model, then by target, "sets", "megaface" or "tinyface", from ``results.json`` files or their folders.
 
     Results that bear one name are one model's, unless they have a figure in common: then each is a model of its own,
     called by its folder.
@@ -92,6 +94,7 @@ def _by_kind(results: Results) -> dict[str, dict]:
         results.target or "": {"verification": results.verification, "identification": results.identification},
         "sets": results.sets or {},
         "megaface": {"megaface": results.megaface},
+        "tinyface": {"tinyface": results.tinyface},
     }
     kinds = {kind: {name: part for name, part in parts.items() if part} for kind, parts in kinds.items()}
     return {kind: parts for kind, parts in kinds.items() if parts}
@@ -117,6 +120,8 @@ def main() -> None:
         sections.bins(page, of("sets"))
     if of("megaface"):
         sections.megaface(page, of("megaface"))
+    if of("tinyface"):
+        sections.tinyface(page, of("tinyface"))
     page.write(args.output / "index.html", tiles(models))
     say(f"written: {args.output / 'index.html'}")
 

@@ -193,6 +193,22 @@ class MegaFace(Uncertain):
     noises: dict[str, Noises] | None = None
 
 
+class TinyFace(Uncertain):
+    """TinyFace's closed set: how many images of each kind there are, and ranks."""
+
+    probes: Count
+    mates: Count
+    distractors: Count
+    rank1: Rate
+    rank5: Rate
+    rank20: Rate
+
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """All figures, as ``interval`` names them."""
+        return {"rank1": self.rank1, "rank5": self.rank5, "rank20": self.rank20}
+
+
 class Settings(BaseModel):
     """How IJB templates were made."""
 
@@ -216,7 +232,7 @@ class _File(BaseModel):
 
 
 class Results(_File):
-    """``results.json`` of a model: figures of one IJB target, of verification sets by name, or of MegaFace."""
+    """``results.json`` of a model: figures of one IJB target, of verification sets by name, MegaFace or TinyFace."""
 
     name: Name
     target: Literal["IJBB", "IJBC"] | None = None
@@ -226,13 +242,14 @@ class Results(_File):
     flip: bool | None = None  # of the verification sets
     sets: Annotated[dict[Name, VerificationSet], Field(min_length=1)] | None = None
     megaface: MegaFace | None = None
+    tinyface: TinyFace | None = None
 
     @model_validator(mode="after")
     def _any(self) -> "Results":
         if (self.verification or self.identification) and not self.target:
             raise ValueError("target is missing: IJBB or IJBC")
-        if not (self.verification or self.identification or self.sets or self.megaface):
-            raise ValueError("there is neither verification, identification, sets nor megaface")
+        if not (self.verification or self.identification or self.sets or self.megaface or self.tinyface):
+            raise ValueError("there is neither verification, identification, sets, megaface nor tinyface")
         return self
 
 

@@ -18,6 +18,7 @@ from evaluate.reporting.schema import (
     Identification,
     MegaFace,
     PairKind,
+    TinyFace,
     VerificationSet,
 )
 from evaluate.reporting.uncertainty import Uncertain, differences
@@ -215,6 +216,21 @@ def _png(figure: Figure) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110)
     return data.getvalue()
+
+
+def tinyface(page: Page, models: Models) -> None:
+    """Ranks among TinyFace's distractors."""
+    results: dict[str, TinyFace] = {model: parts["tinyface"] for model, parts in models.items()}
+    first = next(iter(results.values()))
+    page.section(
+        "TinyFace",
+        f"{first.probes:,} probes among {first.mates:,} images of their people and {first.distractors:,} distractors. "
+        "In brackets 95 % intervals by resampling people.",
+    )
+    columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 20)}
+    ours = {model: part.rates for model, part in results.items()}
+    page.table("TinyFace", columns, ours, intervals=_intervals(results, columns))
+    _compare(page, columns, {model: (part.rates, part) for model, part in results.items()})
 
 
 def _compare(

@@ -1,0 +1,81 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from evaluate import tinyface as command
+from evaluate.protocols.tinyface import FOLDERS, closed_set, read_lists
+from evaluate.tinyface import tinyface
+from tests.evaluate.networks import write_onnx
+from tests.pipelines.photos import jpeg
+
+
+def make(seed=0, people=30, distractors=400, d=12):
+    """Features of probes, of one to three mates of each person, and of distractors; whom the first two show."""
+    rng = np.random.default_rng(seed)
+    mate_person = np.repeat(np.arange(people) * 7, rng.integers(1, 4, people))
+    probe_person = rng.choice(mate_person, 80)
+    centres = rng.standard_normal((7 * people, d))
+    mates, probes = (centres[who] + rng.standard_normal((len(who), d)) for who in (mate_person, probe_person))
+    order = rng.permutation(len(mate_person))
+    return probes, mates[order], rng.standard_normal((distractors, d)), probe_person, mate_person[order]
+
+
+def test_is_the_label_matrix_of_all_scores():
+    """As AdaFace's and CVLface's scripts have it: scores sorted, any of the first k of the probe's label."""
+    probes, mates, distractors, probe_person, mate_person = make()
+    result = tinyface(probes, mates, distractors, probe_person, mate_person)
+    gallery = np.concatenate([mates, distractors])
+    labels = np.concatenate([mate_person, np.full(len(distractors), -100)])
+    scores = probes @ gallery.T / np.linalg.norm(gallery, axis=1)
+    found = labels[np.argsort(-scores, axis=1)] == probe_person[:, None]
+    for k in (1, 5, 20):
+        share = found[:, :k].any(axis=1).mean()
+        assert getattr(result, f"rank{k}") == pytest.approx(share, abs=1e-12)
+        low, high = result.interval[f"rank{k}"]
+        assert low < share < high
+    assert 0.1 < result.rank1 < result.rank5 < result.rank20 < 1
+    assert (result.probes, result.mates, result.distractors) == (80, len(mates), 400)
+
+
+def test_ties_go_by_the_gallerys_order():
+    gallery = np.eye(3)[[0, 0, 0, 1]]  # a distractor, two equal mates, another distractor
+    rank = closed_set(np.eye(3)[:1], gallery, np.array([5]), np.array([-1, 5, 5, -1]))
+    assert rank.tolist() == [1]
+
+
+def write_set(folder, names):
+    for number, (kind, name) in enumerate(names):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        (folder / kind / name).write_bytes(jpeg(number))
+
+
+GOOD = [("Probe", "3_1.jpg"), ("Probe", "12_1.jpg"), ("Gallery_Match", "3_2.jpg"), ("Gallery_Match", "12_2.png")]
+GOOD += [("Gallery_Match", "3_9.jpg"), ("Gallery_Distractor", "x.jpg"), ("Gallery_Distractor", "y.jpg")]
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    write_set(tmp_path / "data", GOOD)
+    write_onnx(tmp_path / "n.onnx")
+    options = {"--data": "data", "--checkpoint": "n.onnx", "--output": "out"}
+    monkeypatch.setattr(sys, "argv", ["", *(x for k, v in options.items() for x in (k, str(tmp_path / v)))])
+    command.main()
+    found = json.loads((tmp_path / "out/results.json").read_text())["tinyface"]
+    assert (found["probes"], found["mates"], found["distractors"], found["rank20"]) == (2, 3, 2, 1)
+    assert "TinyFace" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ([one for one in GOOD if one[0] != "Probe"], "there is no .*Probe: --data needs"),
+        ([*GOOD, ("Probe", "77_1.jpg")], "1 probes have no image in .*Gallery_Match, the first is .*77_1.jpg"),
+        ([*GOOD, ("Probe", "anna_1.jpg")], "anna_1.jpg names nobody"),
+    ],
+)
+def test_folders_that_are_none_of_tinyface(tmp_path, names, message):
+    write_set(tmp_path, names)
+    with pytest.raises((ValueError, OSError), match=message):
+        read_lists(tmp_path)
+    assert len(FOLDERS) == 3
