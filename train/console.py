@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": ("evaluate.verification", "LFW-style .bin sets"),
     "ijb": ("evaluate.ijb", "IJB-B and IJB-C, verification and identification"),
     "megaface": ("evaluate.megaface", "MegaFace"),
+    "tinyface": ("evaluate.tinyface", "TinyFace: faces of a few pixels among distractors"),
     "labels": ("evaluate.labels", "wrong labels of a data set"),
     "overlap": ("evaluate.overlap", "people whom data sets share"),
     "report": ("evaluate.report", "one page of results"),
