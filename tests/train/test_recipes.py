@@ -1,6 +1,7 @@
 """Recipes in whole runs, and the parts of a step that a run does not show."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,18 @@ class Linear(torch.nn.Module):
     def forward_patches(self, images):
         patches = images.mean(1).unfold(1, 6, 6).unfold(2, 6, 6).flatten(1, 2).flatten(2)
         return self(images), patches.mean(2), patches.std(2)
+
+
+def test_a_network_gets_the_landmarks_of_a_batch():
+    class Keypoints(Linear):
+        def forward(self, images, landmarks):
+            self.seen = landmarks
+            return super().forward(images)
+
+    backbone, head = Keypoints(), PartialFC(create_margin("arcface"), 8, 4)
+    batch = replace(batch_of(8, 18, 0), landmarks=torch.rand(8, 5, 2))
+    assert create_recipe("plain").step(batch, backbone, head, 0.0).loss.isfinite()
+    assert backbone.seen is batch.landmarks
 
 
 def test_transface_perturbs_a_share_and_weighs_rows():
