@@ -117,9 +117,9 @@ def config_table() -> str:
 
 
 def published_configs() -> list[Path]:
-    """All but the quickstart, which is for processors, and fine-tuning, whose network and data are the user's."""
-    own = ("quickstart", "finetune_fewshot")
-    return [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.stem not in own]
+    """All but those for processors, and fine-tuning, whose network and data are the user's."""
+    paths = sorted((ROOT / "configs").glob("*.yaml"))
+    return [path for path in paths if load_config(path).device == "cuda" and path.stem != "finetune_fewshot"]
 
 
 def _config_row(path: Path) -> Cells:
