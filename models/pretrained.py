@@ -1,8 +1,13 @@
-"""Models as folders in Hugging Face's layout: ``config.json``, ``model.safetensors`` and ``README.md``, the card."""
+"""Models as folders in Hugging Face's layout: ``config.json``, ``model.safetensors`` and ``README.md``, the card.
+
+Their hub has such folders by the name ``user/name``; `models.push` puts them there.
+"""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -10,12 +15,39 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.weights import load_backbone, require_finite
+from pipelines.common.errors import UserError, one_line
 from pipelines.common.files import replacing
 
+FILES = ("config.json", "model.safetensors", "README.md")
 
-def from_pretrained(path: str | Path) -> nn.Module:
-    """The backbone in a local folder that `save_pretrained` wrote, in evaluation mode."""
+
+def from_pretrained(path: str | Path, revision: str | None = None) -> nn.Module:
+    """The backbone in a folder that `save_pretrained` wrote, in evaluation mode.
+
+    Args:
+        path: a local folder, or ``user/name`` of the hub, which is downloaded once and then taken from its cache.
+        revision: a branch, tag or commit of the hub's; its main branch by default.
+    """
+    if not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        path = _downloaded(str(path), revision)
     return load_backbone(path)[0]
+
+
+def hub() -> ModuleType:
+    """The package huggingface_hub. Raises ``UserError`` where it is not installed."""
+    try:
+        import huggingface_hub.errors
+    except ImportError:
+        raise UserError("the hub needs the package huggingface_hub: pip install 'facemill[hub]'") from None
+    return huggingface_hub
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    library = hub()
+    try:
+        return Path(library.snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    except (OSError, ValueError, library.errors.HfHubHTTPError) as error:
+        raise UserError(f"{name} is no folder here, and not to be had from the hub: {one_line(error)}") from None
 
 
 def save_pretrained(model: nn.Module, options: Mapping[str, Any], folder: Path, card: str) -> None:

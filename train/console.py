@@ -26,6 +26,7 @@ COMMANDS = {
     "overlap": ("evaluate.overlap", "people whom data sets share"),
     "report": ("evaluate.report", "one page of results"),
     "inspect": ("models.inspect", "backbones and what they cost"),
+    "push": ("models.push", "an exported model to Hugging Face's hub"),
     "export": ("models.export", "ONNX, or a folder in Hugging Face's layout"),
 }
 
