@@ -276,8 +276,10 @@ def test_whatever_is_missing_or_null_is_no_traceback(results, tmp_path, monkeypa
 def test_published_figures_have_a_source_and_are_rates():
     for row in json.loads(PUBLISHED.read_text())["rows"]:
         assert row["source"].startswith("https://") and row["method"] and row["data"] and row["network"]
-        rates = [rate for kind in ("IJBC", "IJBB", "bins", "megaface") for rate in row.get(kind, {}).values()]
-        assert rates and all(0.5 < rate < 1 for rate in rates)
+        rates = [
+            rate for kind in ("IJBC", "IJBB", "bins", "megaface", "tinyface") for rate in row.get(kind, {}).values()
+        ]
+        assert rates and all(0.3 < rate < 1 for rate in rates)  # the lowest: IJB-B after CASIA
 
 
 def test_other_files_are_refused(tmp_path):
