@@ -107,28 +107,44 @@ def _accepted(
 
 def _accuracy(accepted: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each fold's accuracy (…, folds) at the first threshold that is best on the others, whose index is (…, folds)."""
-    correct = accepted[..., 1, :] + totals[..., 0, None] - accepted[..., 0, :]  # (…, folds, thresholds)
+    correct = _correct(accepted, totals)
     best = (correct.sum(axis=-2, keepdims=True) - correct).argmax(axis=-1)
+    return _accuracy_at(best, correct, totals), best
+
+
+def _correct(accepted: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Pairs that are told right, (…, folds, thresholds)."""
+    return accepted[..., 1, :] + totals[..., 0, None] - accepted[..., 0, :]
+
+
+def _accuracy_at(best: np.ndarray, correct: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Each fold's accuracy (…, folds) at the thresholds with the indices ``best`` (…, folds)."""
     right = np.take_along_axis(correct, best[..., None], axis=-1)[..., 0]
     with np.errstate(invalid="ignore"):  # a fold may be without pairs in a resample
-        return right / totals.sum(axis=-1), best
+        return right / totals.sum(axis=-1)
 
 
 def resampled(result: "VerificationResult", same: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
     """``accuracy`` and ``val`` (B,) of the set with its pairs resampled within their folds by ``signs`` (B, P).
 
     The sets name nobody, so a pair stands for itself; where people are in several pairs, intervals from this are
-    somewhat too narrow. Every resample chooses its thresholds again, for ``val`` among VAL_THRESHOLDS.
+    somewhat too narrow. Every resample chooses its thresholds again, for ``val`` among VAL_THRESHOLDS. What the new
+    choice changes in an accuracy counts by √½: the few pairs between two thresholds bring the noise of the set and as
+    much again by their weights, of which other pairs would bring only one.
     """
     fold = _folds(len(same))
     # Of VAL_THRESHOLDS those matter that FAR_TARGET may reach: not all of twenty impostors beyond it are left out.
     impostors = np.sort(result.distances[~same])
     farthest = impostors[: int(np.ceil(FAR_TARGET * len(impostors))) + 20].max(initial=0)
     near = VAL_THRESHOLDS[: np.searchsorted(VAL_THRESHOLDS, farthest, side="right") + 1]
+    _, best = _accuracy(*_accepted(result.distances, same, fold, result.thresholds))
     found: dict[str, list[np.ndarray]] = {"accuracy": [], "val": []}
     for kept in np.array_split((signs > 0).astype(np.float32), max(len(signs) // 50, 1)):
-        accuracy, _ = _accuracy(*_weighed(result.distances, same, fold, result.thresholds, kept))
-        found["accuracy"].append(_mean_of_defined(accuracy))
+        accepted, totals = _weighed(result.distances, same, fold, result.thresholds, kept)
+        anew, _ = _accuracy(accepted, totals)
+        kept_best = np.broadcast_to(best, anew.shape)
+        before = _accuracy_at(kept_best, _correct(accepted, totals), totals)
+        found["accuracy"].append(_mean_of_defined(before + np.sqrt(0.5) * (anew - before)))
         accepted, totals = _weighed(result.distances, same, fold, near, kept)
         with np.errstate(invalid="ignore", divide="ignore"):
             rest = accepted[..., 0, :].sum(axis=1, keepdims=True) - accepted[..., 0, :]
