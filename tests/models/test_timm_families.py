@@ -25,11 +25,11 @@ MODULES = [module for module in timm.list_modules() if timm.list_models(module=m
 @pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_a_model_of_each_family(module):
-    """With either head, on images of 112 pixels, or 224 where it takes no others; all parameters get gradients."""
+    """With either head, on images of 112 pixels, or more where it takes no others; all parameters get gradients."""
     name = f"timm/{small_one(module)}"
     worked = set()
     for pool in ("flatten", "own"):
-        for size in (112, 224):
+        for size in (112, 224, 240):
             try:
                 with torch.device("meta"):
                     model = create_model(name, 32, size, pool=pool).train()
