@@ -84,7 +84,8 @@ def test_logits_of_others_stay_where_they_say_and_have_the_slope_they_say():
             logits = margin.others(cos, view)
             assert not margin.within_s or logits.abs().max() <= margin.s + 1e-4
             (slope,) = torch.autograd.grad(logits.sum(), cos)
-            assert torch.allclose(margin.slope(cos.detach(), view), slope)
+            # The largest, for what a polynomial's terms take from each other near its zeros.
+            assert torch.allclose(margin.slope(cos.detach(), view), slope, atol=1e-6 * float(slope.abs().max()))
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5])
