@@ -109,7 +109,7 @@ def _driver_facts(driver: str | None, builds: dict[str, int | None]) -> Iterator
     needs = {name: drivers.LEAST_DRIVER[cuda] for name, cuda in builds.items() if cuda in drivers.LEAST_DRIVER}
     least = ", ".join(f"{name} needs {number}" for name, number in needs.items())
     short = [name for name, number in needs.items() if _numbers(driver)[0] < number]
-    remedy = f"too old for {' and '.join(short)}: see README, Drivers" if short else ""
+    remedy = f"too old for {' and '.join(short)}: see docs/install.md, Drivers" if short else ""
     yield Fact("NVIDIA driver", driver + (f" ({least})" if least else ""), remedy)
 
 

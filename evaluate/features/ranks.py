@@ -116,7 +116,7 @@ def _driver() -> str:
     return (
         f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}, the driver is "
         f"{drivers.installed_driver() or 'unknown'}; install a newer driver, or a torch built for an older CUDA "
-        "(README, Drivers)"
+        "(docs/install.md, Drivers)"
     )
 
 

@@ -49,10 +49,11 @@ def why_dali_has_no_gpu() -> str:
     """What keeps DALI from a GPU that PyTorch can use, as far as can be told, and the remedy."""
     builds = dali_builds()
     if len(builds) > 1:
-        return f"{' and '.join(builds)} lie over each other; uninstall them, then install one of them (README, Drivers)"
+        several = " and ".join(builds)
+        return f"{several} lie over each other; uninstall them, then install one of them (docs/install.md, Drivers)"
     for name, cuda in builds.items():
         least = LEAST_DRIVER.get(cuda, "a later version")
-        older = ", or nvidia-dali-cuda120 in its place (README, Drivers)" if cuda > 12 else ""
+        older = ", or nvidia-dali-cuda120 in its place (docs/install.md, Drivers)" if cuda > 12 else ""
         found = installed_driver() or "unknown"
         return f"{name} needs a driver from {least} on, this one is {found}; install a newer one{older}"
     return "is the driver recent enough for its build?"

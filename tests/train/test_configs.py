@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from evaluate.features.ranks import World
 from models.inspect import cost
-from models.registry import model_names
+from models.pretrained import save_pretrained
+from models.registry import create_model, model_names
 from train.config import load_config
 from train.trainer import Trainer
 
@@ -49,7 +50,6 @@ def run_on_two_ranks(ranks, path, folder, data, overrides, count):
         f"output={folder}/run",
         "model.init_from=null",
     ]
-    settings.append("model.init_from=null")
     settings.append("model.compile=false")  # which takes longer than the steps; `test_compile` has it
     (losses, change), (other_losses, other_change) = ranks(2, take_steps, str(path), [*settings, *overrides], count)
     assert torch.isfinite(torch.tensor([*losses, *other_losses])).all() and min(losses) > 0
@@ -60,7 +60,12 @@ def run_on_two_ranks(ranks, path, folder, data, overrides, count):
 def test_config_takes_two_steps(ranks, path, tmp_path, faces):
     given = load_config(path).model.name
     name = "vit_s_kprpe" if given.endswith("kprpe") else SMALLEST[given[0]]
-    run_on_two_ranks(ranks, path, tmp_path, faces, [f"model.name={name}", "model.input_size=36"], 2)
+    overrides = [f"model.name={name}", "model.input_size=36"]
+    if load_config(path).recipe.name == "distill":
+        small = {"name": "mbf", "width": 0.125, "embedding_size": 16, "input_size": 32}
+        save_pretrained(create_model(**small), small, tmp_path / "teacher", card="")
+        overrides += [f"recipe.teacher={tmp_path / 'teacher'}", "recipe.cache=null"]
+    run_on_two_ranks(ranks, path, tmp_path, faces, overrides, 2)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])

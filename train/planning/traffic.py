@@ -172,7 +172,7 @@ def verification_exchanges(
         return []
     exchanges = []
     if statistics:
-        exchanges.append(Exchange("running means and variances", "all_reduce", _FLOAT * statistics))
+        exchanges.append(Exchange("running means and variances", "all_reduce", 2 * _FLOAT * statistics))  # in float64
     for count in images:
         rows = ranks * -(-count // ranks)
         exchanges.append(Exchange("features", "all_gather", _FLOAT * rows * 2 * embedding_size))

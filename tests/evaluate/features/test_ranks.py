@@ -131,4 +131,4 @@ def test_an_error_does_not_wait_for_the_other_ranks(monkeypatch):
 
 
 def test_there_is_a_section_on_drivers():
-    assert "## Drivers" in (Path(__file__).parents[3] / "README.md").read_text()
+    assert "## Drivers" in (Path(__file__).parents[3] / "docs/install.md").read_text()
