@@ -12,8 +12,9 @@ NPROC ?= $(if $(shell nvidia-smi -L 2> /dev/null),1,2)
 train: install data
 	$(BIN)/torchrun --standalone --nproc_per_node=$(NPROC) train/run.py --config $(CONFIG)
 
+# Two processes share the files of tests; more would measure each other.
 test: $(VENV)/test.done lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
