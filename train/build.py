@@ -22,10 +22,14 @@ from pipelines.loading.rates import Share
 from pipelines.sources.collection import DataSet, open_collection
 from pipelines.sources.source import Source
 from train.class_means import set_class_means
-from train.config import Config, Data, Head, Model, settled
+from train.config import Config
 from train.fine_tune import load_centres, stored_classes
 from train.freezing import restrict
 from train.recipes import Recipe
+from train.sections.auto import settled
+from train.sections.data import Data
+from train.sections.head import Head
+from train.sections.model import Model
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 

@@ -11,7 +11,7 @@ from pipelines.common.errors import UserError
 from train.groups import Named, matches, named
 
 if TYPE_CHECKING:  # a config knows nothing of networks
-    from train.config import Model
+    from train.sections.model import Model
 
 
 def restrict(backbone: nn.Module, model: Model) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from pipelines.common.errors import UserError
 
 if TYPE_CHECKING:  # a config names an optimiser, which takes groups
-    from train.config import Group, Optim
+    from train.sections.optim import Group, Optim
 
 # As torch.optim takes them; ``lr_scale`` is a group's share of the rate of a step.
 Groups = list[dict[str, Any]]

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 from losses import PartialFC
-from train.config import Head
+from train.sections.head import Head
 
 
 class HeadSchedule:

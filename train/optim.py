@@ -18,7 +18,7 @@ from train.groups import Groups, parameters_of
 from train.muon import MuonAdamW
 
 if TYPE_CHECKING:  # a config names an optimiser of the table
-    from train.config import Optim, Schedule
+    from train.sections.optim import Optim, Schedule
 
 
 # What makes the optimiser of groups of parameters, by name: a class, whose options are its constructor's. Fused ones

@@ -6,7 +6,8 @@ from typing import Any
 
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
-from train.config import Config, Optim
+from train.config import Config
+from train.sections.optim import Optim
 
 
 def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:

@@ -32,7 +32,7 @@ from train.build import (
     replicate,
 )
 from train.checkpoint import Checkpoints
-from train.config import Config, settled
+from train.config import Config
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.ema import WeightAverage
 from train.freezing import hold_norms
@@ -46,6 +46,7 @@ from train.progress import RunLog, duration, step_line
 from train.recipes import Run, StepResult, create_recipe
 from train.resume import batches_a_step, check_resumable, groups_as_text, regrouped
 from train.run_folder import RunFolder
+from train.sections.auto import settled
 from train.seeds import seed_generators, step_seed
 from train.state import OptimizerState, Part, save_weights
 from train.stop import Signals, Stopped, Votes

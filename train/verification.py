@@ -14,7 +14,8 @@ from pipelines.common.files import distinct_names
 from pipelines.loading.landmarks import Landmarks, landmarks_beside
 from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource
-from train.config import Config, settled
+from train.config import Config
+from train.sections.auto import settled
 
 
 def find_bin(name: str, *train: Path) -> Path:

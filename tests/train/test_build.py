@@ -8,8 +8,11 @@ from evaluate.features.ranks import World
 from pipelines.loading.landmarks import template_landmarks
 from tests.pipelines.face_source import COUNT, FaceSource
 from train.build import build_backbone, build_centre_optimizer, build_head, build_loader, landmarks_of, replicate
-from train.config import Config, Data, Head, Model
+from train.config import Config
 from train.recipes import Recipe
+from train.sections.data import Data
+from train.sections.head import Head
+from train.sections.model import Model
 
 HERE = World(torch.device("cpu"), 0, 1)
 

@@ -10,8 +10,12 @@ import pytest
 from losses import MARGINS
 from models.registry import BACKBONES
 from pipelines.common.errors import UserError
-from train.config import Config, Group, Head, Lora, Model, Stage, TrainingSet, load_config
+from train.config import Config, load_config
 from train.keys import key_table
+from train.sections.data import TrainingSet
+from train.sections.head import Head, Stage
+from train.sections.model import Lora, Model
+from train.sections.optim import Group
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 

@@ -190,8 +190,8 @@ def grown():
 
 def test_a_first_step_left_out_leaves_no_momentum():
     """torch's fused SGD makes the momentum at the first step, of whatever lies in memory where it is left out."""
-    from train.config import Optim
     from train.optim import create_optimizer
+    from train.sections.optim import Optim
 
     layer = nn.Linear(4, 4)
     optimizer = create_optimizer([{"params": list(layer.parameters()), "lr_scale": 1.0}], Optim())

@@ -6,10 +6,10 @@ from torch import nn
 
 from models import create_model
 from tests.train.support import close, curve, finish, learnt
-from train.config import Group, Optim
 from train.groups import trained_groups
 from train.optim import OPTIMIZERS, REFUSED, create_optimizer, set_learning_rate
 from train.recipes import Recipe
+from train.sections.optim import Group, Optim
 from train.state import OptimizerState
 
 

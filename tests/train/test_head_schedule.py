@@ -10,8 +10,8 @@ from tests.losses.families import batch
 from tests.losses.support import close
 from tests.train.support import close as close_curves
 from tests.train.support import curve, finish
-from train.config import Head
 from train.head_schedule import HeadSchedule
+from train.sections.head import Head
 
 
 def test_values():

@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import pytest
 
-from train.config import Schedule
 from train.optim import LearningRate
+from train.sections.optim import Schedule
 
 
 def rates(steps_per_epoch=10, lr=0.4, **options):

@@ -15,12 +15,12 @@ from models import create_model
 from pipelines.common.transfers import HostCopy
 from pipelines.loading.loader import Batch
 from tests.train.support import close, curve, finish
-from train.config import Optim
 from train.groups import trained_groups
 from train.optim import create_optimizer
 from train.recipes import RECIPES, create_recipe
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
+from train.sections.optim import Optim
 
 
 def batch_of(count, size, num_uniforms, clean=False, seed=0):

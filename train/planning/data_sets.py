@@ -7,7 +7,8 @@ from pipelines.common.errors import UserError
 from pipelines.loading.rates import Places
 from pipelines.sources.collection import APART
 from train.build import open_data
-from train.config import Config, Data, TrainingSet
+from train.config import Config
+from train.sections.data import Data, TrainingSet
 
 
 @dataclass(frozen=True)

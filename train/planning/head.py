@@ -15,10 +15,11 @@ from losses import PartialFC, create_margin
 from losses.head.collective import shard_range
 from losses.head.partial_fc import Rows
 from train.build import HALF, build_centre_optimizer
-from train.config import Config, settled
+from train.config import Config
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
 from train.recipes import create_recipe
+from train.sections.auto import settled
 
 # Of one rank, which has nobody to exchange anything with.
 _ALONE = dist.ProcessGroup(0, 1)  # type: ignore[call-arg]  # this constructor is not in the stub

@@ -26,7 +26,7 @@ from models.layers import PReLU
 from models.modes import evaluating
 from pipelines.common.errors import UserError, one_line
 from train.build import HALF
-from train.config import Config, settled
+from train.config import Config
 from train.ema import approach, averaged
 from train.freezing import hold_norms, restrict
 from train.groups import parameters_of, trained_groups
@@ -34,6 +34,7 @@ from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
 from train.recipes import Recipe, create_recipe
+from train.sections.auto import settled
 
 _UNTRACEABLE = (
     DataDependentOutputException,

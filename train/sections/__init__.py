@@ -1,0 +1,1 @@
+"""The sections of a config, by what they are about."""
