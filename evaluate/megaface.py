@@ -14,6 +14,7 @@ import numpy as np
 
 from evaluate.features.options import add_name_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, ranks
+from evaluate.protocols.embeddings import normalised
 from evaluate.protocols.megaface_files import (
     feature_path,
     find_noises,
@@ -96,12 +97,6 @@ def _genuine(probes: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndar
         scores.append(between[i, j])
         searchers.append(rows[i])
     return np.concatenate(scores), np.concatenate(searchers)
-
-
-def normalised(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1; zero rows stay."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms == 0, 1, norms)
 
 
 def without_noise(

@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluate.features.options import add_name_option, add_network_options, load_embedder
 from evaluate.features.ranks import ranks
-from evaluate.megaface import normalised
+from evaluate.protocols.embeddings import normalised
 from evaluate.protocols.resampling import draw, rates
 from evaluate.protocols.tinyface import RANKS, closed_set, read_lists
 from evaluate.reporting.results import write_results

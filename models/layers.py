@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 Width = Annotated[float, Field(gt=0, le=16)]
 DropRate = Annotated[float, Field(ge=0, lt=1)]
 
+# Means and standard deviations of ImageNet's colours in [0, 1], by which many networks normalise.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 def downsampled(size: int, times: int) -> int:
     """Side of a map of ``size`` pixels after ``times`` 3×3 convolutions of stride 2 with padding 1."""

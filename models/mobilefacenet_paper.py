@@ -6,11 +6,8 @@ Tensors are named as in `models.mobilefacenet`; `models.mobilefacenet_files` tra
 import torch
 from torch import Tensor, nn
 
-from models.layers import Width, downsampled
+from models.layers import IMAGENET_MEAN, IMAGENET_STD, Width, downsampled
 from models.mobilefacenet import ConvBlock, GlobalDepthwise, MobileFaceNet, initialise, unit_channels
-
-# Means and standard deviations of ImageNet's colours in [0, 1], by which many networks normalise.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PaperMobileFaceNet(MobileFaceNet):

@@ -5,14 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evaluate.features.embed import embed_batches
 from evaluate.features.ranks import World
+from evaluate.features.readable import embed_readable
 from losses import PartialFC
 from pipelines.common.errors import UserError
 from pipelines.common.progress import with_progress
-from pipelines.loading.decoder import Decoder
-from pipelines.loading.loader import read_batches
-from pipelines.loading.quarantine import Quarantine
 from pipelines.sources.source import Source
 
 IMAGES = 16  # of a class, its first: their mean is close to that of all
@@ -49,20 +46,22 @@ def set_class_means(
     indices, labels = _chosen(source, max(first, head.start), head.stop)
     if len(indices):
         sums = torch.zeros(head.weight.shape)  # on the host, where the order of summation is one's own
-        quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=None)
         size = min(_BATCH, len(indices))
-        batches = read_batches(
+        features, bad_images = embed_readable(
+            backbone,
             source,
             np.split(indices, range(size, len(indices), size)),
-            Decoder(batch_size=size, image_size=image_size, device=world.device, threads=threads),
-            on_bad=lambda index, reason: quarantine.add(index, reason, 0),
+            image_size=image_size,
+            device=world.device,
+            threads=threads,
+            autocast=autocast,
+            max_bad_fraction=max_bad_fraction,
         )
-        features = embed_batches(backbone, (batch.images for batch in batches), autocast=autocast)
         if world.main:
             features = with_progress(features, "class means", len(indices))
         for number, found in enumerate(features):
             part = slice(number * size, number * size + len(found))
-            sound = torch.tensor([int(index) not in quarantine for index in indices[part]])
+            sound = torch.tensor([int(index) not in bad_images for index in indices[part]])
             rows = torch.from_numpy(labels[part] - head.start)
             sums.index_add_(0, rows[sound], F.normalize(found.cpu(), dim=2).sum(1)[sound])
         if not sums.isfinite().all():

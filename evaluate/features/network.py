@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evaluate.features.preprocessing import Preprocessed, Preprocessing, overruled
-from models.mobilefacenet_paper import IMAGENET_MEAN, IMAGENET_STD
+from models.layers import IMAGENET_MEAN, IMAGENET_STD
 from models.weights import load_backbone
 from pipelines.common.errors import UserError
 

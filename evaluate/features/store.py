@@ -1,8 +1,6 @@
 """Embeddings of all images of a source on disk, by index: made once by all ranks, then read row by row."""
 
 import hashlib
-import io
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,21 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluate.features.embed import embed_batches
 from evaluate.features.network import Network
 from evaluate.features.pieces import in_pieces
 from evaluate.features.ranks import World
+from evaluate.features.readable import embed_readable
 from evaluate.protocols.embeddings import finite
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
-from pipelines.loading.decoder import Decoder
-from pipelines.loading.loader import read_batches
-from pipelines.loading.quarantine import Quarantine
-from pipelines.sources.ranges import RangeReader
+from pipelines.sources.rows import RowFile
 from pipelines.sources.source import Source
 
 _LEAST, _MOST_FILES = 1024, 256  # images a file, unless there would be more files than that
-_HEADER = 128  # bytes before the numbers
 _BATCH = 128  # images that are embedded at a time
 _PROBES = 64  # images whose bytes tell a data set from another with the same labels
 
@@ -39,12 +33,12 @@ class EmbeddingStore:
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
         self.rows = max(_LEAST, -(-count // _MOST_FILES))
-        self._files: dict[int, _File] = {}
+        self._files: dict[int, RowFile] = {}
 
     @property
     def dimension(self) -> int:
         """Numbers of an embedding, once there is one."""
-        return self._file(0).dimension
+        return self._file(0).shape[2]
 
     def missing(self) -> list[int]:
         """The numbers of the files that are not there; the folder is listed, for a network's disk may remember that a
@@ -77,10 +71,7 @@ class EmbeddingStore:
         world.barrier()  # all have looked before the first writes
         share = missing[slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))]
         if share:
-            quarantine = Quarantine(source, max_fraction=max_bad_fraction, path=None)
-            size = min(_BATCH, self.count)
-            decoder = Decoder(batch_size=size, image_size=network.input_size, device=world.device, threads=threads)
-            self._embed(share, network, source, decoder, quarantine, autocast, show=world.main)
+            self._embed(share, network, source, world, threads, autocast, max_bad_fraction)
         world.barrier()
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
@@ -103,22 +94,25 @@ class EmbeddingStore:
         numbers: list[int],
         network: Network,
         source: Source,
-        decoder: Decoder,
-        quarantine: Quarantine,
+        world: World,
+        threads: int,
         autocast: torch.dtype | None,
-        show: bool,
+        max_bad_fraction: float,
     ) -> None:
         parts = [np.arange(n * self.rows, min((n + 1) * self.rows, self.count)) for n in numbers]
-        batches = read_batches(
+        features, bad_images = embed_readable(
+            network.model,
             source,
-            (batch for part in parts for batch in np.split(part, range(_BATCH, len(part), _BATCH))),
-            decoder,
-            on_bad=lambda index, reason: quarantine.add(index, reason, 0),
+            [batch for part in parts for batch in np.split(part, range(_BATCH, len(part), _BATCH))],
+            image_size=network.input_size,
+            device=world.device,
+            threads=threads,
+            autocast=autocast,
+            max_bad_fraction=max_bad_fraction,
         )
-        features = embed_batches(network.model, (batch.images for batch in batches), autocast=autocast)
-        joined = in_pieces(features, list(map(len, parts)), show=show)
+        joined = in_pieces(features, list(map(len, parts)), show=world.main)
         for number, part, piece in zip(numbers, parts, joined, strict=True):
-            bad = np.array([int(index) in quarantine for index in part])
+            bad = np.array([int(index) in bad_images for index in part])
             with np.errstate(invalid="ignore"):  # 0 / 0 is told as what it is, not finite
                 piece /= np.linalg.norm(piece, axis=2, keepdims=True)
             finite(piece[~bad], "the network's embeddings", _names(source, part[~bad]))
@@ -129,34 +123,23 @@ class EmbeddingStore:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npy"
 
-    def _file(self, number: int) -> "_File":
+    def _file(self, number: int) -> RowFile:
         if number not in self._files:
             rows = min(self.rows, self.count - number * self.rows)
-            self._files[number] = _File(self._path(number), rows)
+            self._files[number] = _open(self._path(number), rows)
         return self._files[number]
 
 
-class _File:
-    """A file of a store, open."""
-
-    def __init__(self, path: Path, rows: int) -> None:
-        self._reader = RangeReader(path)
-        header = io.BytesIO(self._reader.read(0, min(_HEADER, self._reader.size)).tobytes())
-        try:
-            np.lib.format.read_magic(header)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
-        except ValueError:
-            shape, fortran, dtype = (), False, np.dtype("<f2")
-        self._start = header.tell()
-        whole = len(shape) == 3 and self._reader.size == self._start + 2 * math.prod(shape)
-        if not whole or shape[:2] != (rows, 2) or fortran or dtype != np.dtype("<f2"):
-            raise UserError(f"{path} is damaged, or no store of embeddings: remove it, and it is made anew")
-        self.dimension = shape[2]
-
-    def read(self, row: int, view: int) -> np.ndarray:
-        """An embedding float16 (d,)."""
-        length = 2 * self.dimension
-        return self._reader.read(self._start + (2 * row + view) * length, length).view("<f2")
+def _open(path: Path, rows: int) -> RowFile:
+    """A file of a store, of so many images."""
+    try:
+        file = RowFile(path)
+        sound = file.shape[:2] == (rows, 2) and len(file.shape) == 3 and file.dtype == np.dtype("<f2")
+    except ValueError:
+        sound = False
+    if not (sound and file.in_rows and file.whole):
+        raise UserError(f"{path} is damaged, or no store of embeddings: remove it, and it is made anew")
+    return file
 
 
 def store_key(network: Network, source: Source) -> str:

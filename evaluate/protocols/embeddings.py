@@ -1,4 +1,4 @@
-"""What every protocol asks of embeddings before it measures anything: one row an image, and numbers that are finite."""
+"""What protocols ask of embeddings before they measure anything: a row an image, finite numbers, one length."""
 
 from collections.abc import Callable
 
@@ -36,3 +36,9 @@ def finite(values: np.ndarray, what: str, name: Callable[[int], str] = "image {}
         bad = np.flatnonzero(~sound)
         raise UserError(f"{what} are not finite for {len(bad)} of {len(values)} images, the first is {name(bad[0])}")
     return values
+
+
+def normalised(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1; zero rows stay."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms == 0, 1, norms)

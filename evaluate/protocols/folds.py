@@ -124,7 +124,7 @@ def _accuracy_at(best: np.ndarray, correct: np.ndarray, totals: np.ndarray) -> n
         return right / totals.sum(axis=-1)
 
 
-def resampled(result: "VerificationResult", same: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+def resampled(result: VerificationResult, same: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
     """``accuracy`` and ``val`` (B,) of the set with its pairs resampled within their folds by ``signs`` (B, P).
 
     The sets name nobody, so a pair stands for itself; where people are in several pairs, intervals from this are

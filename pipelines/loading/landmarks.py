@@ -3,7 +3,6 @@
 They are (x, y) as parts of the image's sides, float32 (b, 5, 2): (0, 0) is the corner of its first pixel.
 """
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +11,11 @@ from torch import Tensor
 
 from pipelines.common.alignment import relative_template
 from pipelines.common.errors import UserError
-from pipelines.sources.ranges import RangeReader
+from pipelines.sources.rows import RowFile
 
 Landmarks = Callable[[np.ndarray], np.ndarray]  # indices int64 (b,) → landmarks float32 (b, 5, 2)
 
 _MIRRORED = [1, 0, 2, 4, 3]  # left and right change places
-_HEADER = 256  # bytes in which the header of a .npy file ends
-_ROW = 5 * 2 * 4  # bytes of an image
 
 
 def template_landmarks(indices: np.ndarray) -> np.ndarray:
@@ -45,24 +42,20 @@ class LandmarkFile:
     """
 
     def __init__(self, path: Path, count: int) -> None:
-        self._reader = RangeReader(path)
-        header = io.BytesIO(self._reader.read(0, min(_HEADER, self._reader.size)).tobytes())
+        self._path = path
         try:
-            np.lib.format.read_magic(header)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+            self._rows = RowFile(path)
         except ValueError:
             raise UserError(
                 f"{path} is no .npy file of landmarks: write float32 (images, 5, 2) by numpy.save"
             ) from None
-        if shape != (count, 5, 2) or fortran or dtype != np.dtype("<f4"):
+        shape, dtype = self._rows.shape, self._rows.dtype
+        if shape != (count, 5, 2) or not self._rows.in_rows or dtype != np.dtype("<f4"):
             raise UserError(f"{path} holds {dtype} {shape}; landmarks of this data set are float32 ({count}, 5, 2)")
-        self._start = header.tell()
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
-        begins = self._start + _ROW * np.asarray(indices, np.int64)
-        rows = [self._reader.read(int(begin), _ROW).view("<f4").reshape(5, 2) for begin in begins]
-        landmarks = np.stack(rows)
+        landmarks = np.stack([self._rows.read(int(index)) for index in indices])
         sound = np.isfinite(landmarks).all(axis=(1, 2))
         if not sound.all():
-            raise UserError(f"{self._reader.path}: the landmarks of image {indices[~sound][0]} are not finite")
+            raise UserError(f"{self._path}: the landmarks of image {indices[~sound][0]} are not finite")
         return landmarks

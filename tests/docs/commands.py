@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+from tests.docs.blocks import ROOT
 from train.config import load_config
 from train.console import COMMANDS
-
-ROOT = Path(__file__).resolve().parents[2]
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _MODULE = re.compile(r"(?:^|\s)-m ([\w.]+)")

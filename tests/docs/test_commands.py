@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.docs.commands import ROOT, Command, commands, take
+from tests.docs.blocks import ROOT
+from tests.docs.commands import Command, commands, take
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [command for page in PAGES for command in commands(page)]

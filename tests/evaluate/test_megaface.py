@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evaluate import megaface as command
-from evaluate.megaface import megaface, normalised, without_noise
+from evaluate.megaface import megaface, without_noise
+from evaluate.protocols.embeddings import normalised
 from evaluate.protocols.megaface_files import (
     feature_path,
     find_noises,

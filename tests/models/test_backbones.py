@@ -15,9 +15,9 @@ from models.inspect import activation_bytes
 from models.ir import IR
 from models.iresnet import IResNet, projection
 from models.kprpe import KeypointTransformer
-from models.layers import DropPath, PReLU
 from models.mobilefacenet import MobileFaceNet
 from models.vit import TransFace, VisionTransformer
+from tests.models.support import close, with_statistics
 
 # (family, backbone) in the manifest -> arguments of create_model
 PUBLISHED = {
@@ -85,11 +85,6 @@ def test_embeddings_are_the_published_ones(shared, fill, name):
             close(output.patch_std, expected[f"{key}.patch_std"])
 
 
-def close(found, expected, tolerance=1e-4):
-    expected = np.asarray(expected)
-    assert np.linalg.norm(found.detach().numpy() - expected) <= tolerance * np.linalg.norm(expected)
-
-
 def naive_ir(model, images, depths, channels=(64, 128, 256, 512)):
     """AdaFace's network written out from its state dict."""
     state = model.state_dict()
@@ -135,18 +130,6 @@ def test_adaface_against_its_formula(name, depths):
         close(model(images), naive_ir(model, images, depths), 1e-5)
         model.bgr = True
         close(model(images), naive_ir(model, images[:, [2, 1, 0]], depths), 1e-5)
-
-
-def with_statistics(model):
-    """The model in evaluation mode, its batch norms no longer the identity, its maps of one magnitude."""
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
 
 
 def test_squeeze_excite_of_iresnet_gates_each_branch():
@@ -287,121 +270,6 @@ def test_width_scales_the_channels(name, scaled, kept):
     for tensor in scaled:
         assert half[tensor][0] * 2 == whole[tensor][0]
     assert half[kept] == whole[kept]
-
-
-def test_prelu_is_pytorchs():
-    torch.manual_seed(0)
-    x = torch.randn(3, 5, 4, 4, dtype=torch.float64).requires_grad_()
-    mine, theirs = PReLU(5).double(), nn.PReLU(5).double()
-    for slope in (torch.rand(5), -torch.rand(5), 2 * torch.rand(5)):
-        results = []
-        for module in (mine, theirs):
-            with torch.no_grad():
-                module.weight.copy_(slope)
-            x.grad = module.weight.grad = None
-            y = module(x)
-            (y * torch.arange(y.numel()).reshape(y.shape).cos()).sum().backward()
-            results.append((y.detach(), x.grad, module.weight.grad))
-        for a, b in zip(*results):
-            torch.testing.assert_close(a, b)
-
-
-def test_drop_path_drops_whole_samples_and_keeps_the_mean():
-    torch.manual_seed(0)
-    layer = DropPath(0.25).train()
-    y = layer(torch.ones(4000, 3, 2))
-    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert (y == y[:, :1, :1]).all()
-    assert y.mean().item() == pytest.approx(1, abs=0.05)
-    assert torch.equal(layer.eval()(y), y)
-
-
-def test_drop_path_grows_with_depth():
-    rates = [block.drop_path.p for block in VisionTransformer(32, 12, input_size=27, drop_path=0.11).blocks]
-    assert rates == pytest.approx([0.01 * i for i in range(12)])
-
-
-def test_masked_patches_are_replaced_by_the_mask_token():
-    torch.manual_seed(0)
-    model = VisionTransformer(32, 4, input_size=45, mask_ratio=0.5, drop_path=0.0).train()
-    images = torch.rand(3, 3, 45, 45)
-    tokens = model.tokens(images)
-    masked = (tokens == model.mask_token).all(2)
-    assert masked.sum(1).tolist() == [13] * 3  # of 25, int(12.5) are kept
-    assert not torch.equal(masked[0], masked[1])
-    # What is kept is what the blocks make of these patches alone, in their places.
-    embedded = model.patch_embed(images) + model.pos_embed
-    for i in range(3):
-        alone = embedded[i : i + 1, ~masked[i]]
-        for block in model.blocks:
-            alone = block(alone)
-        torch.testing.assert_close(tokens[i, ~masked[i]], model.norm(alone)[0], rtol=1e-4, atol=1e-5)
-    assert not (model.eval().tokens(images) == model.mask_token).all(2).any()
-
-
-def with_registers(**options):
-    torch.manual_seed(0)
-    return VisionTransformer(32, 3, 16, 45, drop_path=0.0, **{"registers": 4} | options)
-
-
-def test_registers_are_tokens_of_the_blocks_alone():
-    """A masked-attention computation of the same: patches attend to registers, and the embedding sees only patches."""
-    model = with_registers().eval()
-    plain = VisionTransformer(32, 3, 16, 45)
-    own = {name: tensor for name, tensor in model.state_dict().items() if name != "register_tokens"}
-    plain.load_state_dict(own)  # every other tensor is the plain network's
-    images = torch.rand(2, 3, 45, 45)
-    x = F.conv2d(images, own["patch_embed.proj.weight"], own["patch_embed.proj.bias"], stride=9)
-    x = torch.cat([x.flatten(2).transpose(1, 2) + own["pos_embed"], model.register_tokens.expand(2, -1, -1)], 1)
-    for i in range(3):
-        block = {name.removeprefix(f"blocks.{i}."): tensor for name, tensor in own.items() if f"blocks.{i}." in name}
-        y = F.layer_norm(x, (32,), block["norm1.weight"], block["norm1.bias"])
-        q, k, v = (y @ block["attn.qkv.weight"].T).view(2, 29, 3, 8, 4).permute(2, 0, 3, 1, 4)
-        y = ((q @ k.mT / 2).softmax(3) @ v).transpose(1, 2).reshape(2, 29, 32)
-        x = x + y @ block["attn.proj.weight"].T + block["attn.proj.bias"]
-        y = F.layer_norm(x, (32,), block["norm2.weight"], block["norm2.bias"])
-        y = F.relu6(y @ block["mlp.fc1.weight"].T + block["mlp.fc1.bias"])
-        x = x + y @ block["mlp.fc2.weight"].T + block["mlp.fc2.bias"]
-    with torch.no_grad():
-        close(model.tokens(images), F.layer_norm(x[:, :25], (32,), own["norm.weight"], own["norm.bias"]), 1e-5)
-        assert not torch.allclose(model(images), plain.eval()(images), rtol=1e-3)
-        assert model(images).shape == (2, 16)
-
-
-@pytest.mark.parametrize("masked, counts", [(False, {12}), (True, {11, 12, 13, 14})])
-def test_registers_stay_unless_they_are_masked(masked, counts):
-    """Of 25 patches int(12.5) are kept, or of 29 tokens int(14.5), with 0 to 4 registers among them."""
-    model = with_registers(mask_ratio=0.5, mask_registers=masked).train()
-    seen = []
-    model.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    tokens = model.tokens(torch.rand(16, 3, 45, 45))
-    kept = (tokens != model.mask_token).any(2).sum(1)
-    assert tokens.shape == (16, 25, 32) and counts >= set(kept.tolist())
-    assert seen[0].shape[1] == (14 if masked else 16)
-    registers = (seen[0].unsqueeze(2) == model.register_tokens).all(3).any(2).sum(1)
-    assert torch.equal(kept + registers, torch.full((16,), seen[0].shape[1]))
-    assert masked == (len(registers.unique()) > 1)
-
-
-def test_published_names_and_count_of_vit_8r():
-    """ViT-FR-Registers adds ``register_tokens`` (1, 8, 512) to arcface_torch's tensors, and nothing else."""
-    with torch.device("meta"):
-        plain, registers = create_model("vit_b"), create_model("vit_b", registers=8)
-    found = {name: tensor.shape for name, tensor in registers.state_dict().items()}
-    assert found.pop("register_tokens") == (1, 8, 512)
-    assert found == {name: tensor.shape for name, tensor in plain.state_dict().items()}
-
-
-def test_published_regularisation_of_the_vits():
-    def rates(name):
-        with torch.device("meta"):
-            model = create_model(name)
-        return model.blocks[-1].drop_path.p, model.mask_ratio
-
-    assert {rates(name) for name in ("vit_t", "vit_s", "vit_b", "transface_t", "transface_s")} == {(0.1, 0.1)}
-    assert rates("vit_t_dp005_mask0") == rates("vit_s_dp005_mask_0") == (0.05, 0)
-    assert rates("vit_b_dp005_mask_005") == rates("vit_l") == rates("transface_l") == (0.05, 0.05)
-    assert rates("vit_h") == (0.1, 0)
 
 
 @each_small

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from evaluate.features.network import load_network
 from models import create_model
 from models.weights import load_backbone, load_weights
-from tests.models.support import small
-from tests.models.test_backbones import with_statistics
+from tests.models.support import small, with_statistics
 
 # Expansion, channels, repetitions and stride of the bottlenecks in the paper's table 1.
 TABLE = [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]
