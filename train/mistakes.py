@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from reprlib import repr as brief
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -31,8 +31,14 @@ def explain(error: ValidationError, root: type[Section], tree: Mapping[str, Any]
 
 def _explain_types(key: Sequence[int | str], problems: Sequence[Mapping[str, Any]]) -> str:
     """A value that is none of the types that its key may have."""
-    wanted = [problem["msg"].partition(",")[0].removeprefix("Input should be ") for problem in problems]
+    wanted = [_wanted(problem) for problem in problems]
     return f"{'.'.join(map(str, key))}: must be {' or '.join(wanted)}, not {brief(problems[0]['input'])}"
+
+
+def _wanted(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "literal_error":
+        return problem["ctx"]["expected"].replace(" or ", ", ")
+    return problem["msg"].partition(",")[0].removeprefix("Input should be ")
 
 
 def _explain(problem: Mapping[str, Any], root: type[Section], options: Mapping[str, list[str]]) -> str:
@@ -72,8 +78,22 @@ def _nearest(section: str, key: str, root: type[Section], options: Mapping[str, 
     """The known key that is most like this one, of equals the one in its own section; None where none is near."""
     known = [("", name) for name in root.model_fields if not section or name not in options]
     known += [(name, k) for name, kind in root.sections().items() for k in [*kind.model_fields, *options[name]]]
+    if section not in options and (inner := _section_at(section, root)):  # within another, or a list
+        known += [(section, k) for k in inner.model_fields]
     near = max(known, key=lambda other: (_likeness(key.lower(), other[1]), other[0] == section))
     return ".".join(filter(None, near)) if _likeness(key.lower(), near[1]) >= _NEAR else None
+
+
+def _section_at(path: str, root: type[Section]) -> type[Section] | None:
+    """The section that lies at ``data.train.0``, say."""
+    found: type[Section] | None = root
+    for part in path.split("."):
+        if found is None or part.isdecimal():
+            continue
+        kind = found.model_fields[part].annotation if part in found.model_fields else None
+        sections = [each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, Section)]
+        found = sections[0] if sections else None
+    return found
 
 
 def _likeness(word: str, known: str) -> float:
