@@ -8,8 +8,8 @@ gains: the share whose nearest identity is the right one (rank-1; an identity is
 set), and the share of pairs of one identity that are more alike than one in a thousand pairs of two (TAR at FAR 1e-3).
 Verification sets tell what it costs.
 
-Errors are standard errors of the differences before and after, from the identities or the folds, in each of which the
-splits are averaged. What is done in the folder of the runs is not done again.
+Errors are standard errors of the differences before and after, from the identities or the folds: what several splits
+say of one of them counts once. What is done in the folder of the runs is not done again.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from evaluate.features.embed import Embedder
 from evaluate.features.network import load_network
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import World, take_device
-from evaluate.protocols.folds import verify
+from evaluate.protocols.folds import FOLDS, verify
 from models.weights import load_backbone
 from pipelines.common.command import at_least, run
 from pipelines.common.errors import UserError
@@ -45,8 +45,9 @@ Figures = dict[str, list[float]]
 
 
 class Split(NamedTuple):
-    """Indices of images (n, k) for tuning, a row an identity, and the others of these identities with their rows."""
+    """Labels (n,) of the identities, indices (n, k) of images for tuning, and their other images with their rows."""
 
+    labels: np.ndarray
     tuning: np.ndarray
     held_out: np.ndarray
     rows: np.ndarray
@@ -60,12 +61,11 @@ def draw(source: Source, identities: int, images: int, seed: int) -> Split:
     able = np.flatnonzero(counts >= images + 2)
     if len(able) < identities:
         raise UserError(f"only {len(able)} identities have {images + 2} images: ask for fewer with --identities")
-    shuffled = [
-        generator.permutation(np.flatnonzero(labels == label)) for label in generator.permutation(able)[:identities]
-    ]
+    chosen = generator.permutation(able)[:identities]
+    shuffled = [generator.permutation(np.flatnonzero(labels == label)) for label in chosen]
     held_out = [of_one[images:] for of_one in shuffled]
     rows = np.repeat(np.arange(identities), [len(of_one) for of_one in held_out])
-    return Split(np.stack([of_one[:images] for of_one in shuffled]), np.concatenate(held_out), rows)
+    return Split(chosen, np.stack([of_one[:images] for of_one in shuffled]), np.concatenate(held_out), rows)
 
 
 def write(source: Source, split: Split, folder: Path) -> None:
@@ -150,14 +150,17 @@ def tune(network: Path, data: Path, output: Path, options: argparse.Namespace, s
         train(config, world)
 
 
-def compared(before: list[Figures], after: list[Figures]) -> list[results.Row]:
-    """A row for each figure, in percent, over the splits."""
+def compared(before: list[Figures], after: list[Figures], units: list[np.ndarray]) -> list[results.Row]:
+    """A row for each figure, in percent, over the splits; ``units`` number the identities or folds of each."""
     rows: list[results.Row] = []
+    _, unit = np.unique(np.concatenate(units), return_inverse=True)
     for name in before[0]:
-        old, new = (100 * np.array([figures[name] for figures in each]) for each in (before, after))
-        gain = (new - old).mean(0)
-        error = gain.std(ddof=1) / len(gain) ** 0.5
-        rows.append({"figure": name, "before": old.mean(), "after": new.mean(), "gain": gain.mean(), "error": error})
+        old, new = (100 * np.concatenate([figures[name] for figures in each]) for each in (before, after))
+        gains = new - old
+        mean = gains.mean()
+        deviations = np.bincount(unit, gains - mean)
+        error = (len(deviations) / (len(deviations) - 1) * (deviations**2).sum()) ** 0.5 / len(gains)
+        rows.append({"figure": name, "before": old.mean(), "after": new.mean(), "gain": mean, "error": error})
     return rows
 
 
@@ -184,18 +187,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
     network, source = options.network.resolve(), open_source(options.data)
-    before, after = list[Figures](), list[Figures]()
+    people, sets = (list[Figures](), list[Figures]()), (list[Figures](), list[Figures]())
+    drawn: list[np.ndarray] = []
     for seed in options.splits:
         folder = options.runs.resolve() / f"{options.identities}x{options.images}_{seed}"
         split, output = draw(source, options.identities, options.images, seed), folder / options.name
+        drawn.append(split.labels)
         if not (folder / "data").exists():
             write(source, split, folder / "data")
         tune(network, folder / "data", output, options, seed)
-        for checkpoint, place, found in ((network, folder, before), (output, output, after)):
-            figures = measured(checkpoint, source, split, place / "identities.json", options.threads)
-            where = options.runs.resolve() / "sets.json" if checkpoint == network else place / "sets.json"
-            found.append(figures | verified(checkpoint, options.bins, where, options.threads))
-    rows = compared(before, after)
+        where = (network, folder, options.runs.resolve()), (output, output, output)
+        for (checkpoint, of_split, shared), of_people, of_sets in zip(where, people, sets):
+            of_people.append(measured(checkpoint, source, split, of_split / "identities.json", options.threads))
+            of_sets.append(verified(checkpoint, options.bins, shared / "sets.json", options.threads))
+    rows = compared(*people, drawn) + compared(*sets, [np.arange(FOLDS)] * len(drawn))
     title = f"{options.identities} identities x {options.images} images, splits {options.splits}"
     results.show([printed(row) for row in rows], title)
     print(results.save(f"few_shot_{options.name}", rows, options.output))

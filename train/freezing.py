@@ -33,7 +33,11 @@ def restrict(backbone: nn.Module, model: Model) -> None:
     if model.lora:
         add_lora(backbone, model.lora.rank, model.lora.alpha, model.lora.match)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
-        raise UserError("model.freeze leaves nothing of the backbone to train; freeze less, or set model.lora")
+        names = ", ".join(each.name for each in parameters[-3:])
+        raise UserError(
+            "model.freeze leaves nothing of the backbone to train; freeze less, or set model.lora. "
+            f"Its last names are {names}"
+        )
 
 
 def hold_norms(backbone: nn.Module, model: Model) -> None:

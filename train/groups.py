@@ -84,7 +84,9 @@ def _rule(each: Named, groups: Sequence[Group]) -> int:
 
 
 def matches(each: Named, match: str) -> bool:
-    """Whether ``norms``, ``biases`` or a pattern of names means this parameter."""
+    """Whether ``norms``, ``biases`` or a pattern of names means this parameter; behind a ``!``, whether it does not."""
+    if match.startswith("!"):
+        return not matches(each, match[1:])
     if match == "norms":
         return each.of_norm
     return each.name.endswith("bias") if match == "biases" else fnmatchcase(each.name, match)

@@ -55,8 +55,10 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
 
 
 def groups_as_text(optim: Optim) -> str:
-    """``optim.groups`` as a checkpoint notes them."""
-    return json.dumps([group.model_dump(exclude_defaults=True) for group in optim.groups])
+    """``optim.groups`` and the shares of the rate beside them, unless these are 1, as a checkpoint notes them."""
+    groups = json.dumps([group.model_dump(exclude_defaults=True) for group in optim.groups])
+    shares = {name: getattr(optim, name) for name in ("backbone_lr", "layer_decay")}
+    return groups + "".join(f", {name} {share:g}" for name, share in shares.items() if share != 1)
 
 
 def regrouped(meta: dict[str, Any], ours: dict[str, Any]) -> str | None:

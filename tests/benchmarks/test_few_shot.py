@@ -24,7 +24,7 @@ def test_splits():
     source = FaceSource(labels=labels)
     split = draw(source, identities=4, images=2, seed=3)
     of_tuning = labels[split.tuning]
-    assert split.tuning.shape == (4, 2) and (of_tuning == of_tuning[:, :1]).all()
+    assert split.tuning.shape == (4, 2) and (of_tuning == split.labels[:, None]).all()
     assert sorted(of_tuning[:, 0]) == [0, 2, 3, 4]
     assert (labels[split.held_out] == of_tuning[split.rows, 0]).all()
     assert sorted([*split.tuning.ravel(), *split.held_out]) == list(np.flatnonzero(labels != 1))
@@ -67,16 +67,22 @@ def test_figures():
 
 
 def test_what_is_compared():
-    before, after = [{"x": [0.5, 0.6, 0.7]}, {"x": [0.5, 0.5, 0.5]}], [{"x": [0.6, 0.6, 0.9]}, {"x": [0.5, 0.6, 0.5]}]
-    (row,) = compared(before, after)
-    gains = np.array([5, 5, 10])
-    assert row["before"] == pytest.approx(55) and row["after"] == pytest.approx(61.6666, rel=1e-4)
+    """Of one split a mean and its error; of several, each identity's gains go together."""
+    before, after = {"x": [0.5, 0.6, 0.7]}, {"x": [0.6, 0.6, 0.9]}
+    (row,) = compared([before], [after], [np.array([7, 3, 4])])
+    gains = np.array([10, 0, 20])
+    assert row["before"] == pytest.approx(60) and row["after"] == pytest.approx(70)
     assert row["gain"] == pytest.approx(gains.mean()) and row["error"] == pytest.approx(gains.std(ddof=1) / 3**0.5)
+    turned = [{"x": figures["x"][::-1]} for figures in (before, after)]
+    (again,) = compared([before, turned[0]], [after, turned[1]], [np.array([7, 3, 4]), np.array([4, 3, 7])])
+    assert again == pytest.approx(row)
+    (other,) = compared([before, before], [after, after], [np.array([7, 3, 4]), np.array([1, 2, 5])])
+    assert other["error"] == pytest.approx(np.tile(gains, 2).std(ddof=1) / 6**0.5)
 
 
 def test_the_config():
     config = load_config(CONFIG)
-    assert config.model.lora and config.head.init == "class_means"
+    assert config.model.freeze == ["!fc.weight"] and config.head.init == "class_means"
 
 
 @pytest.mark.slow

@@ -51,6 +51,14 @@ def test_what_is_frozen():
     }
 
 
+def test_all_but_one():
+    model = create_model("r18", 16, 32, width=0.125)
+    restrict(model, section(["!fc.weight"]))
+    assert trained(model) == {"fc.weight"}
+    hold_norms(model.train(), section(["!fc.weight"]))
+    assert not any(module.training for module in model.modules() if "Norm" in type(module).__name__)
+
+
 def test_a_norm_without_parameters_is_named_like_others():
     model = create_model("ir_18", 16, 32).train()
     hold_norms(model, section())
@@ -65,7 +73,7 @@ def test_mistakes():
         ValueError, match=r"model.freeze: layer5.\* matches no trained parameter; names are such as conv1"
     ):
         restrict(model, section(["layer5.*"]))
-    with pytest.raises(ValueError, match="leaves nothing of the backbone to train"):
+    with pytest.raises(ValueError, match=r"leaves nothing of the backbone to train.* names are fc.weight, fc.bias"):
         restrict(model, section(["*"]))
 
 

@@ -9,6 +9,7 @@ from tests.train.support import close, curve, finish, learnt
 from train.groups import trained_groups
 from train.optim import OPTIMIZERS, REFUSED, create_optimizer, set_learning_rate
 from train.recipes import Recipe
+from train.resume import groups_as_text, regrouped
 from train.sections.optim import Group, Optim
 from train.state import OptimizerState
 
@@ -255,3 +256,11 @@ def test_runs_go_on_with_their_groups(config, tmp_path):
     said = finish(config, f"output={parts}", *every, "schedule.epochs=2", "optim.groups=[{match: biases, lr: 2}]")
     before = '[{"match": "layers.0.*", "lr": 0.5}, {"match": "biases", "weight_decay": 0.0}]'
     assert f'optim.groups: {before} up to step 8, from here on [{{"match": "biases", "lr": 2.0}}]' in said
+
+
+def test_shares_of_the_rate_are_told():
+    before, now = (groups_as_text(optim) for optim in (Optim(), Optim(layer_decay=0.75, backbone_lr=0.1)))
+    assert regrouped({"step": 8}, {"groups": before}) is None
+    told = "optim.groups: [] up to step 8, from here on [], backbone_lr 0.1, layer_decay 0.75"
+    assert regrouped({"groups": before, "step": 8}, {"groups": now}) == told
+    assert regrouped({"groups": now, "step": 8}, {"groups": now}) is None

@@ -31,8 +31,8 @@ class Model(OpenSection):
     )
     freeze: list[str] = Field(
         [],
-        description="parameters that are not trained: norms, biases, or patterns of names, such as layer1.*; batch "
-        "norms frozen whole keep their running statistics and normalise by them",
+        description="parameters that are not trained: norms, biases, or patterns of names, such as layer1.*, or "
+        "!fc.weight for all but that; batch norms frozen whole keep their running statistics and normalise by them",
     )
     lora: Lora | None = Field(
         None, description="train updates of low rank instead of the weights; they are part of the saved ones"

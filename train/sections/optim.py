@@ -23,8 +23,8 @@ from train.section import OpenSection, Section, one_of
 class Group(Section):
     match: str = Field(
         min_length=1,
-        description="norms, biases, or a pattern of parameters' names, such as layer1.*; those of a recipe begin with "
-        "recipe.",
+        description="norms, biases, or a pattern of parameters' names, such as layer1.*; ! in front means all others; "
+        "those of a recipe begin with recipe.",
     )
     weight_decay: float | None = Field(None, ge=0, description="of these parameters; null takes optim's")
     lr: PositiveFloat = Field(1.0, description="their share of the learning rate, beside backbone_lr")
