@@ -14,7 +14,7 @@ from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
 
-FMRS = (1e-3, 1e-4)
+FMRS = (1e-2, 1e-3, 1e-4)
 SHARES = np.linspace(0, 0.5, 101)  # where a curve is kept for a report
 REPORTED = (0.0, 0.1, 0.2)
 PAUC_LIMIT = 0.2
@@ -46,8 +46,8 @@ class Pairs:
 
 
 def reachable(impostors: int) -> list[float]:
-    """Those of FMRS that one false match or more makes among so many impostor pairs."""
-    return [fmr for fmr in FMRS if round(fmr * impostors) >= 1]
+    """The two least of FMRS that one false match or more makes among so many impostor pairs."""
+    return [fmr for fmr in FMRS if fmr * impostors * (1 + 1e-12) >= 1][-2:]
 
 
 def breakdown(pairs: Pairs) -> ByFmr:

@@ -116,7 +116,7 @@ def _breakdown(
     scores, same, person = 1 - judged.distances / 2, judged.same, judged.beside.person
     thresholds = {fmr: threshold_at(scores[~same], fmr) for fmr in reachable(int((~same).sum()))}
     if not thresholds:
-        say(f"{name}: {(~same).sum()} impostor pairs tell nothing of FMR 1e-3, so no figures by quality or group")
+        say(f"{name}: {(~same).sum()} impostor pairs tell nothing of FMR 1e-2, so no figures by quality or group")
         return None
     kept, pairs = ((), None) if group is None else pair_groups((group[::2], group[1::2]), names, same, name)
     return breakdown(

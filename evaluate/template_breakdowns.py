@@ -50,7 +50,7 @@ def template_breakdown(
     roc = Roc(scores, same, lambda i: exact(vectors, vectors, first[i], second[i]), error)
     thresholds = {fmr: roc.at(fmr, "at_most").threshold for fmr in reachable(len(roc.impostor))}
     if not thresholds:
-        say(f"{len(roc.impostor)} impostor pairs tell nothing of FMR 1e-3, so no figures by quality or group")
+        say(f"{len(roc.impostor)} impostor pairs tell nothing of FMR 1e-2, so no figures by quality or group")
         return None
     scores = scores.astype(np.float64)
     for threshold in thresholds.values():

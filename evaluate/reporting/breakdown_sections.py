@@ -26,9 +26,9 @@ def _discard(page: Page, name: str, quality: str, fmr: str, models: Mapping[str,
     first = next(iter(models.values()))
     page.section(
         f"{name}: errors by quality ({quality}) at FMR {fmr}",
-        f"False non-match rate of {first.genuine:,} genuine pairs in percent, when those of the lowest quality are left "
-        "out; the threshold is chosen on all pairs and stays. A quality that tells nothing leaves the line level. In "
-        "brackets, and shaded, 95 % intervals by resampling people, or pairs where nobody is named. Refused in all: "
+        f"False non-match rate of {first.genuine:,} genuine pairs in percent, without those of the lowest quality; the "
+        "threshold is chosen on all pairs and stays. A quality that tells nothing leaves the line level. In brackets, "
+        "and shaded, 95 % intervals by resampling people, or pairs where nobody is named. Refused in all: "
         + ", ".join(f"{part.refused:,} ({model})" for model, part in models.items())
         + ".",
     )
