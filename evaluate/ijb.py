@@ -28,11 +28,13 @@ from evaluate.protocols.ijb_lists import IJB, TARGETS, Images, TemplateList
 from evaluate.protocols.resampling import draw, impostor_limits, people, rates_above
 from evaluate.protocols.roc import RULES, Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
+from evaluate.protocols.side_lists import read_groups
 from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import HardPair, Joint, OneToMany, OneToOne, OpenSet, PairKind, Settings
-from evaluate.reporting.tables import print_rates
+from evaluate.reporting.tables import print_breakdown, print_rates
 from evaluate.reporting.uncertainty import uncertainty
+from evaluate.template_breakdowns import image_qualities, template_breakdown
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
@@ -166,6 +168,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--flip", choices=FLIPS, default="sum", help="how the two views are joined")
     parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an image vector's length")
     parser.add_argument("--no-detector-score", action="store_true", help="do not weigh images by the detector")
+    parser.add_argument(
+        "--quality", nargs="+", default=[], help="FNMR without the pairs of least quality: norm, detector, a .npy file"
+    )
+    parser.add_argument("--groups", type=Path, help="file of subjects and groups, whose 1:1 errors are compared")
     add_network_options(parser)
     add_name_option(parser)
     args = parser.parse_args()
@@ -209,6 +215,7 @@ def main() -> None:
     # All lists are read before the long work, so that a fault in one is told at once.
     pairs = data.pairs() if "verification" in args.protocol else None
     people = (data.galleries(), data.probes()) if "identification" in args.protocol else None
+    groups = read_groups(args.groups) if args.groups else {}
     name_of = images.names.__getitem__
     detector = None if args.no_detector_score else finite(images.detector, "the detector scores", name_of)
     features, taken = image_features(args, data, images)
@@ -224,6 +231,11 @@ def main() -> None:
         one = figures["verification"] = verification(templates, *pairs, args.rule)
         attach_images(one.hardest, images, data)
         print_rates(f"{args.target} 1:1, TAR at FAR", one.tar, one.interval, met=one.far)
+        if args.quality or groups:
+            qualities = image_qualities(args.quality, features, images)
+            subjects = [*data.galleries().values(), data.probes()] if groups else []
+            one.by = template_breakdown(templates, pairs, images, qualities, groups, subjects)
+            print_breakdown(f"{args.target} 1:1", one.by)
     if people:
         many = figures["identification"] = identification(templates, *people)
         for title, part in (("joint", many.joint), ("open_set", many.open_set)):

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from evaluate.reporting import charts, sections
+from evaluate.reporting.breakdown_sections import breakdowns
 from evaluate.reporting.page import Page, bracket
 from evaluate.reporting.results import read_results, results_file
 from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, Results
@@ -56,7 +57,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
 
 
 def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
-    """Figures by model, then by target, "sets", "megaface" or "tinyface", from ``results.json`` files or their folders.
+    """Figures by model, then by target, "sets", "rfw", "megaface" or "tinyface", from ``results.json`` or its folder.
 
     Results that bear one name are one model's, unless they have a figure in common: then each is a model of its own,
     called by its folder.
@@ -93,6 +94,7 @@ def _by_kind(results: Results) -> dict[str, dict]:
     kinds: dict[str, dict] = {
         results.target or "": {"verification": results.verification, "identification": results.identification},
         "sets": results.sets or {},
+        "rfw": {"rfw": results.rfw},
         "megaface": {"megaface": results.megaface},
         "tinyface": {"tinyface": results.tinyface},
     }
@@ -118,6 +120,8 @@ def main() -> None:
             sections.ijb(page, target, of(target))
     if of("sets"):
         sections.bins(page, of("sets"))
+    if of("rfw"):
+        breakdowns(page, "RFW", {name: found["rfw"] for name, found in of("rfw").items()})
     if of("megaface"):
         sections.megaface(page, of("megaface"))
     if of("tinyface"):

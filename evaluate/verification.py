@@ -5,6 +5,9 @@ embedding is the L2-normalised sum of the original's and the mirrored image's, a
 squared distance lies below a threshold, and the threshold is chosen on nine folds and judged on the tenth.
 
 ``python -m evaluate.verification --help``, alone or under torchrun.
+
+``--quality`` and ``--groups`` ask what pairs of low quality, and groups of people, do to the errors. Beside ``lfw.bin``
+may lie ``lfw.quality.npy``, a number an image, and ``lfw.people.txt``, the person of each image, a line each.
 """
 
 import argparse
@@ -16,6 +19,7 @@ from rich.console import Console
 from evaluate.features.options import add_name_option, add_network_options, load_embedder
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import ranks
+from evaluate.protocols.embeddings import mean_norms
 from evaluate.protocols.folds import (
     ACCURACY_THRESHOLDS,
     XQLFW_THRESHOLDS,
@@ -26,11 +30,14 @@ from evaluate.protocols.folds import (
 )
 from evaluate.protocols.resampling import draw
 from evaluate.protocols.rfw import rfw_groups
+from evaluate.protocols.side_lists import read_groups
+from evaluate.reporting.breakdowns import ByFmr
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import VerificationSet
-from evaluate.reporting.tables import accuracy_table
+from evaluate.reporting.tables import accuracy_table, print_breakdown
 from evaluate.reporting.uncertainty import uncertainty
+from evaluate.set_breakdowns import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import distinct_names
@@ -45,6 +52,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bins", type=Path, nargs="+", required=True, help="lfw.bin hadrian.xz ...")
     parser.add_argument("--output", type=Path, help="folder for results.json and pictures of the worst pairs")
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
+    parser.add_argument(
+        "--quality",
+        nargs="+",
+        choices=QUALITIES,
+        default=[],
+        help="FNMR without the pairs of least quality: the embedding's length, or what lies beside each set",
+    )
+    parser.add_argument("--groups", type=Path, help="file of persons and groups, whose errors are compared")
     add_network_options(parser)
     add_name_option(parser)
     return parser.parse_args()
@@ -55,7 +70,13 @@ def main() -> None:
     keep_freed_memory()
     names = distinct_names([bare(path) for path in args.bins])
     pairs_of = {name: read_pairs(path) for name, path in zip(names, args.bins)}
+    groups = read_groups(args.groups) if args.groups else {}
+    beside = {
+        name: read_beside(path, pairs_of[name].same, quality="file" in args.quality, people=bool(groups))
+        for name, path in zip(names, args.bins)
+    }
     sets: dict[str, VerificationSet] = {}
+    judged: dict[str, Judged] = {}
     with ranks() as world:
         embed, taken = load_embedder(args, world, flip=not args.no_flip)
         for (name, pairs), path in zip(pairs_of.items(), args.bins):
@@ -65,16 +86,29 @@ def main() -> None:
             features = embed(MemorySource(pairs.encoded, name=str(path)), landmarks)
             result = verify(features, pairs.same, thresholds)
             sets[name] = verification_set(result, pairs.same)
+            judged[name] = Judged(result.distances, pairs.same, beside[name])
+            if (args.quality or groups) and world.main:
+                norms = mean_norms(features) if "norm" in args.quality else None
+                sets[name].by = set_breakdown(name, judged[name], norms, groups)
             if args.output and world.main:
                 sets[name].worst = f"worst_{name}.png"
                 _draw_worst(result, pairs, args.output / f"worst_{name}.png")
         if world.main:
             Console().print(accuracy_table(sets))
+            for name, part in sets.items():
+                print_breakdown(name, part.by)
             rfw = rfw_groups({name: part.accuracy for name, part in sets.items()})
+            groups_of_rfw: dict[str, ByFmr | None] = {}
             if rfw:
-                say(f"RFW, mean of its four groups: {100 * rfw.mean:.2f} ± {100 * rfw.std:.2f} % (sample deviation)")
+                say(
+                    f"RFW, mean of its four groups: {100 * rfw.mean:.2f} ± {100 * rfw.std:.2f} % (sample deviation), "
+                    f"worst {100 * rfw.worst:.2f} %"
+                )
+                by = rfw_breakdown(judged)
+                print_breakdown("RFW", by)
+                groups_of_rfw["rfw"] = by
             if args.output:
-                write_results(args.output, args.name, input=taken, flip=not args.no_flip, sets=sets)
+                write_results(args.output, args.name, input=taken, flip=not args.no_flip, sets=sets, **groups_of_rfw)
 
 
 def bare(path: Path) -> Path:

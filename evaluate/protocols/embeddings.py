@@ -42,3 +42,19 @@ def normalised(features: np.ndarray) -> np.ndarray:
     """Rows of length 1; zero rows stay."""
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(norms == 0, 1, norms)
+
+
+def mean_norms(features: np.ndarray) -> np.ndarray:
+    """The mean length of each image's views, float64 (n,), of features (n, v, d): a quality, as MagFace has it.
+
+    Raises ``UserError`` where all are equal: a network that normalises its embeddings tells nothing by their length.
+    """
+    found = np.empty(len(features))
+    for start in range(0, len(features), 4096):  # features may be the map of a large file
+        part = slice(start, start + 4096)
+        found[part] = np.linalg.norm(np.asarray(features[part], np.float32), axis=2).mean(axis=1)
+    if np.ptp(found) <= 1e-3 * found.max():
+        raise UserError(
+            f"all embeddings have the length {found.max():.4g}, so it is no quality: the network normalises them"
+        )
+    return found

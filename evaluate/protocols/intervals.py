@@ -29,12 +29,18 @@ def interval(rate: float, resampled: np.ndarray, units: int) -> tuple[float, flo
 
     None where the rate is not defined, or not in the resamples.
     """
+    trials = effective_trials(rate, resampled, units)
+    return None if math.isnan(trials) else wilson(rate, trials)
+
+
+def effective_trials(rate: float, resampled: np.ndarray, units: int) -> float:
+    """How many independent trials would tell as much of a ``rate``; NaN where `interval` is None."""
     variance = _variance(resampled)
     if not (math.isfinite(rate) and math.isfinite(variance)) or units < 2:
-        return None
+        return math.nan
     variance *= units / (units - 1)
     certain = rate * (1 - rate) <= 0 or variance <= 0
-    return wilson(rate, units if certain else rate * (1 - rate) / variance)
+    return units if certain else rate * (1 - rate) / variance
 
 
 @dataclass(frozen=True)

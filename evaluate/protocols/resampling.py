@@ -102,10 +102,7 @@ def impostor_limits(
         if count < 1:
             continue
         accepted = order[:count]
-        rows = _degrees(first[accepted], second[accepted], units) - far * degree
-        dyads = _dyads(first[accepted], second[accepted], units)
-        of_dyads, of_units = (1 - far) * float(np.square(dyads.data).sum()), float(np.square(rows).sum())
-        root = np.sqrt(max(1 - 2 * of_dyads / max(of_units, 1e-300), 0.0))
+        root, of_dyads, of_units = _spread(first[accepted], second[accepted], far, degree)
         target = far * (pairs + root * (exact_signs @ degree))
         width = int(6 * np.sqrt(root**2 * of_units + of_dyads)) + 16
         while True:
@@ -122,13 +119,50 @@ def impostor_limits(
     return found
 
 
+def impostor_rates_above(
+    scores: np.ndarray, first: np.ndarray, second: np.ndarray, limits: np.ndarray, signs: np.ndarray
+) -> np.ndarray:
+    """Shares (B,) of impostor ``scores`` (P,) of pairs of units ``first``, ``second`` (P,) above each resample's limit.
+
+    The weights are those above, with λ from the pairs that exceed the middle one of the ``limits`` (B,); as in
+    `impostor_limits` the dyads' term is left out of the number of all pairs.
+    """
+    if not len(scores) or np.isnan(limits).any():
+        return np.full(len(limits), np.nan)
+    degree = _degrees(first, second, signs.shape[1])
+    accepted = scores > np.median(limits)
+    root, _, _ = _spread(first[accepted], second[accepted], accepted.mean(), degree)
+    total = len(scores) + root * (signs.astype(np.float32) @ degree)
+    order = np.flatnonzero(scores > limits.min())
+    order = order[np.argsort(-scores[order], kind="stable")]
+    place = np.searchsorted(-scores[order], -limits, side="left")
+    counts = np.empty(len(limits))
+    for part in _parts(len(signs), len(order)):
+        reached = np.cumsum(_pair_weights(first[order], second[order], root, signs[part]), axis=1, dtype=np.float64)
+        counts[part] = np.take_along_axis(np.pad(reached, ((0, 0), (1, 0))), place[part, None], axis=1)[:, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0.5, counts / total, np.nan)
+
+
+def _spread(first: np.ndarray, second: np.ndarray, far: float, degree: np.ndarray) -> tuple[float, float, float]:
+    """√λ, V₂ and V₁ of accepted pairs, a share ``far`` of those in which each unit is ``degree`` (u,) times."""
+    rows = _degrees(first, second, len(degree)) - far * degree
+    dyads = _dyads(first, second, len(degree))
+    of_dyads, of_units = (1 - far) * float(np.square(dyads.data).sum()), float(np.square(rows).sum())
+    return np.sqrt(max(1 - 2 * of_dyads / max(of_units, 1e-300), 0.0)), of_dyads, of_units
+
+
+def _pair_weights(first: np.ndarray, second: np.ndarray, root: float, signs: np.ndarray) -> np.ndarray:
+    """Weights float32 (B, n) of pairs of units (n,), (n,)."""
+    both = signs[:, first] + signs[:, second]  # 2, 0 or -2
+    return np.array([2 - 2 * root, 0, 2 + 2 * root], np.float32)[(both + 2) >> 1]
+
+
 def _reached(wanted: np.ndarray, first: np.ndarray, second: np.ndarray, root: float, signs: np.ndarray) -> np.ndarray:
     """Which of n pairs in order is the first whose weight makes their sum ``wanted`` (B,); n if none, -1 if no need."""
     place = np.empty(len(signs), np.int64)
     for part in _parts(len(signs), len(first)):
-        both = signs[part][:, first] + signs[part][:, second]  # 2, 0 or -2
-        weights = np.array([2 - 2 * root, 0, 2 + 2 * root], np.float32)[(both + 2) >> 1]
-        reached = np.cumsum(weights, axis=1, dtype=np.float32)
+        reached = np.cumsum(_pair_weights(first, second, root, signs[part]), axis=1, dtype=np.float32)
         for row, line in enumerate(reached, part.start):
             place[row] = np.searchsorted(line, wanted[row] - 1e-3)
     return np.where(wanted <= 0, -1, place)

@@ -87,6 +87,14 @@ def pool(
     return Templates(ids.astype(np.int64), vectors / np.where(norms == 0, 1, norms))
 
 
+def template_means(values: np.ndarray, template: np.ndarray, media: np.ndarray) -> np.ndarray:
+    """A number a template, float64 (T,), ids rising, of one an image (n,): the mean over media of each one's mean."""
+    _, template_of = np.unique(template, return_inverse=True)
+    _, first, media_of = np.unique((template_of.astype(np.int64) << 40) | media, return_index=True, return_inverse=True)
+    means = np.bincount(media_of, values) / np.bincount(media_of)
+    return np.bincount(template_of[first], means) / np.bincount(template_of[first])
+
+
 def _combine(views: np.ndarray, flip: str, norm: str) -> np.ndarray:
     """Views (n, v, d) to one new vector an image: (n, d), or (n, v * d) concatenated."""
     if flip == "sum":

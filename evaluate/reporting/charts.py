@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
+from evaluate.reporting.breakdowns import DiscardSteps
 from evaluate.reporting.schema import Histogram
 
 # Okabe and Ito's colours, told apart by everyone; the light ones last.
@@ -156,4 +157,46 @@ def histogram(title: str, score: str, counts: Histogram, threshold: float | None
     axes.set_yticks([])
     axes.legend(loc="upper center", ncols=3, fontsize=8.5, frameon=False)
     axes.set_ylim(top=axes.get_ylim()[1] * 1.12)
+    return figure
+
+
+def discard(title: str, models: Mapping[str, DiscardSteps], colours: Mapping[str, str]) -> Figure:
+    """FNMR over the share of pairs that are left out, with its interval."""
+    figure, axes = _axes(title, "pairs of least quality left out", "false non-match rate")
+    for name, steps in models.items():
+        axes.fill_between(
+            steps.discarded, steps.low, steps.high, step="post", color=colours[name], alpha=0.16, linewidth=0
+        )
+        axes.step(steps.discarded, steps.fnmr, where="post", color=colours[name], label=_as_it_is(name), linewidth=2)
+    if len(models) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
+    axes.set_xlim(0, max(steps.discarded[-1] for steps in models.values()))
+    highest = max((max(steps.high[: len(steps.high) // 2]) for steps in models.values()), default=1)
+    axes.set_ylim(0, min(1.1 * highest, 1))  # what is left at the right end tells less and less
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    return figure
+
+
+def groups(
+    title: str,
+    rates: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+    colours: Mapping[str, str],
+) -> Figure:
+    """Rates by model and group as points with their intervals, a line a group."""
+    figure, axes = _axes(title, "", "")
+    names = list(dict.fromkeys(group for row in rates.values() for group in row))
+    for place, (model, row) in enumerate(rates.items()):
+        y = [names.index(group) + 0.16 * (place - (len(rates) - 1) / 2) for group in row]
+        axes.plot(list(row.values()), y, "o", color=colours[model], label=_as_it_is(model), markersize=5.5)
+        for group, height in zip(row, y):
+            if group in intervals[model]:
+                axes.hlines(height, *intervals[model][group], color=colours[model], linewidth=2, alpha=0.45)
+    axes.set_yticks(range(len(names)), [_as_it_is(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    if len(rates) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
     return figure

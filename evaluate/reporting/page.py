@@ -64,13 +64,16 @@ class Page:
         published: Sequence[tuple[dict, Mapping[str, float]]] = (),
         spread: Mapping[str, Mapping[str, float | None]] | None = None,
         intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+        least: bool = False,
     ) -> None:
         """Rates in percent: our models first, their best in bold, then published rows; ``columns`` maps keys to titles.
 
-        ``spread`` holds standard deviations in the shape of ``ours``, ``intervals`` their 95 % intervals.
+        ``spread`` holds standard deviations in the shape of ``ours``, ``intervals`` their 95 % intervals; the best is
+        the largest, or the ``least`` of errors.
         """
+        choose = min if least else max
         best = {
-            key: max((rate for row in ours.values() if (rate := row.get(key)) is not None), default=None)
+            key: choose((rate for row in ours.values() if (rate := row.get(key)) is not None), default=None)
             for key in columns
         }
 
@@ -105,6 +108,20 @@ class Page:
         self.parts.append(
             f'<div class="table"><table><thead><tr><th>{escape(heading)}</th>{titles}</tr></thead>'
             f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
+
+    def texts(self, heading: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]) -> None:
+        """A table of words, a row a model."""
+        lines = "".join(
+            f'<tr class="ours"><th><i style="background:{self.colours[name]}"></i>{escape(name)}</th>'
+            + "".join(f"<td>{escape(row[key])}</td>" for key in columns)
+            + "</tr>"
+            for name, row in rows.items()
+        )
+        titles = "".join(f"<th>{escape(title)}</th>" for title in columns.values())
+        self.parts.append(
+            f'<div class="table"><table><thead><tr><th>{escape(heading)}</th>{titles}</tr></thead>'
+            f"<tbody>{lines}</tbody></table></div>"
         )
 
     def differences(

@@ -6,12 +6,13 @@ Rates are fractions, and null where they are not defined. Files may hold more th
 commands write may be missing.
 """
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
 
+from evaluate.reporting.breakdowns import ByFmr
+from evaluate.reporting.fields import Count, Curve, Lengths, Number, Rate
 from evaluate.reporting.uncertainty import Uncertain
 
 FORMAT = 1  # of the files that are written; files from before it was written count as 0
@@ -29,17 +30,9 @@ def _text(value: object) -> object:
     return value
 
 
-def _defined(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 _PRINTABLE = BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)
 Name = Annotated[str, _PRINTABLE, Field(min_length=1)]
 FileName = Annotated[Any, AfterValidator(_text)]  # a str of any bytes, which pydantic's own would refuse
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[FiniteFloat, Field(ge=0, le=1)]
-Number = Annotated[FiniteFloat | None, BeforeValidator(_defined)]
-Curve = Annotated[list[FiniteFloat], Field(min_length=1)]
 Pair = Field(min_length=2, max_length=2)
 PairKind = Literal["genuine", "impostor"]
 
@@ -64,28 +57,17 @@ def _counts(figures: dict[str, object]) -> dict[str, object]:
     return figures
 
 
-class _Lengths(BaseModel):
-    """Lists that are drawn over each other, which must fit."""
-
-    @model_validator(mode="after")
-    def _fit(self) -> "_Lengths":
-        lengths = {name: len(values) for name, values in self}
-        if len({count - (name == "edges") for name, count in lengths.items()}) > 1:
-            raise ValueError(f"the lists do not fit each other: {lengths}")
-        return self
-
-
-class Roc(_Lengths):
+class Roc(Lengths):
     far: Curve
     tar: Curve
 
 
-class Det(_Lengths):
+class Det(Lengths):
     fpir: Curve
     fnir: Curve
 
 
-class Histogram(_Lengths):
+class Histogram(Lengths):
     edges: Curve
     genuine: list[FiniteFloat]
     impostor: list[FiniteFloat]
@@ -113,6 +95,7 @@ class VerificationSet(SetFigures):
     roc: Roc
     histogram: Histogram
     worst: FileName | None = None
+    by: ByFmr | None = None
 
 
 class HardPair(BaseModel):
@@ -135,6 +118,7 @@ class OneToOne(Uncertain):
     roc: Roc
     histogram: Histogram
     hardest: dict[PairKind, list[HardPair]]
+    by: ByFmr | None = None
 
 
 class Identification(Uncertain):
@@ -241,6 +225,7 @@ class Results(_File):
     identification: OneToMany | None = None
     flip: bool | None = None  # of the verification sets
     sets: Annotated[dict[Name, VerificationSet], Field(min_length=1)] | None = None
+    rfw: ByFmr | None = None  # its four groups at one threshold
     megaface: MegaFace | None = None
     tinyface: TinyFace | None = None
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from evaluate.protocols.intervals import Difference
 from evaluate.reporting import charts
+from evaluate.reporting.breakdown_sections import breakdowns
 from evaluate.reporting.page import Page
 from evaluate.reporting.pictures import Pair, pair_sheet
 from evaluate.reporting.schema import (
@@ -58,6 +59,7 @@ def ijb(page: Page, target: str, models: Models) -> None:
             "TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR), intervals=_intervals(one, columns)
         )
         _compare(page, columns, {model: (part.tar, part) for model, part in one.items()})
+        breakdowns(page, name, {model: part.by for model, part in one.items()})
     many = {model: result["identification"] for model, result in models.items() if "identification" in result}
     if many:
         page.section(
@@ -174,6 +176,8 @@ def bins(page: Page, models: Models) -> None:
         for model, part in having.items():
             if part.worst:
                 page.picture(Path(part.worst).read_bytes(), f"{columns[name]}: the worst pairs of {model}")
+    for name in names:
+        breakdowns(page, columns[name], {model: sets[name].by for model, sets in models.items() if name in sets})
 
 
 def _set_differences(part: VerificationSet, base: VerificationSet) -> dict[str, Difference]:

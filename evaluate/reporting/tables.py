@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evaluate.reporting.breakdowns import MEASURE_NAMES, ByFmr, discard_names
 from evaluate.reporting.schema import SetFigures
 from pipelines.common.errors import escaped
 
@@ -65,3 +66,25 @@ def print_rates(
     if met:
         table.add_row("FAR % met", *(_percent(met[name], digits=".2g") for name in rates))
     Console().print(table)
+
+
+def print_breakdown(title: str, found: ByFmr | None) -> None:
+    """Print figures by quality and by group, if there are any."""
+    if found is None:
+        return
+    for quality, by_fmr in found.quality.items():
+        for fmr, part in by_fmr.items():
+            heading = f"{title}: FNMR % at FMR {fmr} without the pairs of least quality, {quality}"
+            print_rates(heading, part.rates, part.interval, names=discard_names(part.rates))
+    for fmr, groups in found.groups.items():
+        table = Table("group", "people", "genuine", "impostor", "FMR %", "FNMR %", title_justify="left")
+        table.title = f"{title}: groups at the threshold of FMR {fmr}"
+        for name, errors in groups.groups.items():
+            rates = {"fmr": errors.fmr, "fnmr": errors.fnmr}
+            cells = [_percent(rate, digits=".3g") + bounds(errors.interval, key) for key, rate in rates.items()]
+            table.add_row(Text(escaped(name)), f"{errors.people}", f"{errors.genuine}", f"{errors.impostor}", *cells)
+        Console().print(table)
+        measures = Table("how far apart", "", show_header=False, box=None)
+        for key, label in MEASURE_NAMES.items():
+            measures.add_row(label, groups.told(key))
+        Console().print(measures)

@@ -1,0 +1,133 @@
+"""Verification sets by quality and by group: what lies beside a ``.bin``, and RFW's four sets at one threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evaluate.breakdowns import Pairs, breakdown, pair_groups, reachable
+from evaluate.protocols.discard import threshold_at
+from evaluate.protocols.resampling import people
+from evaluate.protocols.rfw import rfw_sets
+from evaluate.protocols.side_lists import read_people, read_quality
+from evaluate.reporting.breakdowns import ByFmr
+from pipelines.common.command import say
+from pipelines.common.errors import UserError
+
+QUALITIES = ("norm", "file")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is known of a set's 2P images.
+
+    Attributes:
+        names: of the people, or None.
+        person: a number for each image's person, int64 (2P,).
+        quality: (2P,), the higher the better, or None.
+    """
+
+    names: list[str] | None
+    person: np.ndarray
+    quality: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A set's squared distances (P,), ``same`` bool (P,), and what is known of its images."""
+
+    distances: np.ndarray
+    same: np.ndarray
+    beside: Beside
+
+
+def read_beside(path: Path, same: np.ndarray, *, quality: bool, people: bool) -> Beside:
+    """``lfw.people.txt`` beside ``lfw.bin`` with ``same`` bool (P,), and ``lfw.quality.npy`` if it is asked for.
+
+    Where nobody is named, a genuine pair is a person of its own, and an impostor pair two; with ``people`` an error.
+    """
+    images = 2 * len(same)
+    listed, qualities = path.with_suffix(".people.txt"), path.with_suffix(".quality.npy")
+    names, person = None, unnamed(same)
+    if listed.exists():
+        names = read_people(listed, images)
+        _, person = np.unique(names, return_inverse=True)
+        wrong = np.flatnonzero((person[::2] == person[1::2]) != same)
+        if len(wrong):
+            pair = int(wrong[0])
+            kind = "genuine" if same[pair] else "impostor"
+            raise UserError(f"{listed}: pair {pair} is {kind}, and shows {names[2 * pair]} and {names[2 * pair + 1]}")
+    elif people:
+        raise UserError(f"{path} names nobody: for --groups write {listed}, the person of each image, a line each")
+    if quality and not qualities.exists():
+        raise UserError(f"--quality file needs {qualities}, a number for each of the {images} images of {path}")
+    return Beside(names, person, read_quality(qualities, images) if quality else None)
+
+
+def unnamed(same: np.ndarray) -> np.ndarray:
+    """The people of 2P images of whom only ``same`` (P,) is known: one of a genuine pair, two of an impostor pair."""
+    genuine = 2 * np.flatnonzero(same)
+    return people(genuine, genuine + 1, 2 * len(same))
+
+
+def set_breakdown(name: str, judged: Judged, norms: np.ndarray | None, groups: Mapping[str, str]) -> ByFmr | None:
+    """A set's errors by the images' ``norms`` (2P,), by the quality beside it, and by ``groups`` of named people.
+
+    None, and a line that tells so, where it has too few impostor pairs.
+    """
+    given = {"norm": norms, "file": judged.beside.quality}
+    qualities = {key: np.minimum(value[::2], value[1::2]) for key, value in given.items() if value is not None}
+    group = None
+    if groups and judged.beside.names is not None:
+        names = sorted(set(groups.values()))
+        number_of = {person: names.index(group) for person, group in groups.items()}
+        group = np.array([number_of.get(person, -1) for person in judged.beside.names])
+        if (group < 0).any():
+            say(f"{name}: {(group < 0).sum()} of {len(group)} images show people without a group")
+        return _breakdown(name, judged, qualities, names, group)
+    return _breakdown(name, judged, qualities)
+
+
+def rfw_breakdown(sets: Mapping[str, Judged]) -> ByFmr | None:
+    """The errors of RFW's four groups at one threshold, from ``sets`` by their names."""
+    found = rfw_sets(sets)
+    assert found is not None
+    parts = [sets[name] for name in found.values()]
+    starts = np.cumsum([0] + [part.beside.person.max() + 1 for part in parts])
+    person = np.concatenate([part.beside.person + start for part, start in zip(parts, starts)])
+    named = [part.beside.names is not None for part in parts]
+    joined = Judged(
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.same for part in parts]),
+        Beside([] if all(named) else None, person, None),
+    )
+    group = np.repeat(np.arange(len(parts)), [2 * len(part.same) for part in parts])
+    return _breakdown("RFW", joined, {}, list(found), group)
+
+
+def _breakdown(
+    name: str,
+    judged: Judged,
+    qualities: Mapping[str, np.ndarray],
+    names: Sequence[str] = (),
+    group: np.ndarray | None = None,
+) -> ByFmr | None:
+    scores, same, person = 1 - judged.distances / 2, judged.same, judged.beside.person
+    thresholds = {fmr: threshold_at(scores[~same], fmr) for fmr in reachable(int((~same).sum()))}
+    if not thresholds:
+        say(f"{name}: {(~same).sum()} impostor pairs tell nothing of FMR 1e-2, so no figures by quality or group")
+        return None
+    kept, pairs = ((), None) if group is None else pair_groups((group[::2], group[1::2]), names, same, name)
+    return breakdown(
+        Pairs(
+            scores=scores,
+            same=same,
+            people=(person[::2], person[1::2]),
+            thresholds=thresholds,
+            of="pairs" if judged.beside.names is None else "people",
+            qualities=qualities,
+            groups=kept,
+            group=pairs,
+        )
+    )
