@@ -1,17 +1,19 @@
-"""Verification accuracy of recipes and margins, each trained alike on one small data set.
+"""Accuracy: of recipes and margins, each trained alike on one small data set; or of networks, beside what is published.
 
     python -m benchmarks.accuracy --data celeba297 --bins lfw.bin
     python -m benchmarks.accuracy plain rsp topofr --seeds 1 2 3 --data celeba297 --bins lfw.bin
+    python -m benchmarks.accuracy --checkpoints runs/a b.onnx --ijbc /data/IJBC --bins lfw.bin cfp_fp.bin
 
 A row is a few values of the quickstart's config. ``train/run.py`` trains it and ``evaluate.verification`` judges it, as
 a user would; the first row of each network is what the others are compared with. Folds of a verification set share no
 pairs, so the differences of two rows fold by fold are far less noisy than the accuracies themselves.
+
+With ``--checkpoints`` nothing is trained: `benchmarks.against` measures them by every protocol whose data are given.
+What was done before is kept in ``--runs``, features of IJB, too.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +26,14 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 
 import numpy as np
 
-from benchmarks import results
+from benchmarks import against, results
+from benchmarks.command import ROOT, command
 from evaluate.reporting.results import read_results
 from pipelines.common.command import run
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
 from train.config import load_config
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs/quickstart.yaml"
 # Small enough for minutes on one core, and long enough that faces are told apart.
 NETWORKS = {
@@ -111,18 +113,6 @@ def folds_of(done: Path) -> dict[str, list[float]]:
     return {key: figures.folds for key, figures in sets.items() if figures.folds}
 
 
-def command(output: Path, *arguments: object) -> None:
-    """Run Python on one thread from the repository's root; what it prints is kept in the run's folder."""
-    output.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (output / "printed.txt").open("a") as printed:
-        line = [sys.executable, *map(str, arguments)]
-        code = subprocess.call(line, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT)
-    if code:
-        last = Path(printed.name).read_text().strip().rpartition("\n")[2]
-        raise UserError(f"{output.name}: {last.removeprefix('error: ')} (see {printed.name})")
-
-
 def compare(folds: np.ndarray, plain: np.ndarray) -> results.Row:
     """Figures in percent from the accuracies (seeds, folds) of a row and of the row it is compared with.
 
@@ -169,14 +159,19 @@ def main() -> None:
     """Train the rows, print a table for each verification set, write JSON and a chart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
-    parser.add_argument("--data", type=Path, required=True, help="training set, anything that data.train takes")
-    parser.add_argument("--bins", type=Path, nargs="+", required=True, help="verification sets, .bin files")
+    parser.add_argument("--data", type=Path, help="training set, anything that data.train takes")
+    parser.add_argument("--bins", type=Path, nargs="+", default=[], help="verification sets, .bin files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2048])
     parser.add_argument("--jobs", type=int, default=1, help="rows trained at a time, one thread each")
     parser.add_argument("--override", nargs="+", default=[], metavar="section.key=value", help="in every row")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/accuracy", help="folder for the runs")
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file and the chart")
+    against.add_options(parser)
     options = parser.parse_args()
+    if options.checkpoints:
+        return against.run_against(options)
+    if not (options.data and options.bins):
+        parser.error("rows are trained on --data and judged on --bins; networks are given as --checkpoints")
     names = options.rows or list(ROWS)
     if unknown := set(names) - set(ROWS):
         raise UserError(f"unknown row {sorted(unknown)[0]!r}; there are: {', '.join(ROWS)}")

@@ -1,6 +1,7 @@
 """IJB-B and IJB-C, 1:1 verification and 1:N identification: ``python -m evaluate.ijb --help``.
 
-Writes ``results.json`` in the output folder; rates are fractions.
+Writes ``results.json`` in the output folder; rates are fractions. With ``--ways`` there are several, each in a folder
+called after what weighs the images.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from evaluate.protocols.resampling import draw, impostor_limits, people, rates_a
 from evaluate.protocols.roc import RULES, Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.side_lists import read_groups
-from evaluate.protocols.templates import FLIPS, NORMS, Templates, pool
+from evaluate.protocols.templates import FLIPS, NORMS, WAYS, Templates, pool
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import HardPair, Joint, OneToMany, OneToOne, OpenSet, PairKind, Settings
 from evaluate.reporting.tables import print_breakdown, print_rates
@@ -166,17 +167,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     parser.add_argument("--rule", choices=RULES, default="nearest", help="which ROC point stands for a FAR")
     parser.add_argument("--flip", choices=FLIPS, default="sum", help="how the two views are joined")
-    parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an image vector's length")
+    parser.add_argument("--norm", choices=NORMS, help="what becomes of an image vector's length (default: keep)")
     parser.add_argument("--no-detector-score", action="store_true", help="do not weigh images by the detector")
     parser.add_argument(
         "--quality", nargs="+", default=[], help="FNMR without the pairs of least quality: norm, detector, a .npy file"
     )
     parser.add_argument("--groups", type=Path, help="file of subjects and groups, whose 1:1 errors are compared")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, help="what weighs images, as CVLface reports it: results for each"
+    )
     add_network_options(parser)
     add_name_option(parser)
     args = parser.parse_args()
     if args.views and args.checkpoint:
         parser.error("--views is for --features; a checkpoint's images have both")
+    if args.ways and (args.norm or args.no_detector_score):
+        parser.error("--ways says itself what --norm and --no-detector-score do")
     return args
 
 
@@ -217,32 +223,52 @@ def main() -> None:
     people = (data.galleries(), data.probes()) if "identification" in args.protocol else None
     groups = read_groups(args.groups) if args.groups else {}
     name_of = images.names.__getitem__
-    detector = None if args.no_detector_score else finite(images.detector, "the detector scores", name_of)
+    ways = [(way, *WAYS[way]) for way in args.ways or ()] or [("", args.norm or "keep", not args.no_detector_score)]
+    if any(weighed for *_, weighed in ways):
+        finite(images.detector, "the detector scores", name_of)
     features, taken = image_features(args, data, images)
     if features is None:
         return
-    try:
-        templates = pool(features, images.template, images.media, detector, flip=args.flip, norm=args.norm)
-    except ValueError:  # the templates tell at no cost that something is not finite; what it is, a second pass
-        finite(features, "the features", name_of)
-        raise
-    figures: dict[str, OneToOne | OneToMany] = {}
+    for way, norm, weighed in ways:
+        detector = images.detector if weighed else None
+        try:
+            templates = pool(features, images.template, images.media, detector, flip=args.flip, norm=norm)
+        except ValueError:  # the templates tell at no cost that something is not finite; what it is, a second pass
+            finite(features, "the features", name_of)
+            raise
+        figures = scored(templates, args, pairs, people, way)
+        if pairs:
+            one = figures["verification"]
+            attach_images(one.hardest, images, data)
+            if args.quality or groups:
+                qualities = image_qualities(args.quality, features, images)
+                subjects = [*data.galleries().values(), data.probes()] if groups else []
+                one.by = template_breakdown(templates, pairs, images, qualities, groups, subjects)
+                print_breakdown(f"{args.target} {way}".strip() + " 1:1", one.by)
+        settings = Settings(views=features.shape[1], flip=args.flip, norm=norm, detector_score=weighed)
+        name = f"{args.name or args.output.resolve().name} {way}" if way else args.name
+        write_results(args.output / way, name, target=args.target, settings=settings, **taken, **figures)
+
+
+def scored(
+    templates: Templates,
+    args: argparse.Namespace,
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+    people: tuple[dict[str, TemplateList], TemplateList] | None,
+    way: str,
+) -> dict[str, Any]:
+    """The figures of the protocols whose lists there are, printed."""
+    title = f"{args.target} {way}".strip()
+    figures: dict[str, Any] = {}
     if pairs:
         one = figures["verification"] = verification(templates, *pairs, args.rule)
-        attach_images(one.hardest, images, data)
-        print_rates(f"{args.target} 1:1, TAR at FAR", one.tar, one.interval, met=one.far)
-        if args.quality or groups:
-            qualities = image_qualities(args.quality, features, images)
-            subjects = [*data.galleries().values(), data.probes()] if groups else []
-            one.by = template_breakdown(templates, pairs, images, qualities, groups, subjects)
-            print_breakdown(f"{args.target} 1:1", one.by)
+        print_rates(f"{title} 1:1, TAR at FAR", one.tar, one.interval, met=one.far)
     if people:
         many = figures["identification"] = identification(templates, *people)
-        for title, part in (("joint", many.joint), ("open_set", many.open_set)):
+        for kind, part in (("joint", many.joint), ("open_set", many.open_set)):
             names = {x: f"TPIR@{x}" for x in part.tpir}
-            print_rates(f"{args.target} 1:N {title}", part.rates, part.interval, names=names)
-    settings = Settings(views=features.shape[1], flip=args.flip, norm=args.norm, detector_score=detector is not None)
-    write_results(args.output, args.name, target=args.target, settings=settings, **taken, **figures)
+            print_rates(f"{title} 1:N {kind}", part.rates, part.interval, names=names)
+    return figures
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from pipelines.common.errors import UserError
 
 FLIPS = ("sum", "concatenate", "none")
 NORMS = ("keep", "normalise")
+# What weighs an image in its template, as CVLface reports it: the length of its vector, the detector's score, or both.
+# A way is a ``norm`` and whether the detector counts.
+WAYS = {"norm+det": ("keep", True), "norm": ("keep", False), "det": ("normalise", True)}
 
 
 @dataclass(frozen=True)

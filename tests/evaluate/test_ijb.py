@@ -78,6 +78,48 @@ def test_command_and_settings(tmp_path, monkeypatch):
     assert other["identification"]["joint"]["threshold"] != result["identification"]["joint"]["threshold"]
 
 
+def by_hand(views, images, pairs, norm, weighed):
+    """TAR by FAR of vectors (n, 2, d), an image and a template at a time, as CVLface's evaluator weighs them."""
+    vectors = []
+    for image, score in zip(views.astype(float), images.detector.astype(float)):
+        vector = image[0] + image[1]
+        vectors.append((vector if norm else vector / np.linalg.norm(vector)) * (score if weighed else 1))
+    template = {}
+    for number in np.unique(images.template):
+        media = {}
+        for row in np.flatnonzero(images.template == number):
+            media.setdefault(images.media[row], []).append(vectors[row])
+        template[number] = sum(np.mean(frames, axis=0) for frames in media.values())
+    first, second, same = pairs
+    scores = [
+        template[a] @ template[b] / np.linalg.norm(template[a]) / np.linalg.norm(template[b])
+        for a, b in zip(first, second)
+    ]
+    false, true, _ = roc_curve(same, scores)
+    return {f"{far:g}": true[len(false) - 1 - abs(false[::-1] - far).argmin()] for far in FARS}
+
+
+def test_three_ways_of_weighing_images(tmp_path, monkeypatch):
+    path = write_release(tmp_path, 0.005, dimension=8)
+    views = np.load(path).reshape(-1, 2, 8)
+    views *= np.random.default_rng(1).uniform(0.2, 3, (len(views), 1, 1)).astype(np.float32)
+    np.save(tmp_path / "views.npy", views)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run_ijb(monkeypatch, tmp_path, path, tmp_path / "a", "--ways", "det", "--norm", "keep")
+    with pytest.raises(FileNotFoundError):  # results are in the folders of the ways alone
+        run_ijb(monkeypatch, tmp_path, tmp_path / "views.npy", tmp_path / "a", "--ways", "norm+det", "norm", "det")
+    data = IJB(tmp_path, "IJBC")
+    thresholds = []
+    for way, norm, weighed in (("norm+det", True, True), ("norm", True, False), ("det", False, True)):
+        result = json.loads((tmp_path / "a" / way / "results.json").read_text())
+        assert result["name"] == f"a {way}" and result["settings"]["detector_score"] == weighed
+        thresholds.append(result["verification"]["threshold"]["0.1"])
+        expected = by_hand(views, data.images(), data.pairs(), norm, weighed)
+        assert result["verification"]["tar"] == pytest.approx(expected, abs=1e-6)
+    assert len(set(thresholds)) == 3
+
+
 @pytest.fixture(scope="module")
 def one_view(tmp_path_factory):
     """A data set and features of one view alone (n, 16), and its figures."""

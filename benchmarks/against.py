@@ -1,0 +1,222 @@
+"""Networks against what is published: each measured by every protocol whose data there are, in one table and page."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import results
+from benchmarks.command import command
+from benchmarks.reproduced import Row, label, named, of_config, other_settings
+from evaluate.reporting.page import bracket, write_document
+from evaluate.reporting.results import read_results
+from evaluate.reporting.schema import Results
+from evaluate.reporting.uncertainty import Uncertain
+from pipelines.common.command import say
+from pipelines.common.errors import UserError
+from pipelines.common.files import distinct_names, replacing
+from train.config import load_config
+
+
+class Figure(NamedTuple):
+    """A rate of ours, its 95 % interval if it has one, and what a reader calls it."""
+
+    title: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is measured, and on which data."""
+    parser.add_argument("--checkpoints", type=Path, nargs="+", default=[], help="runs, weights or .onnx, not trained")
+    parser.add_argument(
+        "--reproduces",
+        nargs="+",
+        default=[],
+        metavar="WORDS",
+        help="for each checkpoint, words of the published rows it stands beside; '-': those that its config trains",
+    )
+    parser.add_argument("--ijbb", type=Path, help="IJB-B as evaluate.ijb takes it")
+    parser.add_argument("--ijbc", type=Path, help="IJB-C as evaluate.ijb takes it")
+    parser.add_argument("--tinyface", type=Path, help="TinyFace as evaluate.tinyface takes it")
+    parser.add_argument("--threads", type=int, default=4, help="decoding threads")
+
+
+def protocols(options: argparse.Namespace) -> dict[str, list[object]]:
+    """The commands of the protocols whose data are given, but for checkpoint and output."""
+    found: dict[str, list[object]] = {}
+    for target in ("IJBC", "IJBB"):
+        if data := getattr(options, target.lower()):
+            found[target] = ["-m", "evaluate.ijb", "--data", data.resolve(), "--target", target]
+    if options.bins:
+        found["bins"] = ["-m", "evaluate.verification", "--bins", *(path.resolve() for path in options.bins)]
+    if options.tinyface:
+        found["tinyface"] = ["-m", "evaluate.tinyface", "--data", options.tinyface.resolve()]
+    return found
+
+
+def measure(checkpoint: Path, name: str, what: Mapping[str, Sequence[object]], options: argparse.Namespace) -> Path:
+    """Evaluate by each protocol in a folder of its own, or only what is left to do; the folder of all."""
+    folder: Path = options.runs.resolve() / name
+    for protocol, start in what.items():
+        output = folder / protocol
+        line = [*start, "--checkpoint", checkpoint.resolve(), "--name", name, "--threads", options.threads]
+        asked = json.dumps([*map(str, line), _stamps(checkpoint)])
+        done = output / "asked.json"
+        if not (output / "results.json").exists() or not done.exists() or done.read_text() != asked:
+            say(f"{name}: {protocol}")
+            command(output, *line, "--output", output)
+            with replacing(done) as partial:
+                partial.write_text(asked)
+    return folder
+
+
+def _stamps(checkpoint: Path) -> list[tuple[str, int]]:
+    """What tells weights from others of the same name."""
+    files = sorted(checkpoint.glob("*.pt")) if checkpoint.is_dir() else [checkpoint]
+    return [(file.name, file.stat().st_mtime_ns) for file in files]
+
+
+def figures(found: Results) -> Iterator[tuple[str, str, Figure]]:
+    """The figures that rows are published with: their kind and key there."""
+    parts: list[tuple[str, str, str, float | None, Uncertain, str]] = []  # the last is the figure's key in its part
+    if one := found.verification:
+        titles = {far: f"{found.target} TAR at FAR {float(far):g}" for far in one.tar}
+        parts += [(str(found.target), far, titles[far], tar, one, far) for far, tar in one.tar.items()]
+    for name, part in (found.sets or {}).items():
+        parts.append(("bins", name.lower(), f"{name} accuracy", part.accuracy, part, "accuracy"))
+    if tiny := found.tinyface:
+        parts += [("tinyface", key, f"TinyFace {key}", rate, tiny, key) for key, rate in tiny.rates.items()]
+    for kind, key, title, value, part, name in parts:
+        if value is not None:
+            yield kind, key, Figure(title, value, part.bounds([name]).get(name))
+
+
+def compare(model: str, found: Sequence[Results], rows: Sequence[Row], notes: Sequence[str]) -> list[results.Row]:
+    """A model's figures, each beside each published row that has it; alone where none has. ``notes`` are of the rows.
+
+    ``over`` is our figure less the published one, and ``over_interval`` our interval less it: nobody publishes theirs.
+    """
+    table: list[results.Row] = []
+    for kind, key, figure in (entry for part in found for entry in figures(part)):
+        ours = {"model": model, "figure": figure.title, "rate": figure.value, "interval": figure.interval}
+        beside = [(row, note) for row, note in zip(rows, notes) if key in row.get(kind, {})]
+        for row, note in beside:
+            rate = row[kind][key]
+            table.append(
+                {
+                    **ours,
+                    "published": rate,
+                    "over": figure.value - rate,
+                    "over_interval": figure.interval and tuple(bound - rate for bound in figure.interval),
+                    "row": label(row),
+                    "source": row["source"],
+                    "note": note,
+                }
+            )
+        if not beside:
+            table.append(ours)
+    return table
+
+
+def verdict(row: results.Row) -> str:
+    """What a difference says, in words."""
+    bounds = row.get("over_interval")
+    if not bounds:
+        return ""
+    return "within noise" if bounds[0] <= 0 <= bounds[1] else "above" if row["over"] > 0 else "missed"
+
+
+def printed(row: results.Row) -> results.Row:
+    """A row as a reader wants it, in percent."""
+    shown = {"figure": row["figure"], "ours %": f"{100 * row['rate']:.2f}"}
+    if row["interval"]:
+        shown["ours %"] += f" {bracket(row['interval'])}"
+    if "published" in row:
+        shown["published %"] = f"{100 * row['published']:.2f}"
+        shown["over it"] = f"{100 * row['over']:+.2f}"
+        if row["over_interval"]:
+            shown["over it"] += f" {bracket(row['over_interval'], '+.2f')}"
+        shown |= {"": verdict(row), "published row": row["row"]}
+    return shown
+
+
+def page(table: Sequence[results.Row], told: Mapping[str, str]) -> str:
+    """The table as HTML, a section a model, with what is told of each."""
+    parts = ["<p class='lead'>In percent, with 95 % intervals by resampling people (pairs, where a set names nobody). "]
+    parts.append("Over it: ours less the published figure, whose own interval nobody publishes. ")
+    parts.append("Within noise: the published figure lies in our interval.</p>")
+    for model, text in told.items():
+        rows = [printed(row) for row in table if row["model"] == model]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        heads = "".join(f"<th>{escape(column)}</th>" for column in columns)
+        lines = "".join(
+            f"<tr class='ours'><th>{escape(row['figure'])}</th>"
+            + "".join(f"<td>{escape(row.get(column, '–' if column else ''))}</td>" for column in columns[1:])
+            + "</tr>"
+            for row in rows
+        )
+        parts.append(f"<h2>{escape(model)}</h2><p class='lead'>{escape(text)}</p><div class='table'><table>")
+        parts.append(f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>")
+    return "".join(parts)
+
+
+def beside(checkpoint: Path, words: str) -> tuple[list[Row], list[str]]:
+    """The published rows of a checkpoint, and for each the settings in which its config is another."""
+    if words != "-":
+        rows = named(words)
+        return rows, [""] * len(rows)
+    kept = checkpoint / "config.yaml"
+    if not kept.is_file():
+        return [], []
+    config = load_config(kept)
+    rows = of_config(config)
+    return rows, [", ".join(other_settings(config, row)) for row in rows]
+
+
+def run_against(options: argparse.Namespace) -> None:
+    """Measure the checkpoints, print the table of each, write JSON, the table's page and the report of all."""
+    what = protocols(options)
+    if not what:
+        raise UserError("there are no data to measure with: give --bins, --ijbc, --ijbb or --tinyface")
+    words = options.reproduces or ["-"] * len(options.checkpoints)
+    if len(words) != len(options.checkpoints):
+        raise UserError(
+            f"--reproduces says something of {len(words)} networks, --checkpoints are "
+            f"{len(options.checkpoints)}; '-' leaves one to its config"
+        )
+    chosen = [beside(*pair) for pair in zip(options.checkpoints, words)]
+    names = distinct_names([path.with_suffix("") if path.is_file() else path for path in options.checkpoints])
+    table: list[results.Row] = []
+    told: dict[str, str] = {}
+    folders: list[Path] = []
+    for checkpoint, name, (rows, notes) in zip(options.checkpoints, names, chosen):
+        folder = measure(checkpoint, name, what, options)
+        folders += [folder / protocol for protocol in what]
+        table += compare(name, [read_results(folder / protocol) for protocol in what], rows, notes)
+        told[name] = (
+            "; ".join(
+                f"stands beside {label(row)}" + (f", trained with other values of {note}" if note else "")
+                for row, note in zip(rows, notes)
+            )
+            or "stands beside no published row: name one with --reproduces"
+        )
+    for name, text in told.items():
+        say(f"{name} {text}")
+        results.show([printed(row) for row in table if row["model"] == name], name)
+    path = results.save("against", table, options.output)
+    write_document(
+        path.with_suffix(".html"), "Against published figures", "<h1>Against published figures</h1>", page(table, told)
+    )
+    command(
+        options.runs.resolve(),
+        "-m",
+        "evaluate.report",
+        "--results",
+        *folders,
+        "--output",
+        options.runs.resolve() / "report",
+    )
+    say(f"written: {path}, {path.with_suffix('.html')} and {options.runs / 'report/index.html'}")
