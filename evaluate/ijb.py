@@ -164,6 +164,9 @@ def parse_arguments() -> argparse.Namespace:
         "--views", type=int, choices=(1, 2), help="in a row of --features: original alone, or mirrored too"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and extracted features")
+    parser.add_argument(
+        "--half", action="store_true", help="write extracted features as float16, which takes half the disk"
+    )
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
     parser.add_argument("--rule", choices=RULES, default="nearest", help="which ROC point stands for a FAR")
     parser.add_argument("--flip", choices=FLIPS, default="sum", help="how the two views are joined")
@@ -183,6 +186,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--views is for --features; a checkpoint's images have both")
     if args.ways and (args.norm or args.no_detector_score):
         parser.error("--ways says itself what --norm and --no-detector-score do")
+    if args.half and not args.checkpoint:
+        parser.error("--half is for what --checkpoint extracts")
     return args
 
 
@@ -202,6 +207,7 @@ def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple
             batch_size=args.batch_size,
             threads=args.threads,
             autocast=PRECISIONS[args.precision],
+            dtype=np.float16 if args.half else np.float32,
         )
         if file is None:  # another rank scores
             return None, taken

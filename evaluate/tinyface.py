@@ -45,12 +45,13 @@ def tinyface(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Probe/, Gallery_Match/ and Gallery_Distractor/")
+    parser.add_argument("--lists", type=Path, help="folder of the release's two .mat lists; default: names tell")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     add_network_options(parser)
     add_name_option(parser)
     args = parser.parse_args()
-    lists = read_lists(args.data)
+    lists = read_lists(args.data, args.lists)
     with ranks() as world:
         embed, taken = load_embedder(args, world)
         probes, mates, distractors = (

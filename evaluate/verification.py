@@ -25,6 +25,7 @@ from evaluate.protocols.folds import (
     XQLFW_THRESHOLDS,
     VerificationResult,
     resampled,
+    roc_band,
     verify,
     worst_pairs,
 )
@@ -49,7 +50,7 @@ from pipelines.sources.memory import MemorySource
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Verification of a model on .bin sets such as LFW.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
-    parser.add_argument("--bins", type=Path, nargs="+", required=True, help="lfw.bin hadrian.xz ...")
+    parser.add_argument("--bins", type=Path, nargs="+", required=True, help="lfw.bin hadrian.xz African_pairs.txt ...")
     parser.add_argument("--output", type=Path, help="folder for results.json and pictures of the worst pairs")
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
     parser.add_argument(
@@ -112,7 +113,7 @@ def main() -> None:
 
 
 def bare(path: Path) -> Path:
-    """Without ``.bin``, ``.xz`` or ``.bin.xz``."""
+    """Without ``.bin``, ``.xz``, ``.bin.xz`` or ``.txt``."""
     return (path.with_suffix("") if path.suffix == ".xz" else path).with_suffix("")
 
 
@@ -137,6 +138,7 @@ def verification_set(result: VerificationResult, same: np.ndarray) -> Verificati
         **figures,
         folds=result.folds.tolist(),
         roc={"far": result.fpr.tolist(), "tar": result.tpr.tolist()},
+        band={far: list(pair) for far, pair in roc_band(result, same, signs).items()},
         histogram={
             "edges": edges.tolist(),
             "genuine": np.histogram(result.distances[same], edges)[0].tolist(),

@@ -91,8 +91,10 @@ def onnx_error(model: nn.Module, path: Path, *inputs: Tensor) -> float:
     return float((np.linalg.norm(theirs - ours, axis=1) / np.linalg.norm(ours, axis=1)).max())
 
 
-def quiet_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> "InferenceSession":
-    """onnxruntime's session of a file or a serialised model, on as many threads as torch takes.
+def quiet_session(
+    model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+) -> "InferenceSession":
+    """onnxruntime's session of a file or a serialised model; each run is on ``threads``, by default torch's number.
 
     What fails raises, and nothing is written beside that.
     """
@@ -102,7 +104,7 @@ def quiet_session(model: str | bytes, providers: Sequence[str] = ("CPUExecutionP
         raise UserError("ONNX needs two packages more: pip install 'facemill[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding wants the cores, too
     return onnxruntime.InferenceSession(model, options, providers=list(providers))
 

@@ -38,13 +38,14 @@ def extract(
     batch_size: int = 128,
     threads: int = 4,
     autocast: torch.dtype | None = None,
+    dtype: type[np.floating] = np.float32,
     chunk: int = CHUNK,
 ) -> Path | None:
-    """Write ``features.npy`` float32 (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
+    """Write ``features.npy`` (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
 
     Under torchrun the ranks share the work. Pieces done by an interrupted call with the same checkpoint and images are
     kept, whatever the number of ranks, and finished features are not computed again. ``backbone`` and ``given`` are
-    `load_network`'s.
+    `load_network`'s. ``dtype``: of the file, float32 or float16, which takes half the disk.
     """
     paths = _paths(data, images)
     _check_landmarks(images)
@@ -57,7 +58,7 @@ def extract(
         network = load_network(checkpoint, backbone, world.device, given)
         if world.main:
             say(f"the network takes {network.input}")
-            _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast), chunk)
+            _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast, dtype), chunk)
         world.barrier()
         done = final.exists()
         missing = [piece for piece in pieces if not piece[0].exists()]
@@ -74,7 +75,9 @@ def extract(
                     device=world.device,
                     threads=threads,
                 )
-                _embed_pieces(network.model, missing[share], images_of, images.names, batch_size, autocast, world.main)
+                _embed_pieces(
+                    network.model, missing[share], images_of, images.names, batch_size, autocast, dtype, world.main
+                )
             world.barrier()
             if world.main:
                 _join(pieces, final, folder)
@@ -113,15 +116,23 @@ def input_of(features: Path) -> str:
     return json.loads(features.with_suffix(".json").read_text())["input"]
 
 
-def _key(checkpoint: Path, backbone: str | None, taken: str, images: Images, autocast: torch.dtype | None) -> str:
+def _key(
+    checkpoint: Path,
+    backbone: str | None,
+    taken: str,
+    images: Images,
+    autocast: torch.dtype | None,
+    dtype: type[np.floating],
+) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in."""
     files = (
         [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
     )
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
+    kept = {} if dtype is np.float32 else {"features": np.dtype(dtype).name}
     model = {"checkpoint": stamps, "network": backbone, "input": taken}
-    return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast)})
+    return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast), **kept})
 
 
 def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
@@ -149,6 +160,7 @@ def _embed_pieces(
     names: list[str],
     batch_size: int,
     autocast: torch.dtype | None,
+    dtype: type[np.floating],
     show: bool,
 ) -> None:
     """Write each piece, a path and its image indices; the images of all of them pass through one pipeline."""
@@ -156,6 +168,8 @@ def _embed_pieces(
     features = embed_batches(model, images_of(batches), autocast=autocast)
     joined = in_pieces(features, [len(indices) for _, indices in pieces], show=show)
     for (path, indices), piece in zip(pieces, joined, strict=True):
+        with np.errstate(over="ignore"):  # told as what it is, not finite
+            piece = piece.astype(dtype)
         finite(piece, "the network's embeddings", [names[index] for index in indices].__getitem__)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, piece.reshape(len(piece), -1))
@@ -166,9 +180,9 @@ def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> N
     rows = sum(len(indices) for _, indices in pieces)
     with replacing(final) as temporary, temporary.open("wb") as file:
         for path, _ in pieces:
-            piece = np.load(path).astype("<f4")
+            piece = np.load(path)
             if not file.tell():
-                layout = {"descr": "<f4", "fortran_order": False, "shape": (rows, piece.shape[1])}
+                layout = {"descr": piece.dtype.str, "fortran_order": False, "shape": (rows, piece.shape[1])}
                 np.lib.format.write_array_header_1_0(file, layout)
             file.write(piece.tobytes())
     shutil.rmtree(folder)

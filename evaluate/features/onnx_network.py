@@ -1,5 +1,6 @@
 """ONNX networks run by onnxruntime, whatever type, layout, batch and further outputs their files have."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ class OnnxNetwork(nn.Module):
 
     A file with a second input ``landmarks`` takes landmarks (b, 5, 2), too; those of the template where none are given.
 
-    Images and embeddings pass through the CPU.
+    Images and embeddings pass through the CPU. Where it computes, too, images are worked on one at a time, each by one
+    thread, as many side by side as torch takes threads: threads that share an image wait for each other half of the
+    time. So an embedding depends on its image alone, with dynamic quantisation, too.
 
     Raises:
         ValueError: when the file cannot be read, or is no network from square images of three channels to one
@@ -44,7 +47,7 @@ class OnnxNetwork(nn.Module):
         providers = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
         try:
             self.session = quiet_session(
-                str(path), [*(set(get_available_providers()) & set(providers)), "CPUExecutionProvider"]
+                str(path), [*(set(get_available_providers()) & set(providers)), "CPUExecutionProvider"], threads=1
             )
         except Exception as error:  # onnxruntime raises classes of its own
             raise UserError(f"{path} is no usable ONNX file: {one_line(error)}") from None
@@ -63,7 +66,9 @@ class OnnxNetwork(nn.Module):
             raise UserError(f"{path} takes images of {channels} channels, {_list(inputs)}; colour images have 3")
         if height and width and height != width:
             raise UserError(f"{path} takes images of {height} x {width}; only square ones are supported")
-        self.batch = batch
+        on_cpu = self.session.get_providers() == ["CPUExecutionProvider"]
+        self.batch = batch or (1 if on_cpu else None)
+        self.side_by_side = ThreadPoolExecutor(torch.get_num_threads() if on_cpu else 1)
         self.input_size = height or width or 112
         self.output: str | None = None
 
@@ -102,14 +107,15 @@ class OnnxNetwork(nn.Module):
         return pixels.transpose(0, 2, 3, 1) if self.channels_last else pixels
 
     def _run(self, *inputs: np.ndarray) -> np.ndarray:
-        """Embeddings float32 (n, d), in batches of the size that the file fixes, the last one filled up."""
+        """Embeddings float32 (n, d), in batches of the size ``batch``, the last one filled up."""
         count = len(inputs[0])
         size = self.batch or count
-        parts = []
-        for start in range(0, count, size):
+
+        def part(start: int) -> np.ndarray:
             rows = np.arange(start, start + size).clip(max=count - 1)
-            parts.append(self._embeddings(*(values[rows] for values in inputs))[: count - start])
-        return np.concatenate(parts)
+            return self._embeddings(*(values[rows] for values in inputs))[: count - start]
+
+        return np.concatenate(list(self.side_by_side.map(part, range(0, count, size))))
 
     def _embeddings(self, pixels: np.ndarray, *landmarks: np.ndarray) -> np.ndarray:
         names = [output.name for output in self.session.get_outputs()]

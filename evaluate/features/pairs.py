@@ -1,17 +1,50 @@
-"""``.bin`` sets as verification needs them."""
+"""Verification pairs as the protocol needs them: a ``.bin`` or ``.xz`` set, or a list with its folder of images."""
 
 from pathlib import Path
 
 from evaluate.protocols.folds import FOLDS
 from pipelines.common.errors import UserError
+from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.prepare.pairs import read_pairs as read_list
 from pipelines.sources.bins import BinSet, read_bin
 
 
 def read_pairs(path: Path) -> BinSet:
-    """A ``.bin`` set that has pairs enough for the protocol; a ``ValueError`` names the file if not."""
-    pairs = read_bin(path)
+    """A set that has pairs enough for the protocol; a ``ValueError`` names the file if not.
+
+    ``path`` is a ``.bin`` or ``.xz`` file, or a ``.txt`` list of pairs in LFW's format, as RFW's ``African_pairs.txt``.
+    """
+    pairs = listed(path) if path.suffix == ".txt" else read_bin(path)
     if len(pairs.same) < FOLDS:
         raise UserError(
             f"{path} has {len(pairs.same)} pairs, too few: the protocol needs {FOLDS} folds of at least one"
         )
     return pairs
+
+
+def listed(path: Path) -> BinSet:
+    """The pairs of a list; image n of a person is ``<person>/<person>_<n with four digits>``, with any suffix.
+
+    The people's folders lie beside ``X_pairs.txt``, in a folder ``X`` there, or where RFW's release has them: in
+    ``data/X`` beside the ``txts/X`` that the list lies in. Images are to be aligned, as those of ``.bin`` sets are.
+    """
+    pairs, same = read_list(path)
+    group = path.stem.removesuffix("_pairs")
+    people = pairs[0][0][0]
+    places = path.parent, path.parent / group, path.parent.parent.parent / "data" / group
+    folder = next((place for place in places if (place / people).is_dir()), None)
+    if folder is None:
+        raise UserError(
+            f"{path} lists images of '{people}', of whom there is no folder in {', '.join(map(str, places))}"
+        )
+    files: dict[str, dict[str, Path]] = {}
+    encoded = []
+    for name, number in (image for pair in pairs for image in pair):
+        if name not in files:
+            found = (folder / name).iterdir() if (folder / name).is_dir() else ()
+            files[name] = {image.stem: image for image in found if image.suffix.lower() in IMAGE_SUFFIXES}
+        stem = f"{name}_{number:04d}"
+        if stem not in files[name]:
+            raise UserError(f"{path} lists image {number} of '{name}': there is no {folder / name / stem}.jpg")
+        encoded.append(files[name][stem].read_bytes())
+    return BinSet(encoded, same)

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from evaluate.protocols.embeddings import finite
+from evaluate.protocols.intervals import interval
+from evaluate.protocols.resampling import limits, rates_above
 from pipelines.common.errors import UserError
 
 FOLDS = 10
@@ -15,6 +17,7 @@ ACCURACY_THRESHOLDS = np.arange(0, 4, 0.01)
 # squared.
 XQLFW_THRESHOLDS = 2 * np.arange(0, 2, 0.001)
 VAL_THRESHOLDS = np.arange(0, 4, 0.001)
+BAND_FARS = np.round(np.geomspace(1e-4, 10**-0.5, 8), 6)  # at which a ROC's band is known, two a decade
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,29 @@ def resampled(result: VerificationResult, same: np.ndarray, signs: np.ndarray) -
             tar = np.take_along_axis(accepted[..., 1, :], last, axis=-1)[..., 0] / totals[..., 1]
         found["val"].append(_mean_of_defined(np.where(np.isnan(far[..., 0]), np.nan, tar)))
     return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def roc_band(result: VerificationResult, same: np.ndarray, signs: np.ndarray) -> dict[float, tuple[float, float]]:
+    """95 % intervals of the TAR of all pairs at those of BAND_FARS that an impostor pair reaches, by FAR.
+
+    Pairs are resampled as in `resampled`, and every resample has its own threshold, which a share FAR of its
+    impostor pairs passes.
+    """
+    pair = np.arange(len(same))
+    impostor = pair[~same][np.argsort(result.distances[~same], kind="stable")]
+    genuine = pair[same]
+    fars = BAND_FARS[BAND_FARS * len(impostor) >= 1]
+    if not len(fars) or not len(genuine):
+        return {}
+
+    def rates(drawn: np.ndarray) -> np.ndarray:
+        wanted = (drawn[:, impostor] > 0).sum(axis=1)[:, None] * fars
+        limit = limits(-result.distances[impostor], impostor, wanted, drawn)
+        return rates_above(-result.distances[genuine], genuine, limit, drawn)
+
+    (tar,), anew = rates(np.ones((1, len(same)), np.int8)), rates(signs)
+    found = {float(far): interval(tar[k], anew[:, k], len(genuine)) for k, far in enumerate(fars)}
+    return {far: pair for far, pair in found.items() if pair}
 
 
 def _weighed(

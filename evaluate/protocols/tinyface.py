@@ -2,20 +2,28 @@
 
 Cheng, Zhu and Gong, "Low-Resolution Face Recognition" (2018), closed set. A probe's rank is that of the best of its
 person's images; these are several. The folder holds ``Probe/``, ``Gallery_Match/`` and ``Gallery_Distractor/`` as the
-release's ``Testing_Set`` does, with images that are aligned; a person is the number before the first ``_`` of a name.
+release's ``Testing_Set`` does, with images that are aligned. Which of them are probes and mates, and whom they show, is
+told by the release's two ``.mat`` lists where they are given; else a person is the number before the first ``_`` of a
+name.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.io import loadmat
 
 from evaluate.protocols.identification import search
 from evaluate.protocols.scores import exact
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 from pipelines.common.formats import IMAGE_SUFFIXES
 
 FOLDERS = ("Probe", "Gallery_Match", "Gallery_Distractor")
+# By folder the list, and its variables: names (n, 1), cells of text, and numbers of people (n, 1).
+MAT_LISTS = {
+    "Probe": ("probe_img_ID_pairs.mat", "probe_set", "probe_ids"),
+    "Gallery_Match": ("gallery_match_img_ID_pairs.mat", "gallery_set", "gallery_ids"),
+}
 RANKS = (1, 5, 20)
 
 
@@ -30,8 +38,15 @@ class Lists:
     mate_person: np.ndarray
 
 
-def read_lists(folder: Path) -> Lists:
-    """The images of the folder in order of their names; every probe must have a mate."""
+def read_lists(folder: Path, mat: Path | None = None) -> Lists:
+    """The images of the folder; every probe must have a mate.
+
+    Args:
+        folder: with the images in ``FOLDERS``.
+        mat: where ``MAT_LISTS`` lie. Probes and mates are those that they name, in their order; a name may have another
+            suffix than the aligned image. Without it they are all images, in order of their names, as the distractors
+            are in any case.
+    """
     found: list[list[Path]] = []
     for name in FOLDERS:
         if not (folder / name).is_dir():
@@ -41,11 +56,38 @@ def read_lists(folder: Path) -> Lists:
             raise UserError(f"{folder / name} holds no image")
         found.append(files)
     probes, mates, distractors = found
-    probe_person, mate_person = _people(probes), _people(mates)
+    if mat:
+        (probes, probe_person), (mates, mate_person) = (
+            _listed(mat / name, images, ids, files)
+            for (name, images, ids), files in zip(MAT_LISTS.values(), (probes, mates))
+        )
+    else:
+        probe_person, mate_person = _people(probes), _people(mates)
     alone = np.flatnonzero(~np.isin(probe_person, mate_person))
     if len(alone):
         raise UserError(f"{len(alone)} probes have no image in {folder / FOLDERS[1]}, the first is {probes[alone[0]]}")
     return Lists(probes, mates, distractors, probe_person, mate_person)
+
+
+def _listed(path: Path, images: str, ids: str, files: list[Path]) -> tuple[list[Path], np.ndarray]:
+    """Those of the ``files`` that a ``.mat`` list names, and whom it says they show, int64 (n,)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no list {path}")
+    try:
+        content = loadmat(path, squeeze_me=True, chars_as_strings=True, variable_names=[images, ids])
+        names = [str(name) for name in np.atleast_1d(content[images]).ravel()]
+        people = np.atleast_1d(content[ids]).ravel().astype(np.int64)
+    except KeyError as error:
+        raise UserError(f"{path} has no variable {error}") from None
+    except Exception as error:  # scipy raises many classes at a damaged file
+        raise UserError(f"{path} is no sound .mat list: {one_line(error)}") from None
+    if len(names) != len(people):
+        raise UserError(f"{path} has {len(names)} names in {images}, {len(people)} numbers in {ids}")
+    by_stem = {file.stem: file for file in files}
+    missing = [name for name in names if Path(name).stem not in by_stem]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(names)} images of {path} are not there, the first is {missing[0]}")
+    return [by_stem[Path(name).stem] for name in names], people
 
 
 def _people(files: list[Path]) -> np.ndarray:

@@ -9,11 +9,11 @@ commands write may be missing.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, PositiveFloat, model_validator
 
 from evaluate.reporting.breakdowns import ByFmr
 from evaluate.reporting.fields import Count, Curve, Lengths, Number, Rate
-from evaluate.reporting.uncertainty import Uncertain
+from evaluate.reporting.uncertainty import Interval, Uncertain
 
 FORMAT = 1  # of the files that are written; files from before it was written count as 0
 IJB_FAR, MEGAFACE_FAR = "0.0001", "1e-06"  # the FARs whose figures a report puts first, as keys
@@ -89,10 +89,14 @@ class SetFigures(Uncertain):
 
 
 class VerificationSet(SetFigures):
-    """A verification set with what a report draws; ``worst`` is a picture in the results' folder."""
+    """A verification set with what a report draws.
+
+    ``band``: the ROC's 95 % intervals of TAR (low, high) by FAR; ``worst``: a picture in the results' folder.
+    """
 
     folds: list[FiniteFloat] | None = None
     roc: Roc
+    band: dict[PositiveFloat, Interval] = {}
     histogram: Histogram
     worst: FileName | None = None
     by: ByFmr | None = None

@@ -164,7 +164,8 @@ def bins(page: Page, models: Models) -> None:
     for name in names:
         having = {model: sets[name] for model, sets in models.items() if name in sets}
         curves = {model: (part.roc.far, part.roc.tar) for model, part in having.items()}
-        drawn = {f"{name}_roc": charts.roc(f"ROC · {columns[name]}", curves, page.colours)}
+        bands = {model: {far: (low, high) for far, (low, high) in part.band.items()} for model, part in having.items()}
+        drawn = {f"{name}_roc": charts.roc(f"ROC · {columns[name]}", curves, page.colours, bands=bands)}
         for model, part in having.items():
             drawn[f"{name}_distances_{model}"] = charts.histogram(
                 f"Squared distances · {columns[name]}" + (f" · {model}" if len(having) > 1 else ""),

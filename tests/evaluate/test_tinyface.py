@@ -3,9 +3,10 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from evaluate import tinyface as command
-from evaluate.protocols.tinyface import FOLDERS, closed_set, read_lists
+from evaluate.protocols.tinyface import FOLDERS, MAT_LISTS, closed_set, read_lists
 from evaluate.tinyface import tinyface
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
@@ -79,3 +80,47 @@ def test_folders_that_are_none_of_tinyface(tmp_path, names, message):
     with pytest.raises((ValueError, OSError), match=message):
         read_lists(tmp_path)
     assert len(FOLDERS) == 3
+
+
+def cells(*texts):
+    """A column of cells of text, as MATLAB has them."""
+    column = np.empty((len(texts), 1), object)
+    column[:, 0] = texts
+    return column
+
+
+def write_lists(folder, probes=("12_1.jpg", "3_1.jpg"), probe_ids=(40, 50), **more):
+    savemat(folder / "probe_img_ID_pairs.mat", {"probe_set": cells(*probes), "probe_ids": np.array([probe_ids]).T})
+    mates = {"gallery_set": cells("3_2.png", "12_2.png", "3_9.png"), "gallery_ids": np.array([[50.0, 40, 50]]).T}
+    savemat(folder / "gallery_match_img_ID_pairs.mat", mates | more)
+
+
+def test_the_releases_lists_tell_whose_images_count(tmp_path):
+    """Their order, their numbers of people, and none of the images that they do not name."""
+    write_set(tmp_path, [*GOOD, ("Probe", "99_1.jpg"), ("Gallery_Match", "99_2.jpg")])
+    write_lists(tmp_path)
+    found = read_lists(tmp_path, tmp_path)
+    assert [path.name for path in found.probes] == ["12_1.jpg", "3_1.jpg"]
+    assert [path.name for path in found.mates] == ["3_2.jpg", "12_2.png", "3_9.jpg"]
+    assert (found.probe_person.tolist(), found.mate_person.tolist()) == ([40, 50], [50, 40, 50])
+    assert len(found.distractors) == 2
+    assert set(MAT_LISTS) == set(FOLDERS[:2])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda folder: write_lists(folder, probes=("12_1.jpg", "8.jpg")), "1 of 2 images of .* the first is 8.jpg"),
+        (lambda folder: write_lists(folder, probe_ids=(40,)), "2 names in probe_set, 1 numbers in probe_ids"),
+        (lambda folder: savemat(folder / "probe_img_ID_pairs.mat", {"a": 1}), "has no variable 'probe_set'"),
+        (lambda folder: (folder / "probe_img_ID_pairs.mat").write_bytes(b"MATLAB" * 40), "no sound .mat list"),
+        (lambda folder: (folder / "probe_img_ID_pairs.mat").unlink(), "there is no list"),
+        (lambda folder: write_lists(folder, probe_ids=(40, 51)), "1 probes have no image"),
+    ],
+)
+def test_lists_that_do_not_fit(tmp_path, change, message):
+    write_set(tmp_path, GOOD)
+    write_lists(tmp_path)
+    change(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message):
+        read_lists(tmp_path, tmp_path)

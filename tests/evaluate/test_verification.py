@@ -10,7 +10,15 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.model_selection import KFold
 
 from evaluate import verification
-from evaluate.protocols.folds import ACCURACY_THRESHOLDS, VAL_THRESHOLDS, XQLFW_THRESHOLDS, verify, worst_pairs
+from evaluate.protocols.folds import (
+    ACCURACY_THRESHOLDS,
+    VAL_THRESHOLDS,
+    XQLFW_THRESHOLDS,
+    roc_band,
+    verify,
+    worst_pairs,
+)
+from evaluate.protocols.resampling import draw
 from evaluate.protocols.rfw import rfw_groups
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
@@ -241,3 +249,20 @@ def test_a_published_network_reaches_its_published_accuracy_on_lfw(shared, tmp_p
     result = json.loads((tmp_path / "results.json").read_text())["sets"]["lfw"]
     assert round(result["accuracy"], 4) == accuracy
     assert std is None or round(result["std"], 4) == std
+
+
+def test_the_rocs_band_is_what_other_sets_of_pairs_would_show():
+    """About the spread of TAR at a FAR over sets drawn anew, around the curve."""
+    tars, widths = [], []
+    for seed in range(60):
+        features, same = make(seed, 400, d=4)
+        result = verify(features, same)
+        genuine, impostor = np.sort(result.distances[same]), np.sort(result.distances[~same])
+        tars.append((genuine < impostor[int(0.1 * len(impostor))]).mean())
+        if seed < 6:
+            band = roc_band(result, same, draw(len(same), 200))
+            low, high = band[0.1]
+            assert low < tars[-1] < high
+            widths.append(high - low)
+    assert min(band) * (~same).sum() >= 1
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(tars), rel=0.35)

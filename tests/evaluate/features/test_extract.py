@@ -101,6 +101,14 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_pat
     assert not seen and not (tmp_path / "features.partial").exists()
 
 
+def test_half_precision_is_that_of_the_file_alone(data, whole, tmp_path):
+    """And is not taken for features of full precision, nor these for it."""
+    halves = np.load(run(data, tmp_path, dtype=np.float16))
+    assert halves.dtype == np.float16
+    np.testing.assert_array_equal(halves, whole.astype(np.float16))
+    assert np.load(run(data, tmp_path)).dtype == np.float32
+
+
 def test_two_ranks_share_the_work(data, whole, tmp_path, ranks):
     paths = ranks(2, on_a_rank, data, tmp_path)
     assert paths == [tmp_path / "features.npy", None]
