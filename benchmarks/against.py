@@ -85,8 +85,8 @@ def figures(found: Results) -> Iterator[tuple[str, str, Figure]]:
     if one := found.verification:
         titles = {far: f"{found.target} TAR at FAR {float(far):g}" for far in one.tar}
         parts += [(str(found.target), far, titles[far], tar, one, far) for far, tar in one.tar.items()]
-    for name, part in (found.sets or {}).items():
-        parts.append(("bins", name.lower(), f"{name} accuracy", part.accuracy, part, "accuracy"))
+    for name, pairs in (found.sets or {}).items():
+        parts.append(("bins", name.lower(), f"{name} accuracy", pairs.accuracy, pairs, "accuracy"))
     if tiny := found.tinyface:
         parts += [("tinyface", key, f"TinyFace {key}", rate, tiny, key) for key, rate in tiny.rates.items()]
     for kind, key, title, value, part, name in parts:
