@@ -62,7 +62,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
 
 
 def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
-    """Figures by model, then by target, "sets", "megaface", "tinyface" or "own", from ``results.json`` files or folders.
+    """Figures by model, then by target, "sets", "megaface", "tinyface" or "own", from ``results.json`` files, folders.
 
     Results that bear one name are one model's, unless they have a figure in common: then each is a model of its own,
     called by its folder.

@@ -18,8 +18,8 @@ def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
     page.section(
         "Own people, 1:1",
         f"{first.images:,} images of {first.people:,} people: {first.genuine:,} genuine and {first.impostor:,} "
-        "impostor pairs. A pair is accepted when its cosine exceeds the threshold. In brackets 95 % intervals by resampling "
-        "people.",
+        "impostor pairs. A pair is accepted when its cosine exceeds the threshold. In brackets 95 % intervals by "
+        "resampling people.",
     )
     _thresholds(page, "Threshold for a FAR of", models)
     columns = {far: f"FAR {far}" for far in sorted({far for part in models.values() for far in part.tar}, key=float)}

@@ -13,7 +13,7 @@ def make(seed=0, people=40, d=12):
     rng = np.random.default_rng(seed)
     person = rng.permutation(np.repeat(np.arange(people), rng.integers(1, 10, people)))
     vectors = rng.standard_normal((people, d))[person] + 1.2 * rng.standard_normal((len(person), d))
-    vectors[::7] = vectors[0]  # ties
+    vectors[::30] = vectors[0]  # ties
     return normalised(vectors), person
 
 
