@@ -60,7 +60,7 @@ def evaluated(folder, monkeypatch, *options):
 
 
 def test_pairs_to_a_page(tmp_path, monkeypatch, capsys):
-    write_folder(tmp_path / "data", {name: 3 for name in "abcdefgh"})
+    write_folder(tmp_path / "data", dict.fromkeys("abcdefgh", 3))
     results, page = evaluated(tmp_path, monkeypatch, "--far", "0.01", "1e-6")
     found = results["own_pairs"]
     assert (found["images"], found["people"], found["genuine"], found["impostor"]) == (24, 8, 24, 252)
@@ -78,7 +78,7 @@ def test_references_meet_the_others_only(tmp_path, monkeypatch):
 
 def test_gallery_to_a_page(tmp_path, monkeypatch):
     for kind in ("gallery", "probe"):
-        write_folder(tmp_path / "data" / kind, {name: 2 for name in "abc"})
+        write_folder(tmp_path / "data" / kind, dict.fromkeys("abc", 2))
     (tmp_path / "data/unknown").mkdir()
     for number in range(10):
         (tmp_path / f"data/unknown/{number}.jpg").write_bytes(jpeg(100 + number))
