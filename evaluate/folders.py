@@ -9,7 +9,7 @@ Images are aligned faces, or photographs with ``--align``.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def own_pairs(faces: Faces, fars: Sequence[float] = FARS) -> OwnPairs:
     curve = found.curve()
     return OwnPairs(
         images=len(person),
-        people=person.max() + 1,
+        people=int(person.max()) + 1,
         genuine=len(found.genuine),
         impostor=found.impostors,
         tar=tar,
@@ -122,7 +122,7 @@ def own_gallery(gallery: Faces, probes: Faces, unknown: Faces | None, fpirs: Seq
         axis = np.geomspace(1 / len(others.names), 1, 81)
         det = {"fpir": axis.tolist(), "fnir": [1 - tpir_at(found, fpir) for fpir in axis]}
     else:
-        resampled, limits, det = resampled_ranks(mated, subject, signs), np.empty((len(signs), 0)), None
+        resampled, limits, det = resampled_ranks(mated, subject[found.mated], signs), np.empty((len(signs), 0)), None
     ranks = {f"rank{k}": float((mated < k).mean()) for k in RANKS}
     return OwnGallery(
         gallery=len(gallery.names),
@@ -144,25 +144,31 @@ def threshold_intervals(threshold: Mapping[str, float], limits: np.ndarray) -> d
     """95 % intervals of thresholds, from their resampled values (B, k): the percentiles."""
     return {
         rate: [min(value, float(low)), max(value, float(high))]
-        for (rate, value), low, high in zip(threshold.items(), *np.percentile(limits, [2.5, 97.5], axis=0))
+        for (rate, value), column in zip(threshold.items(), limits.T)
+        for low, high in [np.percentile(column, [2.5, 97.5])]
     }
 
 
 def _confused_pairs(faces: Faces, found: AllPairs) -> dict[str, list[Confusion]]:
     """The most similar strangers, two people once, and the least similar images of a person, a person once."""
     order = np.argsort(found.genuine, kind="stable")
-    strangers = zip(found.top_first.tolist(), found.top_second.tolist(), found.top.tolist())
-    own = zip(found.first[order].tolist(), found.second[order].tolist(), found.genuine[order].tolist())
-    chosen: dict[str, dict[frozenset[str], Confusion]] = {}
-    for title, triples in (("Most similar strangers", strangers), ("Least similar images of one person", own)):
-        kind = chosen.setdefault(title, {})
-        for first, second, score in triples:
-            people = [faces.names[first], faces.names[second]]
-            images = [faces.paths[first], faces.paths[second]]
-            kind.setdefault(frozenset(people), Confusion(people=people, images=images, score=score))
-            if len(kind) == _SHOWN:
-                break
-    return {title: list(kind.values()) for title, kind in chosen.items()}
+    kinds = {
+        "Most similar strangers": (found.top_first, found.top_second, found.top),
+        "Least similar images of one person": (found.first[order], found.second[order], found.genuine[order]),
+    }
+    confusions = {}
+    for title, (first, second, scores) in kinds.items():
+        people = np.sort(np.stack([found.person[first], found.person[second]]), axis=0)
+        _, places = np.unique(people[0] * (found.person.max() + 1) + people[1], return_index=True)
+        confusions[title] = [
+            Confusion(
+                people=[faces.names[image] for image in (first[place], second[place])],
+                images=[faces.paths[image] for image in (first[place], second[place])],
+                score=float(scores[place]),
+            )
+            for place in np.sort(places)[:_SHOWN]
+        ]
+    return confusions
 
 
 def _confused_searches(
@@ -200,8 +206,9 @@ def open_folder(folder: Path) -> FileSource:
 def read_faces(folder: Path, embed: Embedder, align: Landmarks | None, crops: dict[str, np.ndarray]) -> Faces:
     """The faces of a folder, aligned by ``align``, whose crops are put into ``crops`` by the photographs' paths."""
     source = open_folder(folder)
-    kept, landmarks = np.arange(len(source)), template_landmarks
     images: Source = source
+    kept = np.arange(len(source))
+    landmarks: Callable[[np.ndarray], np.ndarray] = template_landmarks
     if align:
         places = np.zeros((len(source), 5, 2), np.float32)
         reads = [read for some in read_all(source, kept, transform=Align(align, places=places)) for read in some]

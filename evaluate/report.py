@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluate.reporting import charts, own_people, sections
 from evaluate.reporting.page import Page, bracket
 from evaluate.reporting.results import read_results, results_file
-from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, Results
+from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, Results, Thresholds, VerificationSet
 from evaluate.reporting.sections import Models
 from evaluate.reporting.uncertainty import Uncertain
 from pipelines.common.command import run, say
@@ -71,7 +71,8 @@ def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
     found: dict[str, list[tuple[str, dict]]] = defaultdict(list)
     for place, path in zip(distinct_names(folders), paths):
         results = read_results(path)
-        for part in (*(results.sets or {}).values(), results.own_pairs, results.own_gallery):
+        pictured: list[VerificationSet | Thresholds | None] = [results.own_pairs, results.own_gallery]
+        for part in (*pictured, *(results.sets or {}).values()):
             if part:
                 part.worst = _own_file(results_file(path).parent, part.worst)
         found[results.name].append((place, _by_kind(results)))
