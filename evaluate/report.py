@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from evaluate.reporting import charts, sections
+from evaluate.reporting import charts, own_people, sections
 from evaluate.reporting.breakdown_sections import breakdowns
 from evaluate.reporting.page import Page, bracket
 from evaluate.reporting.results import read_results, results_file
-from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, Results
+from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, Results, Thresholds, VerificationSet
 from evaluate.reporting.sections import Models
 from evaluate.reporting.uncertainty import Uncertain
 from pipelines.common.command import run, say
@@ -44,6 +44,12 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
             figures["MegaFace TAR at FAR 1e-6"] = part.tar[MEGAFACE_FAR], part, MEGAFACE_FAR
         for part in results.get("tinyface", {}).values():
             figures["TinyFace rank-1"] = part.rank1, part, "rank1"
+        own = results.get("own", {})
+        if "pairs" in own:
+            least = min(own["pairs"].tar, key=float)
+            figures[f"own people: TAR at FAR {least}"] = own["pairs"].tar[least], own["pairs"], least
+        if "gallery" in own:
+            figures["own people: rank-1"] = own["gallery"].rank1, own["gallery"], "rank1"
         cells = "".join(
             f"<div class='tile'><b>{100 * value:.2f}<small>%</small></b>"
             + "".join(f"<span class='ci'>{bracket(pair)}</span>" for pair in part.bounds([key]).values())
@@ -57,7 +63,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
 
 
 def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
-    """Figures by model, then by target, "sets", "rfw", "megaface" or "tinyface", from ``results.json`` or its folder.
+    """Figures by model, then by target, "sets", "rfw", "megaface", "tinyface" or "own", from ``results.json``.
 
     Results that bear one name are one model's, unless they have a figure in common: then each is a model of its own,
     called by its folder.
@@ -66,8 +72,10 @@ def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
     found: dict[str, list[tuple[str, dict]]] = defaultdict(list)
     for place, path in zip(distinct_names(folders), paths):
         results = read_results(path)
-        for part in (results.sets or {}).values():
-            part.worst = _own_file(results_file(path).parent, part.worst)
+        pictured: list[VerificationSet | Thresholds | None] = [results.own_pairs, results.own_gallery]
+        for part in (*pictured, *(results.sets or {}).values()):
+            if part:
+                part.worst = _own_file(results_file(path).parent, part.worst)
         found[results.name].append((place, _by_kind(results)))
     models: dict[str, dict[str, dict]] = defaultdict(dict)
     for name, several in found.items():
@@ -97,6 +105,7 @@ def _by_kind(results: Results) -> dict[str, dict]:
         "rfw": {"rfw": results.rfw},
         "megaface": {"megaface": results.megaface},
         "tinyface": {"tinyface": results.tinyface},
+        "own": {"pairs": results.own_pairs, "gallery": results.own_gallery},
     }
     kinds = {kind: {name: part for name, part in parts.items() if part} for kind, parts in kinds.items()}
     return {kind: parts for kind, parts in kinds.items() if parts}
@@ -126,6 +135,9 @@ def main() -> None:
         sections.megaface(page, of("megaface"))
     if of("tinyface"):
         sections.tinyface(page, of("tinyface"))
+    if of("own"):
+        own_people.pairs(page, {name: parts["pairs"] for name, parts in of("own").items() if "pairs" in parts})
+        own_people.gallery(page, {name: parts["gallery"] for name, parts in of("own").items() if "gallery" in parts})
     page.write(args.output / "index.html", tiles(models))
     say(f"written: {args.output / 'index.html'}")
 

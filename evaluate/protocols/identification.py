@@ -81,6 +81,26 @@ def search(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray, top: int =
     return Search(rank, mate_score, best_other, top_others[order], probe[order])
 
 
+def best_mates(probes: np.ndarray, gallery: np.ndarray, probe_person: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """The row of each probe's most similar mate, int64 (Q,), where people have several in the gallery.
+
+    Args:
+        probes: unit vectors float64 (Q, d).
+        gallery: unit vectors float64 (G, d).
+        probe_person: whom the probes show, (Q,); each has a mate.
+        person: whom the gallery shows, (G,).
+
+    Equal scores go by the gallery's order, on every machine alike.
+    """
+    order = np.argsort(person, kind="stable")
+    starts, ends = (np.searchsorted(person[order], probe_person, side=side) for side in ("left", "right"))
+    count = ends - starts
+    row = np.repeat(np.arange(len(probes)), count)
+    column = order[np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(starts, count)]
+    scores = exact(probes, gallery, row, column)
+    return column[np.lexsort((column, -scores, row))[np.cumsum(count) - count]]  # of each probe the first of its best
+
+
 def joint_top(probes: int) -> int:
     """How many non-mated scores ``joint`` and its resamples need."""
     return 4 * math.ceil(probes * max(JOINT_FPIRS))
@@ -131,24 +151,32 @@ def resampled_joint(found: Search, subject: np.ndarray, signs: np.ndarray) -> di
     wanted = np.outer(count, JOINT_FPIRS)
     limit = limits(found.top_others, subject[found.top_probes], wanted, signs)
     tpir = rates_above(found.mate_score, subject, limit, signs)
-    return _resampled_ranks(found.rank, subject, signs) | _by_rate(JOINT_FPIRS, tpir)
+    return resampled_ranks(found.rank, subject, signs) | _by_rate(JOINT_FPIRS, tpir)
 
 
-def resampled_open_set(searches: Sequence[Search], subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+def resampled_open_set(
+    searches: Sequence[Search], subject: np.ndarray, signs: np.ndarray, fpirs: Sequence[float] = OPEN_SET_FPIRS
+) -> dict[str, np.ndarray]:
     """What ``open_set`` gives as means of the galleries, as ``resampled_joint``; probes without a mate count, too."""
     ranks = np.concatenate([found.rank[found.mated] for found in searches])
     subjects = np.concatenate([subject[found.mated] for found in searches])
     tpirs = []
     for found in searches:
-        others = np.flatnonzero(~found.mated)[np.argsort(-found.best_other[~found.mated], kind="stable")]
-        count = (signs > 0) @ np.bincount(subject[others], minlength=signs.shape[1])
-        limit = limits(found.best_other[others], subject[others], np.outer(count, OPEN_SET_FPIRS), signs)
+        limit = resampled_limits(found, subject, signs, fpirs)
         score = np.where(found.rank == 0, found.mate_score, -np.inf)[found.mated]
         tpirs.append(rates_above(score, subject[found.mated], limit, signs))
-    return _resampled_ranks(ranks, subjects, signs) | _by_rate(OPEN_SET_FPIRS, np.mean(tpirs, axis=0))
+    return resampled_ranks(ranks, subjects, signs) | _by_rate(fpirs, np.mean(tpirs, axis=0))
 
 
-def _resampled_ranks(rank: np.ndarray, subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+def resampled_limits(found: Search, subject: np.ndarray, signs: np.ndarray, fpirs: Sequence[float]) -> np.ndarray:
+    """The thresholds (B, k) of ``limit_at`` with the subjects (Q,) of the probes without a mate resampled."""
+    others = np.flatnonzero(~found.mated)[np.argsort(-found.best_other[~found.mated], kind="stable")]
+    count = (signs > 0) @ np.bincount(subject[others], minlength=signs.shape[1])
+    return limits(found.best_other[others], subject[others], np.outer(count, fpirs), signs)
+
+
+def resampled_ranks(rank: np.ndarray, subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
+    """``rank1`` … (B,) of ranks (n,), those of mated probes of subjects (n,)."""
     shares = rates(rank[:, None] < np.array(RANKS), subject, signs)
     return {f"rank{k}": column for k, column in zip(RANKS, shares.T)}
 
@@ -157,16 +185,17 @@ def _by_rate(fpirs: Sequence[float], tpir: np.ndarray) -> dict[str, np.ndarray]:
     return {f"{fpir:g}": column for fpir, column in zip(fpirs, tpir.T)}
 
 
-def tpir_at(found: Search, fpir: float) -> float:
-    """Share of mated probes whose mate comes first and above the threshold that ``fpir`` of the others' bests exceed.
-
-    The threshold is the n * fpir-th largest best score of the n probes without a mate, at least the largest.
-    """
+def limit_at(found: Search, fpir: float) -> float:
+    """The n * fpir-th largest best score of the n probes without a mate, at least the largest; to be exceeded."""
     others = np.sort(found.best_other[~found.mated])[::-1]
     if not len(others) or not found.mated.any():
         raise UserError("the open-set figures need probes with and without a mate in each gallery")
-    limit = others[max(int(len(others) * fpir) - 1, 0)]
-    mated = found.mated
+    return float(others[max(int(len(others) * fpir) - 1, 0)])
+
+
+def tpir_at(found: Search, fpir: float) -> float:
+    """Share of mated probes whose mate comes first and above the threshold ``limit_at`` the ``fpir``."""
+    limit, mated = limit_at(found, fpir), found.mated
     return float(((found.rank[mated] == 0) & (found.mate_score[mated] > limit)).mean())
 
 

@@ -82,9 +82,17 @@ def limits(scores: np.ndarray, unit: np.ndarray, wanted: np.ndarray, signs: np.n
 
 
 def impostor_limits(
-    scores: np.ndarray, first: np.ndarray, second: np.ndarray, fars: Sequence[float], signs: np.ndarray
+    scores: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    fars: Sequence[float],
+    signs: np.ndarray,
+    degree: np.ndarray | None = None,
 ) -> np.ndarray:
     """Thresholds (B, k) for ``fars`` (k,) among impostor ``scores`` (P,) of pairs of units ``first``, ``second`` (P,).
+
+    The scores may be the largest only, where ``degree`` float64 (u,) tells how many pairs each unit is in. Where a
+    resample needs more than there are, the least is the limit.
 
     Exact for the weights above, but that the dyads' term of all P pairs is left out of their number; this makes V₂ too
     large by FAR/(1 - FAR) of itself. NaN for a FAR that not one pair would reach: nothing can be said of it.
@@ -92,9 +100,10 @@ def impostor_limits(
     Only pairs near the threshold are looked at in each resample; those above count by ε, their degrees and the dyads'
     quadratic form. If a resample's threshold lies outside, the window is widened.
     """
-    units, (resamples, pairs) = signs.shape[1], (len(signs), len(scores))
+    units, resamples = signs.shape[1], len(signs)
     order = np.argsort(-scores, kind="stable")
-    degree = _degrees(first, second, units)
+    degree = _degrees(first, second, units) if degree is None else degree
+    pairs = round(degree.sum() / 2)
     exact_signs = signs.astype(np.float32)
     found = np.full((resamples, len(fars)), np.nan)
     for column, far in enumerate(fars):
@@ -106,13 +115,13 @@ def impostor_limits(
         target = far * (pairs + root * (exact_signs @ degree))
         width = int(6 * np.sqrt(root**2 * of_units + of_dyads)) + 16
         while True:
-            above, below = max(count - width, 0), min(count + width, pairs)
+            above, below = max(count - width, 0), min(count + width, len(scores))
             top, window = order[:above], order[above:below]
             base = above + root * (exact_signs @ _degrees(first[top], second[top], units))
             base += ((_dyads(first[top], second[top], units) @ exact_signs.T).T * exact_signs).sum(axis=1)
             place = _reached(target - base, first[window], second[window], root, signs)
             inside = (place >= 0) & (place < len(window))
-            if inside.all() or below - above == pairs:
+            if inside.all() or below - above == len(scores):
                 break
             width *= 2
         found[:, column] = scores[window][place.clip(0, len(window) - 1)]

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from evaluate.protocols.identification import search
-from evaluate.protocols.scores import exact
+from evaluate.protocols.identification import best_mates, search
 from pipelines.common.errors import UserError, one_line
 from pipelines.common.formats import IMAGE_SUFFIXES
 
@@ -111,11 +110,4 @@ def closed_set(probes: np.ndarray, gallery: np.ndarray, probe_person: np.ndarray
 
     Equal scores go by the gallery's order, on every machine alike.
     """
-    order = np.argsort(person, kind="stable")
-    starts, ends = (np.searchsorted(person[order], probe_person, side=side) for side in ("left", "right"))
-    count = ends - starts
-    row = np.repeat(np.arange(len(probes)), count)
-    column = order[np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(starts, count)]
-    scores = exact(probes, gallery, row, column)
-    best = np.lexsort((column, -scores, row))[np.cumsum(count) - count]  # of each probe the first of its best
-    return search(probes, gallery, column[best]).rank
+    return search(probes, gallery, best_mates(probes, gallery, probe_person, person)).rank

@@ -197,6 +197,50 @@ class TinyFace(Uncertain):
         return {"rank1": self.rank1, "rank5": self.rank5, "rank20": self.rank20}
 
 
+class Confusion(BaseModel):
+    """Two images that are alike, or unlike, though they should not be; ``people`` whom they show, ``images`` paths."""
+
+    people: Annotated[list[FileName], Pair]
+    images: Annotated[list[FileName], Pair]
+    score: FiniteFloat
+
+
+class Thresholds(Uncertain):
+    """``threshold``, a cosine that is to be exceeded, by the wanted rate of false accepts, and its 95 % interval.
+
+    ``confusions`` are by title, ``worst`` is their picture in the results' folder.
+    """
+
+    threshold: dict[str, FiniteFloat]
+    threshold_interval: dict[str, Interval]
+    confusions: dict[str, list[Confusion]]
+    worst: FileName | None = None
+
+
+class OwnPairs(Thresholds):
+    """All pairs of one's own images; ``tar`` and ``far``, the one really met, by the wanted FAR."""
+
+    images: Count
+    people: Count
+    genuine: Count
+    impostor: Count
+    tar: dict[str, Rate]
+    far: dict[str, Rate]
+    roc: Roc
+    histogram: Histogram
+
+
+class OwnGallery(Thresholds, Identification):
+    """One's own gallery searched by its people's probes and, for ``tpir`` by FPIR, by unknown ones."""
+
+    gallery: Count
+    people: Count
+    probes: Count
+    unknown: Count
+    cmc: Curve
+    det: Det | None = None
+
+
 class Settings(BaseModel):
     """How IJB templates were made."""
 
@@ -220,7 +264,7 @@ class _File(BaseModel):
 
 
 class Results(_File):
-    """``results.json`` of a model: figures of one IJB target, of verification sets by name, MegaFace or TinyFace."""
+    """``results.json`` of a model: figures of one IJB target, of verification sets by name, other sets, own people."""
 
     name: Name
     target: Literal["IJBB", "IJBC"] | None = None
@@ -232,13 +276,16 @@ class Results(_File):
     rfw: ByFmr | None = None  # its four groups at one threshold
     megaface: MegaFace | None = None
     tinyface: TinyFace | None = None
+    own_pairs: OwnPairs | None = None
+    own_gallery: OwnGallery | None = None
 
     @model_validator(mode="after")
     def _any(self) -> "Results":
         if (self.verification or self.identification) and not self.target:
             raise ValueError("target is missing: IJBB or IJBC")
-        if not (self.verification or self.identification or self.sets or self.megaface or self.tinyface):
-            raise ValueError("there is neither verification, identification, sets, megaface nor tinyface")
+        kinds = "verification", "identification", "sets", "megaface", "tinyface", "own_pairs", "own_gallery"
+        if not any(getattr(self, kind) for kind in kinds):
+            raise ValueError(f"there is neither {', '.join(kinds[:-1])} nor {kinds[-1]}")
         return self
 
 

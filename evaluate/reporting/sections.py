@@ -46,7 +46,7 @@ def ijb(page: Page, target: str, models: Models) -> None:
         )
         curves = {model: (part.roc.far, part.roc.tar) for model, part in one.items()}
         marks = {far: float(far) for far in first.tar}
-        drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), _bands(one, marks))}
+        drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), bands(one, marks))}
         for model, part in one.items():
             title = "Scores" if len(one) == 1 else f"Scores · {model}"
             drawn[f"{target}_scores_{model}"] = charts.histogram(
@@ -56,9 +56,9 @@ def ijb(page: Page, target: str, models: Models) -> None:
         columns = {far: f"{float(far):.0e}".replace("e-0", "e-") for far in first.tar}
         ours = {model: part.tar for model, part in one.items()}
         page.table(
-            "TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR), intervals=_intervals(one, columns)
+            "TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR), intervals=intervals(one, columns)
         )
-        _compare(page, columns, {model: (part.tar, part) for model, part in one.items()})
+        compare(page, columns, {model: (part.tar, part) for model, part in one.items()})
         breakdowns(page, name, {model: part.by for model, part in one.items()})
     many = {model: result["identification"] for model, result in models.items() if "identification" in result}
     if many:
@@ -70,8 +70,8 @@ def ijb(page: Page, target: str, models: Models) -> None:
         )
         joint = {model: (range(1, len(part.joint.cmc) + 1), part.joint.cmc) for model, part in many.items()}
         det = {model: (part.open_set.det.fpir, part.open_set.det.fnir) for model, part in many.items()}
-        closed = _bands({model: part.joint for model, part in many.items()}, {f"rank{k}": k for k in (1, 5, 10)})
-        opened = _bands(
+        closed = bands({model: part.joint for model, part in many.items()}, {f"rank{k}": k for k in (1, 5, 10)})
+        opened = bands(
             {model: part.open_set for model, part in many.items()},
             {fpir: float(fpir) for fpir in next(iter(many.values())).open_set.tpir},
         )
@@ -94,9 +94,9 @@ def ijb(page: Page, target: str, models: Models) -> None:
 def _rates(page: Page, title: str, models: Mapping[str, Identification]) -> None:
     columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {x: f"TPIR {x}" for x in next(iter(models.values())).tpir}
     page.table(
-        title, columns, {model: part.rates for model, part in models.items()}, intervals=_intervals(models, columns)
+        title, columns, {model: part.rates for model, part in models.items()}, intervals=intervals(models, columns)
     )
-    _compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
+    compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
 
 
 def _hardest(page: Page, title: str, hardest: Mapping[PairKind, list[HardPair]]) -> None:
@@ -146,11 +146,11 @@ def bins(page: Page, models: Models) -> None:
     spread = {model: {name: sets[name].std for name in sets} for model, sets in models.items()}
     columns = {name: name.upper().replace("_", "-") for name in names}
     rows = [(row, found) for row, found in published_rows(page, "bins", names[0]) if found.keys() & columns.keys()]
-    intervals = {
+    bounds = {
         model: {name: pair for name, part in sets.items() for pair in part.bounds(["accuracy"]).values()}
         for model, sets in models.items()
     }
-    page.table("Accuracy", columns, ours, rows, spread, intervals)
+    page.table("Accuracy", columns, ours, rows, spread, bounds)
     (first, base), *others = models.items()
     gained: dict[str, dict[str, Difference]] = {
         f"{model} − {first}": {
@@ -192,12 +192,12 @@ def megaface(page: Page, models: Models) -> None:
     page.section("MegaFace", f"{first.probes:,} FaceScrub probes, up to {first.distractors:,} distractors.")
     rank1 = {model: ([int(n) for n in part.rank1], list(part.rank1.values())) for model, part in results.items()}
     curves = {model: (part.roc.far, part.roc.tar) for model, part in results.items()}
-    bands = _bands(results, {n: int(n) for part in results.values() for n in part.rank1})
+    shaded = bands(results, {n: int(n) for part in results.values() for n in part.rank1})
     page.figures(
         {
-            "megaface_rank1": charts.distractors("Identification", rank1, page.colours, bands),
+            "megaface_rank1": charts.distractors("Identification", rank1, page.colours, shaded),
             "megaface_roc": charts.roc(
-                "Verification", curves, page.colours, [1e-6], _bands(results, {MEGAFACE_FAR: float(MEGAFACE_FAR)})
+                "Verification", curves, page.colours, [1e-6], bands(results, {MEGAFACE_FAR: float(MEGAFACE_FAR)})
             ),
         }
     )
@@ -205,12 +205,12 @@ def megaface(page: Page, models: Models) -> None:
     ours = {model: {"rank1": part.rank1[most[model]], "tar": part.tar[MEGAFACE_FAR]} for model, part in results.items()}
     columns = {"rank1": "rank-1", "tar": "TAR at FAR 1e-6"}
     keys = {model: {most[model]: "rank1", MEGAFACE_FAR: "tar"} for model in results}
-    intervals = {
+    bounds = {
         model: {keys[model][key]: pair for key, pair in part.bounds(keys[model]).items()}
         for model, part in results.items()
     }
-    page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"), intervals=intervals)
-    _compare(
+    page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"), intervals=bounds)
+    compare(
         page,
         {n: f"rank-1, {int(n):,}" for n in first.rank1} | {MEGAFACE_FAR: "TAR at FAR 1e-6"},
         {model: ({**part.rank1, **part.tar}, part) for model, part in results.items()},
@@ -234,11 +234,11 @@ def tinyface(page: Page, models: Models) -> None:
     )
     columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 20)}
     ours = {model: part.rates for model, part in results.items()}
-    page.table("TinyFace", columns, ours, intervals=_intervals(results, columns))
-    _compare(page, columns, {model: (part.rates, part) for model, part in results.items()})
+    page.table("TinyFace", columns, ours, intervals=intervals(results, columns))
+    compare(page, columns, {model: (part.rates, part) for model, part in results.items()})
 
 
-def _compare(
+def compare(
     page: Page,
     columns: Mapping[str, str],
     models: Mapping[str, tuple[Mapping[str, float | None], Uncertain]],
@@ -249,10 +249,10 @@ def _compare(
     page.differences("Difference in points, paired", columns, rows)
 
 
-def _bands(models: Mapping[str, Uncertain], place: Mapping[str, float]) -> charts.Bands:
+def bands(models: Mapping[str, Uncertain], place: Mapping[str, float]) -> charts.Bands:
     """The intervals of each model's figures, at the ``place`` where a chart shows them."""
     return {name: {place[key]: pair for key, pair in part.bounds(place).items()} for name, part in models.items()}
 
 
-def _intervals(models: Mapping[str, Uncertain], keys: Iterable[str]) -> dict[str, dict[str, tuple[float, float]]]:
+def intervals(models: Mapping[str, Uncertain], keys: Iterable[str]) -> dict[str, dict[str, tuple[float, float]]]:
     return {model: part.bounds(keys) for model, part in models.items()}

@@ -88,3 +88,14 @@ def print_breakdown(title: str, found: ByFmr | None) -> None:
         for key, label in MEASURE_NAMES.items():
             measures.add_row(label, groups.told(key))
         Console().print(measures)
+
+
+def print_thresholds(title: str, thresholds: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> None:
+    """Print cosines by the wanted rate of false accepts, with their 95 % intervals."""
+    table = Table(title=title, title_justify="left")
+    for rate in thresholds:
+        table.add_column(rate, justify="right")
+    table.add_row(
+        *(Text("{:.3f} [{:.3f}, {:.3f}]".format(value, *intervals[rate])) for rate, value in thresholds.items())
+    )
+    Console().print(table)

@@ -1,0 +1,163 @@
+"""1:1 among any people: all pairs of images, in bounded memory, and thresholds for wanted false-accept rates.
+
+Two images of one person are a genuine pair, two of different people an impostor pair. Where some images are references
+(of a passport, say), only a reference and another image make a pair. A pair is accepted when its cosine exceeds the
+threshold, which is the lowest with a share of accepted impostor pairs of at most the wanted FAR.
+
+Of 100 000 images there are five thousand million pairs, of which the highest impostor scores are held, and the others
+counted. All genuine pairs are held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluate.protocols.resampling import impostor_limits
+from evaluate.protocols.roc import OperatingPoint, tar_at
+from evaluate.protocols.scores import Largest, error_bound, exact
+from pipelines.common.errors import UserError
+
+FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+EDGES = np.linspace(-1, 1, 201)  # of the histogram
+_HELD = 1 << 24  # impostor pairs at most
+_CELLS = 1 << 24  # of a block of scores
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """The scores of all pairs of unit vectors ``vectors`` float64 (n, d), of people ``person`` int64 (n,).
+
+    Attributes:
+        first, second: the images of the G genuine pairs, int64 (G,).
+        genuine: their scores, float64 (G,).
+        impostors: how many impostor pairs there are.
+        top: the highest scores of these, falling, float32 (k,).
+        top_first, top_second: their images, int64 (k,).
+        degree: how many impostor pairs each person is in, float64 (u,).
+        counts: impostor pairs between the ``EDGES``, int64 (200,), by their float32 scores.
+        fars: those of the wanted FARs that k scores tell, and one pair at least would meet.
+    """
+
+    vectors: np.ndarray
+    person: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    genuine: np.ndarray
+    impostors: int
+    top: np.ndarray
+    top_first: np.ndarray
+    top_second: np.ndarray
+    degree: np.ndarray
+    counts: np.ndarray
+    fars: tuple[float, ...]
+
+    def at(self, far: float) -> OperatingPoint:
+        """The operating point for one of ``fars``, by exact scores.
+
+        The a + 1 highest float32 scores have the a + 1-th exact one within ``error`` of the last of them; so what lies
+        farther from that than two errors (three: the limits are rounded) is known to be accepted, or not to be.
+        """
+        allowed = int(far * self.impostors * (1 + 1e-12))
+        slack = 3 * error_bound(self.vectors.shape[1])
+        near = float(self.top[allowed])
+        above, below = np.searchsorted(-self.top, [-(near + slack), -(near - slack)])
+        scores = exact(self.vectors, self.vectors, self.top_first[above:below], self.top_second[above:below])
+        limit = float(np.sort(scores)[::-1][allowed - above])
+        met = (above + np.count_nonzero(scores > limit)) / self.impostors
+        return OperatingPoint(float((self.genuine > limit).mean()), float(met), limit)
+
+    def curve(self, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+        """FAR and TAR (points,) as far as the held scores tell, for drawing."""
+        fars = np.geomspace(1 / self.impostors, max(len(self.top) - 1, 1) / self.impostors, points)
+        return fars, tar_at(np.sort(self.genuine), self.top[::-1], self.impostors, fars)[0]
+
+    def resampled_limits(self, signs: np.ndarray) -> np.ndarray:
+        """The thresholds (B, k) for ``fars`` with the people resampled by ``signs`` (B, u)."""
+        first, second = self.person[self.top_first], self.person[self.top_second]
+        return impostor_limits(self.top, first, second, self.fars, signs, self.degree)
+
+
+def compare(
+    vectors: np.ndarray,
+    person: np.ndarray,
+    reference: np.ndarray | None = None,
+    fars: Sequence[float] = FARS,
+    held: int = _HELD,
+) -> AllPairs:
+    """Score all pairs of unit vectors float64 (n, d).
+
+    Args:
+        vectors: of the images.
+        person: whom they show, int64 (n,), numbered from 0.
+        reference: which images are references, bool (n,); None if all are compared with all.
+        fars: wanted FARs.
+        held: impostor pairs to hold at most.
+
+    Raises:
+        UserError: there is no genuine pair, or there are too few impostor pairs for any of ``fars``.
+    """
+    # Images of a person behind one another: of a row of scores, those with the own person are one piece.
+    order = np.argsort(person, kind="stable")
+    left = order if reference is None else order[reference[order]]
+    right = order if reference is None else order[~reference[order]]
+    begin, end = (np.searchsorted(person[right], person[left], side=side) for side in ("left", "right"))
+    # Without references a pair is met once: with the image that comes first as its row.
+    own = np.arange(1, len(left) + 1) if reference is None else begin
+    left_out = np.zeros(len(left), np.int64) if reference is None else begin
+    count = end - own
+    row = np.repeat(np.arange(len(left)), count)
+    first = left[row]
+    second = right[np.arange(len(row)) - np.repeat(np.cumsum(count) - count - own, count)]
+    impostors = int((len(right) - (end - left_out)).sum())
+    told = tuple(sorted(far for far in fars if far * impostors * (1 + 1e-12) >= 1 and 2 * far * impostors <= held))
+    if not len(first) or not impostors:
+        raise UserError(f"there are {len(first)} pairs of one person and {impostors} of two: some of both are needed")
+    if not told:
+        raise UserError(
+            f"there are {impostors} pairs of two people: the FARs that they tell are 1/{impostors} to "
+            f"{min(held / 2 / impostors, 1):.2g}"
+        )
+    largest = Largest(min(impostors, held, int(4 * told[-1] * impostors) + 4096), 4 * error_bound(vectors.shape[1]))
+    counts, masked = np.zeros(len(EDGES) - 1, np.int64), 0
+    transposed = np.ascontiguousarray(vectors[right].T, dtype=np.float32)
+    size = max(1, min(512, _CELLS // len(right)))
+    blocks: list[tuple[int, int, int]] = []  # the first key of each, its first column, its width
+    key = 0
+    for start in range(0, len(left), size):
+        stop = min(start + size, len(left))
+        column = int(end[start]) if reference is None else 0  # nothing before it is an impostor of these rows
+        if column == len(right):
+            break
+        scores = vectors[left[start:stop]].astype(np.float32) @ transposed[:, column:]
+        for line, low, high in zip(scores, left_out[start:stop], end[start:stop]):
+            line[max(low - column, 0) : high - column] = -np.inf
+            masked += high - max(low, column)
+        blocks.append((key, column, scores.shape[1]))
+        largest.add(scores, key)
+        key += scores.size
+        bins = ((scores.clip(-1, 1) + 1) * (len(counts) / 2)).astype(np.uint8).clip(max=len(counts) - 1)
+        counts += np.bincount(bins.ravel(), minlength=len(counts))
+    counts[0] -= masked
+    keys, columns, widths = np.array(blocks, np.int64).T
+    falling = np.argsort(-largest.scores, kind="stable")
+    block = np.searchsorted(keys, largest.keys[falling], side="right") - 1
+    line, place = np.divmod(largest.keys[falling] - keys[block], widths[block])
+    of_left, of_right = (np.bincount(person[side], minlength=person.max() + 1).astype(float) for side in (left, right))
+    degree = of_left * (len(right) - of_right)
+    if reference is not None:
+        degree += of_right * (len(left) - of_left)
+    return AllPairs(
+        vectors=vectors,
+        person=person,
+        first=first,
+        second=second,
+        genuine=exact(vectors, vectors, first, second),
+        impostors=impostors,
+        top=largest.scores[falling],
+        top_first=left[block * size + line],
+        top_second=right[columns[block] + place],
+        degree=degree,
+        counts=counts,
+        fars=told,
+    )

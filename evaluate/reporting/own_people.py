@@ -1,0 +1,99 @@
+"""The sections of a report on one's own people: thresholds, rates, curves, and the confusions as pictures."""
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from evaluate.reporting import charts
+from evaluate.reporting.page import Page
+from evaluate.reporting.schema import OwnGallery, OwnPairs, Thresholds
+from evaluate.reporting.sections import bands, compare, intervals
+
+
+def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
+    """1:1 over all pairs."""
+    if not models:
+        return
+    first = next(iter(models.values()))
+    page.section(
+        "Own people, 1:1",
+        f"{first.images:,} images of {first.people:,} people: {first.genuine:,} genuine and {first.impostor:,} "
+        "impostor pairs. A pair is accepted when its cosine exceeds the threshold. In brackets 95 % intervals by "
+        "resampling people.",
+    )
+    _thresholds(page, "Threshold for a FAR of", models)
+    columns = {far: f"FAR {far}" for far in sorted({far for part in models.values() for far in part.tar}, key=float)}
+    page.table(
+        "TAR", columns, {model: part.tar for model, part in models.items()}, intervals=intervals(models, columns)
+    )
+    compare(page, columns, {model: (part.tar, part) for model, part in models.items()})
+    marks = {far: float(far) for far in columns}
+    curves = {model: (part.roc.far, part.roc.tar) for model, part in models.items()}
+    drawn = {"own_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), bands(models, marks))}
+    for model, part in models.items():
+        least = min(part.threshold, key=float)
+        title = ("Scores" if len(models) == 1 else f"Scores · {model}") + f" (threshold at FAR {least})"
+        drawn[f"own_scores_{model}"] = charts.histogram(title, "cosine", part.histogram, part.threshold[least])
+    page.figures(drawn)
+    _pictures(page, models)
+
+
+def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
+    """1:N in a gallery."""
+    if not models:
+        return
+    first = next(iter(models.values()))
+    page.section(
+        "Own people, 1:N",
+        f"{first.gallery:,} images of {first.people:,} people in the gallery, {first.probes:,} probes of them, "
+        f"{first.unknown:,} of unknown people. A probe is given the most similar image's name when its cosine exceeds "
+        "the threshold; FPIR is the share of unknown probes that get a name, TPIR that of the others that get the "
+        "right one. In brackets 95 % intervals by resampling people.",
+    )
+    _thresholds(page, "Threshold for an FPIR of", models)
+    fpirs = sorted({fpir for part in models.values() for fpir in part.tpir}, key=float)
+    columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {fpir: f"TPIR {fpir}" for fpir in fpirs}
+    page.table(
+        "Rates", columns, {model: part.rates for model, part in models.items()}, intervals=intervals(models, columns)
+    )
+    compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
+    ranks = {f"rank{k}": k for k in (1, 5, 10)}
+    cmc = {model: (range(1, len(part.cmc) + 1), part.cmc) for model, part in models.items()}
+    drawn = {"own_cmc": charts.cmc("CMC", cmc, page.colours, bands(models, ranks))}
+    if det := {model: (part.det.fpir, part.det.fnir) for model, part in models.items() if part.det}:
+        tpir = bands(models, {fpir: float(fpir) for fpir in fpirs})
+        missed = {model: {x: (1 - high, 1 - low) for x, (low, high) in row.items()} for model, row in tpir.items()}
+        drawn["own_det"] = charts.det("DET", det, page.colours, missed)
+    page.figures(drawn)
+    _pictures(page, models)
+
+
+def _thresholds(page: Page, heading: str, models: Mapping[str, Thresholds]) -> None:
+    """Cosines, which unlike all other figures of a page are not percentages."""
+    columns = sorted({rate for part in models.values() for rate in part.threshold}, key=float)
+    if not columns:
+        return
+
+    def cell(part: Thresholds, rate: str) -> str:
+        if rate not in part.threshold:
+            return "<td>–</td>"
+        low, high = part.threshold_interval[rate]
+        return f"<td>{part.threshold[rate]:.3f} <span class='ci'>[{low:.3f}, {high:.3f}]</span></td>"
+
+    rows = [
+        f"<tr class='ours'><th><i style='background:{page.colours[model]}'></i>{escape(model)}</th>"
+        + "".join(cell(part, rate) for rate in columns)
+        + "</tr>"
+        for model, part in models.items()
+    ]
+    titles = "".join(f"<th>{rate}</th>" for rate in columns)
+    page.parts.append(
+        f"<div class='table'><table><thead><tr><th>{heading}</th>{titles}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        "</table></div>"
+    )
+
+
+def _pictures(page: Page, models: Mapping[str, Thresholds]) -> None:
+    for model, part in models.items():
+        if part.worst:
+            page.picture(Path(part.worst).read_bytes(), f"Own people: confusions of {model}, and cosines")

@@ -1,0 +1,104 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from evaluate import folders as command
+from evaluate import report
+from evaluate.folders import Faces, own_gallery
+from evaluate.protocols.embeddings import normalised
+from pipelines.common.errors import UserError
+from tests.evaluate.networks import write_onnx
+from tests.pipelines.photos import jpeg, write_folder
+
+
+def faces(rng, centres, who, prefix=""):
+    vectors = normalised(centres[who] + 1.1 * rng.standard_normal((len(who), centres.shape[1])))
+    return Faces([f"{number}.jpg" for number in range(len(who))], [f"{prefix}{one}" for one in who], vectors)
+
+
+def test_gallery_is_the_matrix_of_all_scores():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 12))
+    gallery = faces(rng, centres, rng.permutation(np.repeat(np.arange(40), 2)))
+    probes, unknown = (
+        faces(rng, centres, rng.integers(0, 40, 150)),
+        faces(rng, centres, np.repeat(np.arange(40, 60), 5)),
+    )
+    found = own_gallery(gallery, probes, unknown, fpirs=(0.001, 0.02, 0.1))
+    own = np.array(probes.names)[:, None] == np.array(gallery.names)
+    scores = probes.vectors @ gallery.vectors.T
+    mate = np.where(own, scores, -np.inf).max(axis=1)
+    rank = (~own & (scores > mate[:, None])).sum(axis=1)
+    for k in (1, 5, 10):
+        share = np.mean(rank < k)
+        low, high = found.interval[f"rank{k}"]
+        assert getattr(found, f"rank{k}") == pytest.approx(share, abs=1e-12)
+        assert low < share < high
+    best = np.sort((unknown.vectors @ gallery.vectors.T).max(axis=1))[::-1]
+    assert found.tpir.keys() == {"0.02", "0.1"}  # 100 images of unknown people do not tell 0.001
+    for fpir, place in (("0.02", 1), ("0.1", 9)):
+        assert found.threshold[fpir] == pytest.approx(best[place], abs=1e-12)
+        assert found.tpir[fpir] == np.mean((rank == 0) & (mate > best[place] + 1e-12))
+        low, high = found.threshold_interval[fpir]
+        assert low < found.threshold[fpir] < high
+    wrong = found.confusions["Probes that find somebody else"]
+    assert all(one.people[0] != one.people[1] for one in wrong)
+    assert wrong[0].score == pytest.approx(np.where(own, -np.inf, scores)[rank > 0].max())
+
+
+def evaluated(folder, monkeypatch, *options):
+    network = write_onnx(folder / "n.onnx")
+    arguments = [folder / "data", "--checkpoint", network, "--output", folder / "out", *options]
+    monkeypatch.setattr(sys, "argv", ["", *map(str, arguments)])
+    command.main()
+    results = json.loads((folder / "out/results.json").read_text())
+    monkeypatch.setattr(sys, "argv", ["", "--results", str(folder / "out"), "--output", str(folder / "page")])
+    report.main()
+    return results, (folder / "page/index.html").read_text()
+
+
+def test_pairs_to_a_page(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "data", dict.fromkeys("abcdefgh", 3))
+    results, page = evaluated(tmp_path, monkeypatch, "--far", "0.01", "1e-6")
+    found = results["own_pairs"]
+    assert (found["images"], found["people"], found["genuine"], found["impostor"]) == (24, 8, 24, 252)
+    assert "252 pairs of two people do not tell a FAR of 1e-06" in capsys.readouterr().out
+    assert "Own people, 1:1" in page and "Most similar strangers" in found["confusions"]
+
+
+def test_references_meet_the_others_only(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data", {f"{name}__x": 3 for name in "abcdefgh"})
+    for first in (tmp_path / "data").glob("*/*_0001.jpg"):
+        first.rename(first.with_name("gallery.jpg"))
+    found = evaluated(tmp_path, monkeypatch)[0]["own_pairs"]
+    assert (found["genuine"], found["impostor"]) == (16, 8 * 14)
+
+
+def test_gallery_to_a_page(tmp_path, monkeypatch):
+    for kind in ("gallery", "probe"):
+        write_folder(tmp_path / "data" / kind, dict.fromkeys("abc", 2))
+    (tmp_path / "data/unknown").mkdir()
+    for number in range(10):
+        (tmp_path / f"data/unknown/{number}.jpg").write_bytes(jpeg(100 + number))
+    results, page = evaluated(tmp_path, monkeypatch)
+    found = results["own_gallery"]
+    assert (found["gallery"], found["people"], found["probes"], found["unknown"]) == (6, 3, 6, 10)
+    assert found["rank1"] == 1 and found["tpir"] == {"0.1": 1}  # the probes are the gallery's images
+    assert "Own people, 1:N" in page
+
+
+def test_probes_of_nobody_in_the_gallery():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((4, 8))
+    with pytest.raises(UserError, match=r"1 people of probe/ are not in gallery/: 3; unknown/ is for such"):
+        own_gallery(faces(rng, centres, np.arange(3)), faces(rng, centres, np.array([0, 3])), None)
+
+
+@pytest.mark.parametrize("far", ["0", "1", "one"])
+def test_what_is_no_rate(far, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["", "d", "--checkpoint", "c", "--output", "o", "--far", far])
+    with pytest.raises(SystemExit):
+        command.parse_arguments()
+    assert f"'{far}' is no rate between 0 and 1" in capsys.readouterr().err
