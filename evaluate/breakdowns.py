@@ -52,7 +52,7 @@ def reachable(impostors: int) -> list[float]:
 
 def breakdown(pairs: Pairs) -> ByFmr:
     """Error versus discard by each quality, and the groups' errors, at each threshold."""
-    result = ByFmr(quality={name: {} for name in pairs.qualities})
+    result = ByFmr(quality={name: {} for name in pairs.qualities}, groups={})  # both set: what is unset is not written
     first, second = pairs.people
     signs = draw(max(first.max(), second.max()) + 1)
     # A pair may be listed as genuine and as impostor: two images of one person are no strangers.

@@ -129,8 +129,10 @@ def by_chance(
     drawn = []
     for values, anew, count, share in zip(rates, resampled, units, shares):
         joined = float((values * share).sum() / share.sum())
-        trials = [effective_trials(*each) for each in zip(values.tolist(), anew.T, count.tolist())]
-        whole = np.maximum(np.rint(np.minimum(trials, share)), 1).astype(np.int64)
+        trials = np.array([effective_trials(*each) for each in zip(values.tolist(), anew.T, count.tolist())])
+        # What cannot be resampled, for lack of people, tells next to nothing.
+        trials = np.where(np.isnan(trials), 1, np.minimum(trials, share))
+        whole = np.maximum(np.rint(trials), 1).astype(np.int64)
         drawn.append(generator.binomial(whole, joined, (draws, len(whole))) / whole)
     found = {}
     for name, measure in MEASURES.items():

@@ -162,8 +162,8 @@ def test_ijb_by_quality_and_group(tmp_path, monkeypatch):
     assert set(one["by"]["quality"]) == {"norm", "detector"}
     for fmr, part in one["by"]["quality"]["detector"].items():
         assert part["genuine"] == one["genuine"] and 0 < part["rates"]["0"] < 1
-        if one["far"][str(float(fmr))] <= float(fmr):  # where the ROC's nearest point does not exceed the FMR
-            assert part["rates"]["0"] == pytest.approx(1 - one["tar"][str(float(fmr))], abs=1e-9)
+        if one["far"][fmr] <= float(fmr):  # else the ROC's nearest point exceeds the FMR
+            assert part["rates"]["0"] == pytest.approx(1 - one["tar"][fmr], abs=1e-9)
     assert all(set(part["groups"]) == {"x", "y"} for part in one["by"]["groups"].values())
 
 
