@@ -89,9 +89,9 @@ def figures(found: Results) -> Iterator[tuple[str, str, Figure]]:
         parts.append(("bins", name.lower(), f"{name} accuracy", part.accuracy, part, "accuracy"))
     if tiny := found.tinyface:
         parts += [("tinyface", key, f"TinyFace {key}", rate, tiny, key) for key, rate in tiny.rates.items()]
-    for kind, key, title, value, part, name in parts:
+    for kind, key, title, value, having, place in parts:
         if value is not None:
-            yield kind, key, Figure(title, value, part.bounds([name]).get(name))
+            yield kind, key, Figure(title, value, having.bounds([place]).get(place))
 
 
 def compare(model: str, found: Sequence[Results], rows: Sequence[Row], notes: Sequence[str]) -> list[results.Row]:
@@ -144,7 +144,7 @@ def printed(row: results.Row) -> results.Row:
 
 
 def printed_of(model: str, table: Sequence[results.Row]) -> list[results.Row]:
-    """A model's rows as a reader wants them; which published row each meets is left out where it is one and the same."""
+    """A model's rows as a reader wants them; which published row each meets is left out where all meet one."""
     own = [row for row in table if row["model"] == model]
     one = len({row["row"] for row in own if "row" in row}) == 1
     return [{key: cell for key, cell in printed(row).items() if not (one and key == "published row")} for row in own]
