@@ -169,7 +169,8 @@ def main() -> None:
     against.add_options(parser)
     options = parser.parse_args()
     if options.checkpoints:
-        return against.run_against(options)
+        against.run_against(options)
+        return
     if not (options.data and options.bins):
         parser.error("rows are trained on --data and judged on --bins; networks are given as --checkpoints")
     names = options.rows or list(ROWS)

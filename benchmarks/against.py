@@ -89,9 +89,9 @@ def figures(found: Results) -> Iterator[tuple[str, str, Figure]]:
         parts.append(("bins", name.lower(), f"{name} accuracy", pairs.accuracy, pairs, "accuracy"))
     if tiny := found.tinyface:
         parts += [("tinyface", key, f"TinyFace {key}", rate, tiny, key) for key, rate in tiny.rates.items()]
-    for kind, key, title, value, part, name in parts:
+    for kind, key, title, value, having, place in parts:
         if value is not None:
-            yield kind, key, Figure(title, value, part.bounds([name]).get(name))
+            yield kind, key, Figure(title, value, having.bounds([place]).get(place))
 
 
 def compare(model: str, found: Sequence[Results], rows: Sequence[Row], notes: Sequence[str]) -> list[results.Row]:
@@ -143,13 +143,20 @@ def printed(row: results.Row) -> results.Row:
     return shown
 
 
+def printed_of(model: str, table: Sequence[results.Row]) -> list[results.Row]:
+    """A model's rows as a reader wants them; which published row each meets is left out where all meet one."""
+    own = [row for row in table if row["model"] == model]
+    one = len({row["row"] for row in own if "row" in row}) == 1
+    return [{key: cell for key, cell in printed(row).items() if not (one and key == "published row")} for row in own]
+
+
 def page(table: Sequence[results.Row], told: Mapping[str, str]) -> str:
     """The table as HTML, a section a model, with what is told of each."""
     parts = ["<p class='lead'>In percent, with 95 % intervals by resampling people (pairs, where a set names nobody). "]
     parts.append("Over it: ours less the published figure, whose own interval nobody publishes. ")
     parts.append("Within noise: the published figure lies in our interval.</p>")
     for model, text in told.items():
-        rows = [printed(row) for row in table if row["model"] == model]
+        rows = printed_of(model, table)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         heads = "".join(f"<th>{escape(column)}</th>" for column in columns)
         lines = "".join(
@@ -205,7 +212,7 @@ def run_against(options: argparse.Namespace) -> None:
         )
     for name, text in told.items():
         say(f"{name} {text}")
-        results.show([printed(row) for row in table if row["model"] == name], name)
+        results.show(printed_of(name, table), name)
     path = results.save("against", table, options.output)
     write_document(
         path.with_suffix(".html"), "Against published figures", "<h1>Against published figures</h1>", page(table, told)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import against
+from benchmarks.accuracy import main
 from benchmarks.against import compare, measure, page, printed, protocols, verdict
 from benchmarks.face_ijb import write_faces
 from evaluate.reporting.schema import Results
@@ -85,15 +86,19 @@ def test_what_is_done_is_kept_until_the_weights_are_others(tmp_path, monkeypatch
     assert len(called) == 3 and called[2][1] == "evaluate.ijb"
 
 
-def test_what_is_missing_is_told():
-    line = [sys.executable, "-m", "benchmarks.accuracy"]
-    for arguments, told in (
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
         ((), "networks are given as --checkpoints"),
         (("--checkpoints", "a.onnx"), "there are no data to measure with"),
         (("--checkpoints", "a.onnx", "--bins", "l.bin", "--reproduces", "-", "-"), "says something of 2 networks"),
-    ):
-        done = subprocess.run([*line, *arguments], capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 2 and told in done.stderr
+    ],
+)
+def test_what_is_missing_is_told(monkeypatch, capsys, arguments, told):
+    monkeypatch.setattr(sys, "argv", ["benchmarks.accuracy", *arguments])
+    with pytest.raises((ValueError, SystemExit)) as raised:
+        main()
+    assert told in str(raised.value) + capsys.readouterr().err
 
 
 @pytest.mark.slow

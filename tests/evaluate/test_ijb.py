@@ -107,8 +107,9 @@ def test_three_ways_of_weighing_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         run_ijb(monkeypatch, tmp_path, path, tmp_path / "a", "--ways", "det", "--norm", "keep")
+    options = ["--protocol", "verification", "--ways", "norm+det", "norm", "det"]
     with pytest.raises(FileNotFoundError):  # results are in the folders of the ways alone
-        run_ijb(monkeypatch, tmp_path, tmp_path / "views.npy", tmp_path / "a", "--ways", "norm+det", "norm", "det")
+        run_ijb(monkeypatch, tmp_path, tmp_path / "views.npy", tmp_path / "a", *options)
     data = IJB(tmp_path, "IJBC")
     thresholds = []
     for way, norm, weighed in (("norm+det", True, True), ("norm", True, False), ("det", False, True)):
