@@ -13,10 +13,11 @@ from models.edgeface import EdgeFace
 from models.ir import IR
 from models.iresnet import STAGE_CHANNELS, IResNet
 from models.kprpe import BUCKETS, KeypointTransformer
-from models.kprpe import PATCH_SIZE as KPRPE_PATCH_SIZE
 from models.mobilefacenet import UNIT, MobileFaceNet
 from models.mobilefacenet_paper import PaperMobileFaceNet, ReLU6MobileFaceNet
 from models.registry import BACKBONES
+from models.unmasked_vit import PATCH_SIZE as UNMASKED_PATCH_SIZE
+from models.unmasked_vit import UnmaskedTransformer
 from models.vit import PATCH_SIZE, TransFace, VisionTransformer
 from pipelines.common.errors import UserError
 
@@ -124,14 +125,19 @@ def _edgeface(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _kprpe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _unmasked_vit(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     _, patches, dim = tensors["pos_embed"].shape
     depth = _count(tensors, r"blocks\.(\d+)\.")
-    heads = len(tensors["keypoint_linear.weight"]) // (BUCKETS * depth)
+    mlp_ratio = len(tensors["blocks.0.mlp.fc1.weight"]) // dim
+    if "keypoint_linear.weight" in tensors:
+        heads = len(tensors["keypoint_linear.weight"]) // (BUCKETS * depth)
+        name = _name(KeypointTransformer, dim, depth, heads, mlp_ratio)
+    else:  # which does not show how many heads there are
+        name = _name(UnmaskedTransformer, dim, depth, {12: 8, 24: 16}[depth], mlp_ratio)
     return {
-        "name": _name(KeypointTransformer, dim, depth, heads, len(tensors["blocks.0.mlp.fc1.weight"]) // dim),
+        "name": name,
         "embedding_size": len(tensors["feature.2.weight"]),
-        "input_size": math.isqrt(patches) * KPRPE_PATCH_SIZE,
+        "input_size": math.isqrt(patches) * UNMASKED_PATCH_SIZE,
     }
 
 
@@ -140,8 +146,8 @@ _GUESSES: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "layer1.0.bn1.weight": _iresnet,
     "body.0.res_layer.0.weight": _ir,
     "conv_sep.layers.0.weight": _mobilefacenet,
-    "keypoint_linear.weight": _kprpe,
-    "patch_embed.proj.weight": _vit,
+    "mask_token": _vit,
+    "patch_embed.proj.weight": _unmasked_vit,
     "model.stages.3.blocks.1.xca.temperature": _edgeface,  # of two blocks
     "model.stages.3.blocks.2.xca.temperature": _edgeface,  # of three
 }

@@ -1,8 +1,7 @@
 """Vision transformers whose attention knows where the face is: KPRPE.
 
 Kim, Su, Liu, Jain and Liu, "KeyPoint Relative Position Encoding for Face Recognition", CVPR 2024, in the form of
-CVLface (``rel_keypoint_splithead_unshared``), after whose checkpoints tensors are named. Patches of 8×8 pixels; none is
-masked in training.
+CVLface (``rel_keypoint_splithead_unshared``), after whose checkpoints tensors are named.
 """
 
 import math
@@ -10,11 +9,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.layers import DropRate, run_blocks
-from models.vit import Block, PatchEmbed, feature_head, initialise_linear
+from models.layers import DropRate
+from models.unmasked_vit import PATCH_SIZE, UnmaskedTransformer
+from models.vit import Block
 from pipelines.common.alignment import relative_template
 
-PATCH_SIZE = 8
 LANDMARKS = 5
 _REACH = 3  # distances along an axis are told apart as 0, 1, 2 to 3, and 4 or more patches
 BUCKETS = (2 * _REACH + 1) ** 2
@@ -46,23 +45,16 @@ class KeypointBlock(Block):
         return super().forward(x_bnd, table_bhnk.gather(3, buckets_bhnn))
 
 
-class KeypointTransformer(nn.Module):
+class KeypointTransformer(UnmaskedTransformer):
     """Images (b, 3, h, w) in [-1, 1] and landmarks to embeddings (b, embedding_size), not normalised.
 
     Landmarks (b, 5, 2) are (x, y) of the eyes, the tip of the nose and the corners of the mouth, what is left in the
     image first, as parts of its sides: (0, 0) is the corner of its first pixel, (1, 1) of its last. Without any, those
-    of the template to which faces are aligned are taken.
-
-    Args:
-        dim: channels of a token.
-        depth: number of blocks.
-        heads: of the attention.
-        mlp_ratio: channels within a block's MLP, in units of ``dim``.
-        drop_path: probability of dropping a branch in the last block; it grows linearly from 0 in the first.
-        checkpoint_activations: recompute each block for the gradient instead of storing its activations.
+    of the template to which faces are aligned are taken. Arguments are those of `UnmaskedTransformer`.
     """
 
     wants_landmarks = True
+    block = KeypointBlock
 
     def __init__(
         self,
@@ -76,17 +68,18 @@ class KeypointTransformer(nn.Module):
         drop_path: DropRate = 0.1,
         checkpoint_activations: bool = False,
     ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.checkpoint_activations = checkpoint_activations
-        side = input_size // PATCH_SIZE
-        self.patch_embed = PatchEmbed(dim, PATCH_SIZE)
-        self.pos_embed = nn.Parameter(torch.empty(1, side**2, dim))
-        self.blocks = nn.ModuleList(
-            KeypointBlock(dim, drop_path * i / (depth - 1), heads, mlp_ratio) for i in range(depth)
+        super().__init__(
+            dim,
+            depth,
+            heads,
+            mlp_ratio,
+            embedding_size,
+            input_size,
+            drop_path=drop_path,
+            checkpoint_activations=checkpoint_activations,
         )
-        self.norm = nn.LayerNorm(dim)
-        self.feature = feature_head(dim, side**2, embedding_size)
+        self.heads = heads
+        side = input_size // PATCH_SIZE
         self.keypoint_linear = nn.Linear(2 * LANDMARKS, BUCKETS * heads * depth)
         centres = (torch.arange(side) + 0.5) / side
         self.register_buffer("places", torch.cartesian_prod(centres, centres).flip(1), persistent=False)
@@ -95,9 +88,8 @@ class KeypointTransformer(nn.Module):
         self.places: Tensor  # (n, 2), (x, y) of the patches' centres
         self.buckets: Tensor  # int64 (n, n)
         self.template: Tensor  # (5, 2)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        initialise_linear(self)
         nn.init.zeros_(self.keypoint_linear.weight)  # at first it is a transformer without landmarks
+        nn.init.zeros_(self.keypoint_linear.bias)
 
     def forward(self, images_bchw: Tensor, landmarks_b52: Tensor | None = None) -> Tensor:
         if landmarks_b52 is None:
@@ -106,6 +98,4 @@ class KeypointTransformer(nn.Module):
         tables = self.keypoint_linear(away_bnm).chunk(len(self.blocks), 2)
         # A view; its sizes are of the input itself, which ONNX takes as such and not as numbers.
         buckets = [self.buckets.expand(landmarks_b52.size(0), self.heads, -1, -1)] * len(self.blocks)
-        x_bnd = self.patch_embed(images_bchw) + self.pos_embed
-        x_bnd = self.norm(run_blocks(self.blocks, x_bnd, self.checkpoint_activations, tables, buckets))
-        return self.feature(x_bnd.flatten(1))
+        return self.embedded(images_bchw, list(tables), buckets)

@@ -15,6 +15,7 @@ from models.kprpe import KeypointTransformer
 from models.mobilefacenet import MobileFaceNet
 from models.mobilefacenet_paper import PaperMobileFaceNet, ReLU6MobileFaceNet
 from models.timm_backbone import PREFIX, is_timm, timm_constructor, timm_names
+from models.unmasked_vit import UnmaskedTransformer
 from models.vit import TransFace, VisionTransformer
 from pipelines.common.errors import unknown
 
@@ -57,6 +58,8 @@ BACKBONES = Backbones(
         "vit_l": partial(VisionTransformer, 768, 24, drop_path=0.05, mask_ratio=0.05),
         "vit_l_dp005_mask_005": partial(VisionTransformer, 768, 24, drop_path=0.05, mask_ratio=0.05),
         "vit_h": partial(VisionTransformer, 1024, 48, mask_ratio=0.0),
+        "vit_s_unmasked": partial(UnmaskedTransformer, 512, 12, 8, 5),
+        "vit_b_unmasked": partial(UnmaskedTransformer, 512, 24, 16, 3),
         "vit_s_kprpe": partial(KeypointTransformer, 512, 12, 8, 5),
         "vit_b_kprpe": partial(KeypointTransformer, 512, 24, 16, 3),
         "edgeface_xxs": partial(EdgeFace, "edgenext_xx_small", None),

@@ -27,6 +27,8 @@ from models.weights import guess_architecture
         {"name": "vit_t", "registers": 8},
         {"name": "transface_b"},
         {"name": "vit_b_kprpe", "embedding_size": 256},
+        {"name": "vit_s_unmasked", "embedding_size": 256},
+        {"name": "vit_b_unmasked", "input_size": 96},
     ],
 )
 def test_architecture_is_told_from_the_tensors(options):

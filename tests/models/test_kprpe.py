@@ -11,6 +11,7 @@ from models import create_model
 from models.inspect import cost
 from models.kprpe import KeypointTransformer, relation_buckets
 from models.onnx_file import export_onnx, onnx_error
+from models.unmasked_vit import UnmaskedTransformer
 from models.weights import load_backbone
 from pipelines.common.alignment import TEMPLATE
 
@@ -103,6 +104,18 @@ def test_a_fresh_network_does_not_look_at_its_landmarks():
         assert torch.equal(model(images, torch.rand(2, 5, 2)), model(images))
 
 
+def test_without_its_tables_it_is_cvlfaces_plain_transformer():
+    model = small()
+    with torch.no_grad():
+        model.keypoint_linear.weight.zero_()
+        model.keypoint_linear.bias.zero_()
+    plain = UnmaskedTransformer(16, 3, 2, 3, 12, 40, drop_path=0.5).double().eval()
+    plain.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if "keypoint" not in name})
+    images = torch.rand(2, 3, 40, 40, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(images), naive(model, images, torch.rand(2, 5, 2).double()))
+
+
 def test_landmarks_and_their_weights_get_gradients():
     model, images = small(), torch.rand(2, 3, 40, 40, dtype=torch.float64)
     landmarks = torch.rand(2, 5, 2, dtype=torch.float64, requires_grad=True)
@@ -144,7 +157,13 @@ def test_weights_are_found_under_the_names_of_cvlface(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), model.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("vit_s_kprpe", 96_004_128), ("vit_b_kprpe", 115_076_736)])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        *(("vit_s_kprpe", 96_004_128), ("vit_b_kprpe", 115_076_736)),
+        *(("vit_s_unmasked", 95_952_384), ("vit_b_unmasked", 114_869_760)),
+    ],
+)
 def test_parameters_are_as_many_as_in_cvlface(name, parameters):
     assert cost(name=name).parameters == parameters
 
