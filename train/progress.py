@@ -1,4 +1,4 @@
-"""What a run tells: a progress line for people, and a record a log step for the sinks: files, TensorBoard's curves."""
+"""What a run tells: a progress line for people, and a record a log step for the sinks: files, curves, trackers."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pipelines.common.files import naming, replacing
 from train.checkpoint import latest_step
+from train.trackers import MLflow, WeightsAndBiases
 
 
 class Sink(Protocol):
@@ -63,7 +64,12 @@ class TensorBoard:
         self._writer.close()
 
 
-SINKS: dict[str, Callable[[Path], Sink]] = {"jsonl": JsonLines, "tensorboard": TensorBoard}
+SINKS: dict[str, Callable[[Path], Sink]] = {
+    "jsonl": JsonLines,
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The training loop: batches in, steps taken, logs, verification and checkpoints at their times."""
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from train.checkpoint import Checkpoints
 from train.config import Config
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
 from train.ema import WeightAverage
+from train.environment import environment
 from train.freezing import hold_norms
 from train.gate import SoundBuffers, StepGate
 from train.groups import parameters_of, trained_groups
@@ -208,6 +210,8 @@ class Trainer:
                 return {}
             if self.world.main:
                 self.folder.write("config.yaml", yaml.safe_dump(self.config.model_dump(), sort_keys=False))
+                made_with = environment(self.world.device, self.meta)
+                self.folder.write("environment.json", json.dumps(made_with, indent=1) + "\n")
             self.log = self._open_log()
             if self.log:
                 opened.callback(self.log.close)
