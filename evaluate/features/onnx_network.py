@@ -88,20 +88,25 @@ class OnnxNetwork(nn.Module):
         return found, "as the graph's first nodes normalise it"
 
     def forward(self, images: Tensor, *landmarks: Tensor) -> Tensor:
-        pixels = images.float().cpu().numpy()
-        pixels = np.rint(pixels).clip(0, 255) if issubclass(self.dtype, np.integer) else pixels
-        pixels = np.ascontiguousarray(self._arranged(pixels), self.dtype)
-        inputs: tuple[np.ndarray, ...] = (pixels, *(places.float().cpu().numpy() for places in landmarks))
-        if self.wants_landmarks and not landmarks:
-            inputs += (template_landmarks(np.arange(len(pixels))),)
+        inputs = self.inputs(images, *landmarks)
         try:
             embeddings = self._run(*inputs)
         except ValueError:
-            if self.batch or len(pixels) == 1:
+            if self.batch or len(images) == 1:
                 raise
             self.batch = 1  # some files have a batch of 1 in their graph, whatever they declare
             embeddings = self._run(*inputs)
         return torch.from_numpy(embeddings).to(images.device)
+
+    def inputs(self, images: Tensor, *landmarks: Tensor) -> tuple[np.ndarray, ...]:
+        """What the file's inputs take for images as `forward` takes them: pixels in its type and layout, landmarks."""
+        pixels = images.float().cpu().numpy()
+        pixels = np.rint(pixels).clip(0, 255) if issubclass(self.dtype, np.integer) else pixels
+        pixels = np.ascontiguousarray(self._arranged(pixels), self.dtype)
+        places = tuple(each.float().cpu().numpy() for each in landmarks)
+        if self.wants_landmarks and not landmarks:
+            places = (template_landmarks(np.arange(len(pixels))),)
+        return pixels, *places
 
     def _arranged(self, pixels: np.ndarray) -> np.ndarray:
         return pixels.transpose(0, 2, 3, 1) if self.channels_last else pixels
