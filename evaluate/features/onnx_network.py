@@ -123,13 +123,14 @@ class OnnxNetwork(nn.Module):
         return np.concatenate(list(self.side_by_side.map(part, range(0, count, size))))
 
     def _embeddings(self, pixels: np.ndarray, *landmarks: np.ndarray) -> np.ndarray:
-        names = [output.name for output in self.session.get_outputs()]
+        # Read once: another thread may find out which output it is while this one runs.
+        names = [self.output] if self.output else [output.name for output in self.session.get_outputs()]
         feed = {self.input.name: pixels} | dict(zip(("landmarks",), landmarks))
         try:
-            outputs = self.session.run([self.output] if self.output else names, feed)
+            outputs = self.session.run(names, feed)
         except Exception as error:
             raise UserError(f"{self.path} does not run on images {pixels.shape}: {one_line(error)}") from None
-        found = dict(zip([self.output] if self.output else names, map(np.asarray, outputs)))
+        found = dict(zip(names, map(np.asarray, outputs)))
         fitting = {
             name: array.reshape(len(pixels), -1)
             for name, array in found.items()
