@@ -55,6 +55,8 @@ def quantise(
         raise UserError(f"{network.path} is not in float32: write it without --fp16")
     if not operators & {*_QUANTISED}:
         raise UserError(f"{network.path} has neither convolutions nor products of matrices")
+    # It has three channels, little arithmetic, and what it rounds away no later layer brings back.
+    first_convolution = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name][:1]
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -65,6 +67,7 @@ def quantise(
                 _Reader(_feeds(network, preprocessing, batches)),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_QUANTISED,
+                nodes_to_exclude=first_convolution,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,

@@ -44,6 +44,9 @@ def test_what_is_written_is_in_8_bits_and_near(folder, monkeypatch, capsys):
         run(monkeypatch, folder, "--card", "README.md")
     graph = onnx.load(folder / "small.onnx").graph
     weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
+    of_colours = [tensor for tensor in weights if tensor.dims[1] == 3]  # the first convolution stays as it is
+    assert [tensor.data_type for tensor in of_colours] == [onnx.TensorProto.FLOAT]
+    weights = [tensor for tensor in weights if tensor.dims[1] != 3]
     assert weights and {tensor.data_type for tensor in weights} == {onnx.TensorProto.INT8}
     assert graph.input[0].name == "data"
     scales = [
