@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from evaluate.features.ranks import find_device
 from pipelines.common import drivers
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
+from pipelines.common.json_output import add_json_option, only_json
 
 _PYTHON = (3, 10), (3, 13)  # the first version that is supported, and the first that is not
 _TORCH = (2, 11)
@@ -154,15 +155,18 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def main() -> None:
     """Print the facts."""
-    argparse.ArgumentParser(prog="python -m train.doctor", description=__doc__).parse_args()
-    found = facts()
-    width = max(len(fact.name) for fact in found)
-    for fact in found:
-        say(f"{'✓' if fact.sound else '✗'} {fact.name:{width}}  {fact.value}")
-        if fact.remedy:
-            say(f"  {'':{width}}  → {fact.remedy}")
-    if not all(fact.sound for fact in found):
-        sys.exit(1)
+    parser = argparse.ArgumentParser(prog="python -m train.doctor", description=__doc__)
+    add_json_option(parser, "a name, value and remedy a fact")
+    with only_json(parser.parse_args().json) as tell:
+        found = facts()
+        width = max(len(fact.name) for fact in found)
+        for fact in found:
+            say(f"{'✓' if fact.sound else '✗'} {fact.name:{width}}  {fact.value}")
+            if fact.remedy:
+                say(f"  {'':{width}}  → {fact.remedy}")
+        sound = all(fact.sound for fact in found)
+        tell({"sound": sound, "facts": [asdict(fact) for fact in found]})
+    sys.exit(0 if sound else 1)
 
 
 if __name__ == "__main__":

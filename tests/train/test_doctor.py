@@ -1,5 +1,6 @@
 """What the doctor says of machines."""
 
+import json
 import subprocess
 import sys
 
@@ -74,6 +75,19 @@ def test_nvidia_smi_that_does_not_answer(monkeypatch, tmp_path):
         "clocks.max.sm": "1980 MHz",
     }
     assert doctor.nvidia_smi("driver_version") == {}  # as many values as were asked for, or none
+
+
+def test_json(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["doctor", "--json"])
+    monkeypatch.setattr(doctor, "facts", lambda: [doctor.Fact("one", "is"), doctor.Fact("two", "is not", "mend it")])
+    with pytest.raises(SystemExit, match="1"):
+        doctor.main()
+    printed, told = capsys.readouterr()
+    facts = [
+        {"name": "one", "value": "is", "remedy": ""},
+        {"name": "two", "value": "is not", "remedy": "mend it"},
+    ]
+    assert json.loads(printed) == {"sound": False, "facts": facts} and "→ mend it" in told
 
 
 def test_the_command():
