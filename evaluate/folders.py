@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,7 @@ from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError, brief
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.json_output import add_json_option, only_json
 from pipelines.loading.landmarks import template_landmarks
 from pipelines.prepare.align import Align, Landmarks, detector
 from pipelines.prepare.reading import read_all
@@ -270,11 +272,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
     add_network_options(parser)
     add_name_option(parser)
+    add_json_option(parser, "what results.json holds")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
+    with only_json(args.json) as tell:
+        tell(evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Judge the model, print and write what is found; returns what ``results.json`` holds."""
     keep_freed_memory()
     if not args.data.is_dir():
         raise FileNotFoundError(f"there is no folder {args.data}")
@@ -288,13 +297,12 @@ def main() -> None:
         many.worst = draw_confusions(many, args.output, crops)
         print_rates("1:N", many.rates, many.interval, names={fpir: f"TPIR@{fpir}" for fpir in many.tpir})
         _tell_thresholds("FPIR", many, args.far or FPIRS, f"{many.unknown} images of unknown people")
-        write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_gallery=many)
-    else:
-        one = own_pairs(read_faces(args.data, embed, align, crops), args.far or FARS)
-        one.worst = draw_confusions(one, args.output, crops)
-        print_rates("1:1, TAR at FAR", one.tar, one.interval, met=one.far)
-        _tell_thresholds("FAR", one, args.far or FARS, f"{one.impostor} pairs of two people")
-        write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_pairs=one)
+        return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_gallery=many)
+    one = own_pairs(read_faces(args.data, embed, align, crops), args.far or FARS)
+    one.worst = draw_confusions(one, args.output, crops)
+    print_rates("1:1, TAR at FAR", one.tar, one.interval, met=one.far)
+    _tell_thresholds("FAR", one, args.far or FARS, f"{one.impostor} pairs of two people")
+    return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_pairs=one)
 
 
 def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], of: str) -> None:

@@ -39,6 +39,7 @@ from evaluate.template_breakdowns import image_qualities, template_breakdown
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
+from pipelines.common.json_output import add_json_option, only_json
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("verification", "identification")
@@ -181,6 +182,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_network_options(parser)
     add_name_option(parser)
+    add_json_option(parser, "what results.json holds; with --ways by way")
     args = parser.parse_args()
     if args.views and args.checkpoint:
         parser.error("--views is for --features; a checkpoint's images have both")
@@ -220,6 +222,15 @@ def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple
 
 def main() -> None:
     args = parse_arguments()
+    with only_json(args.json) as tell:
+        tell(evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Judge the features, print and write what is found; returns what ``results.json`` holds, or each by its way.
+
+    None but on one rank.
+    """
     input_options(args)  # told of a mistake in them before the long work
     keep_freed_memory()
     data = IJB(args.data, args.target)
@@ -234,7 +245,8 @@ def main() -> None:
         finite(images.detector, "the detector scores", name_of)
     features, taken = image_features(args, data, images)
     if features is None:
-        return
+        return None
+    documents: dict[str, dict[str, Any]] = {}
     for way, norm, weighed in ways:
         detector = images.detector if weighed else None
         try:
@@ -253,7 +265,10 @@ def main() -> None:
                 print_breakdown(f"{args.target} {way}".strip() + " 1:1", one.by)
         settings = Settings(views=features.shape[1], flip=args.flip, norm=norm, detector_score=weighed)
         name = f"{args.name or args.output.resolve().name} {way}" if way else args.name
-        write_results(args.output / way, name, target=args.target, settings=settings, **taken, **figures)
+        documents[way] = write_results(
+            args.output / way, name, target=args.target, settings=settings, **taken, **figures
+        )
+    return documents if args.ways else documents[""]
 
 
 def scored(

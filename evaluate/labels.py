@@ -13,6 +13,7 @@ import argparse
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,6 +28,7 @@ from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, LabelError, Labels
 from pipelines.common.command import run, say
 from pipelines.common.files import replacing
+from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_sources
 from pipelines.sources.changes import Changes
 from pipelines.sources.source import Source
@@ -58,11 +60,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--merge", type=float, help="people of two labels that are at least as alike are one")
     parser.add_argument("--output", type=Path, default=Path("labels"), help="folder for what is found")
     add_network_options(parser)
+    add_json_option(parser, "what labels.json holds")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
+    with only_json(args.json) as tell:
+        tell(evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Find wrong labels, print and write them; returns what ``labels.json`` holds."""
     source = open_sources(args.data)
     args.output.mkdir(parents=True, exist_ok=True)
     labels = source.labels(np.arange(len(source)))
@@ -83,11 +92,12 @@ def main() -> None:
         merge=found.merge,
         errors=errors,
     )
-    write_json(args.output / "labels.json", result)
+    document = write_json(args.output / "labels.json", result)
     changes(source, errors).save(args.output / "changes.txt")
     save_figure(sheet(source, labels, errors), args.output / "labels.png", dpi=112)
-    tell(result)
+    print_counts(result)
     say(args.output)
+    return document
 
 
 def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray, str | None]:
@@ -183,7 +193,7 @@ def sheet(source: Source, labels: np.ndarray, errors: list[LabelError]) -> Figur
     return pair_sheet(groups, columns=2)
 
 
-def tell(result: Labels) -> None:
+def print_counts(result: Labels) -> None:
     stray, counts = result.stray, Counter[str](error.error for error in result.errors)
     say(
         f"{result.images} images of {result.identities} identities, of which some {100 * stray.share:.1f} % show others"

@@ -9,6 +9,7 @@ and a distractor.
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from evaluate.reporting.tables import print_rates
 from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
+from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.lists import ListSource
 
 FAR = 1e-6
@@ -134,6 +136,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     add_network_options(parser)
     add_name_option(parser)
+    add_json_option(parser, "what results.json holds")
     args = parser.parse_args()
     if (args.checkpoint is None) != (args.images is None):
         parser.error("--checkpoint and --images belong together")
@@ -162,6 +165,12 @@ def read_or_embed(
 
 def main() -> None:
     args = parse_arguments()
+    with only_json(args.json) as tell:
+        tell(evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Judge the features, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
     lists, noise_lists = (args.facescrub_list, args.megaface_list), (args.facescrub_noises, args.megaface_noises)
     scrub, distractors = (read_list(path, parts) for path, parts in zip(lists, (2, 3)))
     noises = [read_noises(path) for path in noise_lists]
@@ -172,7 +181,7 @@ def main() -> None:
     with ranks() as world:
         features, taken = read_or_embed(args, {"facescrub": scrub, "megaface": distractors}, world)
         if not world.main:
-            return
+            return None
     identity = np.array([name.split("/")[0] for name in scrub])
     noisy = np.isin(np.arange(len(scrub)), rows[0])
     probes, identity = without_noise(normalised(features["facescrub"]), identity, noisy, args.noisy_probes)
@@ -185,7 +194,7 @@ def main() -> None:
             say(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
     print_rates("MegaFace rank-1 by distractors", results.rank1, results.interval)
     print_rates("MegaFace TAR at FAR", results.tar, results.interval)
-    write_results(args.output, args.name, megaface=results, **taken)
+    return write_results(args.output, args.name, megaface=results, **taken)
 
 
 if __name__ == "__main__":

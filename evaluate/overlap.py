@@ -9,6 +9,7 @@ DIR/changes.txt`` leaves out the identities that are shared.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from evaluate.reporting.schema import FORMAT, Overlap, SharedIdentity
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
+from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
 from pipelines.sources.changes import NOBODY, Changes
@@ -129,11 +131,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=at_least(1), default=8, help="images of each identity that are embedded")
     parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for what is found")
     add_network_options(parser)
+    add_json_option(parser, "what overlap.json holds")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
+    with only_json(args.json) as tell:
+        tell(evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Find shared identities, print and write them; returns what ``overlap.json`` holds."""
     device = take_device()
     embedder, taken = load_embedder(args, World(device))
     tests = {name: open_identities(path) for name, path in zip(distinct_names(args.second), args.second)}
@@ -152,7 +161,7 @@ def main() -> None:
     ]
     lines = [f"{entry.cosine:.3f}  {entry.first}  {entry.second}" for entry in shared]
     args.output.mkdir(parents=True, exist_ok=True)
-    write_json(
+    document = write_json(
         args.output / "overlap.json", Overlap(format=FORMAT, input=taken, threshold=args.threshold, shared=shared)
     )
     changes(sources[0], shared, pairs).save(args.output / "changes.txt")
@@ -161,6 +170,7 @@ def main() -> None:
     for line in lines[:20]:
         say(f"  {line}")
     say(args.output)
+    return document
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Images are to be aligned beforehand, as all are here; the published figures are 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from evaluate.reporting.schema import TinyFace
 from evaluate.reporting.tables import print_rates
 from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run
+from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.lists import ListSource
 
 
@@ -50,7 +52,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     add_network_options(parser)
     add_name_option(parser)
+    add_json_option(parser, "what results.json holds")
     args = parser.parse_args()
+    with only_json(args.json) as tell:
+        tell(evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Judge the model, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
     lists = read_lists(args.data, args.lists)
     with ranks() as world:
         embed, taken = load_embedder(args, world)
@@ -59,10 +68,10 @@ def main() -> None:
             for paths in (lists.probes, lists.mates, lists.distractors)
         )
         if not world.main:
-            return
+            return None
     found = tinyface(probes, mates, distractors, lists.probe_person, lists.mate_person)
     print_rates("TinyFace", found.rates, found.interval)
-    write_results(args.output, args.name, input=taken, tinyface=found)
+    return write_results(args.output, args.name, input=taken, tinyface=found)
 
 
 if __name__ == "__main__":

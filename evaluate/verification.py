@@ -12,6 +12,7 @@ may lie ``lfw.quality.npy``, a number an image, and ``lfw.people.txt``, the pers
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -42,6 +43,7 @@ from evaluate.set_breakdowns import QUALITIES, Judged, read_beside, rfw_breakdow
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import distinct_names
+from pipelines.common.json_output import add_json_option, only_json
 from pipelines.loading.landmarks import landmarks_beside
 from pipelines.sources.bins import BinSet
 from pipelines.sources.memory import MemorySource
@@ -63,11 +65,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--groups", type=Path, help="file of persons and groups, whose errors are compared")
     add_network_options(parser)
     add_name_option(parser)
+    add_json_option(parser, "what results.json holds")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
+    with only_json(args.json) as tell:
+        tell(evaluate(args))
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Judge the model, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
     keep_freed_memory()
     names = distinct_names([bare(path) for path in args.bins])
     pairs_of = {name: read_pairs(path) for name, path in zip(names, args.bins)}
@@ -94,22 +103,22 @@ def main() -> None:
             if args.output and world.main:
                 sets[name].worst = f"worst_{name}.png"
                 _draw_worst(result, pairs, args.output / f"worst_{name}.png")
-        if world.main:
-            Console().print(accuracy_table(sets))
-            for name, part in sets.items():
-                print_breakdown(name, part.by)
-            rfw = rfw_groups({name: part.accuracy for name, part in sets.items()})
-            groups_of_rfw: dict[str, ByFmr | None] = {}
-            if rfw:
-                say(
-                    f"RFW, mean of its four groups: {100 * rfw.mean:.2f} ± {100 * rfw.std:.2f} % (sample deviation), "
-                    f"worst {100 * rfw.worst:.2f} %"
-                )
-                by = rfw_breakdown(judged)
-                print_breakdown("RFW", by)
-                groups_of_rfw["rfw"] = by
-            if args.output:
-                write_results(args.output, args.name, input=taken, flip=not args.no_flip, sets=sets, **groups_of_rfw)
+        if not world.main:
+            return None
+    Console().print(accuracy_table(sets))
+    for name, part in sets.items():
+        print_breakdown(name, part.by)
+    rfw = rfw_groups({name: part.accuracy for name, part in sets.items()})
+    groups_of_rfw: dict[str, ByFmr | None] = {}
+    if rfw:
+        say(
+            f"RFW, mean of its four groups: {100 * rfw.mean:.2f} ± {100 * rfw.std:.2f} % (sample deviation), "
+            f"worst {100 * rfw.worst:.2f} %"
+        )
+        by = rfw_breakdown(judged)
+        print_breakdown("RFW", by)
+        groups_of_rfw["rfw"] = by
+    return write_results(args.output, args.name, input=taken, flip=not args.no_flip, sets=sets, **groups_of_rfw)
 
 
 def bare(path: Path) -> Path:

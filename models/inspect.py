@@ -6,10 +6,9 @@ if not __package__:  # then this folder comes first in the search for modules, a
     sys.exit("error: run it as: python -m models.inspect")
 
 import argparse
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from models.registry import BACKBONES, create_model, model_names
 from models.weights import load_backbone
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
+from pipelines.common.json_output import add_json_option, only_json
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Speed:
     """Images per second in float32, channels-last."""
 
     forward: float
-    training: float  # forward and backward; NaN for one image, of which batch norms have no statistics
+    training: float | None  # forward and backward; None for one image, of which batch norms have no statistics
 
 
 def speed(model: nn.Module, input_size: int, device: torch.device, batch_size: int, seconds: float = 2.0) -> Speed:
@@ -94,7 +94,7 @@ def speed(model: nn.Module, input_size: int, device: torch.device, batch_size: i
     model.eval()
     forward_seconds = _best(forward, device, seconds)
     if batch_size == 1:
-        return Speed(1 / forward_seconds, math.nan)
+        return Speed(1 / forward_seconds, None)
     model.train()
     return Speed(batch_size / forward_seconds, batch_size / _best(training, device, seconds))
 
@@ -122,20 +122,34 @@ def arguments() -> argparse.Namespace:
         help="a backbone's name or a file of weights; of a pattern such as 'timm/*vit_tiny*' a table; default: of ours",
     )
     parser.add_argument("--batch-size", type=at_least(1), default=32, help="images at a time when measuring the speed")
-    args = parser.parse_args()
-    return args
+    add_json_option(parser, "a list of backbones with parameters, gmac, activation_bytes of an image")
+    return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
+    with only_json(args.json) as tell:
+        tell(_inspect(args))
+
+
+def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print a table of the backbones; returns what it shows."""
     console = Console()
     table = Table("backbone", "parameters M", "GMAC", "activations MiB/image")
     path = Path(args.model)
     if {"*", "?"} & set(args.model) and not path.exists():
+        rows = []
         for name in model_names(args.model):
-            table.add_row(name, *_costs(name))
+            try:
+                found = cost(name=name)
+            except UserError as error:  # what keeps a backbone from images of 112 pixels
+                table.add_row(name, str(error))
+                rows.append({"backbone": name, "error": str(error)})
+            else:
+                table.add_row(name, *_cells(found))
+                rows.append({"backbone": name, **asdict(found)})
         console.print(table)
-        return
+        return rows
     ours = args.model in model_names()
     if not ours and (path.exists() or (args.model not in BACKBONES and args.model != path.stem)):  # ours have no / or .
         model, options = load_backbone(path)
@@ -147,17 +161,12 @@ def main() -> None:
     kind = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     table.add_column(f"images/s on {kind}: forward")
     table.add_column("with backward")
-    training = "–" if math.isnan(measured.training) else f"{measured.training:.1f}"
-    table.add_row(options["name"], *_cells(cost(**options)), f"{measured.forward:.1f}", training)
+    found = cost(**options)
+    training = "–" if measured.training is None else f"{measured.training:.1f}"
+    table.add_row(options["name"], *_cells(found), f"{measured.forward:.1f}", training)
     console.print(table)
-
-
-def _costs(name: str) -> tuple[str, ...]:
-    """A row of the table; or what keeps a backbone from images of 112 pixels."""
-    try:
-        return _cells(cost(name=name))
-    except UserError as error:
-        return (str(error),)
+    speeds = {"images_per_second": asdict(measured), "device": kind}
+    return [{"backbone": options["name"], "options": options, **asdict(found), **speeds}]
 
 
 def _cells(found: Cost) -> tuple[str, str, str]:

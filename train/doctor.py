@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,9 +22,20 @@ from evaluate.features.ranks import find_device
 from pipelines.common import drivers
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
+from pipelines.common.json_output import add_json_option, only_json
 
 _PYTHON = (3, 10), (3, 13)  # the first version that is supported, and the first that is not
 _TORCH = (2, 11)
+_EXTRAS = {  # of pyproject.toml: the modules that each brings, and what needs them
+    "onnx": (("onnx", "onnxruntime"), "ONNX files, models.export to ONNX"),
+    "timm": (("timm", "torchvision"), "backbones timm/NAME, EdgeFace"),
+    "convert": (("pyarrow",), "reading Parquet and Arrow"),
+    "hub": (("huggingface_hub",), "models.push, models of the hub by name"),
+    "wandb": (("wandb",), "log.sinks: wandb"),
+    "mlflow": (("mlflow", "sqlalchemy", "alembic"), "log.sinks: mlflow"),
+    "mxnet": (("mxnet",), "the benchmarks' race against mxnet"),
+    "bench": (("simplejpeg", "cv2"), "the benchmarks' race against the best DataLoader"),
+}
 _NODES = Path("/sys/devices/system/node")
 _GIB = 2**30
 
@@ -44,7 +55,7 @@ class Fact:
 
 def facts() -> list[Fact]:
     """Everything that is to be said of this machine, the programs before what they run on."""
-    sources: list[Callable[[], Iterator[Fact]]] = [programs, processors, graphics, choice]
+    sources: list[Callable[[], Iterator[Fact]]] = [programs, extras, processors, graphics, choice]
     return [fact for source in sources for fact in source()]
 
 
@@ -78,6 +89,20 @@ def _dali() -> Fact:
     sound = f"{number}.".startswith(f"{drivers.SOUND_DALI}.")
     remedy = f"another version may end the process at a damaged image: pip install '{name}~={drivers.SOUND_DALI}.0'"
     return Fact("NVIDIA DALI", f"{number}, built for CUDA {cuda}", "" if sound else remedy)
+
+
+def extras() -> Iterator[Fact]:
+    """What only some need: it may be missing, and how it is installed."""
+    for name, (modules, use) in _EXTRAS.items():
+        missing = [module for module in modules if not _installed(module)]
+        value = f"without {', '.join(missing)}: pip install 'facemill[{name}]'" if missing else "installed"
+        yield Fact(f"extra {name}", f"{value} ({use})")
+
+
+def _installed(module: str) -> bool:
+    """A folder that happens to bear the name, as the runs of a tracker do, is no module."""
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 def processors() -> Iterator[Fact]:
@@ -154,15 +179,18 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def main() -> None:
     """Print the facts."""
-    argparse.ArgumentParser(prog="python -m train.doctor", description=__doc__).parse_args()
-    found = facts()
-    width = max(len(fact.name) for fact in found)
-    for fact in found:
-        say(f"{'✓' if fact.sound else '✗'} {fact.name:{width}}  {fact.value}")
-        if fact.remedy:
-            say(f"  {'':{width}}  → {fact.remedy}")
-    if not all(fact.sound for fact in found):
-        sys.exit(1)
+    parser = argparse.ArgumentParser(prog="python -m train.doctor", description=__doc__)
+    add_json_option(parser, "a name, value and remedy a fact")
+    with only_json(parser.parse_args().json) as tell:
+        found = facts()
+        width = max(len(fact.name) for fact in found)
+        for fact in found:
+            say(f"{'✓' if fact.sound else '✗'} {fact.name:{width}}  {fact.value}")
+            if fact.remedy:
+                say(f"  {'':{width}}  → {fact.remedy}")
+        sound = all(fact.sound for fact in found)
+        tell({"sound": sound, "facts": [asdict(fact) for fact in found]})
+    sys.exit(0 if sound else 1)
 
 
 if __name__ == "__main__":

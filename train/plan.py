@@ -6,12 +6,11 @@ measurements of this machine. The data need not be there.
 """
 
 import argparse
-import json
-import sys
 
 from rich.console import Console
 
 from pipelines.common.command import at_least, run
+from pipelines.common.json_output import add_json_option, only_json
 from train.config import load_config
 from train.planning.calibration import this_device
 from train.planning.data_sets import data_size
@@ -32,22 +31,20 @@ def main() -> None:
     parser.add_argument("--within", choices=WITHIN, help="within a node; the device's own where it is not given")
     parser.add_argument("--identities", type=at_least(1), help="instead of the data's")
     parser.add_argument("--images", type=at_least(1), help="instead of the data's")
-    parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds, FLOPs")
+    add_json_option(parser, "bytes, seconds, FLOPs")
     arguments = parser.parse_args()
-    config = load_config(arguments.config, arguments.overrides)
-    here = arguments.device == "this"
-    gpus = arguments.gpus or (1 if here else 8)
-    device = this_device() if here else named_device(arguments.device)
-    cluster = Cluster(device, links_of(device, arguments.link, gpus, arguments.within), gpus * arguments.nodes)
-    data = data_size(config, arguments.identities, arguments.images)
-    plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config), timed=device.name == "cpu")
-    if arguments.json:
-        json.dump(plan.as_dict(), sys.stdout, indent=1)
-        print()
-        return
-    console = Console(markup=False, emoji=False, highlight=False)
-    for part in tables(plan):
-        console.print(part, soft_wrap=True)
+    with only_json(arguments.json) as tell:
+        config = load_config(arguments.config, arguments.overrides)
+        here = arguments.device == "this"
+        gpus = arguments.gpus or (1 if here else 8)
+        device = this_device() if here else named_device(arguments.device)
+        cluster = Cluster(device, links_of(device, arguments.link, gpus, arguments.within), gpus * arguments.nodes)
+        data = data_size(config, arguments.identities, arguments.images)
+        plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config), timed=device.name == "cpu")
+        console = Console(markup=False, emoji=False, highlight=False)
+        for part in tables(plan):
+            console.print(part, soft_wrap=True)
+        tell(plan.as_dict())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,28 +12,38 @@ from pipelines.common.errors import UserError
 from pipelines.common.files import remove_leftovers, replacing
 
 
-def write_results(folder: Path, name: str | None, **figures: object) -> Path:
-    """Write ``results.json`` whole or not at all.
+def write_results(folder: Path | None, name: str | None, **figures: object) -> dict[str, Any]:
+    """Write ``results.json`` whole or not at all, and return what it holds.
 
     Args:
-        folder: where to; it is made.
+        folder: where to; it is made. None writes nothing.
         name: the model's; None takes the folder's.
         figures: further fields of `Results`.
     """
+    name = name or (folder.resolve().name if folder else "") or "results"
+    results = Results(format=FORMAT, name=name, **figures)
+    if folder is None:
+        return document_of(results)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    results = Results(format=FORMAT, name=name or folder.resolve().name or "results", **figures)
     path = folder / "results.json"
-    write_json(path, results)
+    document = write_json(path, results)
     say(f"written: {path}")
-    return path
+    return document
 
 
-def write_json(path: Path, results: BaseModel) -> None:
-    """Write the fields that were set."""
-    text = json.dumps(results.model_dump(exclude_unset=True), allow_nan=False, indent=1)
+def write_json(path: Path, results: BaseModel) -> dict[str, Any]:
+    """Write the fields that were set, and return them."""
+    document = document_of(results)
+    text = json.dumps(document, allow_nan=False, indent=1)
     with replacing(path) as partial:
         partial.write_text(text + "\n")
+    return document
+
+
+def document_of(results: BaseModel) -> dict[str, Any]:
+    """The fields that were set, as JSON has them."""
+    return results.model_dump(exclude_unset=True)
 
 
 def results_file(path: Path) -> Path:

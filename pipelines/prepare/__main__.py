@@ -13,13 +13,14 @@ import numpy as np
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import replacing
+from pipelines.common.json_output import add_json_option, only_json
 from pipelines.common.pillow import QUALITY
 from pipelines.prepare.align import Align, detector, read_landmarks
 from pipelines.prepare.check import ERRORS, KINDS, Report, check
 from pipelines.prepare.convert import FORMS, LEFT_OUT, Written, all_labels, convert
 from pipelines.prepare.encode import Reencode
 from pipelines.prepare.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
-from pipelines.prepare.summary import identity_sheet, save_page, summarise
+from pipelines.prepare.summary import identity_sheet, in_words, save_page, summarise
 from pipelines.sources import open_source, open_sources
 from pipelines.sources.bins import write_bin
 from pipelines.sources.folder import FolderSource
@@ -114,6 +115,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=_check)
     _add_check_options(parser)
     parser.add_argument("--report", type=Path, help="a JSON file to write, with every problem found")
+    add_json_option(parser, "what --report writes")
 
 
 def _add_repair(commands: argparse._SubParsersAction) -> None:
@@ -136,14 +138,14 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    report = _checked(arguments, save=arguments.report)
-    bad = len(report.bad_images(*ERRORS))
-    stumbles = (
-        f"would stumble over {bad} images: 'prepare repair' leaves them out" if bad else "would stumble over nothing"
-    )
-    say(f"training {stumbles}")
-    if arguments.report:
-        say(arguments.report)
+    with only_json(arguments.json) as tell:
+        report = _checked(arguments, save=arguments.report)
+        bad = len(report.bad_images(*ERRORS))
+        remedy = f"{bad} images: 'prepare repair' leaves them out" if bad else "nothing"
+        say(f"training would stumble over {remedy}")
+        if arguments.report:
+            say(arguments.report)
+        tell(report.as_dict())
     sys.exit(0 if report.sound else 1)
 
 
@@ -167,22 +169,26 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--columns", type=at_least(1), default=12, help="images of each")
     parser.add_argument("--sample", type=at_least(1), default=1000, help="images that are looked into")
     parser.add_argument("--seed", type=at_least(0), default=0)
+    add_json_option(parser, "the figures")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    source = open_source(arguments.data)
-    figures = summarise(source, sample=arguments.sample, seed=arguments.seed)
-    for name, value in figures.items():
-        say(f"{name:<22}{value}")
-    if arguments.sheet or arguments.html:
-        sheet = identity_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
-    if arguments.sheet:
-        with replacing(arguments.sheet) as temporary:
-            sheet.save(temporary, "PNG")
-        say(arguments.sheet)
-    if arguments.html:
-        save_page(arguments.html, arguments.data, figures, sheet)
-        say(arguments.html)
+    with only_json(arguments.json) as tell:
+        source = open_source(arguments.data)
+        figures = summarise(source, sample=arguments.sample, seed=arguments.seed)
+        texts = in_words(figures)
+        for name, value in texts.items():
+            say(f"{name:<22}{value}")
+        if arguments.sheet or arguments.html:
+            sheet = identity_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
+        if arguments.sheet:
+            with replacing(arguments.sheet) as temporary:
+                sheet.save(temporary, "PNG")
+            say(arguments.sheet)
+        if arguments.html:
+            save_page(arguments.html, arguments.data, texts, sheet)
+            say(arguments.html)
+        tell(figures)
 
 
 def _add_split(commands: argparse._SubParsersAction) -> None:

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,16 +50,19 @@ class Report:
                 raise UserError(f"'{kind}' is no problem of single images; use some of {', '.join(_IMAGE_KINDS)}")
         return np.array(sorted({index for kind in kinds for index in self.problems[kind]}), np.int64)
 
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON: the counts, and a list of [index or class, text] for each kind."""
-        content = {
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the counts, and a list of [index or class, text] for each kind."""
+        return {
             "images": self.images,
             "identities": self.identities,
             "counts": {kind: len(found) for kind, found in self.problems.items()},
             "problems": {kind: sorted(found.items()) for kind, found in self.problems.items()},
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write `as_dict` as JSON."""
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1))
+            temporary.write_text(json.dumps(self.as_dict(), indent=1))
 
 
 def check(

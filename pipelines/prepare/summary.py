@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,16 +20,14 @@ from pipelines.prepare.reading import Read, read_leniently
 from pipelines.sources.source import Source
 
 
-def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str, str]:
-    """Figures by name. Those of pixels, files and sizes come from ``sample`` images drawn with ``seed``."""
+def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Figures by name, as JSON has them.
+
+    Those of pixels (levels of 255), files and sizes (bytes) come from ``sample`` images drawn with ``seed``, and are
+    left out where none of these is readable.
+    """
     labels = all_labels(source, np.arange(len(source)))
     counts = np.unique(labels[labels >= 0], return_counts=True)[1]
-    figures = {
-        "images": f"{len(source)}",
-        "identities": f"{len(counts)} of {source.num_classes} classes",
-        "images per identity": _spread(counts),
-        **_histogram(counts),
-    }
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:sample])
     reader, headers = HeaderReader(), list[Header]()
     sizes, pixels = [], []
@@ -41,20 +40,51 @@ def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str,
                 continue
             headers.append(header)
             sizes.append(len(image.encoded))
-    figures["looked into"] = f"{len(chosen)} images, {len(chosen) - len(headers)} of them unreadable"
+    figures = {
+        "images": len(source),
+        "identities": len(counts),
+        "classes": source.num_classes,
+        "images_per_identity": _spread(counts),
+        "identities_by_images": _histogram(counts),
+        "looked_into": len(chosen),
+        "unreadable": len(chosen) - len(headers),
+    }
     if not headers:
         return figures
     mean, square = np.mean(pixels, axis=0)
     qualities = np.array([header.quality for header in headers if header.quality is not None])
     return figures | {
-        "bytes per image": _spread(np.array(sizes)),
-        "bytes in all": f"some {np.mean(sizes) * len(source) / 2**30:.3g} GiB",
-        "formats": _most_common(header.suffix for header in headers),
-        "width x height": _most_common("{} x {}".format(*header.size) for header in headers),
-        "channels": _most_common(header.channels for header in headers),
-        "JPEG quality": _spread(qualities),
-        "mean of R, G, B": ", ".join(f"{value:.1f}" for value in mean),
-        "deviation of R, G, B": ", ".join(f"{value:.1f}" for value in np.sqrt(square - mean**2)),
+        "bytes_per_image": _spread(np.array(sizes)),
+        "bytes": float(np.mean(sizes) * len(source)),
+        "formats": _shares(header.suffix for header in headers),
+        "sizes": _shares("{} x {}".format(*header.size) for header in headers),
+        "channels": _shares(str(header.channels) for header in headers),
+        "jpeg_quality": _spread(qualities),
+        "mean": mean.tolist(),
+        "deviation": np.sqrt(square - mean**2).tolist(),
+    }
+
+
+def in_words(figures: dict[str, Any]) -> dict[str, str]:
+    """What is printed of the figures that `summarise` finds."""
+    words = {
+        "images": f"{figures['images']}",
+        "identities": f"{figures['identities']} of {figures['classes']} classes",
+        "images per identity": _range(figures["images_per_identity"]),
+        **{f"  {images}": f"{people} identities" for images, people in figures["identities_by_images"].items()},
+        "looked into": f"{figures['looked_into']} images, {figures['unreadable']} of them unreadable",
+    }
+    if "bytes" not in figures:
+        return words
+    return words | {
+        "bytes per image": _range(figures["bytes_per_image"]),
+        "bytes in all": f"some {figures['bytes'] / 2**30:.3g} GiB",
+        "formats": _most_common(figures["formats"]),
+        "width x height": _most_common(figures["sizes"]),
+        "channels": _most_common(figures["channels"]),
+        "JPEG quality": _range(figures["jpeg_quality"]),
+        "mean of R, G, B": ", ".join(f"{value:.1f}" for value in figures["mean"]),
+        "deviation of R, G, B": ", ".join(f"{value:.1f}" for value in figures["deviation"]),
     }
 
 
@@ -100,24 +130,33 @@ def _moments(encoded: np.ndarray | bytes) -> np.ndarray:
     return np.stack([values.mean(axis=0), np.square(values).mean(axis=0)])
 
 
-def _spread(values: np.ndarray) -> str:
+def _spread(values: np.ndarray) -> dict[str, float] | None:
     if not len(values):
-        return "-"
-    least, median, greatest = np.quantile(values, [0, 0.5, 1])
-    return f"{least:.0f} to {greatest:.0f}, median {median:.0f}, mean {values.mean():.1f}"
+        return None
+    names = "least", "median", "greatest"
+    return {**dict(zip(names, np.quantile(values, [0, 0.5, 1]).tolist())), "mean": float(values.mean())}
 
 
-def _histogram(counts: np.ndarray) -> dict[str, str]:
+def _range(spread: dict[str, float] | None) -> str:
+    return "{least:.0f} to {greatest:.0f}, median {median:.0f}, mean {mean:.1f}".format(**spread) if spread else "-"
+
+
+def _histogram(counts: np.ndarray) -> dict[str, int]:
     """How many identities have 1, 2 to 3, 4 to 7, … images."""
     bins = np.bincount(np.log2(counts).astype(np.int64)) if len(counts) else np.empty(0, np.int64)
     return {
-        f"  {2**power}" + (f" to {2 ** (power + 1) - 1}" if power else ""): f"{people} identities"
+        f"{2**power}" + (f" to {2 ** (power + 1) - 1}" if power else ""): people
         for power, people in enumerate(bins.tolist())
         if people
     }
 
 
-def _most_common(values: Iterable[object]) -> str:
-    """The five most frequent values with their shares."""
+def _shares(values: Iterable[str]) -> dict[str, float]:
+    """The shares of the values, the most frequent first."""
     counts = Counter(values)
-    return ", ".join(f"{value} ({100 * count / counts.total():.1f} %)" for value, count in counts.most_common(5))
+    return {value: count / counts.total() for value, count in counts.most_common()}
+
+
+def _most_common(shares: dict[str, float]) -> str:
+    """The five most frequent values with their shares."""
+    return ", ".join(f"{value} ({100 * share:.1f} %)" for value, share in list(shares.items())[:5])

@@ -68,11 +68,13 @@ def test_pairs_to_a_page(tmp_path, monkeypatch, capsys):
     assert "Own people, 1:1" in page and "Most similar strangers" in found["confusions"]
 
 
-def test_references_meet_the_others_only(tmp_path, monkeypatch):
+def test_references_meet_the_others_only(tmp_path, monkeypatch, capsys):
     write_folder(tmp_path / "data", {f"{name}__x": 3 for name in "abcdefgh"})
     for first in (tmp_path / "data").glob("*/*_0001.jpg"):
         first.rename(first.with_name("gallery.jpg"))
-    found = evaluated(tmp_path, monkeypatch)[0]["own_pairs"]
+    results, _ = evaluated(tmp_path, monkeypatch, "--json")
+    assert json.loads(capsys.readouterr().out.rpartition("written: ")[0]) == results  # then the report speaks
+    found = results["own_pairs"]
     assert (found["genuine"], found["impostor"]) == (16, 8 * 14)
 
 

@@ -99,7 +99,7 @@ def by_hand(views, images, pairs, norm, weighed):
     return {f"{far:g}": true[len(false) - 1 - abs(false[::-1] - far).argmin()] for far in FARS}
 
 
-def test_three_ways_of_weighing_images(tmp_path, monkeypatch):
+def test_three_ways_of_weighing_images(tmp_path, monkeypatch, capsys):
     path = write_release(tmp_path, 0.005, dimension=8)
     views = np.load(path).reshape(-1, 2, 8)
     views *= np.random.default_rng(1).uniform(0.2, 3, (len(views), 1, 1)).astype(np.float32)
@@ -107,13 +107,17 @@ def test_three_ways_of_weighing_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         run_ijb(monkeypatch, tmp_path, path, tmp_path / "a", "--ways", "det", "--norm", "keep")
-    options = ["--protocol", "verification", "--ways", "norm+det", "norm", "det"]
+    options = ["--protocol", "verification", "--ways", "norm+det", "norm", "det", "--json"]
     with pytest.raises(FileNotFoundError):  # results are in the folders of the ways alone
         run_ijb(monkeypatch, tmp_path, tmp_path / "views.npy", tmp_path / "a", *options)
     data = IJB(tmp_path, "IJBC")
+    printed, told = capsys.readouterr()
+    by_way = json.loads(printed)
+    assert [*by_way] == ["norm+det", "norm", "det"] and "TAR at FAR" in told
     thresholds = []
     for way, norm, weighed in (("norm+det", True, True), ("norm", True, False), ("det", False, True)):
         result = json.loads((tmp_path / "a" / way / "results.json").read_text())
+        assert result == by_way[way]
         assert result["name"] == f"a {way}" and result["settings"]["detector_score"] == weighed
         thresholds.append(result["verification"]["threshold"]["0.1"])
         expected = by_hand(views, data.images(), data.pairs(), norm, weighed)

@@ -77,6 +77,10 @@ def test_from_the_finding_to_a_clean_set(faces, monkeypatch, capsys):
     features = faces / "found" / "features.npy"
     call(monkeypatch, command.main, *data, "--features", features, "--output", faces / "third", "--merge", "1.1")
     thirds = json.loads((faces / "third" / "labels.json").read_text())
+    capsys.readouterr()
+    sys.argv.append("--json")
+    command.main()
+    assert json.loads(capsys.readouterr().out) == thirds
     assert [error["error"] for error in thirds["errors"]] == ["nobody", "moved"] and thirds["merge"] == 1.1
 
 

@@ -182,6 +182,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     told = [line for line in capsys.readouterr().out.splitlines() if "noises" in line]
     assert told[0].startswith("0 of 3 noises in") and "are they named as in the list" in told[0]
     assert told[1].startswith("50 of 50 noises in") and told[1].endswith("are images of the megaface list")
+    sys.argv.append("--json")
+    command.main()
+    assert json.loads(capsys.readouterr().out)["megaface"] == result
 
 
 @pytest.mark.parametrize("kind, row, name", [("megaface", 7, "1/x/7.jpg"), ("facescrub", 3, "_3.png")])

@@ -116,6 +116,10 @@ def test_command(tmp_path, monkeypatch, capsys, kind):
         "cosine": pytest.approx(1, abs=1e-3),
     }
     assert "1 of" in capsys.readouterr().out
+    if kind == "folder":
+        sys.argv.append("--json")
+        overlap.main()
+        assert json.loads(capsys.readouterr().out) == result
     clean = open_sources([tmp_path / "train"], [tmp_path / "out" / "changes.txt"])
     assert [clean.identity(label) for label in clean.labels(np.arange(6)) if label >= 0] == ["a", "a", "c", "c"]
     with Image.open(tmp_path / "out" / "overlap.png") as sheet:

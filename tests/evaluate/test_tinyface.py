@@ -65,6 +65,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     found = json.loads((tmp_path / "out/results.json").read_text())["tinyface"]
     assert (found["probes"], found["mates"], found["distractors"], found["rank20"]) == (2, 3, 2, 1)
     assert "TinyFace" in capsys.readouterr().out
+    sys.argv.append("--json")
+    command.main()
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out/results.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from evaluate.protocols.resampling import draw
 from evaluate.protocols.rfw import rfw_groups
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
+from pipelines.common.command import run
 from pipelines.sources.bins import read_bin, write_bin
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
@@ -199,6 +200,21 @@ def test_two_sets_of_one_name_are_two_rows(tmp_path, monkeypatch, capsys):
     assert len({part["worst"] for part in sets.values()}) == 2
     out = capsys.readouterr().out
     assert "a/lfw" in out and "b/lfw" in out
+
+
+def test_json_is_all_of_standard_output(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    bins, network = make_bins(tmp_path / "lfw.bin"), write_onnx(tmp_path / "n.onnx")
+    run_command(monkeypatch, "--checkpoint", network, "--bins", *bins, "--json")
+    printed, told = capsys.readouterr()
+    found = json.loads(printed)
+    assert found["name"] == "results" and found["sets"]["lfw"]["pairs"] == 10
+    assert "accuracy" in told and "the network takes" in told
+    monkeypatch.setattr(sys, "argv", ["", "--checkpoint", str(network), "--bins", "no.bin", "--json"])
+    with pytest.raises(SystemExit, match="2"):
+        run(verification.main)
+    printed, told = capsys.readouterr()
+    assert printed == "" and told.startswith("error: ") and told.count("\n") == 1
 
 
 def test_a_set_that_cannot_be_used_is_named(tmp_path, monkeypatch):

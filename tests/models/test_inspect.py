@@ -1,5 +1,6 @@
 """What backbones cost, against published counts and hand-made ones."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_table_of_all(monkeypatch, capsys):
     table = run_inspect(monkeypatch, capsys)
     assert "24.03" in table
     assert "0.4375" in table
+
+
+def test_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("models.inspect.model_names", lambda pattern="*": ["mbf", "r18"])
+    mbf, r18 = json.loads(run_inspect(monkeypatch, capsys, "--json"))
+    assert (mbf["backbone"], r18["backbone"]) == ("mbf", "r18")
+    assert mbf["gmac"] == pytest.approx(0.4375, abs=1e-4) and r18["parameters"] / 1e6 == pytest.approx(24.03, abs=0.01)
+    path = tmp_path / "x.pt"
+    torch.save(create_model("mbf", width=0.25, input_size=32, embedding_size=16).state_dict(), path)
+    (own,) = json.loads(run_inspect(monkeypatch, capsys, path, "--batch-size", 1, "--json"))
+    assert own["options"]["width"] == 0.25 and own["images_per_second"]["forward"] > 0
+    assert own["images_per_second"]["training"] is None  # which JSON has no NaN for
 
 
 def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,10 @@
 """What the doctor says of machines."""
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +77,37 @@ def test_nvidia_smi_that_does_not_answer(monkeypatch, tmp_path):
         "clocks.max.sm": "1980 MHz",
     }
     assert doctor.nvidia_smi("driver_version") == {}  # as many values as were asked for, or none
+
+
+def test_extras_that_are_missing_come_with_their_remedy(monkeypatch, tmp_path):
+    listed = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    section = listed.partition("[project.optional-dependencies]\n")[2].partition("\n\n")[0]
+    names = [f"extra {name}" for name in re.findall(r"^(\w+) = ", section, re.MULTILINE)]
+    assert {fact.name for fact in doctor.extras()} == {*names} - {"extra docs", "extra test"}
+    (tmp_path / "wandb_of_runs").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = {"onnx": (("json", "no_such_module"), "ONNX"), "wandb": (("wandb_of_runs",), "a"), "x": (("json",), "b")}
+    monkeypatch.setattr(doctor, "_EXTRAS", modules)
+    facts = list(doctor.extras())
+    assert not ill(facts)  # one can do without
+    assert [fact.value for fact in facts] == [
+        "without no_such_module: pip install 'facemill[onnx]' (ONNX)",
+        "without wandb_of_runs: pip install 'facemill[wandb]' (a)",
+        "installed (b)",
+    ]
+
+
+def test_json(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["doctor", "--json"])
+    monkeypatch.setattr(doctor, "facts", lambda: [doctor.Fact("one", "is"), doctor.Fact("two", "is not", "mend it")])
+    with pytest.raises(SystemExit, match="1"):
+        doctor.main()
+    printed, told = capsys.readouterr()
+    facts = [
+        {"name": "one", "value": "is", "remedy": ""},
+        {"name": "two", "value": "is not", "remedy": "mend it"},
+    ]
+    assert json.loads(printed) == {"sound": False, "facts": facts} and "→ mend it" in told
 
 
 def test_the_command():

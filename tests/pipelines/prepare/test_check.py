@@ -154,6 +154,8 @@ class TestCommands:
         assert [text for _, text in report["problems"]["empty_identity"]] == ["c: no image"]
         assert "train.rec record 2 at byte" in said
         assert "training would stumble over 3 images: 'prepare repair' leaves them out" in said
+        status, said, told = command("check", tmp_path / "records", "--json")
+        assert status == 1 and json.loads(said) == report and "training would stumble over 3 images" in told
 
         status, said, _ = command("repair", tmp_path / "records", tmp_path / "repaired")
         assert status == 0 and "3 bad images were dropped" in said

@@ -1,13 +1,15 @@
 """Figures and pictures of a data set whose figures are known."""
 
+import json
 import os
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipelines.prepare import __main__ as prepare
-from pipelines.prepare.summary import identity_sheet, summarise
+from pipelines.prepare.summary import identity_sheet, in_words, summarise
 from pipelines.sources.memory import MemorySource
 from tests.pipelines.photos import encoded, write_folder
 
@@ -18,7 +20,11 @@ def plain(colour, form="JPEG", size=112, **options):
 
 def test_figures():
     images = [plain((10, 20, 30), "PNG"), plain((30, 20, 10), "PNG", 50), plain((20, 20, 20), quality=80), b"none"]
-    figures = summarise(MemorySource(images, np.array([0, 0, 0, 4])))
+    found = summarise(MemorySource(images, np.array([0, 0, 0, 4])))
+    assert (found["images"], found["identities"], found["classes"], found["unreadable"]) == (4, 2, 5, 1)
+    assert found["images_per_identity"] == {"least": 1, "median": 2, "greatest": 3, "mean": 2}
+    assert found["formats"] == {".png": pytest.approx(2 / 3), ".jpg": pytest.approx(1 / 3)}
+    figures = in_words(found)
     assert figures["images"] == "4" and figures["identities"] == "2 of 5 classes"
     assert figures["images per identity"] == "1 to 3, median 2, mean 2.0"
     assert (figures["  1"], figures["  2 to 3"]) == ("1 identities", "1 identities")
@@ -28,8 +34,9 @@ def test_figures():
     assert figures["JPEG quality"] == "80 to 80, median 80, mean 80.0"
     assert figures["mean of R, G, B"] == "20.0, 20.0, 20.0"
     assert figures["deviation of R, G, B"] == "8.2, 0.0, 8.2"  # the square root of 200 / 3
-    assert summarise(MemorySource([b"none"], np.array([0])))["looked into"] == "1 images, 1 of them unreadable"
-    assert summarise(MemorySource(images * 9, np.zeros(36, np.int64)), sample=5)["looked into"].startswith("5 images")
+    none = in_words(summarise(MemorySource([b"none"], np.array([0]))))
+    assert none["looked into"] == "1 images, 1 of them unreadable"
+    assert summarise(MemorySource(images * 9, np.zeros(36, np.int64)), sample=5)["looked_into"] == 5
 
 
 def test_sheet_has_a_row_for_each_identity():
@@ -53,6 +60,11 @@ def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", arguments)
     prepare.main()
     assert "images per identity   1 to 2" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*arguments, "--json"])
+    prepare.main()
+    printed, told = capsys.readouterr()
+    figures = json.loads(printed)
+    assert figures["identities_by_images"] == {"1": 1, "2 to 3": 1} and "images per identity   1 to 2" in told
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (12 * 112, 2 * 112)
     page = (tmp_path / "p.html").read_text()
