@@ -1,6 +1,7 @@
 """Export a backbone: ``python -m models.export --checkpoint FILE --output model.onnx``, or ``--output FOLDER``.
 
-A name that ends in ``.onnx`` gives an ONNX file, any other a folder in Hugging Face's layout.
+A name that ends in ``.onnx`` gives an ONNX file, in ``.pt2`` a program of ``torch.export``, any other a folder
+in Hugging Face's layout.
 """
 
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from models.onnx_file import export_onnx
 from models.pretrained import model_card, save_pretrained
+from models.program import export_program
 from models.weights import load_backbone, require_finite, run_config
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
@@ -22,28 +24,33 @@ from pipelines.common.errors import UserError
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m models.export", description="Export a backbone to ONNX or to Hugging Face's layout."
+        prog="python -m models.export", description="Export a backbone: ONNX, torch.export, Hugging Face's layout."
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, checkpoint or state dict")
     parser.add_argument("--network", help="the backbone's name; default: told from the files")
     parser.add_argument("--input-size", type=at_least(1), help="side of the images; default: told from the files")
-    parser.add_argument("--output", type=Path, required=True, help="model.onnx, or a folder")
+    parser.add_argument("--output", type=Path, required=True, help="model.onnx, model.pt2, or a folder")
     parser.add_argument("--fp16", action="store_true", help="ONNX: half precision inside")
     parser.add_argument("--dynamic-batch", action="store_true", help="ONNX: any number of images at a time")
     parser.add_argument(
         "--results", type=Path, help="results.json of evaluate.verification, for the folder's model card"
     )
+    parser.add_argument("--overlap", type=Path, help="overlap.json of evaluate.overlap, for the card")
+    parser.add_argument("--licence", help="of the weights, for the card, as the hub names it: apache-2.0, other, ...")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    to_onnx = args.output.suffix.lower() == ".onnx"
-    if to_onnx and args.results:
-        raise UserError("--results is for the model card: give --output the name of a folder")
+    suffix = args.output.suffix.lower()
+    to_onnx, to_program = suffix == ".onnx", suffix == ".pt2"
+    if to_onnx or to_program:
+        for name in ("results", "overlap", "licence"):
+            if getattr(args, name):
+                raise UserError(f"--{name} is for the model card: give --output the name of a folder")
     if not to_onnx and (args.fp16 or args.dynamic_batch):
         raise UserError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
-    if args.output.suffix.lower() == ".safetensors":
+    if suffix == ".safetensors":
         raise UserError("give --output the name of a folder: model.safetensors, its config and its card go there")
     given: dict[str, Any] = {"name": args.network, "input_size": args.input_size}
     model, options = load_backbone(args.checkpoint, **{name: value for name, value in given.items() if value})
@@ -53,18 +60,26 @@ def main() -> None:
         error = export_onnx(model, args.output, size, fp16=args.fp16, dynamic_batch=args.dynamic_batch)
         say(f"written: {args.output} ({options['name']}; onnxruntime and PyTorch agree to {error:.1e} of the norm)")
         return
-    results = _results(args.results) if args.results else None
-    save_pretrained(model, options, args.output, model_card(options, run_config(args.checkpoint), results))
+    if to_program:
+        error = export_program(model, args.output, options["input_size"])
+        say(f"written: {args.output} ({options['name']}; the program and the network agree to {error:.1e} of the norm)")
+        return
+    results = _read(args.results, "sets", "evaluate.verification wrote as results.json")
+    overlap = _read(args.overlap, "shared", "evaluate.overlap wrote as overlap.json")
+    card = model_card(options, run_config(args.checkpoint), results, overlap, args.licence)
+    save_pretrained(model, options, args.output, card)
     say(f"written: {args.output}/model.safetensors, config.json and README.md ({options['name']})")
 
 
-def _results(path: Path) -> dict[str, Any]:
+def _read(path: Path | None, key: str, what: str) -> dict[str, Any] | None:
+    if path is None:
+        return None
     try:
         found = json.loads(path.read_text())
     except ValueError:
         found = None
-    if not isinstance(found, dict) or "sets" not in found:
-        raise UserError(f"{path} is not what evaluate.verification wrote as results.json")
+    if not isinstance(found, dict) or key not in found:
+        raise UserError(f"{path} is not what {what}")
     return found
 
 

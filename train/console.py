@@ -28,7 +28,8 @@ COMMANDS = {
     "report": ("evaluate.report", "one page of results"),
     "inspect": ("models.inspect", "backbones and what they cost"),
     "push": ("models.push", "an exported model to Hugging Face's hub"),
-    "export": ("models.export", "ONNX, or a folder in Hugging Face's layout"),
+    "export": ("models.export", "ONNX, a program of torch.export, or a folder in Hugging Face's layout"),
+    "quantise": ("evaluate.quantise", "an ONNX file in 8 bits, if it is as good"),
 }
 
 _COMPLETION = {

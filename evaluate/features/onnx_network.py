@@ -88,20 +88,25 @@ class OnnxNetwork(nn.Module):
         return found, "as the graph's first nodes normalise it"
 
     def forward(self, images: Tensor, *landmarks: Tensor) -> Tensor:
-        pixels = images.float().cpu().numpy()
-        pixels = np.rint(pixels).clip(0, 255) if issubclass(self.dtype, np.integer) else pixels
-        pixels = np.ascontiguousarray(self._arranged(pixels), self.dtype)
-        inputs: tuple[np.ndarray, ...] = (pixels, *(places.float().cpu().numpy() for places in landmarks))
-        if self.wants_landmarks and not landmarks:
-            inputs += (template_landmarks(np.arange(len(pixels))),)
+        inputs = self.inputs(images, *landmarks)
         try:
             embeddings = self._run(*inputs)
         except ValueError:
-            if self.batch or len(pixels) == 1:
+            if self.batch or len(images) == 1:
                 raise
             self.batch = 1  # some files have a batch of 1 in their graph, whatever they declare
             embeddings = self._run(*inputs)
         return torch.from_numpy(embeddings).to(images.device)
+
+    def inputs(self, images: Tensor, *landmarks: Tensor) -> tuple[np.ndarray, ...]:
+        """What the file's inputs take for images as `forward` takes them: pixels in its type and layout, landmarks."""
+        pixels = images.float().cpu().numpy()
+        pixels = np.rint(pixels).clip(0, 255) if issubclass(self.dtype, np.integer) else pixels
+        pixels = np.ascontiguousarray(self._arranged(pixels), self.dtype)
+        places = tuple(each.float().cpu().numpy() for each in landmarks)
+        if self.wants_landmarks and not landmarks:
+            places = (template_landmarks(np.arange(len(pixels))),)
+        return pixels, *places
 
     def _arranged(self, pixels: np.ndarray) -> np.ndarray:
         return pixels.transpose(0, 2, 3, 1) if self.channels_last else pixels
@@ -118,13 +123,14 @@ class OnnxNetwork(nn.Module):
         return np.concatenate(list(self.side_by_side.map(part, range(0, count, size))))
 
     def _embeddings(self, pixels: np.ndarray, *landmarks: np.ndarray) -> np.ndarray:
-        names = [output.name for output in self.session.get_outputs()]
+        # Read once: another thread may find out which output it is while this one runs.
+        names = [self.output] if self.output else [output.name for output in self.session.get_outputs()]
         feed = {self.input.name: pixels} | dict(zip(("landmarks",), landmarks))
         try:
-            outputs = self.session.run([self.output] if self.output else names, feed)
+            outputs = self.session.run(names, feed)
         except Exception as error:
             raise UserError(f"{self.path} does not run on images {pixels.shape}: {one_line(error)}") from None
-        found = dict(zip([self.output] if self.output else names, map(np.asarray, outputs)))
+        found = dict(zip(names, map(np.asarray, outputs)))
         fitting = {
             name: array.reshape(len(pixels), -1)
             for name, array in found.items()

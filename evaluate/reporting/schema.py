@@ -30,6 +30,7 @@ def _text(value: object) -> object:
     return value
 
 
+_Far = Annotated[PositiveFloat, BeforeValidator(float)]  # a key in JSON is a text
 _PRINTABLE = BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)
 Name = Annotated[str, _PRINTABLE, Field(min_length=1)]
 FileName = Annotated[Any, AfterValidator(_text)]  # a str of any bytes, which pydantic's own would refuse
@@ -96,7 +97,7 @@ class VerificationSet(SetFigures):
 
     folds: list[FiniteFloat] | None = None
     roc: Roc
-    band: dict[PositiveFloat, Interval] = {}
+    band: dict[_Far, Interval] = {}
     histogram: Histogram
     worst: FileName | None = None
     by: ByFmr | None = None

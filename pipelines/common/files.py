@@ -3,16 +3,19 @@
 import errno
 import os
 import re
+import stat
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.common.errors import UserError
 
+_UMASK = os.umask(0o077)  # there is no other way to ask for it
+os.umask(_UMASK)
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)  # what `replacing` calls them
 
 
@@ -45,13 +48,15 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside ``path``. What is written there takes the place of ``path`` if the block ends well.
 
     Then it is on the disk, whatever happens to the power, unless it is not to be ``durable``: for files so many and so
-    small that to wait for the disk each time would take hours.
+    small that to wait for the disk each time would take hours. Whom the umask lets may read it, also where a library
+    (safetensors) makes files for its user alone.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with naming(path):
             yield temporary
+            _open_to_others(temporary)
             if durable:
                 sync(temporary)
         temporary.replace(path)
@@ -59,6 +64,14 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _open_to_others(path: Path) -> None:
+    """Give a new file what permissions the umask leaves of reading and writing for everybody."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if missing := 0o666 & ~_UMASK & ~mode:
+        with suppress(PermissionError):  # a file system that has no permissions of its own
+            path.chmod(mode | missing)
 
 
 @contextmanager

@@ -189,6 +189,14 @@ def test_command_writes_onnx(trained_run, monkeypatch, capsys):
     assert onnx_error(model, target, torch.rand(2, 3, 30, 30)) < 1e-4
 
 
+def test_command_writes_a_program(trained_run, monkeypatch, capsys):
+    folder, model = trained_run
+    run_export(monkeypatch, "--checkpoint", folder, "--output", folder / "model.pt2")
+    assert "mbf" in capsys.readouterr().out
+    images = torch.rand(2, 3, 30, 30)
+    torch.testing.assert_close(torch.export.load(folder / "model.pt2").module()(images), model(images))
+
+
 def test_command_writes_nothing_of_a_network_that_diverged(trained_run, monkeypatch, tmp_path, capsys):
     folder, model = trained_run
     torch.save(model.state_dict() | {"features.layers.2.weight": torch.full((16, 512), np.nan)}, folder / "model.pt")
@@ -201,10 +209,14 @@ def test_command_writes_nothing_of_a_network_that_diverged(trained_run, monkeypa
 
 def test_command_writes_huggingfaces_layout(trained_run, monkeypatch, tmp_path):
     folder, model = trained_run
-    results = {"sets": {"lfw": {"pairs": 6000, "accuracy": 0.98765, "std": 0.0012}}}
+    figures = {"pairs": 6000, "accuracy": 0.98765, "std": 0.0012, "interval": {"accuracy": [0.981, 0.991]}}
+    results = {"sets": {"lfw": figures, "cfp_fp": {"pairs": 7000, "accuracy": 0.9, "std": 0.01}}}
+    shared = [{"first": "a", "second": "b", "cosine": 0.8}] * 3
+    (tmp_path / "overlap.json").write_text(json.dumps({"threshold": 0.55, "shared": shared}))
     (tmp_path / "results.json").write_text(json.dumps(results))
     target = tmp_path / "hub"
-    run_export(monkeypatch, "--checkpoint", folder, "--output", target, "--results", tmp_path / "results.json")
+    extras = ("--results", tmp_path / "results.json", "--overlap", tmp_path / "overlap.json", "--licence", "mit")
+    run_export(monkeypatch, "--checkpoint", folder, "--output", target, *extras)
     assert sorted(file.name for file in target.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     again = from_pretrained(target)
     images = torch.rand(2, 3, 30, 30)
@@ -213,7 +225,11 @@ def test_command_writes_huggingfaces_layout(trained_run, monkeypatch, tmp_path):
     card = (target / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "facemill"
     assert "data/faces" in card
-    assert "| lfw | 6000 | 98.77 ± 0.12 |" in card
+    assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
+    assert "| lfw | 6000 | 98.77 ± 0.12 | 98.10 to 99.10 |" in card
+    assert "| cfp_fp | 7000 | 90.00 ± 1.00 |  |" in card
+    assert "a cosine of 0.55 or more to one of the test set's: 3." in card
+    assert "## Intended use and limits" in card
     assert "width: 0.25" in card
 
 
@@ -248,6 +264,8 @@ def test_pretrained_folder_keeps_options(tmp_path):
         (("--output", "model.onnx", "--results", "results.json"), "name of a folder"),
         (("--output", "model.safetensors"), "name of a folder"),
         (("--output", "M.ONNX", "--results", "results.json"), "name of a folder"),
+        (("--output", "model.pt2", "--overlap", "overlap.json"), "name of a folder"),
+        (("--output", "model.pt2", "--fp16"), "are for ONNX"),
         (("--output", "folder", "--results", __file__), "is not what evaluate.verification wrote"),
         (("--output", "model.onnx", "--network", "r18"), "does not fit"),
         (("--output", "model.onnx", "--network", "r19"), "did you mean 'r18'"),

@@ -118,7 +118,7 @@ def test_a_model_goes_and_comes_back(hub, folder, tmp_path):
         "import sys, torch; from models.pretrained import from_pretrained; "
         "torch.save(from_pretrained(sys.argv[1]).state_dict(), sys.argv[2])"
     )
-    for attempt, name in enumerate(("user/faces", "user/faces", str(folder))):
+    for attempt, name in enumerate(("user/faces", "hf-hub:user/faces@main", str(folder))):
         if attempt == 1:
             hub.refuse, hub.files = 503, {}  # from here on the cache is what there is
         got = call("-c", code, name, str(tmp_path / f"{attempt}.pt"))

@@ -96,7 +96,7 @@ ADAFACE: dict[str, Rule] = {
     "lr_milestones": _milestones,
     "lr_gamma": Without("schedule.gamma, see lr_milestones"),
     "num_workers": Without("decoding threads are found by the machine's cores (data.threads: auto)"),
-    "use_wandb": Without("log.sinks are jsonl and tensorboard, or one of your own (docs/extending.md)"),
+    "use_wandb": Without("log.sinks are jsonl, tensorboard, wandb, mlflow, or one of your own (docs/extending.md)"),
     "custom_num_class": _classes,
     "start_from_model_statedict": _start,
     "arch": _arch,

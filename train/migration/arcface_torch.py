@@ -150,7 +150,7 @@ def _output(value: Any, values: Mapping[str, Any]) -> Became:
     return Became({"output": f"runs/{Path(value).name}"}, "a folder of its own: a run of ours never writes into theirs")
 
 
-_WANDB = "log.sinks: jsonl and tensorboard, or one of your own (docs/extending.md)"
+_WANDB = "log.sinks: jsonl, tensorboard, wandb, mlflow, or one of your own (docs/extending.md)"
 
 ARCFACE_TORCH: dict[str, Rule] = {
     "rec": _rec,

@@ -1,10 +1,13 @@
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.common.files import distinct_names, remove_leftovers, replacing, sync
+from tests.test_architecture import ROOT
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,20 @@ def test_file_systems_that_do_not_sync_folders(tmp_path, monkeypatch, code, rais
             sync(tmp_path)
     else:
         sync(tmp_path)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_made_for_their_user_alone_get_what_the_umask_leaves(tmp_path, mask, mode):
+    script = """
+import os, sys
+from pathlib import Path
+from pipelines.common.files import replacing
+with replacing(sys.argv[1]) as temporary:
+    os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+"""
+    target = tmp_path / "model.safetensors"
+    subprocess.run([sys.executable, "-c", script, target], cwd=ROOT, umask=mask, check=True)
+    assert target.stat().st_mode & 0o777 == mode
 
 
 def test_leftovers_of_killed_processes(tmp_path):

@@ -1,0 +1,62 @@
+"""Programs of ``torch.export``: files (``.pt2``) that ``torch.export.load`` runs without this package.
+
+``module = torch.export.load("model.pt2").module()`` takes images (n, 3, side, side), RGB in [-1, 1], for any n, and a
+network that wants landmarks also landmarks (n, 5, 2), to embeddings (n, d).
+"""
+
+import math
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.modes import evaluating
+from models.weights import require_finite
+from pipelines.common.errors import UserError
+from pipelines.common.files import replacing
+
+TOLERANCE = 1e-5  # largest distance between the program's embedding and the network's, relative to the norm
+
+
+@torch.no_grad()
+def export_program(model: nn.Module, path: Path, input_size: int = 112) -> float:
+    """Write ``model`` to ``path``, once what was written has given its embeddings of another number of images.
+
+    Args:
+        model: a backbone on the CPU; it is not changed.
+        input_size: side of the images.
+
+    Returns:
+        The largest distance between the two, relative to the embedding's norm.
+
+    Raises:
+        ValueError: when weights or embeddings are not finite, or the network has parts that cannot be written so.
+        RuntimeError: when the embeddings differ by more than rounding.
+    """
+    require_finite(model)
+
+    def inputs(count: int) -> tuple[torch.Tensor, ...]:
+        images = torch.rand(count, 3, input_size, input_size) * 2 - 1
+        return (images, torch.rand(count, 5, 2)) if getattr(model, "wants_landmarks", False) else (images,)
+
+    example, other = inputs(3), inputs(5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, evaluating(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own ageing parts
+        batch = torch.export.Dim("batch")
+        try:
+            program = torch.export.export(model, example, dynamic_shapes=tuple({0: batch} for _ in example))
+        except Exception as error:  # of many kinds, and of many lines
+            raise UserError(f"torch.export does not take this network: {type(error).__name__}; write .onnx") from error
+        with temporary.open("wb") as file:
+            torch.export.save(program, file)
+        ours = model(*other).double()
+        with temporary.open("rb") as file:
+            theirs = torch.export.load(file).module()(*other).double()
+        distance = float(((theirs - ours).norm(dim=1) / ours.norm(dim=1)).max())
+        if math.isnan(distance):
+            raise UserError("the embeddings of random images are zero or not finite")
+        if distance > TOLERANCE:
+            raise RuntimeError(f"the program's embeddings differ from the network's by {distance:.1e} of their norm")
+    return distance
