@@ -28,6 +28,9 @@ class Figure(NamedTuple):
     interval: tuple[float, float] | None
 
 
+_CLASSES = {"published row": " class='words'"}  # of cells whose text is long
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, and on which data."""
     parser.add_argument("--checkpoints", type=Path, nargs="+", default=[], help="runs, weights or .onnx, not trained")
@@ -161,7 +164,10 @@ def page(table: Sequence[results.Row], told: Mapping[str, str]) -> str:
         heads = "".join(f"<th>{escape(column)}</th>" for column in columns)
         lines = "".join(
             f"<tr class='ours'><th>{escape(row['figure'])}</th>"
-            + "".join(f"<td>{escape(row.get(column, '–' if column else ''))}</td>" for column in columns[1:])
+            + "".join(
+                f"<td{_CLASSES.get(column, '')}>{escape(row.get(column, '–' if column else ''))}</td>"
+                for column in columns[1:]
+            )
             + "</tr>"
             for row in rows
         )

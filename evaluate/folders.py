@@ -296,21 +296,24 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         many = own_gallery(faces["gallery"], faces["probe"], faces.get("unknown"), args.far or FPIRS)
         many.worst = draw_confusions(many, args.output, crops)
         print_rates("1:N", many.rates, many.interval, names={fpir: f"TPIR@{fpir}" for fpir in many.tpir})
-        _tell_thresholds("FPIR", many, args.far or FPIRS, f"{many.unknown} images of unknown people")
+        _tell_thresholds("FPIR", many, args.far or FPIRS, many.unknown, "images of unknown people")
         return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_gallery=many)
     one = own_pairs(read_faces(args.data, embed, align, crops), args.far or FARS)
     one.worst = draw_confusions(one, args.output, crops)
     print_rates("1:1, TAR at FAR", one.tar, one.interval, met=one.far)
-    _tell_thresholds("FAR", one, args.far or FARS, f"{one.impostor} pairs of two people")
+    _tell_thresholds("FAR", one, args.far or FARS, one.impostor, "pairs of two people")
     return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_pairs=one)
 
 
-def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], of: str) -> None:
-    """Print the thresholds, and which of the wanted rates have none."""
+def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], count: int, of: str) -> None:
+    """Print the thresholds, and why some of the wanted rates have none, of ``count`` scores."""
     if found.threshold:
         print_thresholds(f"thresholds by {name}: accept what exceeds them", found.threshold, found.threshold_interval)
-    if missing := [f"{rate:g}" for rate in wanted if f"{rate:g}" not in found.threshold]:
-        say(f"{of} do not tell a {name} of {', '.join(missing)}")
+    missing = [rate for rate in wanted if f"{rate:g}" not in found.threshold]
+    if low := [f"{rate:g}" for rate in missing if rate * count * (1 + 1e-12) < 1]:
+        say(f"{count} {of} are too few for {name} {', '.join(low)}")
+    if high := [f"{rate:g}" for rate in missing if rate * count * (1 + 1e-12) >= 1]:
+        say(f"{name} {', '.join(high)} has no threshold: of {count} {of} only the highest scores are held")
 
 
 if __name__ == "__main__":

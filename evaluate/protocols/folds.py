@@ -32,7 +32,7 @@ class VerificationResult:
     threshold: float  # mean of the folds' best thresholds
     folds: np.ndarray  # (10,) accuracy of each fold
     thresholds: np.ndarray  # (t,) those among which the folds chose
-    tpr: np.ndarray  # (t,) mean over the folds at each of them
+    tpr: np.ndarray  # (t,) mean over the folds with such pairs at each of them
     fpr: np.ndarray  # (t,)
     distances: np.ndarray  # (P,)
 
@@ -61,8 +61,9 @@ def verify(features: np.ndarray, same: np.ndarray, thresholds: np.ndarray = ACCU
     fold = _folds(len(same))
     accepted, totals = _accepted(distances, same, fold, thresholds)
     folds, best = _accuracy(accepted, totals)
-    # A fold without pairs of a kind has rate 0 there, as is customary.
-    rates = (accepted / np.maximum(totals, 1)[:, :, None]).mean(axis=0)
+    # Of the folds that have pairs of a kind; the custom of counting 0 for the others bends a curve down.
+    having = np.maximum((totals > 0).sum(axis=0), 1)
+    rates = (accepted / np.maximum(totals, 1)[:, :, None]).sum(axis=0) / having[:, None]
 
     val, far = _validation_rate(distances, same, fold)
     return VerificationResult(

@@ -15,6 +15,7 @@ from evaluate.reporting.schema import Histogram
 
 # Okabe and Ito's colours, told apart by everyone; the light ones last.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
+_HEADROOM = 1.12  # of a histogram's axis over its densities
 GENUINE, IMPOSTOR = "#009e73", "#d55e00"
 STYLE: dict[Any, Any] = {  # the type of the keys differs between versions of matplotlib
     "font.size": 9.5,
@@ -153,10 +154,11 @@ def histogram(title: str, score: str, counts: Histogram, threshold: float | None
     if len(occupied):
         axes.set_xlim(edges[occupied[0]], edges[occupied[-1] + 1])
     if threshold is not None:
-        axes.axvline(threshold, color="#3b4650", linewidth=1, linestyle=(0, (4, 3)), label=f"threshold {threshold:.2f}")
+        line = {"color": "#3b4650", "linewidth": 1, "linestyle": (0, (4, 3))}
+        axes.axvline(threshold, ymax=1 / _HEADROOM, label=f"threshold {threshold:.2f}", **line)
     axes.set_yticks([])
     axes.legend(loc="upper center", ncols=3, fontsize=8.5, frameon=False)
-    axes.set_ylim(top=axes.get_ylim()[1] * 1.12)
+    axes.set_ylim(top=axes.get_ylim()[1] * _HEADROOM)  # for the legend
     return figure
 
 

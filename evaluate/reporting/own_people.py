@@ -48,7 +48,8 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
         f"{first.gallery:,} images of {first.people:,} people in the gallery, {first.probes:,} probes of them, "
         f"{first.unknown:,} of unknown people. A probe is given the most similar image's name when its cosine exceeds "
         "the threshold; FPIR is the share of unknown probes that get a name, TPIR that of the others that get the "
-        "right one. In brackets 95 % intervals by resampling people.",
+        "right one. At rank k the right one is among the k most similar images. In brackets 95 % intervals by "
+        "resampling people.",
     )
     _thresholds(page, "Threshold for an FPIR of", models)
     fpirs = sorted({fpir for part in models.values() for fpir in part.tpir}, key=float)

@@ -114,7 +114,7 @@ class Page:
         """A table of words, a row a model."""
         lines = "".join(
             f'<tr class="ours"><th><i style="background:{self.colours[name]}"></i>{escape(name)}</th>'
-            + "".join(f"<td>{escape(row[key])}</td>" for key in columns)
+            + "".join(f"<td class='words'>{escape(row[key])}</td>" for key in columns)
             + "</tr>"
             for name, row in rows.items()
         )
@@ -135,11 +135,11 @@ class Page:
         def cell(found: Difference | None) -> str:
             if found is None:
                 return "<td>–</td>"
-            told = ' <span class="pm">within noise</span>' if found.noise else ""
+            told = '<span class="pm">within noise</span> ' if found.noise else ""
             mark = "" if found.noise else ' class="best"'
             return (
-                f"<td{mark}>{100 * found.value:+.2f} "
-                f'<span class="ci">{bracket((found.low, found.high), "+.2f")}</span>{told}</td>'
+                f"<td{mark}>{100 * found.value:+.2f} {told}"
+                f'<span class="ci">{bracket((found.low, found.high), "+.2f")}</span></td>'
             )
 
         lines = "".join(

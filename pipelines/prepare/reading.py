@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES, image_suffix
 from pipelines.sources.source import Source
 
@@ -68,6 +69,8 @@ def _read(source: Source, indices: np.ndarray, transform: Transform | None) -> l
             try:
                 changed = transform(image.index, bytes(image.encoded))
                 image = Read(image.index, np.frombuffer(changed, np.uint8))
+            except UserError as error:
+                image = _bad(image.index, str(error))
             except Exception as error:  # Pillow's decoders raise almost any class
                 image = _bad(image.index, f"does not decode ({error})")
         images.append(image)

@@ -7,10 +7,13 @@ import pytest
 from evaluate import folders as command
 from evaluate import report
 from evaluate.folders import Faces, own_gallery
+from evaluate.protocols.all_pairs import compare
 from evaluate.protocols.embeddings import normalised
+from evaluate.reporting.schema import Thresholds
+from pipelines.common.alignment import TEMPLATE
 from pipelines.common.errors import UserError
 from tests.evaluate.networks import write_onnx
-from tests.pipelines.photos import jpeg, write_folder
+from tests.pipelines.photos import encoded, jpeg, picture, write_folder
 
 
 def faces(rng, centres, who, prefix=""):
@@ -64,7 +67,7 @@ def test_pairs_to_a_page(tmp_path, monkeypatch, capsys):
     results, page = evaluated(tmp_path, monkeypatch, "--far", "0.01", "1e-6")
     found = results["own_pairs"]
     assert (found["images"], found["people"], found["genuine"], found["impostor"]) == (24, 8, 24, 252)
-    assert "252 pairs of two people do not tell a FAR of 1e-06" in capsys.readouterr().out
+    assert "252 pairs of two people are too few for FAR 1e-06" in capsys.readouterr().out
     assert "Own people, 1:1" in page and "Most similar strangers" in found["confusions"]
 
 
@@ -89,6 +92,53 @@ def test_gallery_to_a_page(tmp_path, monkeypatch):
     assert (found["gallery"], found["people"], found["probes"], found["unknown"]) == (6, 3, 6, 10)
     assert found["rank1"] == 1 and found["tpir"] == {"0.1": 1}  # the probes are the gallery's images
     assert "Own people, 1:N" in page
+
+
+def test_photographs_are_aligned(tmp_path, monkeypatch, capsys):
+    """Faces somewhere in photographs give the figures of the faces alone, and who has none is left out."""
+    corners = {}
+    for seed, name in enumerate(name for name in "abcdefgh" for _ in range(3)):
+        face = picture(seed)
+        corner = (11 * seed % 60, 7 * seed % 50)
+        photograph = picture(100 + seed, size=180)
+        photograph.paste(face, corner)
+        corners[photograph.tobytes()] = complex(*corner)
+        for kind, image in (("faces", face), ("photographs", photograph)):
+            (tmp_path / kind / "data" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / kind / "data" / name / f"{seed}.png").write_bytes(encoded(image, "PNG"))
+    (tmp_path / "photographs/data/a/!.png").write_bytes(encoded(picture(99), "PNG"))  # the first
+
+    def find(index, photograph):
+        if photograph.tobytes() not in corners:
+            raise UserError("no face is found in it")
+        return TEMPLATE + corners[photograph.tobytes()]
+
+    monkeypatch.setattr(command, "detector", lambda weights: find)
+    wanted = evaluated(tmp_path / "faces", monkeypatch)[0]["own_pairs"]
+    results, page = evaluated(tmp_path / "photographs", monkeypatch, "--align", "yunet.onnx")
+    found = results["own_pairs"]
+    assert (found["images"], found["impostor"]) == (24, 252)
+    assert "1 of 25 photographs are left out, the first is" in capsys.readouterr().out
+    assert found["threshold"] == pytest.approx(wanted["threshold"], abs=0.01)
+    for title, confusions in wanted["confusions"].items():
+        for one, other in zip(confusions, found["confusions"][title], strict=True):
+            assert other["score"] == pytest.approx(one["score"], abs=0.01)
+        first, other = confusions[0], found["confusions"][title][0]
+        assert [path.split("/")[-2:] for path in first["images"]] == [path.split("/")[-2:] for path in other["images"]]
+        assert first["people"] == other["people"]
+    assert "confusions of" in page
+
+
+def test_why_a_rate_has_no_threshold(capsys):
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(40), 3)
+    found = compare(normalised(rng.standard_normal((120, 8))), person, fars=(0.001, 0.5), held=100)
+    assert found.fars == (0.001,)
+    told = Thresholds(threshold={"0.001": 0.5}, threshold_interval={"0.001": [0.4, 0.6]}, confusions={}, worst=None)
+    command._tell_thresholds("FAR", told, (1e-6, 0.001, 0.5), found.impostors, "pairs of two people")
+    printed = capsys.readouterr().out
+    assert "7020 pairs of two people are too few for FAR 1e-06" in printed
+    assert "FAR 0.5 has no threshold: of 7020 pairs of two people only the highest scores are held" in printed
 
 
 def test_probes_of_nobody_in_the_gallery():

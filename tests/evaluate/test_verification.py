@@ -267,6 +267,16 @@ def test_a_published_network_reaches_its_published_accuracy_on_lfw(shared, tmp_p
     assert std is None or round(result["std"], 4) == std
 
 
+def test_the_curve_of_folds_of_one_kind_reaches_one():
+    """Genuine pairs first, then the others: folds of either kind tell nothing of the other's rate."""
+    features, same = make(0, 800, 1)
+    order = np.concatenate([np.flatnonzero(same)[:300], np.flatnonzero(~same)[:300]])
+    result = verify(features.reshape(800, 2, 1, -1)[order].reshape(1200, 1, -1), same[order])
+    below = result.distances < result.thresholds[:, None]
+    np.testing.assert_allclose(result.tpr, below[:, :300].mean(axis=1))
+    np.testing.assert_allclose(result.fpr, below[:, 300:].mean(axis=1))
+
+
 def test_the_rocs_band_is_what_other_sets_of_pairs_would_show():
     """About the spread of TAR at a FAR over sets drawn anew, around the curve."""
     tars, widths = [], []
