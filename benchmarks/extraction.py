@@ -32,8 +32,9 @@ from pipelines.loading.decoder import Decoder
 from pipelines.loading.loader import read_batches
 from pipelines.sources.lists import ListSource
 
-ROUNDS = 3
-Times = dict[str, float]  # seconds by stage
+ROUNDS = 5
+STAGES = ("read", "decode", "align", "network", "write")
+Times = dict[str, list[float]]  # by stage: seconds in each round
 
 
 def write_noise(folder: Path) -> None:
@@ -94,28 +95,29 @@ def measure(name: str, data: IJB, count: int, *, batch_size: int, threads: int) 
 
         ready = list(aligned())
         features = list(embed_batches(network.model, ready, autocast=autocast))
-        wall, work = _in_turns(
+        walls, works = _in_turns(
             {
                 "read": lambda: _drain(source.read(chosen) for chosen in batches(pieces, batch_size)),
                 "decode": lambda: _drain(decoded()),
                 "align": lambda: _drain(aligned()),
-                "network": lambda: _drain(embed_batches(network.model, ready, autocast=autocast)),
                 "write": lambda: write(iter(features)),
+                "network": lambda: _drain(embed_batches(network.model, ready, autocast=autocast)),
                 "whole": lambda: write(embed_batches(network.model, aligned(), autocast=autocast)),
             },
             device,
         )
-    whole = work.pop("whole")
+    work = {stage: statistics.median(seconds) for stage, seconds in works.items()}
     work["align"] -= work["decode"]  # each of the first three contains the one before
     work["decode"] -= work["read"]
-    total = sum(work.values())
+    total = sum(work[stage] for stage in STAGES)
+    ceiling = statistics.median(alone / whole for alone, whole in zip(walls["network"], walls["whole"], strict=True))
     return {
-        "network": Path(name).stem,
-        "images_per_second": round(count / wall["whole"], 1),
-        "network_alone": round(count / wall["network"], 1),
-        "of_the_ceiling_%": round(100 * wall["network"] / wall["whole"], 1),
-        "processor_ms_per_image": round(1000 * whole / count, 3),
-        **{f"{stage}_%": round(100 * seconds / total, 1) for stage, seconds in work.items()},
+        "network": name,
+        "images_per_second": round(count / statistics.median(walls["whole"]), 1),
+        "network_alone": round(count / statistics.median(walls["network"]), 1),
+        "of_the_ceiling_%": round(100 * ceiling, 1),
+        "processor_ms_per_image": round(1000 * work["whole"] / count, 3),
+        **{f"{stage}_%": round(100 * work[stage] / total, 1) for stage in STAGES},
     }
 
 
@@ -137,15 +139,14 @@ def _drain(values: Iterator[object]) -> None:
 
 
 def _in_turns(stages: dict[str, Callable[[], None]], device: torch.device) -> tuple[Times, Times]:
-    """Medians over rounds of each stage's wall time and processor time."""
-    wall: dict[str, list[float]] = {name: [] for name in stages}
-    work: dict[str, list[float]] = {name: [] for name in stages}
+    """Wall times and processor times."""
+    walls: Times = {name: [] for name in stages}
+    works: Times = {name: [] for name in stages}
     for _ in range(ROUNDS):
         for name, stage in stages.items():
             began, busy = time.perf_counter(), time.process_time()
             stage()
             finish(device)
-            wall[name].append(time.perf_counter() - began)
-            work[name].append(time.process_time() - busy)
-    median_wall, median_work = ({name: statistics.median(of[name]) for name in stages} for of in (wall, work))
-    return median_wall, median_work
+            walls[name].append(time.perf_counter() - began)
+            works[name].append(time.process_time() - busy)
+    return walls, works

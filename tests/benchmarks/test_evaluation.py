@@ -6,8 +6,6 @@ import pytest
 from benchmarks import evaluation, extraction, results
 from tests.evaluate.networks import write_onnx
 
-STAGES = ("read", "decode", "align", "network", "write")
-
 
 def test_both_ways_agree_and_every_stage_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "save", lambda name, rows: results.save(name, rows, tmp_path))
@@ -36,6 +34,6 @@ def test_extraction_is_measured_by_stage(tmp_path, monkeypatch):
     light, heavy = json.loads(path.read_text())["rows"]
     for row in (light, heavy):
         assert row["images_per_second"] > 0 and row["network_alone"] > 0
-        assert sum(row[f"{stage}_%"] for stage in STAGES) == pytest.approx(100, abs=0.5)
-    assert (light["network"], heavy["network"]) == ("net", "mobilefacenet")
+        assert sum(row[f"{stage}_%"] for stage in extraction.STAGES) == pytest.approx(100, abs=0.5)
+    assert (light["network"], heavy["network"]) == (network, "mobilefacenet")
     assert heavy["network_%"] > light["network_%"]
