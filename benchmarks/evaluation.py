@@ -2,7 +2,8 @@
 
 The straightforward way is that of the published scripts: one ``np.where`` a template and a media, float64 products of
 the pairs' templates, scikit-learn's ``roc_curve``. Each way runs in a process of its own on the same features, which
-lie in memory before the clock starts; peak memory is counted beside them. ``python -m benchmarks.evaluation --help``.
+lie in memory before the clock starts; peak memory is counted beside them. ``--extract`` measures the
+extraction of features instead (`benchmarks.extraction`). ``python -m benchmarks.evaluation --help``.
 """
 
 import argparse
@@ -15,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.metrics import roc_curve
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from benchmarks.measure import finish, peak_memory
+from benchmarks.extraction import measure, write_noise
+from benchmarks.measure import peak_memory
 from benchmarks.results import Row, save, show
 from benchmarks.synthetic_ijb import write_release
-from evaluate.features.embed import embed_batches
 from evaluate.features.files import load_features
 from evaluate.ijb import FARS, identification, tar_uncertainty
 from evaluate.protocols.ijb_lists import IJB
@@ -31,11 +31,8 @@ from evaluate.protocols.resampling import RESAMPLES
 from evaluate.protocols.roc import Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import pool
-from models import create_model
-from pipelines.common.alignment import TEMPLATE
-from pipelines.common.command import run
+from pipelines.common.command import at_least, run
 from pipelines.common.cpu import keep_freed_memory
-from pipelines.loading.aligned import aligned_images
 
 
 class Clock:
@@ -140,35 +137,14 @@ def _limited(way: Callable[[Path], Any], folder: Path, threads: int) -> Any:
         return way(folder)
 
 
-def extraction(names: list[str], count: int, batch_size: int, threads: int) -> list[Row]:
-    """Images a second: decoded and aligned, and embedded with their mirror images by each network."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def extraction(folder: Path, networks: list[str], count: int, batch_size: int, threads: int) -> list[Row]:
+    """A row for each network; the release in ``folder`` is written where it has no images."""
+    torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # a fresh network's activations fade into them, which are slow
-    rng, rows = np.random.default_rng(0), []
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{k}.jpg" for k in range(64)]
-        for path in paths:
-            small = Image.fromarray(rng.integers(0, 256, (20, 16, 3), dtype=np.uint8))
-            small.resize((200, 250), Image.Resampling.BICUBIC).save(path, quality=90)
-        chosen = [paths[k % 64] for k in range(count)]
-        landmarks = np.broadcast_to(np.stack([TEMPLATE.real, TEMPLATE.imag], 1) * 1.5 + 20, (count, 5, 2))
-        for name in ("", *names):
-            model = create_model(name).to(device) if name else None
-            batches = np.split(np.arange(count), range(batch_size, count, batch_size))
-            read = aligned_images(chosen, landmarks, batches, batch_size=batch_size, device=device, threads=threads)
-            images = (images for images, _ in read)
-            done = iter(
-                embed_batches(model, images, autocast=torch.bfloat16 if device.type == "cuda" else None)
-                if model
-                else images
-            )
-            next(done)  # the first batch pays for starting
-            began = time.perf_counter()
-            last = sum(len(batch) for batch in done)
-            finish(device)
-            rate = last / (time.perf_counter() - began)
-            rows.append({"stage": name or "decode and align", "images_per_second": round(rate, 1)})
-    return rows
+    if not (folder / "IJBC" / "loose_crop").exists():
+        write_noise(folder)
+    data = IJB(folder, "IJBC")
+    return [measure(name, data, count, batch_size=batch_size, threads=threads) for name in networks]
 
 
 def main() -> None:
@@ -178,12 +154,20 @@ def main() -> None:
         "--folder", type=Path, help="where the set lies or will be written; default: removed afterwards"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--networks", nargs="*", default=["mbf"], help="backbones whose rate is measured")
-    parser.add_argument("--images", type=int, default=512, help="images an extraction rate is measured on")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--extract", action="store_true", help="measure the extraction of features, not the protocols")
+    parser.add_argument(
+        "--networks", nargs="+", default=["mbf"], help="to extract with: checkpoints or backbones' names"
+    )
+    parser.add_argument("--images", type=at_least(1), default=512, help="how many are extracted")
+    parser.add_argument("--batch-size", type=at_least(1), default=128)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
+        if args.extract:
+            rows = extraction(folder, args.networks, args.images, args.batch_size, args.threads)
+            show(rows, "Extraction, original and mirrored image")
+            print(f"written: {save('extraction', rows)}")
+            return
         if not (folder / "features.npy").exists():
             write_release(folder, args.scale)
         rows, rates = [], []
@@ -198,8 +182,6 @@ def main() -> None:
         totals = {key: round(sum(row[key] for row in mine), 3) for key in ("seconds", "processor_seconds")}
         rows.append({"stage": "1:1 in all", "way": name, **totals, "peak_gb": max(row["peak_gb"] for row in mine)})
     show(rows, "IJB-C protocols")
-    rows += (rates_of_extraction := extraction(args.networks, args.images, args.batch_size, args.threads))
-    show(rates_of_extraction, "Extraction, original and mirrored image")
     print(f"written: {save('evaluation', rows)}")
 
 

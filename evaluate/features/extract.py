@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluate.features.embed import embed_batches
 from evaluate.features.network import load_network
@@ -25,6 +24,7 @@ from pipelines.common.files import remove_leftovers, replacing
 from pipelines.loading.aligned import aligned_images
 
 CHUNK = 4096  # images a piece; what an interruption costs each rank at most
+Piece = tuple[Path, np.ndarray]  # its file, its images' indices
 
 
 def extract(
@@ -50,10 +50,7 @@ def extract(
     paths = _paths(data, images)
     _check_landmarks(images)
     final, folder = output / "features.npy", output / "features.partial"
-    pieces = [
-        (folder / f"{number:06d}.npy", np.arange(start, min(start + chunk, len(paths))))
-        for number, start in enumerate(range(0, len(paths), chunk))
-    ]
+    pieces = split(len(paths), chunk, folder)
     with ranks() as world:
         network = load_network(checkpoint, backbone, world.device, given)
         if world.main:
@@ -66,21 +63,23 @@ def extract(
         if not done:
             share = slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))
             if missing[share]:
-                images_of = partial(
-                    aligned_images,
-                    paths,
-                    images.landmarks,
-                    batch_size=batch_size,
-                    image_size=network.input_size,
-                    device=world.device,
-                    threads=threads,
+                features = embed_batches(
+                    network.model,
+                    aligned_images(
+                        paths,
+                        images.landmarks,
+                        batches(missing[share], batch_size),
+                        batch_size=batch_size,
+                        image_size=network.input_size,
+                        device=world.device,
+                        threads=threads,
+                    ),
+                    autocast=autocast,
                 )
-                _embed_pieces(
-                    network.model, missing[share], images_of, images.names, batch_size, autocast, dtype, world.main
-                )
+                write_pieces(missing[share], features, images.names, dtype, show=world.main)
             world.barrier()
             if world.main:
-                _join(pieces, final, folder)
+                join(pieces, final, folder)
         return final if world.main else None
 
 
@@ -153,19 +152,24 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
                     temporary.write_text(text)
 
 
-def _embed_pieces(
-    model: nn.Module,
-    pieces: list[tuple[Path, np.ndarray]],
-    images_of: Callable[[Iterator[np.ndarray]], Iterator[tuple[Tensor, ...]]],
-    names: list[str],
-    batch_size: int,
-    autocast: torch.dtype | None,
-    dtype: type[np.floating],
-    show: bool,
+def split(count: int, chunk: int, folder: Path) -> list[Piece]:
+    """``count`` images in pieces of ``chunk``, to be written in ``folder``."""
+    return [
+        (folder / f"{number:06d}.npy", np.arange(start, min(start + chunk, count)))
+        for number, start in enumerate(range(0, count, chunk))
+    ]
+
+
+def batches(pieces: Iterable[Piece], batch_size: int) -> Iterator[np.ndarray]:
+    """The indices of all ``pieces`` for one pipeline; no batch holds those of two."""
+    for _, indices in pieces:
+        yield from np.split(indices, range(batch_size, len(indices), batch_size))
+
+
+def write_pieces(
+    pieces: list[Piece], features: Iterator[Tensor], names: list[str], dtype: type[np.floating], *, show: bool
 ) -> None:
-    """Write each piece, a path and its image indices; the images of all of them pass through one pipeline."""
-    batches = (part for _, indices in pieces for part in np.split(indices, range(batch_size, len(indices), batch_size)))
-    features = embed_batches(model, images_of(batches), autocast=autocast)
+    """Write each piece of ``features`` (b, 2, d), batches of all ``pieces`` one after the other."""
     joined = in_pieces(features, [len(indices) for _, indices in pieces], show=show)
     for (path, indices), piece in zip(pieces, joined, strict=True):
         with np.errstate(over="ignore"):  # told as what it is, not finite
@@ -175,7 +179,7 @@ def _embed_pieces(
             np.save(file, piece.reshape(len(piece), -1))
 
 
-def _join(pieces: list[tuple[Path, np.ndarray]], final: Path, folder: Path) -> None:
+def join(pieces: list[Piece], final: Path, folder: Path) -> None:
     """Gather the pieces, which follow one another, in one file, then drop them."""
     rows = sum(len(indices) for _, indices in pieces)
     with replacing(final) as temporary, temporary.open("wb") as file:

@@ -3,12 +3,13 @@ import sys
 
 import pytest
 
-from benchmarks import evaluation, results
+from benchmarks import evaluation, extraction, results
+from tests.evaluate.networks import write_onnx
 
 
 def test_both_ways_agree_and_every_stage_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "save", lambda name, rows: results.save(name, rows, tmp_path))
-    options = ["--scale", "0.01", "--threads", "1", "--networks", "--images", "40", "--batch-size", "16"]
+    options = ["--scale", "0.01", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["", *options])
     evaluation.main()
     (path,) = tmp_path.glob("*.json")
@@ -20,4 +21,19 @@ def test_both_ways_agree_and_every_stage_is_measured(tmp_path, monkeypatch):
         if row.get("way") == "facemill" and row["stage"] in ("pool", "score pairs", "ROC")
     )
     assert totals["facemill"]["seconds"] == pytest.approx(parts, abs=0.01)
-    assert rows[-1]["images_per_second"] > 0
+
+
+def test_extraction_is_measured_by_stage(tmp_path, monkeypatch):
+    network = str(write_onnx(tmp_path / "net.onnx"))
+    monkeypatch.setattr(evaluation, "save", lambda name, rows: results.save(name, rows, tmp_path))
+    monkeypatch.setattr(extraction, "ROUNDS", 1)
+    options = ["--extract", "--networks", network, "mobilefacenet", "--images", "24", "--batch-size", "16"]
+    monkeypatch.setattr(sys, "argv", ["", *options, "--threads", "1"])
+    evaluation.main()
+    (path,) = tmp_path.glob("extraction_*.json")
+    light, heavy = json.loads(path.read_text())["rows"]
+    for row in (light, heavy):
+        assert row["images_per_second"] > 0 and row["network_alone"] > 0
+        assert sum(row[f"{stage}_%"] for stage in extraction.STAGES) == pytest.approx(100, abs=0.5)
+    assert (light["network"], heavy["network"]) == (network, "mobilefacenet")
+    assert heavy["network_%"] > light["network_%"]

@@ -1,0 +1,152 @@
+"""Extraction of an IJB set's features: images a second, those of the network alone, and each stage's share of the work.
+
+All stages run in turns, on the same images. The network alone, on aligned images that lie in memory, is the ceiling:
+reading, decoding, aligning and writing work beside it. Shares are of the host's processor time, so that other programs
+disturb them little; what a GPU does is not in them.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from nvidia.dali import fn
+from nvidia.dali.data_node import DataNode
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.face_ijb import write_faces
+from benchmarks.measure import finish
+from benchmarks.results import Row
+from evaluate.features.embed import embed_batches
+from evaluate.features.extract import CHUNK, batches, join, split, write_pieces
+from evaluate.features.network import Network, load_network
+from evaluate.protocols.ijb_lists import IJB
+from models import create_model
+from pipelines.common.alignment import SIZE
+from pipelines.loading.aligned import aligned_images
+from pipelines.loading.decoder import Decoder
+from pipelines.loading.loader import read_batches
+from pipelines.sources.lists import ListSource
+
+ROUNDS = 5
+STAGES = ("read", "decode", "align", "network", "write")
+Times = dict[str, list[float]]  # by stage: seconds in each round
+
+
+def write_noise(folder: Path) -> None:
+    """A release whose loose crops show smooth noise, for want of faces."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as faces:
+        for number in range(64):
+            path = Path(faces) / str(number % 8) / f"{number}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            noise = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
+            noise.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path, quality=90)
+        write_faces(folder, Path(faces))
+
+
+def measure(name: str, data: IJB, count: int, *, batch_size: int, threads: int) -> Row:
+    """A row for a network, a checkpoint's path or a backbone's name: images a second, shares in per cent.
+
+    ``count`` images of ``data`` are taken, the first again where there are fewer.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autocast = torch.bfloat16 if device.type == "cuda" else None
+    network = _network(name, device)
+    images = data.images()
+    rows = np.resize(np.arange(len(images.names)), count)
+    names, landmarks = [images.names[row] for row in rows], images.landmarks[rows]
+    paths = [data.image_path(name) for name in names]
+    source = ListSource([str(path) for path in paths])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "features.partial"
+        pieces = split(count, CHUNK, folder)
+
+        def decoded() -> Iterator[tuple[Tensor, ...]]:
+            decoder = Decoder(
+                batch_size=batch_size,
+                image_size=network.input_size,
+                device=device,
+                threads=threads,
+                transform=_cut,
+                any_size=True,
+            )
+            return (batch.inputs for batch in read_batches(source, batches(pieces, batch_size), decoder))
+
+        def aligned() -> Iterator[tuple[Tensor, ...]]:
+            return aligned_images(
+                paths,
+                landmarks,
+                batches(pieces, batch_size),
+                batch_size=batch_size,
+                image_size=network.input_size,
+                device=device,
+                threads=threads,
+            )
+
+        def write(features: Iterator[Tensor]) -> None:
+            folder.mkdir()
+            write_pieces(pieces, features, names, np.float32, show=False)
+            join(pieces, folder.with_suffix(".npy"), folder)
+
+        ready = list(aligned())
+        features = list(embed_batches(network.model, ready, autocast=autocast))
+        walls, works = _in_turns(
+            {
+                "read": lambda: _drain(source.read(chosen) for chosen in batches(pieces, batch_size)),
+                "decode": lambda: _drain(decoded()),
+                "align": lambda: _drain(aligned()),
+                "write": lambda: write(iter(features)),
+                "network": lambda: _drain(embed_batches(network.model, ready, autocast=autocast)),
+                "whole": lambda: write(embed_batches(network.model, aligned(), autocast=autocast)),
+            },
+            device,
+        )
+    work = {stage: statistics.median(seconds) for stage, seconds in works.items()}
+    work["align"] -= work["decode"]  # each of the first three contains the one before
+    work["decode"] -= work["read"]
+    total = sum(work[stage] for stage in STAGES)
+    ceiling = statistics.median(alone / whole for alone, whole in zip(walls["network"], walls["whole"], strict=True))
+    return {
+        "network": name,
+        "images_per_second": round(count / statistics.median(walls["whole"]), 1),
+        "network_alone": round(count / statistics.median(walls["network"]), 1),
+        "of_the_ceiling_%": round(100 * ceiling, 1),
+        "processor_ms_per_image": round(1000 * work["whole"] / count, 3),
+        **{f"{stage}_%": round(100 * work[stage] / total, 1) for stage in STAGES},
+    }
+
+
+def _network(name: str, device: torch.device) -> Network:
+    if Path(name).exists():
+        return load_network(Path(name), device=device)
+    model = create_model(name)
+    return Network(model.to(device, memory_format=torch.channels_last), SIZE)  # type: ignore[call-overload]  # stub lacks it
+
+
+def _cut(images: DataNode, image_size: int) -> DataNode:
+    """The middle of each image, in place of the warp."""
+    return fn.crop(images, crop=(image_size, image_size), out_of_bounds_policy="pad")
+
+
+def _drain(values: Iterator[object]) -> None:
+    for _ in values:
+        pass
+
+
+def _in_turns(stages: dict[str, Callable[[], None]], device: torch.device) -> tuple[Times, Times]:
+    """Wall times and processor times."""
+    walls: Times = {name: [] for name in stages}
+    works: Times = {name: [] for name in stages}
+    for _ in range(ROUNDS):
+        for name, stage in stages.items():
+            began, busy = time.perf_counter(), time.process_time()
+            stage()
+            finish(device)
+            walls[name].append(time.perf_counter() - began)
+            works[name].append(time.process_time() - busy)
+    return walls, works
