@@ -52,8 +52,8 @@ def export_program(model: nn.Module, path: Path, input_size: int = 112) -> float
         with temporary.open("wb") as file:
             torch.export.save(program, file)
         ours = model(*other).double()
-        with temporary.open("rb") as file:
-            theirs = torch.export.load(file).module()(*other).double()
+        with temporary.open("rb") as written:
+            theirs = torch.export.load(written).module()(*other).double()
         distance = float(((theirs - ours).norm(dim=1) / ours.norm(dim=1)).max())
         if math.isnan(distance):
             raise UserError("the embeddings of random images are zero or not finite")

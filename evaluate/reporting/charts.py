@@ -154,8 +154,8 @@ def histogram(title: str, score: str, counts: Histogram, threshold: float | None
     if len(occupied):
         axes.set_xlim(edges[occupied[0]], edges[occupied[-1] + 1])
     if threshold is not None:
-        line = {"color": "#3b4650", "linewidth": 1, "linestyle": (0, (4, 3))}
-        axes.axvline(threshold, ymax=1 / _HEADROOM, label=f"threshold {threshold:.2f}", **line)
+        label, dashes = f"threshold {threshold:.2f}", (0, (4, 3))
+        axes.axvline(threshold, ymax=1 / _HEADROOM, label=label, color="#3b4650", linewidth=1, linestyle=dashes)
     axes.set_yticks([])
     axes.legend(loc="upper center", ncols=3, fontsize=8.5, frameon=False)
     axes.set_ylim(top=axes.get_ylim()[1] * _HEADROOM)  # for the legend
