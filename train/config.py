@@ -17,6 +17,7 @@ from train.sections.head import CentreRule, Head
 from train.sections.model import Model
 from train.sections.optim import Optim, Schedule
 from train.sections.running import Checkpoint, Dist, Log, Verify
+from train.shipped import find_config
 
 
 class Recipe(OpenSection):
@@ -80,12 +81,13 @@ class Config(Section):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply ``section.key=value`` overrides (values are YAML).
+    """Read a YAML file, or the config of a name (`train.shipped`); apply ``section.key=value`` overrides (YAML values).
 
     Raises:
         ValueError: naming the file and each wrong key or value; an unknown key comes with the nearest known one.
         OSError: the file cannot be read.
     """
+    path = find_config(path)
     tree = yaml_file.read(path)
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold sections such as data: and model:")

@@ -12,6 +12,10 @@ from pipelines.common.errors import unknown
 # The module that a command is, and what it does. Modules are only imported when they are called.
 COMMANDS = {
     "train": ("train.run", "train by a config; on several GPUs: torchrun --nproc_per_node=8 -m train.run"),
+    "configs": (
+        "train.shipped",
+        "the configs that come with Facemill: names for --config, or one of them to be changed",
+    ),
     "plan": ("train.plan", "what a run needs, and how long it takes"),
     "doctor": ("train.doctor", "whether this machine's parts fit together"),
     "migrate": ("train.migrate", "a config or a run of arcface_torch and others becomes ours"),

@@ -22,7 +22,9 @@ from train.planning.report import tables
 def main() -> None:
     """Parse the command line, plan, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file of the run (see configs/)")
+    parser.add_argument(
+        "--config", required=True, help="YAML file of the run, or the name of a config that comes with Facemill"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
     parser.add_argument("--device", default="h100", help=f"{', '.join(DEVICES)}, or this: measured here")
     parser.add_argument("--gpus", type=at_least(1), help="of a node; 8, with --device this 1")

@@ -28,7 +28,9 @@ class Keys(argparse.Action):
 def main() -> None:
     """Parse the command line, join the other ranks, train."""
     parser = argparse.ArgumentParser(description="Train a face recognition model.")
-    parser.add_argument("--config", required=True, help="YAML file of the run (see configs/)")
+    parser.add_argument(
+        "--config", required=True, help="YAML file of the run, or the name of a config that comes with Facemill"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
     parser.add_argument("--keys", action=Keys, nargs=0, help="print every key with its default and meaning, and exit")
     arguments = parser.parse_args()

@@ -1,0 +1,54 @@
+"""The configs that come with Facemill: ``python -m train.shipped`` lists them, ``… NAME`` prints one to be changed.
+
+They lie in ``configs/``, in a checkout as in an installation.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipelines.common.command import run
+from pipelines.common.errors import UserError, unknown
+
+_FOLDER = Path(__file__).resolve().parents[1] / "configs"
+
+
+def shipped() -> dict[str, Path]:
+    """The files by their names without ``.yaml``, in order."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def find_config(config: str | Path) -> Path:
+    """The file at a path; for a name without folder and suffix, where there is no such file, the shipped config.
+
+    Raises ``UserError`` where there is neither.
+    """
+    path, known = Path(config), shipped()
+    if path.exists():
+        return path
+    if path.name == str(config) and not path.suffix:
+        if path.name not in known:
+            raise unknown("config", path.name, known)
+        return known[path.name]
+    if path.stem in known:
+        raise UserError(f"there is no {path}; the config that comes with Facemill is --config {path.stem}")
+    return path
+
+
+def main() -> None:
+    """List the configs with their first lines, or print one."""
+    parser = argparse.ArgumentParser(description="The configs that come with Facemill: a list, or one of them.")
+    parser.add_argument("name", nargs="?", help="print this one, to be changed: … NAME > my.yaml")
+    name = parser.parse_args().name
+    known = shipped()
+    if name is None:
+        width = max(map(len, known), default=0)
+        for stem, path in known.items():
+            print(f"{stem:{width}}  {path.read_text().partition(chr(10))[0].removeprefix('# ')}")
+    elif name not in known:
+        raise unknown("config", name, known)
+    else:
+        print(known[name].read_text(), end="")
+
+
+if __name__ == "__main__":
+    run(main)
