@@ -118,16 +118,22 @@ def cmc(title: str, curves: Curves, colours: Mapping[str, str], bands: Bands = N
 
 
 def det(title: str, curves: Curves, colours: Mapping[str, str], bands: Bands = NO_BANDS) -> Figure:
-    """Detection error trade-off: misses (FNIR) over false alarms (FPIR), both logarithmic."""
+    """Detection error trade-off: misses (FNIR) over false alarms (FPIR), both logarithmic.
+
+    Misses from 0 where no model has any, for which a logarithmic axis has no place.
+    """
     figure, axes = _axes(title, "false positive identification rate", "false negative identification rate")
     _lines(axes, curves, colours)
     _band(axes, bands, colours)
     axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlim(1e-4, 1)
+    if any(max(fnir, default=0) > 0 for _, fnir in curves.values()):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure
 
 

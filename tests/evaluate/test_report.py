@@ -170,6 +170,14 @@ def test_every_model_is_in_the_legend():
     figure.savefig(io.BytesIO(), format="svg")
 
 
+@pytest.mark.parametrize("misses, scale", [([0.0, 0.0], "linear"), ([0.3, 0.0], "log")])
+@pytest.mark.filterwarnings("error")
+def test_misses_are_drawn_where_there_are_none(misses, scale):
+    figure = charts.det("DET", {"a": ([0.01, 1], misses)}, {"a": "black"})
+    figure.savefig(io.BytesIO(), format="svg")
+    assert figure.axes[0].get_yscale() == scale and figure.axes[0].get_xscale() == "log"
+
+
 def write_pairs(folder, noise, same):
     """Results on 600 pairs of faces: the same ones, seen through more or less ``noise``."""
     rng = np.random.default_rng(0)

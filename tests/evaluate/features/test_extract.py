@@ -1,5 +1,9 @@
 import json
+import multiprocessing
+import os
+import re
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -41,8 +45,6 @@ def run(folder, output, **options):
 
 
 def on_a_rank(folder, output):
-    import os
-
     os.environ |= {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
     try:
         return run(folder, output)
@@ -99,6 +101,34 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_pat
     seen.clear()
     run(data, tmp_path)
     assert not seen and not (tmp_path / "features.partial").exists()
+
+
+def killed_while_writing(folder, output, piece):
+    """Extracts until half of a piece is in its file, then is gone like a process that ran out of memory."""
+
+    def save(file, features):
+        if f"{piece:06d}.npy" in file.name:
+            file.write(features.tobytes()[: features.nbytes // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        np_save(file, features)
+
+    np_save, np.save = np.save, save
+    run(folder, output)
+
+
+def test_a_killed_extraction_goes_on_to_the_same_features(data, whole, tmp_path):
+    child = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(data, tmp_path, 2))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    partial = tmp_path / "features.partial"
+    kept = sorted(path.name for path in partial.iterdir())
+    assert re.fullmatch(r"\.000002\.npy\..*\.tmp 000000\.npy 000001\.npy key\.json", " ".join(kept))
+    assert not (tmp_path / "features.npy").exists()
+    features = np.load(run(data, tmp_path))
+    np.testing.assert_array_equal(features, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.json", "features.npy"]
 
 
 def test_half_precision_is_that_of_the_file_alone(data, whole, tmp_path):
