@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluate.breakdowns.templates import image_qualities, template_breakdown
 from evaluate.features.extract import extract, input_of
 from evaluate.features.files import load_features
 from evaluate.features.options import PRECISIONS, add_name_option, add_network_options
@@ -35,7 +36,6 @@ from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import HardPair, Joint, OneToMany, OneToOne, OpenSet, PairKind, Settings
 from evaluate.reporting.tables import print_breakdown, print_rates
 from evaluate.reporting.uncertainty import uncertainty
-from evaluate.template_breakdowns import image_qualities, template_breakdown
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError

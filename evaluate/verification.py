@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from evaluate.breakdowns.sets import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown
 from evaluate.features.options import add_name_option, add_network_options, load_embedder
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import ranks
@@ -39,7 +40,6 @@ from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import VerificationSet
 from evaluate.reporting.tables import accuracy_table, print_breakdown
 from evaluate.reporting.uncertainty import uncertainty
-from evaluate.set_breakdowns import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import distinct_names

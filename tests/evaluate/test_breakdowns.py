@@ -7,12 +7,12 @@ import pytest
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report, verification
-from evaluate.breakdowns import pair_groups, reachable
+from evaluate.breakdowns.pairs import pair_groups, reachable
+from evaluate.breakdowns.sets import Beside, Judged, read_beside, rfw_breakdown, set_breakdown, unnamed
+from evaluate.breakdowns.templates import template_breakdown
 from evaluate.protocols.folds import verify
 from evaluate.protocols.templates import template_means
 from evaluate.reporting.results import read_results, write_results
-from evaluate.set_breakdowns import Beside, Judged, read_beside, rfw_breakdown, set_breakdown, unnamed
-from evaluate.template_breakdowns import template_breakdown
 from evaluate.verification import verification_set
 from pipelines.common.errors import UserError
 from pipelines.sources.bins import write_bin

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.breakdowns import Pairs, breakdown, pair_groups, reachable
+from evaluate.breakdowns.pairs import Pairs, breakdown, pair_groups, reachable
 from evaluate.protocols.embeddings import mean_norms
 from evaluate.protocols.ijb_lists import Images, TemplateList
 from evaluate.protocols.resampling import people

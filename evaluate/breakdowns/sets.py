@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.breakdowns import Pairs, breakdown, pair_groups, reachable
+from evaluate.breakdowns.pairs import Pairs, breakdown, pair_groups, reachable
 from evaluate.protocols.discard import threshold_at
 from evaluate.protocols.resampling import people
 from evaluate.protocols.rfw import rfw_sets
