@@ -5,6 +5,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.train.support import trained
+
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory):
@@ -20,9 +22,19 @@ def faces(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def config(tmp_path, faces):
-    path = tmp_path / "run.yaml"
+@pytest.fixture(scope="session")
+def finish(ranks):
+    """A run to its end on ranks that have imported all: ``finish(config, "section.key=value", ranks=2)`` → stdout."""
+    pool = ranks
+
+    def to_the_end(path, *overrides, ranks=1):
+        return pool(ranks, trained, str(path), overrides)[0]
+
+    return to_the_end
+
+
+def write_config(folder, faces):
+    path = folder / "run.yaml"
     tree = {
         "data": {"train": str(faces), "batch_size": 16, "threads": 1},
         "model": {"name": "plain", "embedding_size": 16, "input_size": 32},
@@ -33,7 +45,12 @@ def config(tmp_path, faces):
         "device": "cpu",
         "checkpoint": {"every_steps": 4},
         "log": {"every_steps": 1, "sinks": ["jsonl"]},
-        "output": str(tmp_path / "run"),
+        "output": str(folder / "run"),
     }
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+@pytest.fixture
+def config(tmp_path, faces):
+    return write_config(tmp_path, faces)

@@ -1,5 +1,7 @@
 """Whole runs by the command a user types, and what they leave."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -7,9 +9,15 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from evaluate.features.ranks import World
+from models.registry import BACKBONES
 from models.sharded import read_sharded
+from tests.train.plain_run import Plain
+from train.config import load_config
+from train.trainer import train
 
 RUN = str(Path(__file__).with_name("plain_run.py"))
 
@@ -21,11 +29,21 @@ def command(config, *overrides, ranks=1):
     return [*launcher, RUN, "--config", str(config), *overrides]
 
 
-def finish(*args, **kwargs):
+def finish_in_processes(*args, **kwargs):
+    """A run to its end as a user starts it; returns what it prints. The fixture ``finish`` is the quick way."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def trained(path, overrides):
+    """A run to its end on a rank of the suite's pool; returns what it prints."""
+    BACKBONES["plain"] = Plain
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        train(load_config(path, overrides), World(torch.device("cpu"), dist.get_rank(), dist.get_world_size()))
+    return said.getvalue()
 
 
 def curve(folder):

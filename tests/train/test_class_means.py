@@ -12,7 +12,7 @@ from losses import PartialFC, create_margin
 from pipelines.loading.loader import read_once
 from tests.pipelines.face_source import CLASSES, COUNT, LABELS, FaceSource
 from tests.train.plain_run import Normalised
-from tests.train.support import finish, learnt
+from tests.train.support import learnt
 from train import class_means
 
 SIZE, NUMBERS = 48, 6
@@ -92,7 +92,7 @@ def test_a_network_that_has_diverged():
     assert model.training and len(LABELS) == COUNT
 
 
-def test_new_classes_beside_old_ones(config, tmp_path, faces):
+def test_new_classes_beside_old_ones(config, finish, tmp_path, faces):
     """Old centres are an earlier run's, new ones look at their images; a run that goes on leaves them alone."""
     for identity in sorted(faces.iterdir())[:5]:
         shutil.copytree(identity, tmp_path / "fewer" / identity.name)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models import create_model
-from tests.train.support import close, curve, finish, learnt
+from tests.train.support import close, curve, learnt
 from train.groups import trained_groups
 from train.optim import OPTIMIZERS, REFUSED, create_optimizer, set_learning_rate
 from train.recipes import Recipe
@@ -228,7 +228,7 @@ def test_state_goes_by_names_from_one_grouping_to_another(name):
 
 
 @pytest.mark.slow
-def test_a_run_with_muon_goes_on(config, tmp_path):
+def test_a_run_with_muon_goes_on(config, finish, tmp_path):
     """Its centres by Lion at a rate of their own."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     rules = ["optim={name: muon, lr: 0.01, betas: [0.8, 0.9]}", "head.optim={name: lion, lr: 0.1}"]
@@ -243,7 +243,7 @@ def test_a_run_with_muon_goes_on(config, tmp_path):
 GROUPS = "optim.groups=[{match: layers.0.*, lr: 0.5}, {match: biases, weight_decay: 0}]"
 
 
-def test_runs_go_on_with_their_groups(config, tmp_path):
+def test_runs_go_on_with_their_groups(config, finish, tmp_path):
     """After half of the steps, on two ranks instead of one; then with other groups, which is told."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     every = ["schedule={epochs: 1.34, name: constant}", "optim.weight_decay=0.1"]

@@ -9,7 +9,7 @@ from losses import CentreOptimizer, PartialFC, create_margin
 from tests.losses.families import batch
 from tests.losses.support import close
 from tests.train.support import close as close_curves
-from tests.train.support import curve, finish
+from tests.train.support import curve
 from train.head_schedule import HeadSchedule
 from train.sections.head import Head
 
@@ -95,7 +95,7 @@ def test_what_does_not_go_together(values, words):
 
 
 @pytest.mark.slow
-def test_runs_go_on_with_their_schedule(config, tmp_path):
+def test_runs_go_on_with_their_schedule(config, finish, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     head = "head={margin: arcface, s: 16, m: 0.2, sample_rate: 0.5, warmup_epochs: 1}"
     every = ["schedule={epochs: 1.34, name: constant}", head, "head.stages=[{epoch: 1, sample_rate: 1}]"]

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from evaluate.features.ranks import World, take_device
-from tests.train.support import curve, finish
+from tests.train.support import curve, finish_in_processes
 from tests.train.test_verification import accuracies, write_pairs
 from train.config import load_config
 from train.trainer import Trainer
@@ -107,11 +107,11 @@ def test_a_whole_run_and_its_second_half(config, tmp_path, device):
     sets = write_pairs(tmp_path / "sets" / "lfw.bin", 30)
     run = [*MBF, f"device={device}", "precision=bf16", "schedule.epochs=2", "checkpoint.every_steps=6", "optim.ema=0.9"]
     run += [f"verify.bins=[{sets}]", "verify.every_steps=6", "verify.batch_size=16"]
-    finish(config, f"output={tmp_path}/whole", *run)
+    finish_in_processes(config, f"output={tmp_path}/whole", *run)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     (tmp_path / "parts" / "model.pt").unlink()
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step_000000012")
-    finish(config, f"output={tmp_path}/parts", *run)
+    finish_in_processes(config, f"output={tmp_path}/parts", *run)
     whole, parts = (dict(curve(tmp_path / name)) for name in ("whole", "parts"))
     assert list(whole) == list(parts) == list(range(1, 13))
     assert list(parts.values()) == pytest.approx(list(whole.values()), rel=1e-3 if device == "cuda" else 0)

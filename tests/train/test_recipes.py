@@ -14,7 +14,7 @@ from losses.head.collective import rank, world_size
 from models import create_model
 from pipelines.common.transfers import HostCopy
 from pipelines.loading.loader import Batch
-from tests.train.support import close, curve, finish
+from tests.train.support import close, curve
 from train.groups import trained_groups
 from train.optim import create_optimizer
 from train.recipes import RECIPES, create_recipe
@@ -319,7 +319,7 @@ OVERRIDES = {
 }
 
 
-def test_topofr_on_two_ranks_is_one(config, tmp_path):
+def test_topofr_on_two_ranks_is_one(config, finish, tmp_path):
     topofr = [*OVERRIDES["topofr"], "model={name: plain, embedding_size: 16, input_size: 32}"]
     finish(config, f"output={tmp_path}/one", *topofr)
     finish(config, f"output={tmp_path}/two", "data.batch_size=8", *topofr, ranks=2)
@@ -328,7 +328,7 @@ def test_topofr_on_two_ranks_is_one(config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OVERRIDES)
-def test_resumed_recipes(config, tmp_path, name):
+def test_resumed_recipes(config, finish, tmp_path, name):
     finish(config, f"output={tmp_path}/whole", *OVERRIDES[name], "checkpoint.every_steps=4")
     finish(config, f"output={tmp_path}/parts", *OVERRIDES[name], "checkpoint.every_steps=4")
     kept = sorted((tmp_path / "parts" / "checkpoints").iterdir())[:1]

@@ -1,32 +1,52 @@
 """Whole runs by the command a user types: equal on one rank and two, clear about mistakes."""
 
 import shutil
-import subprocess
 
 import pytest
 import torch
 
-from tests.train.support import close, command, curve, finish, learnt
+from models.registry import BACKBONES
+from tests.command import called
+from tests.train.conftest import write_config
+from tests.train.plain_run import Plain
+from tests.train.support import close, curve, finish_in_processes, learnt
+from train.run import main
 
 
-@pytest.mark.parametrize("overrides", [[], ["head.sample_rate=0.5"]], ids=["full", "sampled"])
-def test_two_ranks_are_one(config, tmp_path, overrides):
-    finish(config, f"output={tmp_path}/one", *overrides)
-    finish(config, f"output={tmp_path}/two", "data.batch_size=8", *overrides, ranks=2)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, faces, finish):
+    """The losses of the run on one rank, by step."""
+    folder = tmp_path_factory.mktemp("alone")
+    finish(write_config(folder, faces))
+    return curve(folder / "run")
+
+
+def test_two_ranks_are_one(config, tmp_path, alone):
+    """By the command that users type."""
+    finish_in_processes(config, "data.batch_size=8", ranks=2)
+    assert len(alone) == 18
+    close(curve(tmp_path / "run"), alone)
+
+
+def test_two_ranks_that_sample_are_one(config, finish, tmp_path):
+    finish(config, f"output={tmp_path}/one", "head.sample_rate=0.5")
+    finish(config, f"output={tmp_path}/two", "data.batch_size=8", "head.sample_rate=0.5", ranks=2)
     assert len(curve(tmp_path / "one")) == 18
     close(curve(tmp_path / "two"), curve(tmp_path / "one"))
 
 
-def test_accumulated_batches_and_the_dense_head_are_one(config, tmp_path):
-    finish(config, f"output={tmp_path}/one")
-    finish(config, f"output={tmp_path}/parts", "data.batch_size=4", "optim.accumulate=4")
-    close(curve(tmp_path / "parts"), curve(tmp_path / "one"))
-    finish(config, f"output={tmp_path}/plain", "head.fused=false", "head.mode=dense")
-    close(curve(tmp_path / "plain"), curve(tmp_path / "one"))
+@pytest.mark.parametrize(
+    "overrides",
+    [["data.batch_size=4", "optim.accumulate=4"], ["head.fused=false", "head.mode=dense"]],
+    ids=["accumulated", "dense"],
+)
+def test_other_ways_to_one_step(config, finish, tmp_path, alone, overrides):
+    finish(config, *overrides)
+    close(curve(tmp_path / "run"), alone)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_follows(config, tmp_path, precision):
+def test_half_precision_follows(config, finish, tmp_path, precision):
     """fp16 skips its first steps, until the loss scale fits, and learns from there."""
     finish(config, f"output={tmp_path}/one", "schedule.epochs=1")
     finish(config, f"output={tmp_path}/half", "schedule.epochs=1", f"precision={precision}")
@@ -36,17 +56,16 @@ def test_half_precision_follows(config, tmp_path, precision):
     assert ours[-1] < max(ours)
 
 
-def test_resumes_on_another_number_of_ranks(config, tmp_path):
-    finish(config, f"output={tmp_path}/one")
+def test_resumes_on_another_number_of_ranks(config, finish, tmp_path, alone):
     finish(config, f"output={tmp_path}/moved", "checkpoint.every_steps=8")
     for path in (tmp_path / "moved" / "checkpoints").iterdir():
         if path.name != "step_000000008":
             shutil.rmtree(path)
     finish(config, f"output={tmp_path}/moved", "data.batch_size=8", ranks=2)
-    close(curve(tmp_path / "moved"), curve(tmp_path / "one"))
+    close(curve(tmp_path / "moved"), alone)
 
 
-def test_fine_tunes_an_earlier_run(config, tmp_path, faces):
+def test_fine_tunes_an_earlier_run(config, finish, tmp_path, faces):
     """Six identities first; then all eight, from those weights and centres, on another number of ranks."""
     for identity in sorted(faces.iterdir())[:6]:
         shutil.copytree(identity, tmp_path / "fewer" / identity.name)
@@ -64,9 +83,8 @@ def test_fine_tunes_an_earlier_run(config, tmp_path, faces):
     assert all(torch.allclose(slow[name], old[name], atol=1e-5) for name in old if name != "centres")
     assert not torch.allclose(slow["centres"][:6], old["centres"], atol=1e-2)
 
-    arguments = command(config, *start, f"head.init_from={tmp_path}/new", f"data.train={tmp_path}/fewer")
-    result = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2 and "8 classes, more than the 6" in result.stderr
+    with pytest.raises(AssertionError, match="8 classes, more than the 6"):
+        finish(config, *start, f"head.init_from={tmp_path}/new", f"data.train={tmp_path}/fewer")
 
 
 @pytest.mark.parametrize(
@@ -87,9 +105,9 @@ def test_fine_tunes_an_earlier_run(config, tmp_path, faces):
         (["head.kernels=triton"], "GPU"),
     ],
 )
-def test_mistakes_end_in_one_line(config, overrides, words):
-    result = subprocess.run(command(config, *overrides), capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+def test_mistakes_end_in_one_line(config, monkeypatch, overrides, words):
+    monkeypatch.setitem(BACKBONES, "plain", Plain)
+    ended = called(main, "--config", config, *overrides)
+    assert ended.code == 2
+    lines = [line for line in ended.error.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and words in lines[0]

@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +11,9 @@ from PIL import Image
 
 from evaluate.features.ranks import World
 from pipelines.sources.bins import write_bin
-from tests.train.support import command, finish
+from tests.command import called
 from train.config import load_config
+from train.run import main
 from train.trainer import Trainer
 from train.verification import Verifier
 
@@ -46,7 +46,7 @@ def accuracies(output):
     ]
 
 
-def test_sets_of_one_name_are_both_verified(config, tmp_path):
+def test_sets_of_one_name_are_both_verified(config, finish, tmp_path):
     paths = [write_pairs(tmp_path / folder / "lfw.bin") for folder in ("a", "b")]
     finish(config, f"verify.bins=[{paths[0]},{paths[1]}]", "schedule.epochs=1")
     ((step, found),) = accuracies(tmp_path / "run")
@@ -69,9 +69,8 @@ def test_a_bad_set_is_named_by_the_rank_that_has_the_image(config, tmp_path, wor
 @pytest.mark.parametrize("options, words", [({"count": 5}, "bad.bin has 5 pairs, too few"), ({"cut": 3}, "image 3")])
 def test_a_set_that_cannot_be_used_ends_the_run_before_it_begins(config, tmp_path, options, words):
     path = write_pairs(tmp_path / "sets" / "bad.bin", **options)
-    result = subprocess.run(command(config, f"verify.bins=[{path}]"), capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert str(path) in result.stderr and words in result.stderr
+    ended = called(main, "--config", config, f"verify.bins=[{path}]", *SMALL)
+    assert ended.code == 2 and str(path) in ended.error and words in ended.error
     assert not (tmp_path / "run").exists()
 
 
@@ -127,7 +126,7 @@ def train_until_it_breaks(path, overrides):
     return [checkpoint.name for checkpoint in trainer.checkpoints.all()]
 
 
-def test_a_checkpoint_is_saved_before_its_step_is_verified(config, tmp_path, ranks):
+def test_a_checkpoint_is_saved_before_its_step_is_verified(config, finish, tmp_path, ranks):
     """A run that ends while it verifies step 4 goes on from there, with the verification that it owes."""
     path = write_pairs(tmp_path / "sets" / "lfw.bin")
     settings = [f"verify.bins=[{path}]", "verify.every_steps=4", f"output={tmp_path}/run", *SMALL]

@@ -1,7 +1,6 @@
 """The command, and plans of the published configs."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import yaml
 
 from pipelines.common.errors import UserError
+from tests.command import called
 from tests.train.planning.support import config
 from train.config import load_config
 from train.plan import main
@@ -48,11 +48,6 @@ def test_some_configs_have_a_plan(name):
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem not in FEW], ids=lambda path: path.stem)
 def test_every_config_has_a_plan(path):
     check(path)
-
-
-def command(*arguments):
-    line = [sys.executable, "-m", "train.plan", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=CONFIGS[0].parents[1])
 
 
 @pytest.fixture
@@ -99,8 +94,8 @@ def test_the_command_prints_json(small, monkeypatch, capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(small, arguments, message):
-    result = command("--config", str(small), *arguments)
-    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    ended = called(main, "--config", small, *arguments)
+    assert ended.code == 2 and message in ended.error and ended.error.count("\n") == 1
 
 
 def test_identities_and_images_are_those_of_the_data_or_of_its_name(faces):
