@@ -70,15 +70,15 @@ def test_a_sheet_of_any_number_of_images():
 
 
 def test_the_first_batch_is_shown_once_and_not_held():
-    batches = [Batch(torch.full((1, 3, 2, 2), float(n)), *[torch.zeros(1)] * 3) for n in range(3)]
-    seen, shown, first = [], [], weakref.ref(batches[0])
-    following = showing_first(iter(batches), shown.append)
-    seen.append(next(following).images[0, 0, 0, 0].item())
-    assert len(shown) == 1 and shown[0] is batches[0].images
-    batches.clear()
-    seen.extend(batch.images[0, 0, 0, 0].item() for batch in following)
+    batches = (Batch(torch.full((1, 3, 2, 2), float(n)), *[torch.zeros(1)] * 3) for n in range(3))
+    shown = []
+    following = showing_first(batches, shown.append)
+    first = next(following)
+    assert len(shown) == 1 and shown[0] is first.images
+    first = weakref.ref(first)
+    assert [batch.images[0, 0, 0, 0].item() for batch in (next(following), next(following))] == [1, 2]
     gc.collect()
-    assert first() is None and seen[0] == 0
+    assert first() is None and len(shown) == 1
 
 
 class Pictures:
