@@ -9,244 +9,28 @@ Images are aligned faces, or photographs with ``--align``.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluate.features.embed import Embedder
 from evaluate.features.options import add_name_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
-from evaluate.protocols.all_pairs import EDGES, FARS, AllPairs, compare
-from evaluate.protocols.embeddings import normalised
-from evaluate.protocols.identification import (
-    RANKS,
-    Search,
-    best_mates,
-    cmc,
-    limit_at,
-    resampled_limits,
-    resampled_open_set,
-    resampled_ranks,
-    search,
-    tpir_at,
-)
-from evaluate.protocols.resampling import draw, rates_above
-from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
+from evaluate.own_people.confusions import draw_confusions
+from evaluate.own_people.faces import read_faces
+from evaluate.own_people.gallery import FPIRS, own_gallery
+from evaluate.own_people.pairs import own_pairs
+from evaluate.protocols.all_pairs import FARS
 from evaluate.reporting.results import write_results
-from evaluate.reporting.schema import Confusion, OwnGallery, OwnPairs, Thresholds
+from evaluate.reporting.schema import Thresholds
 from evaluate.reporting.tables import print_rates, print_thresholds
-from evaluate.reporting.uncertainty import uncertainty
 from evaluate.reporting.words import rate_name, search_names, tar_names
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
-from pipelines.common.errors import UserError, brief
 from pipelines.common.files import check_folder
-from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.common.json_output import add_json_option, only_json
-from pipelines.loading.landmarks import template_landmarks
-from pipelines.prepare.align import Align, Landmarks, detector
-from pipelines.prepare.reading import read_all
-from pipelines.sources.folder import FolderSource
-from pipelines.sources.identities import number_names
-from pipelines.sources.lists import ListSource
-from pipelines.sources.memory import MemorySource
-from pipelines.sources.source import FileSource, Source
-
-FPIRS = (0.0001, 0.001, 0.01, 0.1)
-REFERENCE = "gallery"  # in a file's name
-_SHOWN = 12  # confusions of each kind
-_LETTERS = 14  # of a name in a picture
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Images of people: ``paths`` (n), ``names`` (n) of whom they show, unit ``vectors`` float64 (n, d)."""
-
-    paths: list[str]
-    names: list[str]
-    vectors: np.ndarray
-
-
-def own_pairs(faces: Faces, fars: Sequence[float] = FARS) -> OwnPairs:
-    """1:1 figures of all pairs, or of references with the others."""
-    _, person = np.unique(faces.names, return_inverse=True)
-    reference = np.array([REFERENCE in Path(path).name.lower() for path in faces.paths])
-    found = compare(faces.vectors, person, reference if reference.any() else None, fars)
-    points = {f"{far:g}": found.at(far) for far in found.fars}
-    tar = {far: point.tar for far, point in points.items()}
-    threshold = {far: point.threshold for far, point in points.items()}
-    signs = draw(person.max() + 1)
-    limits = found.resampled_limits(signs)
-    values = rates_above(found.genuine, person[found.first], limits, signs)
-    curve = found.curve()
-    return OwnPairs(
-        images=len(person),
-        people=int(person.max()) + 1,
-        genuine=len(found.genuine),
-        impostor=found.impostors,
-        tar=tar,
-        far={far: point.far for far, point in points.items()},
-        threshold=threshold,
-        threshold_interval=threshold_intervals(threshold, limits),
-        roc={"far": curve[0].tolist(), "tar": curve[1].tolist()},
-        histogram={
-            "edges": EDGES.tolist(),
-            "genuine": np.histogram(found.genuine, EDGES)[0].tolist(),
-            "impostor": found.counts.tolist(),
-        },
-        confusions=_confused_pairs(faces, found),
-        **uncertainty(tar, dict(zip(tar, values.T)), "people", person[found.first], signs),
-    )
-
-
-def own_gallery(gallery: Faces, probes: Faces, unknown: Faces | None, fpirs: Sequence[float] = FPIRS) -> OwnGallery:
-    """1:N figures. Of a person's images in the gallery the most similar counts; TPIR needs ``unknown`` people."""
-    others = unknown or Faces([], [], np.empty((0, gallery.vectors.shape[1])))
-    # Nobody unknown is somebody of the gallery, whatever a folder's name is.
-    names = [*probes.names, *(f"unknown/{name}" for name in others.names)]
-    _, subject = np.unique(names, return_inverse=True)
-    _, person = np.unique([*gallery.names, *probes.names], return_inverse=True)
-    person, whose = np.split(person, [len(gallery.names)])
-    if not np.isin(whose, person).all():
-        lost = sorted(set(probes.names) - set(gallery.names))
-        raise UserError(f"{len(lost)} people of probe/ are not in gallery/: {brief(lost)}; unknown/ is for such")
-    mate = np.concatenate([best_mates(probes.vectors, gallery.vectors, whose, person), np.full(len(others.names), -1)])
-    found = search(np.concatenate([probes.vectors, others.vectors]), gallery.vectors, mate)
-    told = [fpir for fpir in fpirs if fpir * len(others.names) * (1 + 1e-12) >= 1]
-    mated = found.rank[found.mated]
-    tpir = {f"{fpir:g}": tpir_at(found, fpir) for fpir in told}
-    threshold = {f"{fpir:g}": limit_at(found, fpir) for fpir in told}
-    signs = draw(subject.max() + 1)
-    if told:
-        resampled = resampled_open_set([found], subject, signs, told)
-        limits = resampled_limits(found, subject, signs, told)
-        axis = np.geomspace(1 / len(others.names), 1, 81)
-        det = {"fpir": axis.tolist(), "fnir": [1 - tpir_at(found, fpir) for fpir in axis]}
-    else:
-        resampled, limits, det = resampled_ranks(mated, subject[found.mated], signs), np.empty((len(signs), 0)), None
-    ranks = {f"rank{k}": float((mated < k).mean()) for k in RANKS}
-    return OwnGallery(
-        gallery=len(gallery.names),
-        people=len(set(gallery.names)),
-        probes=len(probes.names),
-        unknown=len(others.names),
-        **ranks,
-        tpir=tpir,
-        threshold=threshold,
-        threshold_interval=threshold_intervals(threshold, limits),
-        cmc=cmc(mated),
-        det=det,
-        confusions=_confused_searches(gallery, probes, others, found, person, whose),
-        **uncertainty(ranks | tpir, resampled, "people", subject, signs),
-    )
-
-
-def threshold_intervals(threshold: Mapping[str, float], limits: np.ndarray) -> dict[str, list[float]]:
-    """95 % intervals of thresholds, from their resampled values (B, k): the percentiles."""
-    return {
-        rate: [min(value, float(low)), max(value, float(high))]
-        for (rate, value), column in zip(threshold.items(), limits.T)
-        for low, high in [np.percentile(column, [2.5, 97.5])]
-    }
-
-
-def _confused_pairs(faces: Faces, found: AllPairs) -> dict[str, list[Confusion]]:
-    """The most similar strangers, two people once, and the least similar images of a person, a person once."""
-    order = np.argsort(found.genuine, kind="stable")
-    kinds = {
-        "Most similar strangers": (found.top_first, found.top_second, found.top),
-        "Least similar images of one person": (found.first[order], found.second[order], found.genuine[order]),
-    }
-    confusions = {}
-    for title, (first, second, scores) in kinds.items():
-        people = np.sort(np.stack([found.person[first], found.person[second]]), axis=0)
-        _, places = np.unique(people[0] * (found.person.max() + 1) + people[1], return_index=True)
-        confusions[title] = [
-            Confusion(
-                people=[faces.names[image] for image in (first[place], second[place])],
-                images=[faces.paths[image] for image in (first[place], second[place])],
-                score=float(scores[place]),
-            )
-            for place in np.sort(places)[:_SHOWN]
-        ]
-    return confusions
-
-
-def _confused_searches(
-    gallery: Faces, probes: Faces, unknown: Faces, found: Search, person: np.ndarray, whose: np.ndarray
-) -> dict[str, list[Confusion]]:
-    """The probes that find somebody else first, and the unknown ones that are most like somebody."""
-    names, paths = [*probes.names, *unknown.names], [*probes.paths, *unknown.paths]
-    vectors, whose = np.concatenate([probes.vectors, unknown.vectors]), np.r_[whose, np.full(len(unknown.names), -1)]
-    groups = {"Probes that find somebody else": found.rank > 0, "Unknown people most like somebody": found.rank < 0}
-    confusions: dict[str, list[Confusion]] = {}
-    for title, which in groups.items():
-        rows = np.flatnonzero(which)
-        for row in rows[np.argsort(-found.best_other[rows], kind="stable")][:_SHOWN]:
-            scores = np.where(person == whose[row], -np.inf, gallery.vectors @ vectors[row])
-            other = int(scores.argmax())
-            confusion = Confusion(
-                people=[names[row], gallery.names[other]],
-                images=[paths[row], gallery.paths[other]],
-                score=float(scores[other]),
-            )
-            confusions.setdefault(title, []).append(confusion)
-    return confusions
-
-
-def open_folder(folder: Path) -> FileSource:
-    """The images ``identity/image``, or, where none lies in a folder, each of a person of their own."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    flat = sorted(str(path) for path in folder.iterdir() if path.name.lower().endswith(IMAGE_SUFFIXES))
-    if not flat or any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
-        return FolderSource(folder)
-    return ListSource(flat, *number_names([Path(path).name for path in flat]))
-
-
-def read_faces(folder: Path, embed: Embedder, align: Landmarks | None, crops: dict[str, np.ndarray]) -> Faces:
-    """The faces of a folder, aligned by ``align``, whose crops are put into ``crops`` by the photographs' paths."""
-    source = open_folder(folder)
-    images: Source = source
-    kept = np.arange(len(source))
-    landmarks: Callable[[np.ndarray], np.ndarray] = template_landmarks
-    if align:
-        places = np.zeros((len(source), 5, 2), np.float32)
-        reads = [read for some in read_all(source, kept, transform=Align(align, places=places)) for read in some]
-        good, bad = ([read for read in reads if bool(read.reason) == wrong] for wrong in (False, True))
-        if bad:
-            first = f"{source.place(bad[0].index)}: {bad[0].reason}"
-            say(f"{folder}: {len(bad)} of {len(reads)} photographs are left out, the first is {first}")
-        if not good:
-            raise UserError(f"{folder} has no photograph in which a face is found")
-        kept = np.array([read.index for read in good])
-        images, landmarks = MemorySource([read.encoded for read in good], name=str(folder)), places[kept].__getitem__
-        crops |= {source.place(read.index): read.encoded for read in good}
-    vectors = normalised(embed(images, landmarks).sum(axis=1).astype(np.float64))
-    names = [source.identity(label) for label in source.labels(kept).tolist()]
-    return Faces([source.place(index) for index in kept.tolist()], names, vectors)
-
-
-def draw_confusions(found: Thresholds, folder: Path, crops: Mapping[str, np.ndarray]) -> str:
-    """Write a picture of the confusions; returns its file's name."""
-
-    def drawn(confusion: Confusion) -> Pair:
-        left, right = (crops[path] if path in crops else Path(path).read_bytes() for path in confusion.images)
-        return Pair([left], [right], caption(confusion))
-
-    groups = {title: [drawn(one) for one in confusions] for title, confusions in found.confusions.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_figure(pair_sheet(groups, columns=4), folder / "confusions.png", dpi=130)
-    return "confusions.png"
-
-
-def caption(confusion: Confusion) -> str:
-    """Who they are, and the cosine."""
-    people = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in dict.fromkeys(confusion.people)]
-    return f"{' · '.join(people)}: {confusion.score:.3f}"
+from pipelines.prepare.align import detector
 
 
 def rate(text: str) -> float:

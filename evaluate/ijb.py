@@ -21,6 +21,7 @@ from evaluate.protocols.identification import (
     Search,
     joint,
     joint_top,
+    mates,
     open_set,
     resampled_joint,
     resampled_open_set,
@@ -113,12 +114,7 @@ def identification(templates: Templates, galleries: dict[str, TemplateList], pro
     probe = templates.vectors[templates.index(probes.template)]
 
     def vectors_and_mates(template: np.ndarray, subject: np.ndarray, names: str) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(subject)
-        if (np.diff(subject[order]) == 0).any():
-            raise UserError(f"{names} must hold one template a subject")
-        place = np.searchsorted(subject[order], probes.subject).clip(max=len(order) - 1)
-        mate = np.where(subject[order][place] == probes.subject, order[place], -1)
-        return templates.vectors[templates.index(template)], mate
+        return templates.vectors[templates.index(template)], mates(probes.subject, subject, names)
 
     every = list(galleries.values())
     vectors, mate = vectors_and_mates(

@@ -64,8 +64,9 @@ def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) 
             top.add(scores, (start + part.start) * len(probes))
         hits[str(end)] = genuine > best[searcher]
     rank1 = {end: float(found.mean()) for end, found in hits.items()}
-    order = np.argsort(-top.scores, kind="stable")
-    largest, impostor = top.scores[order], label[top.keys[order] % len(probes)]
+    largest, keys = top.held()
+    order = np.argsort(-largest, kind="stable")
+    largest, impostor = largest[order], label[keys[order] % len(probes)]
     signs = draw(len(size))
     wanted = FAR * len(distractors) * ((signs > 0) @ size)[:, None]
     few = slice(4 * math.ceil(FAR * impostors))  # are enough, though a resample may have fewer of them

@@ -43,14 +43,16 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
             most = list(part.rank1)[-1]
             figures["MegaFace rank-1"] = part.rank1[most], part, most
             figures["MegaFace TAR at FAR 1e-6"] = part.tar[MEGAFACE_FAR], part, MEGAFACE_FAR
-        for part in results.get("tinyface", {}).values():
-            figures["TinyFace rank-1"] = part.rank1, part, "rank1"
         own = results.get("own", {})
         if "pairs" in own:
             least = min(own["pairs"].tar, key=float)
             figures[f"own people: TAR at FAR {rate_name(least)}"] = own["pairs"].tar[least], own["pairs"], least
-        if "gallery" in own:
-            figures["own people: rank-1"] = own["gallery"].rank1, own["gallery"], "rank1"
+        ranked = {
+            "TinyFace rank-1": results.get("tinyface", {}).get("tinyface"),
+            "IJB-S rank-1, surveillance to booking": results.get("ijbs", {}).get("surveillance_to_booking"),
+            "own people: rank-1": own.get("gallery"),
+        }
+        figures |= {title: (part.rank1, part, "rank1") for title, part in ranked.items() if part}
         cells = "".join(
             f"<div class='tile'><b>{100 * value:.2f}<small>%</small></b>"
             + "".join(f"<span class='ci'>{bracket(pair)}</span>" for pair in part.bounds([key]).values())
@@ -64,7 +66,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
 
 
 def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
-    """Figures by model, then by target, "sets", "rfw", "megaface", "tinyface" or "own", from ``results.json``.
+    """Figures by model, then by target, "sets", "rfw", "megaface", "tinyface", "ijbs" or "own", from ``results.json``.
 
     Results that bear one name are one model's, unless they have a figure in common: then each is a model of its own,
     called by its folder.
@@ -106,6 +108,7 @@ def _by_kind(results: Results) -> dict[str, dict]:
         "rfw": {"rfw": results.rfw},
         "megaface": {"megaface": results.megaface},
         "tinyface": {"tinyface": results.tinyface},
+        "ijbs": results.ijbs or {},
         "own": {"pairs": results.own_pairs, "gallery": results.own_gallery},
     }
     kinds = {kind: {name: part for name, part in parts.items() if part} for kind, parts in kinds.items()}
@@ -136,6 +139,8 @@ def main() -> None:
         sections.megaface(page, of("megaface"))
     if of("tinyface"):
         sections.tinyface(page, of("tinyface"))
+    if of("ijbs"):
+        sections.ijbs(page, of("ijbs"))
     if of("own"):
         own_people.pairs(page, {name: parts["pairs"] for name, parts in of("own").items() if "pairs" in parts})
         own_people.gallery(page, {name: parts["gallery"] for name, parts in of("own").items() if "gallery" in parts})

@@ -35,7 +35,7 @@ from evaluate.protocols.resampling import draw
 from evaluate.protocols.rfw import rfw_groups
 from evaluate.protocols.side_lists import read_groups
 from evaluate.reporting.breakdowns import ByFmr
-from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
+from evaluate.reporting.pictures import save_figure, worst_sheet
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import VerificationSet
 from evaluate.reporting.tables import accuracy_table, print_breakdown
@@ -130,15 +130,8 @@ def bare(path: Path) -> Path:
 
 def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> None:
     """Write a picture of the pairs that are judged worst."""
-    groups = {
-        f"{kind.capitalize()} pairs, worst first": [
-            Pair([pairs.encoded[2 * i]], [pairs.encoded[2 * i + 1]], f"distance {result.distances[i]:.3f}")
-            for i in chosen
-        ]
-        for kind, chosen in worst_pairs(result, pairs.same).items()
-    }
     path.parent.mkdir(parents=True, exist_ok=True)  # the name of a set may have a folder
-    save_figure(pair_sheet(groups), path, dpi=130)
+    save_figure(worst_sheet(worst_pairs(result, pairs.same), result.distances, pairs.encoded), path, dpi=130)
 
 
 def verification_set(result: VerificationResult, same: np.ndarray) -> VerificationSet:

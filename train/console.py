@@ -26,6 +26,7 @@ COMMANDS = {
     "ijb": ("evaluate.ijb", "IJB-B and IJB-C, verification and identification"),
     "megaface": ("evaluate.megaface", "MegaFace"),
     "tinyface": ("evaluate.tinyface", "TinyFace: faces of a few pixels among distractors"),
+    "ijbs": ("evaluate.ijbs", "IJB-S: surveillance video against stills, booking pictures and video"),
     "folders": ("evaluate.folders", "your own people: thresholds for wanted false-accept rates, 1:1 and 1:N"),
     "labels": ("evaluate.labels", "wrong labels of a data set"),
     "overlap": ("evaluate.overlap", "people whom data sets share"),

@@ -47,6 +47,7 @@ class Fact:
     name: str
     value: str
     remedy: str = ""  # nothing where all is well
+    lacking: bool = False  # an extra that is not installed, which is no fault
 
     @property
     def sound(self) -> bool:
@@ -96,7 +97,7 @@ def extras() -> Iterator[Fact]:
     for name, (modules, use) in _EXTRAS.items():
         missing = [module for module in modules if not _installed(module)]
         value = f"without {', '.join(missing)}: pip install 'facemill[{name}]'" if missing else "installed"
-        yield Fact(f"extra {name}", f"{value} ({use})")
+        yield Fact(f"extra {name}", f"{value} ({use})", lacking=bool(missing))
 
 
 def _installed(module: str) -> bool:
@@ -185,7 +186,7 @@ def main() -> None:
         found = facts()
         width = max(len(fact.name) for fact in found)
         for fact in found:
-            say(f"{'✓' if fact.sound else '✗'} {fact.name:{width}}  {fact.value}")
+            say(f"{'–' if fact.lacking else '✓' if fact.sound else '✗'} {fact.name:{width}}  {fact.value}")
             if fact.remedy:
                 say(f"  {'':{width}}  → {fact.remedy}")
         sound = all(fact.sound for fact in found)

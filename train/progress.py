@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import naming, replacing
 from train.checkpoint import latest_step
 from train.trackers import MLflow, WeightsAndBiases
@@ -23,6 +26,14 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Let nothing be lost. It is called on every way out of a run."""
+
+
+@runtime_checkable
+class PictureSink(Sink, Protocol):
+    """A sink that takes pictures, too."""
+
+    def show(self, name: str, step: int, picture: Image.Image) -> None:
+        """Take a picture in RGB, such as ``batch`` or ``worst/lfw``."""
 
 
 class JsonLines:
@@ -57,6 +68,11 @@ class TensorBoard:
         for name, value in record.items():
             if isinstance(value, float):
                 self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()
+
+    def show(self, name: str, step: int, picture: Image.Image) -> None:
+        """Add a picture, at once."""
+        self._writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
         self._writer.flush()
 
     def close(self) -> None:
@@ -95,16 +111,27 @@ def step_line(record: dict[str, Any], total_steps: int, seconds_left: float) -> 
 
 
 class RunLog:
-    """The terminal, with a progress line where it is one, and the ``sinks`` (names of `SINKS`) of a run."""
+    """The terminal, with a progress line where it is one, and the ``sinks`` (names of `SINKS`) of a run.
 
-    def __init__(self, folder: Path, total_steps: int, start_step: int, sinks: Sequence[str]) -> None:
+    Those of them that are among ``pictures`` get pictures, too; ``UserError`` where one takes none.
+    """
+
+    def __init__(
+        self, folder: Path, total_steps: int, start_step: int, sinks: Sequence[str], pictures: Sequence[str] = ()
+    ) -> None:
         self.console = Console(markup=False, emoji=False, highlight=False)  # names print as they are
         self._sinks: list[Sink] = []
+        self._shown: list[PictureSink] = []
         self._progress = None
         with ExitStack() as opened:
             for name in sinks:
-                self._sinks.append(SINKS[name](folder))
-                opened.callback(self._sinks[-1].close)
+                sink = SINKS[name](folder)
+                self._sinks.append(sink)
+                opened.callback(sink.close)
+                if name in pictures:
+                    if not isinstance(sink, PictureSink):
+                        raise UserError(f"log.pictures: {name} takes no pictures")
+                    self._shown.append(sink)
             if self.console.is_terminal:
                 columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
                 self._progress = opened.enter_context(Progress(*columns, console=self.console))
@@ -125,6 +152,13 @@ class RunLog:
         self._log({"step": step, "verify_seconds": seconds} | figures)
         text = "  ".join(f"{name} {accuracy:.2%}" for name, accuracy in accuracies.items())
         self.say(f"verified at step {step}: {text}  ({seconds:.1f} s)")
+
+    def show(self, name: str, step: int, draw: Callable[[], Image.Image]) -> None:
+        """Give the sinks that take pictures one, which is drawn only if there are any."""
+        if self._shown:
+            picture = draw()
+            for sink in self._shown:
+                sink.show(name, step, picture)
 
     def _log(self, record: dict[str, Any]) -> None:
         for sink in self._sinks:

@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow: sinks whose figures go to a service, on which no run depends.
+"""Weights & Biases and MLflow: sinks whose figures and pictures go to a service, on which no run depends.
 
 A run is one run there, too, also when it is resumed: a file in its folder keeps the service's name for it. The
 service is told the config (``config.yaml``), and what the run was made with (``environment.json``). Where it lies,
@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from pipelines.common.errors import UserError, escaped, one_line
 from pipelines.common.files import replacing
@@ -27,7 +29,7 @@ _LAST_SECONDS = 60.0  # that the end of a run waits for the service
 
 
 class Tracker:
-    """What trackers share: a thread sends the figures, so that a service that is slow, or gone, holds no step up.
+    """What trackers share: a thread sends what there is, so that a service that is slow, or gone, holds no step up.
 
     What fails is said in one line, and ends the tracker, not the run. Only a library that is missing ends the run
     before it begins, by ``UserError``.
@@ -36,7 +38,7 @@ class Tracker:
     package: str
 
     def __init__(self, folder: Path) -> None:
-        self._records: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()  # None: the end
         self._failed = False
         try:
             self._open(
@@ -54,24 +56,31 @@ class Tracker:
 
     def log(self, record: dict[str, Any]) -> None:
         """Send the numbers of a record, later."""
-        if not self._failed:  # else nobody takes it
-            self._records.put(record)
+        figures = {name: float(value) for name, value in record.items() if _is_figure(value)}
+        self._later(partial(self._send, int(figures.pop("step")), figures))
+
+    def show(self, name: str, step: int, picture: Image.Image) -> None:
+        """Send a picture, later."""
+        self._later(partial(self._send_picture, name, step, picture))
 
     def close(self) -> None:
         """Send what waits, for a minute at most."""
-        self._records.put(None)
+        self._waiting.put(None)
         self._thread.join(_LAST_SECONDS)
         if self._thread.is_alive():
             self._fail(TimeoutError("it does not answer; figures of the end may be missing there"))
 
+    def _later(self, send: Callable[[], None]) -> None:
+        if not self._failed:  # else nobody takes it
+            self._waiting.put(send)
+
     def _work(self) -> None:
         while not self._failed:
-            record = self._records.get()
+            send = self._waiting.get()
             try:
-                if record is None:
+                if send is None:
                     return self._close()
-                figures = {name: float(value) for name, value in record.items() if _is_figure(value)}
-                self._send(int(figures.pop("step")), figures)
+                send()
             except Exception as error:
                 self._fail(error)
 
@@ -85,6 +94,10 @@ class Tracker:
 
     def _send(self, step: int, figures: Mapping[str, float]) -> None:
         """Add a point to curves."""
+        raise NotImplementedError
+
+    def _send_picture(self, name: str, step: int, picture: Image.Image) -> None:
+        """Add a picture."""
         raise NotImplementedError
 
     def _close(self) -> None:
@@ -119,6 +132,12 @@ class WeightsAndBiases(Tracker):
         if step >= self._first:
             self._run.log(dict(figures), step=step)
 
+    def _send_picture(self, name: str, step: int, picture: Image.Image) -> None:
+        import wandb
+
+        if step >= self._first:
+            self._run.log({name: wandb.Image(picture)}, step=step)
+
     def _close(self) -> None:
         self._run.finish()
 
@@ -128,7 +147,7 @@ class MLflow(Tracker):
 
     Without ``MLFLOW_TRACKING_URI`` it goes where MLflow's own default says, the file ``mlflow.db`` where the run was
     started. The config of the first start becomes the parameters, which MLflow lets nobody change; the environment,
-    tags.
+    tags; pictures, files of the run.
     """
 
     package = "mlflow"
@@ -164,6 +183,9 @@ class MLflow(Tracker):
         now = int(1000 * time.time())
         new = [name for name in figures if step > self._last.get(name, -1)]
         self._client.log_batch(self._id, metrics=[self._metric(name, figures[name], now, step) for name in new])
+
+    def _send_picture(self, name: str, step: int, picture: Image.Image) -> None:
+        self._client.log_image(self._id, picture, f"{name}.png")
 
     def _close(self) -> None:
         self._client.set_terminated(self._id)

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ from train.groups import parameters_of, trained_groups
 from train.head_schedule import HeadSchedule
 from train.meter import Meter
 from train.optim import LearningRate, average_gradients, create_optimizer, set_learning_rate
+from train.pictures import batch_sheet, showing_first
 from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
 from train.recipes import Run, StepResult, create_recipe
@@ -222,6 +224,8 @@ class Trainer:
         total, times = self.learning_rate.total, self.timetable
         self.loader.seek(self.step * self.accumulate)
         batches, votes = iter(self.loader), Votes()
+        if self.log and not self.step:
+            batches = showing_first(batches, self._show_batch)
         first = self.step
         self.meter.start(first)
         # A checkpoint is from before the verification of its step, so a run that goes on from it begins with that.
@@ -294,7 +298,7 @@ class Trainer:
     def _open_log(self) -> RunLog | None:
         if not self.world.main:
             return None
-        log = RunLog(self.output, self.learning_rate.total, self.step, self.config.log.sinks)
+        log = RunLog(self.output, self.learning_rate.total, self.step, self.config.log.sinks, self.config.log.pictures)
         start = f"resuming at step {self.step}" if self.step else "starting"
         log.say(
             f"{start}: {self.meta['images']} images of {self.meta['num_classes']} identities, "
@@ -306,6 +310,10 @@ class Trainer:
         if self.regrouped:
             log.say(self.regrouped)
         return log
+
+    def _show_batch(self, images: Tensor) -> None:
+        if self.log:
+            self.log.show("batch", 1, partial(batch_sheet, images))
 
     def _settle(self) -> int:
         """See that what the network keeps of its batches is sound; the number of steps left out so far.
@@ -361,6 +369,8 @@ class Trainer:
             self.log.verified(self.step, {name: float(result.accuracy) for name, result in results.items()}, seconds)
             if mean > self.best:
                 save_weights(self.result, self.output / "best.pt")
+            for name, result in results.items() if last else ():
+                self.log.show(f"worst/{name}", self.step, partial(self.verifier.worst, name, result))
         self.best.fill_(max(self.best.item(), mean))
         return results
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from evaluate.features.embed import Embedder
@@ -15,6 +16,7 @@ from pipelines.loading.landmarks import Landmarks, landmarks_beside
 from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource
 from train.config import Config
+from train.pictures import worst_picture
 from train.sections.auto import settled
 
 
@@ -66,3 +68,9 @@ class Verifier:
             autocast=autocast,
         )
         return {name: verify(embed(source, points), same) for name, (source, points, same) in self.sets.items()}
+
+    def worst(self, name: str, result: VerificationResult) -> Image.Image:
+        """The pairs of a set that are judged worst."""
+        source, _, same = self.sets[name]
+        encoded, _ = source.read(np.arange(len(source)))
+        return worst_picture(result, same, encoded)

@@ -140,9 +140,11 @@ def compare(
         counts += np.bincount(bins.ravel(), minlength=len(counts))
     counts[0] -= masked
     keys, columns, widths = np.array(blocks, np.int64).T
-    falling = np.argsort(-largest.scores, kind="stable")
-    block = np.searchsorted(keys, largest.keys[falling], side="right") - 1
-    line, place = np.divmod(largest.keys[falling] - keys[block], widths[block])
+    top, cells = largest.held()
+    falling = np.argsort(-top, kind="stable")
+    top, cells = top[falling], cells[falling]
+    block = np.searchsorted(keys, cells, side="right") - 1
+    line, place = np.divmod(cells - keys[block], widths[block])
     of_left, of_right = (np.bincount(person[side], minlength=person.max() + 1).astype(float) for side in (left, right))
     degree = of_left * (len(right) - of_right)
     if reference is not None:
@@ -154,7 +156,7 @@ def compare(
         second=second,
         genuine=exact(vectors, vectors, first, second),
         impostors=impostors,
-        top=largest.scores[falling],
+        top=top,
         top_first=left[block * size + line],
         top_second=right[columns[block] + place],
         degree=degree,

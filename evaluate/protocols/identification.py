@@ -75,10 +75,24 @@ def search(probes: np.ndarray, gallery: np.ndarray, mate: np.ndarray, top: int =
         score, target = exact(probes, gallery, row + first, column), mate_score[row + first]
         before = (score > target) | ((score == target) & (column < own[row]))
         np.add.at(rank, row[before] + first, 1)
-    probe, column = np.divmod(largest.keys, len(gallery))
+    probe, column = np.divmod(largest.held()[1], len(gallery))
     top_others = exact(probes, gallery, probe, column)
     order = np.argsort(-top_others, kind="stable")[:top]
     return Search(rank, mate_score, best_other, top_others[order], probe[order])
+
+
+def mates(probe_subject: np.ndarray, subject: np.ndarray, names: str) -> np.ndarray:
+    """The row of each probe's mate in a gallery, int64 (Q,); -1 where there is none.
+
+    Args:
+        probe_subject: whom the probes show, int64 (Q,).
+        subject: whom the gallery shows, int64 (G,), each once; else a ``UserError`` tells so of ``names``.
+    """
+    order = np.argsort(subject)
+    if (np.diff(subject[order]) == 0).any():
+        raise UserError(f"{names} must hold one template a subject")
+    place = np.searchsorted(subject[order], probe_subject).clip(max=len(order) - 1)
+    return np.where(subject[order][place] == probe_subject, order[place], -1)
 
 
 def best_mates(probes: np.ndarray, gallery: np.ndarray, probe_person: np.ndarray, person: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ differences in the same resamples.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,15 @@ def difference(rates: tuple[float, float], resampled: tuple[np.ndarray, np.ndarr
         return None
     half = Z * math.sqrt(variance * units / (units - 1))
     return Difference(value, value - half, value + half)
+
+
+def threshold_intervals(threshold: Mapping[str, float], limits: np.ndarray) -> dict[str, list[float]]:
+    """95 % intervals of thresholds by rate, from their resampled values (B, k): the percentiles."""
+    return {
+        rate: [min(value, float(low)), max(value, float(high))]
+        for (rate, value), column in zip(threshold.items(), limits.T)
+        for low, high in [np.percentile(column, [2.5, 97.5])]
+    }
 
 
 def _variance(values: np.ndarray) -> float:

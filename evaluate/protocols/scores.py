@@ -74,22 +74,29 @@ class Largest:
     def __init__(self, count: int, slack: float = 0.0) -> None:
         assert count > 0
         self.count, self.slack = count, slack
-        self.scores = np.empty(0, np.float32)
-        self.keys = np.empty(0, np.int64)
+        self._scores, self._keys = [np.empty(0, np.float32)], [np.empty(0, np.int64)]  # joined when they are pruned
+        self._size = 0
         self._floor = -np.inf
 
     def add(self, scores: np.ndarray, first_key: int) -> None:
         """Take in scores (any shape); the keys number them from ``first_key``. Scores of -inf are no scores."""
         flat = scores.ravel()
         found = np.flatnonzero(flat > self._floor)
-        self.scores = np.concatenate([self.scores, flat[found]])
-        self.keys = np.concatenate([self.keys, found + first_key])
-        if len(self.scores) > 2 * self.count:
+        self._scores.append(flat[found])
+        self._keys.append(found + first_key)
+        self._size += len(found)
+        if self._size > 2 * self.count:
             self._prune()
 
+    def held(self) -> tuple[np.ndarray, np.ndarray]:
+        """All scores that are held, float32 (k,), and their keys, int64 (k,), by which they rise."""
+        return np.concatenate(self._scores), np.concatenate(self._keys)
+
     def _prune(self) -> None:
-        last = np.partition(self.scores, -self.count)[-self.count]
+        scores, keys = self.held()
+        last = np.partition(scores, -self.count)[-self.count]
         # Strictly above the floor is kept, so put the floor just below what must stay.
         self._floor = np.nextafter(np.float32(last - self.slack), np.float32(-np.inf))
-        keep = self.scores > self._floor
-        self.scores, self.keys = self.scores[keep], self.keys[keep]
+        keep = scores > self._floor
+        self._scores, self._keys = [scores[keep]], [keys[keep]]
+        self._size = len(self._scores[0])

@@ -107,7 +107,7 @@ def roc(
         shown[name] = np.asarray(far)[above], np.asarray(tar)[above]
     _lines(axes, shown, colours)
     _band(axes, bands, colours)
-    axes.set_xlim(least, 1)
+    axes.set_xlim(min(least, 0.1), 1)  # where no curve has a point before FAR 1, too
     for mark in marks:
         axes.axvline(mark, color="#c9d0d6", linewidth=0.8, zorder=0)
     inside = {name: {far: pair for far, pair in points.items() if far >= least} for name, points in bands.items()}

@@ -67,6 +67,21 @@ def pair_sheet(groups: Mapping[str, Sequence[Pair]], columns: int = 6) -> Figure
     return figure
 
 
+def worst_sheet(worst: Mapping[str, np.ndarray], distances: np.ndarray, encoded: Sequence[Encoded]) -> Figure:
+    """The pairs of a verification set that are judged worst: numbers of pairs by kind, as of ``folds.worst_pairs``.
+
+    ``distances`` (P,); ``encoded`` (2P,), pair i is images 2i and 2i + 1.
+    """
+    return pair_sheet(
+        {
+            f"{kind.capitalize()} pairs, worst first": [
+                Pair([encoded[2 * i]], [encoded[2 * i + 1]], f"distance {distances[i]:.3f}") for i in chosen
+            ]
+            for kind, chosen in worst.items()
+        }
+    )
+
+
 def save_figure(figure: Figure, path: Path, dpi: float) -> None:
     """Write a figure as PNG, whole or not at all."""
     with replacing(path) as temporary:

@@ -277,6 +277,7 @@ class Results(_File):
     rfw: ByFmr | None = None  # its four groups at one threshold
     megaface: MegaFace | None = None
     tinyface: TinyFace | None = None
+    ijbs: Annotated[dict[str, Identification], Field(min_length=1)] | None = None  # by pairing
     own_pairs: OwnPairs | None = None
     own_gallery: OwnGallery | None = None
 
@@ -284,7 +285,7 @@ class Results(_File):
     def _any(self) -> "Results":
         if (self.verification or self.identification) and not self.target:
             raise ValueError("target is missing: IJBB or IJBC")
-        kinds = "verification", "identification", "sets", "megaface", "tinyface", "own_pairs", "own_gallery"
+        kinds = "verification", "identification", "sets", "megaface", "tinyface", "ijbs", "own_pairs", "own_gallery"
         if not any(getattr(self, kind) for kind in kinds):
             raise ValueError(f"there is neither {', '.join(kinds[:-1])} nor {kinds[-1]}")
         return self

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -92,11 +92,15 @@ def ijb(page: Page, target: str, models: Models) -> None:
         _hardest(page, f"{name}: hardest templates" + (f" · {model}" if len(one) > 1 else ""), part.hardest)
 
 
-def _rates(page: Page, title: str, models: Mapping[str, Identification]) -> None:
+def _rates(
+    page: Page,
+    title: str,
+    models: Mapping[str, Identification],
+    published: Sequence[tuple[dict, Mapping[str, float]]] = (),
+) -> None:
     columns = search_names(next(iter(models.values())).tpir)
-    page.table(
-        title, columns, {model: part.rates for model, part in models.items()}, intervals=intervals(models, columns)
-    )
+    ours = {model: part.rates for model, part in models.items()}
+    page.table(title, columns, ours, published, intervals=intervals(models, columns))
     compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
 
 
@@ -236,6 +240,19 @@ def tinyface(page: Page, models: Models) -> None:
     ours = {model: part.rates for model, part in results.items()}
     page.table("TinyFace", columns, ours, intervals=intervals(results, columns))
     compare(page, columns, {model: (part.rates, part) for model, part in results.items()})
+
+
+def ijbs(page: Page, models: Models) -> None:
+    """IJB-S: a table of each pairing, and what is published of it."""
+    page.section(
+        "IJB-S",
+        "Rates in percent: ranks in both galleries as one, TPIR at fixed FPIRs as the mean of both. "
+        "In brackets 95 % intervals by resampling the probes' subjects.",
+    )
+    for pairing in dict.fromkeys(name for parts in models.values() for name in parts):
+        parts: dict[str, Identification] = {name: found[pairing] for name, found in models.items() if pairing in found}
+        quoted = [(row, row["ijbs"][pairing]) for row in page.published if pairing in row.get("ijbs", {})]
+        _rates(page, pairing.replace("_", " ").capitalize(), parts, sorted(quoted, key=lambda pair: -pair[1]["rank1"]))
 
 
 def compare(

@@ -7,13 +7,14 @@ sends only the chosen samples through an operator. The mirror image comes behind
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
 from pipelines.common.errors import unknown
+from pipelines.loading.operators import INTERPOLATIONS, erased, jittered, rectangle, resized_as_opencv
 from pipelines.loading.resize import resized
 
 Draw = Callable[[np.ndarray], np.ndarray]
@@ -35,7 +36,7 @@ class Augmentation:
     move: Callable[..., np.ndarray] | None = None
 
     def parameters(self, uniforms: np.ndarray) -> dict[str, np.ndarray]:
-        """The parameters, each (b,), from the schedule's uniforms float32 (b, len(draws))."""
+        """The parameters, each (b, ...), from the schedule's uniforms float32 (b, len(draws))."""
         return {name: draw(column) for (name, draw), column in zip(self.draws.items(), uniforms.T, strict=True)}
 
 
@@ -84,6 +85,12 @@ def one_of(count: int, probability: float) -> Draw:
 def choice(*values: int) -> Draw:
     """One of the whole numbers ``values``, all equally likely, int32."""
     table = np.array(values, np.int32)
+    return lambda uniforms: table[(uniforms * len(table)).astype(np.int64)]
+
+
+def permutation(count: int) -> Draw:
+    """The numbers 0 … count - 1 in any order, all equally likely, int32 (b, count)."""
+    table = np.array(list(permutations(range(count))), np.int32)
     return lambda uniforms: table[(uniforms * len(table)).astype(np.int64)]
 
 
@@ -156,39 +163,10 @@ _PLACE = {
 }
 
 
-def _rectangle(
-    image_size: int, area: DataNode, aspect: DataNode, top: DataNode, left: DataNode
-) -> tuple[DataNode, DataNode]:
-    """Place and shape, (rows, columns) in pixels, of a share ``area`` of the image with ``aspect`` rows a column."""
-    rows = math.clamp(math.sqrt(area * aspect), 0.0, 1.0) * image_size
-    columns = math.clamp(math.sqrt(area / aspect), 0.0, 1.0) * image_size
-    place = fn.stack(top * (image_size - rows), left * (image_size - columns))
-    return fn.cast(place, dtype=DALIDataType.INT32), fn.cast(fn.stack(rows, columns), dtype=DALIDataType.INT32)
-
-
-def _erase(images: DataNode, image_size: int, **rectangle: DataNode) -> DataNode:
-    """Fill a rectangle with grey, which is 0 when images are normalised."""
-    place, shape = _rectangle(image_size, **rectangle)
-    anchor, extent = (fn.cast(value, dtype=DALIDataType.FLOAT) for value in (place, shape))
-    return fn.erase(images, anchor=anchor, shape=extent, axes=(0, 1), fill_value=[128.0])
-
-
-def _jitter(
-    images: DataNode, brightness: DataNode, contrast: DataNode, saturation: DataNode, hue: DataNode | float = 0.0
-) -> DataNode:
-    """Hue and saturation, contrast about the mean of the grey image, brightness.
-
-    In torchvision's ``ColorJitter`` their order is random. It hardly matters: but for what is clipped they commute.
-    """
-    images = fn.hsv(images, hue=hue, saturation=saturation)
-    grey = fn.color_space_conversion(images, image_type=DALIImageType.RGB, output_type=DALIImageType.GRAY)
-    mean = fn.reductions.mean(grey, keep_dims=True)
-    return fn.cast(brightness * (contrast * images + (1.0 - contrast) * mean), dtype=DALIDataType.UINT8)
-
-
 @_augmentation(
     kind=one_of(4, 0.2),
     sigma=uniform(0.1, 5),
+    order=permutation(4),
     brightness=uniform(0.1, 0.5),
     contrast=uniform(0.3, 0.6),
     saturation=uniform(0.2, 0.5),
@@ -201,11 +179,12 @@ def rsp(
     *,
     kind: DataNode,
     sigma: DataNode,
+    order: DataNode,
     brightness: DataNode,
     contrast: DataNode,
     saturation: DataNode,
     hue: DataNode,
-    **rectangle: DataNode,
+    **where: DataNode,
 ) -> DataNode:
     """Random structure perturbation of TopoFR (Dan et al., 2024): a fifth are blurred, grey, recoloured or erased."""
     if kind == 0:
@@ -213,36 +192,20 @@ def rsp(
     elif kind == 1:
         images = fn.hsv(images, saturation=0.0)
     elif kind == 2:
-        images = _jitter(images, brightness, contrast, saturation, hue)
+        images = jittered(images, order, brightness, contrast, saturation, hue)
     elif kind == 3:
-        images = _erase(images, image_size, **rectangle)
+        images = erased(images, image_size, **where)
     return images
-
-
-# OpenCV's five are nearest, linear, area, cubic and Lanczos; its area is nearly linear where images are enlarged.
-_NEAREST, _LINEAR, _CUBIC, _LANCZOS = (
-    kind.value
-    for kind in (
-        DALIInterpType.INTERP_NN,
-        DALIInterpType.INTERP_LINEAR,
-        DALIInterpType.INTERP_CUBIC,
-        DALIInterpType.INTERP_LANCZOS3,
-    )
-)
-
-
-def _interpolation(number: DataNode) -> DataNode:
-    return fn.reinterpret(number, dtype=DALIDataType.INTERP_TYPE)
 
 
 @_augmentation(
     crop=chance(0.2),
     shrink=chance(0.2),
     shrunk=uniform(0.2, 1),
-    average=chance(0.2),
-    down=choice(_NEAREST, _LINEAR, _CUBIC, _LANCZOS),
-    up=choice(_NEAREST, _LINEAR, _LINEAR, _CUBIC, _LANCZOS),
+    down=choice(*INTERPOLATIONS),
+    up=choice(*INTERPOLATIONS),
     recolour=chance(0.2),
+    order=permutation(3),
     brightness=uniform(0.5, 1.5),
     contrast=uniform(0.5, 1.5),
     saturation=uniform(0.5, 1.5),
@@ -255,10 +218,10 @@ def adaface(
     crop: DataNode,
     shrink: DataNode,
     shrunk: DataNode,
-    average: DataNode,
     down: DataNode,
     up: DataNode,
     recolour: DataNode,
+    order: DataNode,
     brightness: DataNode,
     contrast: DataNode,
     saturation: DataNode,
@@ -269,18 +232,15 @@ def adaface(
     """AdaFace's set (Kim et al., CVPR 2022): a crop left where it was on black, low resolution, photometric changes."""
     if crop:
         fitting = 0.2 + area * (math.min(aspect, 1 / aspect) - 0.2)
-        place, shape = _rectangle(image_size, fitting, aspect, **corner)
+        place, shape = rectangle(image_size, fitting, aspect, **corner)
         images = fn.slice(images, start=place, shape=shape, axes=(0, 1))
         images = fn.slice(images, start=-place, shape=[image_size] * 2, axes=(0, 1), out_of_bounds_policy="pad")
     if shrink:
-        side = shrunk * image_size
-        if average:
-            images = resized(images, side)
-        else:
-            images = resized(images, side, interp_type=_interpolation(down), antialias=False)
-        images = resized(images, image_size, interp_type=_interpolation(up), antialias=False)
+        side = math.floor(shrunk * image_size)
+        images = resized_as_opencv(images, image_size, side, down)
+        images = resized_as_opencv(images, side, image_size, up)
     if recolour:
-        images = _jitter(images, brightness, contrast, saturation)
+        images = jittered(images, order, brightness, contrast, saturation)
     return images
 
 
@@ -341,11 +301,11 @@ def strong(
     erase: DataNode,
     top: DataNode,
     left: DataNode,
-    **rectangle: DataNode,
+    **where: DataNode,
 ) -> DataNode:
     """For small or clean training sets: random resized crop, colour, blur, JPEG compression, erasing."""
     if crop:
-        place, shape = _rectangle(image_size, crop_area, crop_aspect, top, left)
+        place, shape = rectangle(image_size, crop_area, crop_aspect, top, left)
         images = fn.slice(images, start=place, shape=shape, axes=(0, 1))
         images = resized(images, image_size)
     if recolour:
@@ -355,5 +315,5 @@ def strong(
     if distort:
         images = fn.jpeg_compression_distortion(images, quality=quality)
     if erase:
-        images = _erase(images, image_size, top=left, left=top, **rectangle)
+        images = erased(images, image_size, top=left, left=top, **where)
     return images

@@ -1,5 +1,6 @@
 """Photographs cropped to the template of face recognition, 112 x 112, by five landmarks: listed, or detected."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,7 @@ def detector(weights: Path) -> Landmarks:
 
     Wu, Peng and Yu, "YuNet: A Tiny Millisecond-level Face Detector" (2023).
     """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read at import: OpenCV 5 warns of a processor at each image
     try:
         import cv2
     except ImportError:

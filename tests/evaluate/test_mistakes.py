@@ -2,12 +2,13 @@
 
 import pytest
 
-from evaluate import folders, ijb, labels, megaface, overlap, tinyface, verification
+from evaluate import folders, ijb, ijbs, labels, megaface, overlap, tinyface, verification
 from tests.command import called
 
 COMMANDS = {
     folders.main: ["data", "--checkpoint", "network"],
     ijb.main: ["--data", "data", "--features", "features.npy"],
+    ijbs.main: ["--data", "data", "--lists", "lists", "--checkpoint", "network"],
     megaface.main: ["--facescrub-list", "a", "--megaface-list", "b", "--features", "features"],
     overlap.main: ["data", "test", "--checkpoint", "network"],
     tinyface.main: ["--data", "data", "--checkpoint", "network"],

@@ -95,19 +95,23 @@ def test_extras_that_are_missing_come_with_their_remedy(monkeypatch, tmp_path):
         "without wandb_of_runs: pip install 'facemill[wandb]' (a)",
         "installed (b)",
     ]
+    assert [fact.lacking for fact in facts] == [True, True, False]
 
 
 def test_json(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["doctor", "--json"])
-    monkeypatch.setattr(doctor, "facts", lambda: [doctor.Fact("one", "is"), doctor.Fact("two", "is not", "mend it")])
+    found = [doctor.Fact("one", "is"), doctor.Fact("two", "is not", "mend it"), doctor.Fact("three", "", lacking=True)]
+    monkeypatch.setattr(doctor, "facts", lambda: found)
     with pytest.raises(SystemExit, match="1"):
         doctor.main()
     printed, told = capsys.readouterr()
     facts = [
-        {"name": "one", "value": "is", "remedy": ""},
-        {"name": "two", "value": "is not", "remedy": "mend it"},
+        {"name": "one", "value": "is", "remedy": "", "lacking": False},
+        {"name": "two", "value": "is not", "remedy": "mend it", "lacking": False},
+        {"name": "three", "value": "", "remedy": "", "lacking": True},
     ]
     assert json.loads(printed) == {"sound": False, "facts": facts} and "→ mend it" in told
+    assert [line[0] for line in told.splitlines() if line[0] != " "] == ["✓", "✗", "–"]
 
 
 def test_the_command():

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import yaml
+from PIL import Image
 
 from pipelines.common.errors import UserError
 from train import trackers
@@ -23,6 +24,10 @@ def folder(tmp_path):
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     (folder / "environment.json").write_text(json.dumps({"revision": "0123abcd", "fingerprint": 7, "driver": None}))
     return folder
+
+
+def picture():
+    return Image.linear_gradient("L").convert("RGB").resize((40, 30))
 
 
 class Service(Tracker):
@@ -44,6 +49,9 @@ class Service(Tracker):
         assert self.fails_at != "send", "gone"
         self.got.append((step, dict(figures)))
 
+    def _send_picture(self, name, step, picture):
+        self.got.append((step, name, picture.size))
+
     def _close(self):
         assert self.fails_at != "close", "gone"
         self.got.append("end")
@@ -52,11 +60,12 @@ class Service(Tracker):
 def test_a_service_that_is_slow_holds_no_step_up(folder):
     service = Service(folder)
     service.log({"step": 1, "loss": 0.5, "skipped_steps": 2})
+    service.show("batch", 1, picture())
     service.log({"step": 2, "loss": None, "lr": 0.1, "cosine": float("nan")})
     assert not service.got
     service.may_answer.set()
     service.close()
-    assert service.got == [(1, {"loss": 0.5, "skipped_steps": 2.0}), (2, {"lr": 0.1}), "end"]
+    assert service.got == [(1, {"loss": 0.5, "skipped_steps": 2.0}), (1, "batch", (40, 30)), (2, {"lr": 0.1}), "end"]
     config, environment = service.told
     assert config["model"]["name"] == "ir_50" and environment["fingerprint"] == 7
 
@@ -95,6 +104,7 @@ def two_starts(kind, folder):
     """Steps 1 to 3, then again from step 3, as after a kill behind a checkpoint."""
     for first in (1, 3):
         sink = SINKS[kind](folder)
+        sink.show("worst/lfw", first, picture())
         for step in range(first, first + 3):
             sink.log({"step": step, "loss": 1 / step})
         sink.log({"step": first + 2, "verify/lfw": 0.9 + first / 100})
@@ -106,6 +116,7 @@ def test_mlflow_keeps_one_run(folder, monkeypatch, tmp_path, capsys):
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)  # where pictures go by default
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "faces")
     two_starts("mlflow", folder)
     assert "no more figures" not in capsys.readouterr().err
@@ -119,6 +130,9 @@ def test_mlflow_keeps_one_run(folder, monkeypatch, tmp_path, capsys):
     verified = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "verify/lfw")]
     assert sorted(verified) == [(3, 0.91), (5, 0.93)]
     assert run.info.status == "FINISHED" and run.info.run_name == "run"
+    kept = client.download_artifacts(run.info.run_id, "worst/lfw.png", str(tmp_path))
+    with Image.open(kept) as shown:
+        assert shown.convert("RGB").tobytes() == picture().tobytes()
     assert run.data.params["model.name"] == "ir_50" and run.data.params["optim.lr"] == "0.1"
     assert run.data.tags["mlflow.source.git.commit"] == "0123abcd" and run.data.tags["environment.fingerprint"] == "7"
 
@@ -134,6 +148,8 @@ def test_wandb_offline_keeps_one_run(folder, monkeypatch, capsys):
     name = (folder / "wandb.id").read_text().strip()
     parts = list((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert parts and {path.name for path in parts} == {f"run-{name}.wandb"}
+    shown = list((folder / "wandb").glob("offline-run-*/files/media/images/worst/lfw_*.png"))
+    assert {Image.open(path).tobytes() for path in shown} == {picture().tobytes()} and len(shown) == 2
     written = b"".join(path.read_bytes() for path in parts)
     for text in (b"verify/lfw", b"0.91", b"0.93", b"ir_50", b"0123abcd"):
         assert text in written

@@ -36,6 +36,11 @@ class Log(Section):
     sinks: list[Annotated[str, one_of("log sink", SINKS)]] = Field(
         ["jsonl", "tensorboard"], description="where the figures go beside the terminal"
     )
+    pictures: list[Annotated[str, one_of("log sink", SINKS)]] = Field(
+        ["tensorboard"],
+        description="those of the sinks that get pictures of faces, too: the first batch as it is augmented, and the "
+        "worst pairs of the last verification",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -53,6 +53,7 @@ def test_largest_keeps_the_largest_of_a_stream(chunks, count, slack):
     wanted = np.sort(everything)[::-1]
     last = wanted[min(count, len(wanted)) - 1]
     must_stay = set(np.flatnonzero(everything >= last - slack))
-    assert must_stay <= set(largest.keys)
-    np.testing.assert_array_equal(everything[largest.keys], largest.scores)
-    np.testing.assert_array_equal(np.sort(largest.scores)[::-1][:count], wanted[:count])
+    scores, keys = largest.held()
+    assert must_stay <= set(keys)
+    np.testing.assert_array_equal(everything[keys], scores)
+    np.testing.assert_array_equal(np.sort(scores)[::-1][:count], wanted[:count])

@@ -23,6 +23,13 @@ def test_every_model_is_in_the_legend():
     figure.savefig(io.BytesIO(), format="svg")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_network_that_tells_nobody_apart_has_a_curve():
+    """All distances 0: no FAR but 0 and 1."""
+    figure = charts.roc("ROC", {"a": ([0, 1, 1], [0, 1, 1])}, {"a": "black"})
+    figure.savefig(io.BytesIO(), format="svg")
+
+
 @pytest.mark.parametrize("misses, scale", [([0.0, 0.0], "linear"), ([0.3, 0.0], "log")])
 @pytest.mark.filterwarnings("error")
 def test_misses_are_drawn_where_there_are_none(misses, scale):

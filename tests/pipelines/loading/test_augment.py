@@ -1,12 +1,17 @@
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from nvidia.dali import fn
+from PIL import Image, ImageEnhance
 from scipy.stats import ks_2samp
 
-from pipelines.loading import augment
-from pipelines.loading.augment import AUGMENTATIONS, chance, choice, find_augmentation, uniform
+from pipelines.loading import augment, operators
+from pipelines.loading.augment import AUGMENTATIONS, chance, choice, find_augmentation, permutation, uniform
 from pipelines.loading.decoder import Decoder
 from pipelines.preview import augmented_sheet
 from pipelines.sources.memory import MemorySource
@@ -27,6 +32,10 @@ def png(image: np.ndarray) -> np.ndarray:
 
 
 def decode(images: list[np.ndarray], augmentation: augment.Augmentation, uniforms: np.ndarray, size: int = SIZE):
+    return transformed(images, augmentation, augmentation.parameters(uniforms), size)
+
+
+def transformed(images: list[np.ndarray], augmentation: augment.Augmentation, parameters, size: int = SIZE):
     decoder = Decoder(
         batch_size=len(images),
         image_size=size,
@@ -35,7 +44,7 @@ def decode(images: list[np.ndarray], augmentation: augment.Augmentation, uniform
         transform=augmentation.transform,
         parameters=tuple(augmentation.draws),
     )
-    decoder.submit([png(image) for image in images], augmentation.parameters(uniforms))
+    decoder.submit([png(image) for image in images], parameters)
     (pixels,) = decoder.result()
     return pixels.numpy()
 
@@ -60,6 +69,8 @@ def test_draws():
     assert values.tolist() == [3, 5, 9]
     assert counts.max() - counts.min() <= 1
     assert choice(3, 5)(np.array([1 - 2**-24], np.float32))[0] == 5
+    orders, counts = np.unique(permutation(3)(uniforms), axis=0, return_counts=True)
+    assert len(orders) == 6 and (np.sort(orders) == [0, 1, 2]).all() and counts.max() - counts.min() <= 1
 
 
 def test_an_unknown_name_lists_the_known():
@@ -139,22 +150,54 @@ def chosen(name: str, image: np.ndarray, **uniforms: float) -> np.ndarray:
     )[0]
 
 
-def jittered(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
-    """torchvision's adjust_saturation, adjust_contrast and adjust_brightness, one after the other, each rounded."""
-    grey = (image @ GREY)[..., None]
-    image = (grey + saturation * (image - grey)).clip(0, 255).round()
-    mean = (image @ GREY).mean()
-    image = (mean + contrast * (image - mean)).clip(0, 255).round()
-    return (brightness * image).clip(0, 255).round()
+def made(name: str, image: np.ndarray, **parameters) -> np.ndarray:
+    """The image after a set with these of its parameters, all others such that nothing happens."""
+    augmentation = AUGMENTATIONS[name]
+    given = augmentation.parameters(np.full((1, len(augmentation.draws)), 0.999, np.float32))
+    given |= {key: np.array([value], given[key].dtype) for key, value in parameters.items()}
+    return transformed([image], augmentation, given)[0]
 
 
-@pytest.mark.parametrize("numbers", [(0.1, 0.2, 0.3), (0.9, 0.5, 0.8)])
-def test_adaface_recolours_about_the_image_s_own_mean(numbers):
-    image = (photo(10) // 3 + 20).astype(np.uint8)  # dark, so that its mean is not 128 and little is clipped
-    names = ("brightness", "contrast", "saturation")
-    result = chosen("adaface", image, recolour=0.1, **dict(zip(names, numbers)))
-    expected = jittered(image, *(0.5 + number for number in numbers))
-    assert difference(result, expected) < 1
+PUBLISHED = json.loads(Path(__file__).with_name("published_augmentation.json").read_text())
+KINDS = {
+    "nearest": (operators.NEAREST, cv2.INTER_NEAREST),
+    "linear": (operators.LINEAR, cv2.INTER_LINEAR),
+    "area": (operators.AREA, cv2.INTER_AREA),
+    "cubic": (operators.CUBIC, cv2.INTER_CUBIC),
+    "lanczos": (operators.LANCZOS, cv2.INTER_LANCZOS4),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: "-".join(str(value) for value in list(case.values())[:-1]))
+def test_as_the_published_code(case):
+    """AdaFace's dataset/augmenter.py and TopoFR's train.py gave these for the same parameters, at every 16th pixel."""
+    case = dict(case)
+    name, pixels = case.pop("set"), np.array(case.pop("pixels"))
+    image = (photo(20) * 0.6 + 40).astype(np.uint8)
+    if "down" in case:
+        case |= {"shrink": True, **{key: KINDS[case[key]][0] for key in ("down", "up")}}
+    elif name == "adaface":
+        case["recolour"] = True
+        image = (photo(21) * 0.7 + 75).astype(np.uint8)  # so bright that some is clipped
+    found = made(name, image, **case)[8::16, 8::16].ravel()
+    assert np.abs(found - pixels).mean() < (1.2 if "down" in case else 0.6)
+    assert np.abs(image[8::16, 8::16].ravel() - pixels).mean() > 2
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_adaface_recolours_as_pillow_in_any_order(order):
+    image = photo(10)
+    factors = (1.3, 0.7, 1.4)
+    expected = Image.fromarray(image)
+    for step in order:
+        enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[step]
+        expected = enhance(expected).enhance(factors[step])
+    result = made(
+        "adaface", image, recolour=True, order=order, **dict(zip(("brightness", "contrast", "saturation"), factors))
+    )
+    assert (
+        difference(result, np.asarray(expected)) < 0.6
+    )  # whole levels are cut off, here from another rounding of grey
     assert difference(result, image) > 5
 
 
@@ -167,10 +210,33 @@ def test_rsp_blurs_five_pixels_wide_and_nine_high():
     assert difference(cv2.GaussianBlur(noise, (9, 5), sigma, borderType=cv2.BORDER_REFLECT_101), expected) > 5
 
 
-def test_rsp_recolours_about_the_image_s_own_mean():
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (0, 1, 2, 3), (2, 1, 3, 0)])
+@pytest.mark.parametrize("hue", [-36, 70])
+def test_rsp_recolours_in_any_order_with_the_hue_of_hsv(order, hue):
     image = photo(12)
-    result = chosen("rsp", image, kind=0.11, brightness=0.9, contrast=0.5, saturation=0.5, hue=0.25)  # hue 0
-    assert difference(result, jittered(image, 0.46, 0.45, 0.35)) < 1
+
+    def mean(pixels):
+        return (pixels @ GREY).mean()
+
+    steps = (
+        lambda pixels: 0.5 * pixels,
+        lambda pixels: 0.6 * pixels + 0.4 * mean(pixels),
+        lambda pixels: 0.5 * pixels + 0.5 * (pixels @ GREY)[..., None],
+        lambda pixels: hsv_to_rgb((rgb_to_hsv(pixels) + [hue / 360, 0, 0]) % [1, 2, 2]),
+    )
+    expected = image / 255
+    for step in order:
+        expected = steps[step](expected)
+    result = made("rsp", image, kind=2, order=order, brightness=0.5, contrast=0.6, saturation=0.5, hue=hue)
+    assert difference(result, expected * 255) < 0.4
+
+
+def test_the_hue_of_grey_and_of_pure_colours_is_turned():
+    pixels = np.array([[[90, 90, 90], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 0, 0]]], np.uint8)
+    image = pixels.repeat(SIZE, 0)[:, np.arange(SIZE) % 6]
+    result = made("rsp", image, kind=2, order=(3, 0, 1, 2), brightness=1, contrast=1, saturation=1, hue=60)
+    wanted = [[90, 90, 90], [255, 255, 0], [0, 255, 255], [255, 0, 255], [0, 255, 0], [0, 0, 0]]
+    assert np.abs(result[0, :6].astype(int) - wanted).max() <= 1
 
 
 def crops_drawn_anew(count):
@@ -206,30 +272,26 @@ def test_adaface_crops_what_fits():
 
 def test_adaface_makes_low_resolution_before_it_recolours():
     """Pixels of the smaller image are of one colour each; recoloured they stay so."""
-    image, low = photo(13), {"shrink": 0.1, "shrunk": 0.1, "average": 0.999, "down": 0.0, "up": 0.0}
-    colours = {"recolour": 0.1, "brightness": 0.2, "contrast": 0.1, "saturation": 0.3}
-    small = chosen("adaface", image, **low)
-    assert len(np.unique(small.reshape(-1, 3), axis=0)) <= round(0.28 * SIZE) ** 2
-    assert np.array_equal(chosen("adaface", image, **low, **colours), chosen("adaface", small, **colours))
+    image = photo(13)
+    low = {"shrink": True, "shrunk": 0.28, "down": operators.NEAREST, "up": operators.NEAREST}
+    colours = {"recolour": True, "order": (1, 2, 0), "brightness": 0.7, "contrast": 0.6, "saturation": 0.8}
+    small = made("adaface", image, **low)
+    assert len(np.unique(small.reshape(-1, 3), axis=0)) <= int(0.28 * SIZE) ** 2
+    assert np.array_equal(made("adaface", image, **low, **colours), made("adaface", small, **colours))
 
 
+@pytest.mark.parametrize("side", [31, 80])
 @pytest.mark.parametrize(
-    ("down", "up", "kinds"),
-    [
-        (0.3, 0.3, (cv2.INTER_LINEAR, cv2.INTER_LINEAR)),
-        (0.6, 0.7, (cv2.INTER_CUBIC, cv2.INTER_CUBIC)),
-        (0.9, 0.9, (cv2.INTER_LANCZOS4, cv2.INTER_LANCZOS4)),
-        (None, 0.5, (cv2.INTER_AREA, cv2.INTER_AREA)),
-    ],
+    "kind, off", [("nearest", 0.3), ("linear", 0.4), ("area", 1.7), ("cubic", 1.3), ("lanczos", 1)]
 )
-def test_adaface_interpolates_as_opencv(down, up, kinds):
-    """Nearly: Lanczos has six pixels instead of eight, the average of an area is a little softer."""
+def test_adaface_interpolates_as_opencv(side, kind, off):
+    """Nearly: Lanczos has six pixels instead of eight, the cubic's slope is another, areas are approximated."""
     image = photo(14)
-    how = {"average": 0.1, "down": 0.0} if down is None else {"average": 0.999, "down": down}
-    small = cv2.resize(image, (80, 80), interpolation=kinds[0])
-    expected = cv2.resize(small, (SIZE, SIZE), interpolation=kinds[1])
-    result = chosen("adaface", image, shrink=0.1, shrunk=(80.2 / SIZE - 0.2) / 0.8, up=up, **how)
-    assert difference(result, expected) < 1.5
+    ours, theirs = KINDS[kind]
+    small = cv2.resize(image, (side, side), interpolation=theirs)
+    expected = cv2.resize(small, (SIZE, SIZE), interpolation=theirs)
+    result = made("adaface", image, shrink=True, shrunk=(side + 0.9) / SIZE, down=ours, up=ours)
+    assert difference(result, expected) < off
 
 
 def test_a_sample_does_not_depend_on_its_batch():

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from evaluate.own_people.faces import Faces
+from evaluate.own_people.gallery import own_gallery
+from evaluate.protocols.embeddings import normalised
+from pipelines.common.errors import UserError
+
+
+def faces(rng, centres, who, prefix=""):
+    vectors = normalised(centres[who] + 1.1 * rng.standard_normal((len(who), centres.shape[1])))
+    return Faces([f"{number}.jpg" for number in range(len(who))], [f"{prefix}{one}" for one in who], vectors)
+
+
+def test_gallery_is_the_matrix_of_all_scores():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 12))
+    gallery = faces(rng, centres, rng.permutation(np.repeat(np.arange(40), 2)))
+    probes, unknown = (
+        faces(rng, centres, rng.integers(0, 40, 150)),
+        faces(rng, centres, np.repeat(np.arange(40, 60), 5)),
+    )
+    found = own_gallery(gallery, probes, unknown, fpirs=(0.001, 0.02, 0.1))
+    own = np.array(probes.names)[:, None] == np.array(gallery.names)
+    scores = probes.vectors @ gallery.vectors.T
+    mate = np.where(own, scores, -np.inf).max(axis=1)
+    rank = (~own & (scores > mate[:, None])).sum(axis=1)
+    for k in (1, 5, 10):
+        share = np.mean(rank < k)
+        low, high = found.interval[f"rank{k}"]
+        assert getattr(found, f"rank{k}") == pytest.approx(share, abs=1e-12)
+        assert low < share < high
+    best = np.sort((unknown.vectors @ gallery.vectors.T).max(axis=1))[::-1]
+    assert found.tpir.keys() == {"0.02", "0.1"}  # 100 images of unknown people do not tell 0.001
+    for fpir, place in (("0.02", 1), ("0.1", 9)):
+        assert found.threshold[fpir] == pytest.approx(best[place], abs=1e-12)
+        assert found.tpir[fpir] == np.mean((rank == 0) & (mate > best[place] + 1e-12))
+        low, high = found.threshold_interval[fpir]
+        assert low < found.threshold[fpir] < high
+    wrong = found.confusions["Probes that find somebody else"]
+    assert all(one.people[0] != one.people[1] for one in wrong)
+    assert wrong[0].score == pytest.approx(np.where(own, -np.inf, scores)[rank > 0].max())
+
+
+def test_probes_of_nobody_in_the_gallery():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((4, 8))
+    with pytest.raises(UserError, match=r"1 people of probe/ are not in gallery/: 3; unknown/ is for such"):
+        own_gallery(faces(rng, centres, np.arange(3)), faces(rng, centres, np.array([0, 3])), None)
