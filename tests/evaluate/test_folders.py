@@ -102,7 +102,7 @@ def test_why_a_rate_has_no_threshold(capsys):
     command._tell_thresholds("FAR", told, (1e-6, 0.001, 0.5), found.impostors, "pairs of two people")
     printed = capsys.readouterr().out
     assert "7020 pairs of two people are too few for FAR 1e-6" in printed
-    assert "FAR 0.5 has no threshold: of 7020 pairs of two people only the highest scores are held" in printed
+    assert "FAR 5e-1 has no threshold: of 7020 pairs of two people only the highest scores are held" in printed
 
 
 @pytest.mark.parametrize("far", ["0", "1", "one"])
