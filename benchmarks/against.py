@@ -10,10 +10,11 @@ from typing import NamedTuple
 from benchmarks import results
 from benchmarks.command import command
 from benchmarks.reproduced import Row, label, named, of_config, other_settings
-from evaluate.reporting.page import bracket, write_document
+from evaluate.reporting.page import write_document
 from evaluate.reporting.results import read_results
 from evaluate.reporting.schema import Results
 from evaluate.reporting.uncertainty import Uncertain
+from evaluate.reporting.words import bracket, tar_names
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names, replacing
@@ -86,8 +87,8 @@ def figures(found: Results) -> Iterator[tuple[str, str, Figure]]:
     """The figures that rows are published with: their kind and key there."""
     parts: list[tuple[str, str, str, float | None, Uncertain, str]] = []  # the last is the figure's key in its part
     if one := found.verification:
-        titles = {far: f"{found.target} TAR at FAR {float(far):g}" for far in one.tar}
-        parts += [(str(found.target), far, titles[far], tar, one, far) for far, tar in one.tar.items()]
+        for far, title in tar_names(one.tar).items():
+            parts.append((str(found.target), far, f"{found.target} {title}", one.tar[far], one, far))
     for name, pairs in (found.sets or {}).items():
         parts.append(("bins", name.lower(), f"{name} accuracy", pairs.accuracy, pairs, "accuracy"))
     if tiny := found.tinyface:

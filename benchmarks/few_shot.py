@@ -25,6 +25,7 @@ from evaluate.features.network import load_network
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.folds import FOLDS, verify
+from evaluate.reporting.words import rate_name
 from models.weights import load_backbone
 from pipelines.common.command import at_least, run
 from pipelines.common.errors import UserError
@@ -90,7 +91,7 @@ def recognised(tuning: np.ndarray, held_out: np.ndarray, rows: np.ndarray) -> Fi
     of_pair = rows[first[same]]
     return {
         "rank-1": [float(right[rows == row].mean()) for row in range(len(tuning))],
-        f"TAR at FAR {FAR:g}": [float(accepted[of_pair == row].mean()) for row in range(len(tuning))],
+        f"TAR at FAR {rate_name(FAR)}": [float(accepted[of_pair == row].mean()) for row in range(len(tuning))],
     }
 
 

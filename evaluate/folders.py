@@ -25,8 +25,10 @@ from evaluate.protocols.all_pairs import FARS
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import Thresholds
 from evaluate.reporting.tables import print_rates, print_thresholds
+from evaluate.reporting.words import rate_name, search_names, tar_names
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
+from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.prepare.align import detector
 
@@ -51,7 +53,10 @@ def parse_arguments() -> argparse.Namespace:
         "--align", type=Path, metavar="YUNET", help="align photographs by OpenCV's YuNet, an .onnx file"
     )
     parser.add_argument(
-        "--far", type=rate, nargs="+", help=f"wanted FARs or FPIRs; default: {FARS[0]:g} … {FARS[-1]:g}"
+        "--far",
+        type=rate,
+        nargs="+",
+        help="wanted FARs or FPIRs; default: " + " ".join(map(rate_name, FARS)),
     )
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
     add_network_options(parser)
@@ -69,6 +74,7 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Judge the model, print and write what is found; returns what ``results.json`` holds."""
     keep_freed_memory()
+    check_folder(args.output)
     if not args.data.is_dir():
         raise FileNotFoundError(f"there is no folder {args.data}")
     folders = {kind: args.data / kind for kind in ("gallery", "probe", "unknown") if (args.data / kind).is_dir()}
@@ -79,12 +85,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         faces = {kind: read_faces(folder, embed, align, crops) for kind, folder in folders.items()}
         many = own_gallery(faces["gallery"], faces["probe"], faces.get("unknown"), args.far or FPIRS)
         many.worst = draw_confusions(many, args.output, crops)
-        print_rates("1:N", many.rates, many.interval, names={fpir: f"TPIR@{fpir}" for fpir in many.tpir})
+        print_rates("1:N", many.rates, many.interval, names=search_names(many.tpir))
         _tell_thresholds("FPIR", many, args.far or FPIRS, many.unknown, "images of unknown people")
         return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_gallery=many)
     one = own_pairs(read_faces(args.data, embed, align, crops), args.far or FARS)
     one.worst = draw_confusions(one, args.output, crops)
-    print_rates("1:1, TAR at FAR", one.tar, one.interval, met=one.far)
+    print_rates("1:1", one.tar, one.interval, met=one.far, names=tar_names(one.tar))
     _tell_thresholds("FAR", one, args.far or FARS, one.impostor, "pairs of two people")
     return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_pairs=one)
 
@@ -92,11 +98,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], count: int, of: str) -> None:
     """Print the thresholds, and why some of the wanted rates have none, of ``count`` scores."""
     if found.threshold:
-        print_thresholds(f"thresholds by {name}: accept what exceeds them", found.threshold, found.threshold_interval)
+        title = f"thresholds by {name}: accept what exceeds them"
+        print_thresholds(title, name, found.threshold, found.threshold_interval)
     missing = [rate for rate in wanted if f"{rate:g}" not in found.threshold]
-    if low := [f"{rate:g}" for rate in missing if rate * count * (1 + 1e-12) < 1]:
+    if low := [rate_name(rate) for rate in missing if rate * count * (1 + 1e-12) < 1]:
         say(f"{count} {of} are too few for {name} {', '.join(low)}")
-    if high := [f"{rate:g}" for rate in missing if rate * count * (1 + 1e-12) >= 1]:
+    if high := [rate_name(rate) for rate in missing if rate * count * (1 + 1e-12) >= 1]:
         say(f"{name} {', '.join(high)} has no threshold: of {count} {of} only the highest scores are held")
 
 

@@ -37,9 +37,11 @@ from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import HardPair, Joint, OneToMany, OneToOne, OpenSet, PairKind, Settings
 from evaluate.reporting.tables import print_breakdown, print_rates
 from evaluate.reporting.uncertainty import uncertainty
+from evaluate.reporting.words import search_names, tar_names
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
+from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -228,6 +230,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     None but on one rank.
     """
     input_options(args)  # told of a mistake in them before the long work
+    check_folder(args.output)
     keep_freed_memory()
     data = IJB(args.data, args.target)
     images = data.images()
@@ -279,12 +282,11 @@ def scored(
     figures: dict[str, Any] = {}
     if pairs:
         one = figures["verification"] = verification(templates, *pairs, args.rule)
-        print_rates(f"{title} 1:1, TAR at FAR", one.tar, one.interval, met=one.far)
+        print_rates(f"{title} 1:1", one.tar, one.interval, met=one.far, names=tar_names(one.tar))
     if people:
         many = figures["identification"] = identification(templates, *people)
-        for kind, part in (("joint", many.joint), ("open_set", many.open_set)):
-            names = {x: f"TPIR@{x}" for x in part.tpir}
-            print_rates(f"{title} 1:N {kind}", part.rates, part.interval, names=names)
+        for kind, part in (("joint gallery", many.joint), ("open set", many.open_set)):
+            print_rates(f"{title} 1:N, {kind}", part.rates, part.interval, names=search_names(part.tpir))
     return figures
 
 

@@ -32,8 +32,10 @@ from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import Identification
 from evaluate.reporting.tables import print_rates
 from evaluate.reporting.uncertainty import uncertainty
+from evaluate.reporting.words import search_names
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
+from pipelines.common.files import check_folder
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.lists import ListSource
@@ -103,6 +105,7 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     """Judge the model, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
+    check_folder(args.output)
     lists = read_lists(args.lists)
     paths, of = find_images(args.data, lists.media)
     with ranks() as world:
@@ -114,8 +117,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
             return None
     found = {name: identification(pairing, sums) for name, pairing in lists.pairings.items()}
     for name, part in found.items():
-        names = {fpir: f"TPIR@{fpir}" for fpir in part.tpir}
-        print_rates(f"IJB-S {name.replace('_', '-')}", part.rates, part.interval, names=names)
+        title = f"IJB-S {name.replace('_', ' ')}"
+        print_rates(title, part.rates, part.interval, names=search_names(part.tpir))
     return write_results(args.output, args.name, input=taken, flip=False, ijbs=found)
 
 

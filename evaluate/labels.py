@@ -26,7 +26,7 @@ from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparabl
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, LabelError, Labels
-from pipelines.common.command import run, say
+from pipelines.common.command import finite_number, run, say
 from pipelines.common.files import replacing
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_sources
@@ -54,10 +54,12 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--features", type=Path, help="features.npy of an earlier call, or of another program")
     parser.add_argument("--views", type=int, choices=(1, 2), help="of an image in a row of another program's features")
     parser.add_argument(
-        "--stray", type=float, help="an image is less like the others of its label if it is wrong there"
+        "--stray", type=finite_number, help="an image is less like the others of its label if it is wrong there"
     )
-    parser.add_argument("--move", type=float, help="it is at least as like the person of the label that it is moved to")
-    parser.add_argument("--merge", type=float, help="people of two labels that are at least as alike are one")
+    parser.add_argument(
+        "--move", type=finite_number, help="it is at least as like the person of the label that it is moved to"
+    )
+    parser.add_argument("--merge", type=finite_number, help="people of two labels that are at least as alike are one")
     parser.add_argument("--output", type=Path, default=Path("labels"), help="folder for what is found")
     add_network_options(parser)
     add_json_option(parser, "what labels.json holds")

@@ -31,8 +31,10 @@ from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import MegaFace, Noises
 from evaluate.reporting.tables import print_rates
 from evaluate.reporting.uncertainty import uncertainty
+from evaluate.reporting.words import tar_names
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
+from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.lists import ListSource
 
@@ -172,6 +174,7 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     """Judge the features, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
+    check_folder(args.output)
     lists, noise_lists = (args.facescrub_list, args.megaface_list), (args.facescrub_noises, args.megaface_noises)
     scrub, distractors = (read_list(path, parts) for path, parts in zip(lists, (2, 3)))
     noises = [read_noises(path) for path in noise_lists]
@@ -193,8 +196,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
             results.noises[kind] = Noises(listed=len(listed), found=len(found))
             doubt = ": are they named as in the list, with suffix and folder?" if 2 * len(found) < len(listed) else ""
             say(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
-    print_rates("MegaFace rank-1 by distractors", results.rank1, results.interval)
-    print_rates("MegaFace TAR at FAR", results.tar, results.interval)
+    names = {count: f"rank-1, {int(count):,} distractors" for count in results.rank1} | tar_names(results.tar)
+    print_rates("MegaFace", {**results.rank1, **results.tar}, results.interval, names=names)
     return write_results(args.output, args.name, megaface=results, **taken)
 
 

@@ -23,9 +23,9 @@ from evaluate.protocols.embeddings import finite
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, Overlap, SharedIdentity
-from pipelines.common.command import at_least, run, say
+from pipelines.common.command import at_least, finite_number, run, say
 from pipelines.common.errors import UserError
-from pipelines.common.files import distinct_names
+from pipelines.common.files import check_folder, distinct_names
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
@@ -127,7 +127,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("first", type=Path, help="the training set")
     parser.add_argument("second", type=Path, nargs="+", help="the test sets; may be .bin")
     parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
-    parser.add_argument("--threshold", type=float, default=0.6, help="least cosine of the means of a shared identity")
+    parser.add_argument(
+        "--threshold", type=finite_number, default=0.6, help="least cosine of the means of a shared identity"
+    )
     parser.add_argument("--images", type=at_least(1), default=8, help="images of each identity that are embedded")
     parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for what is found")
     add_network_options(parser)
@@ -143,6 +145,7 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Find shared identities, print and write them; returns what ``overlap.json`` holds."""
+    check_folder(args.output)
     device = take_device()
     embedder, taken = load_embedder(args, World(device))
     tests = {name: open_identities(path) for name, path in zip(distinct_names(args.second), args.second)}

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from evaluate.reporting import charts, own_people, sections
 from evaluate.reporting.breakdown_sections import breakdowns
-from evaluate.reporting.page import Page, bracket
+from evaluate.reporting.page import Page
 from evaluate.reporting.results import read_results, results_file
 from evaluate.reporting.schema import IJB_FAR, MEGAFACE_FAR, Results, Thresholds, VerificationSet
 from evaluate.reporting.sections import Models
 from evaluate.reporting.uncertainty import Uncertain
+from evaluate.reporting.words import bracket, rate_name
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names, remove_leftovers
@@ -45,7 +46,7 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
         own = results.get("own", {})
         if "pairs" in own:
             least = min(own["pairs"].tar, key=float)
-            figures[f"own people: TAR at FAR {least}"] = own["pairs"].tar[least], own["pairs"], least
+            figures[f"own people: TAR at FAR {rate_name(least)}"] = own["pairs"].tar[least], own["pairs"], least
         ranked = {
             "TinyFace rank-1": results.get("tinyface", {}).get("tinyface"),
             "IJB-S rank-1, surveillance to booking": results.get("ijbs", {}).get("surveillance_to_booking"),

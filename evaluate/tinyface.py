@@ -19,6 +19,7 @@ from evaluate.reporting.schema import TinyFace
 from evaluate.reporting.tables import print_rates
 from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run
+from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.lists import ListSource
 
@@ -60,6 +61,7 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     """Judge the model, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
+    check_folder(args.output)
     lists = read_lists(args.data, args.lists)
     with ranks() as world:
         embed, taken = load_embedder(args, world)
@@ -70,7 +72,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         if not world.main:
             return None
     found = tinyface(probes, mates, distractors, lists.probe_person, lists.mate_person)
-    print_rates("TinyFace", found.rates, found.interval)
+    print_rates("TinyFace", found.rates, found.interval, names={f"rank{k}": f"rank-{k}" for k in RANKS})
     return write_results(args.output, args.name, input=taken, tinyface=found)
 
 

@@ -42,7 +42,7 @@ from evaluate.reporting.tables import accuracy_table, print_breakdown
 from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
-from pipelines.common.files import distinct_names
+from pipelines.common.files import check_folder, distinct_names
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.loading.landmarks import landmarks_beside
 from pipelines.sources.bins import BinSet
@@ -78,6 +78,8 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     """Judge the model, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
     keep_freed_memory()
+    if args.output:
+        check_folder(args.output)
     names = distinct_names([bare(path) for path in args.bins])
     pairs_of = {name: read_pairs(path) for name, path in zip(names, args.bins)}
     groups = read_groups(args.groups) if args.groups else {}

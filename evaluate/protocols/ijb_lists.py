@@ -106,14 +106,26 @@ def _table(path: Path, columns: int, dtype: type) -> tuple[list[str], np.ndarray
         numbers = np.loadtxt(path, np.float64, comments=None, usecols=range(1, columns + 1), ndmin=2, encoding="latin1")
     except ValueError as error:
         raise UserError(f"{path} must hold a name and {columns} numbers a line: {one_line(error)}") from None
-    if np.issubdtype(dtype, np.integer) and (bad := (numbers != np.rint(numbers)).any(axis=1)).any():
+    if np.issubdtype(dtype, np.integer) and (bad := _no_whole_numbers(numbers).any(axis=1)).any():
         row = int(bad.argmax())
         raise UserError(f"{path} must hold whole numbers, {names[row]} has {' and '.join(map(str, numbers[row]))}")
     numbers = numbers.astype(dtype)
     return names, numbers
 
 
+def _no_whole_numbers(numbers: np.ndarray) -> np.ndarray:
+    """Which are none that float64 holds exactly, bool of the same shape."""
+    return (numbers != np.rint(numbers)) | (np.abs(numbers) > 2**53)
+
+
 def _template_list(path: Path) -> TemplateList:
+    try:
+        return _read_template_list(path)
+    except csv.Error as error:
+        raise UserError(f"{path} is no table of comma-separated values: {one_line(error)}") from None
+
+
+def _read_template_list(path: Path) -> TemplateList:
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         columns = {name.strip().upper(): name for name in reader.fieldnames or ()}

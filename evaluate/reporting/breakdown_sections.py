@@ -7,6 +7,7 @@ from evaluate.reporting import charts
 from evaluate.reporting.breakdowns import MEASURE_NAMES, ByFmr, Discard, Groups, discard_names
 from evaluate.reporting.page import Page
 from evaluate.reporting.uncertainty import differences
+from evaluate.reporting.words import rate_name
 
 
 def breakdowns(page: Page, name: str, models: Mapping[str, ByFmr | None]) -> None:
@@ -25,7 +26,7 @@ def breakdowns(page: Page, name: str, models: Mapping[str, ByFmr | None]) -> Non
 def _discard(page: Page, name: str, quality: str, fmr: str, models: Mapping[str, Discard]) -> None:
     first = next(iter(models.values()))
     page.section(
-        f"{name}: errors by quality ({quality}) at FMR {fmr}",
+        f"{name}: errors by quality ({quality}) at FMR {rate_name(fmr)}",
         f"False non-match rate of {first.genuine:,} genuine pairs in percent, without those of the lowest quality; the "
         "threshold is chosen on all pairs and stays. A quality that tells nothing leaves the line level. In brackets, "
         "and shaded, 95 % intervals by resampling people, or pairs where nobody is named. Refused in all: "
@@ -51,7 +52,7 @@ def _discard(page: Page, name: str, quality: str, fmr: str, models: Mapping[str,
 
 def _groups(page: Page, name: str, fmr: str, models: Mapping[str, Groups]) -> None:
     page.section(
-        f"{name}: groups at one threshold, FMR {fmr} of all",
+        f"{name}: groups at one threshold, FMR {rate_name(fmr)} of all",
         "False match and non-match rates in percent; the pairs of a group are those whose two people are in it. Beside "
         "each measure of how far apart the groups lie stands what 19 in 20 sets of equal groups of this size keep to: "
         "within that, a difference between groups is not shown. In brackets 95 % intervals by resampling people, or "

@@ -73,18 +73,18 @@ class Groups(Uncertain):
     measures: dict[str, Number]
     chance: dict[str, Number]
 
-    def told(self, name: str) -> str:
-        """A measure, its interval, and whether equal groups would be as far apart by chance."""
+    def told(self, name: str) -> tuple[str, str, str]:
+        """A measure, its interval if it has one, and whether equal groups would be as far apart by chance."""
         value, chance = self.measures[name], self.chance[name]
         if value is None:
-            return "– (a group without errors)"
-        bracket = "".join(f" [{low:.3g}, {high:.3g}]" for low, high in self.bounds([name]).values())
+            return "–", "", "a group without errors"
+        interval = "".join(f"[{low:.3g}, {high:.3g}]" for low, high in self.bounds([name]).values())
         if chance is None:
-            return f"{value:.4g}{bracket}, as equal groups may have"
-        worse = value < chance if name in SMALLER_IS_WORSE else value > chance
-        return f"{value:.4g}{bracket}, equal groups {'≥' if name in SMALLER_IS_WORSE else '≤'} {chance:.4g}" + (
-            "" if worse else ": within noise"
-        )
+            return f"{value:.4g}", interval, "equal groups may have it"
+        smaller = name in SMALLER_IS_WORSE
+        worse = value < chance if smaller else value > chance
+        remark = f"equal groups {'≥' if smaller else '≤'} {chance:.4g}" + ("" if worse else ": within noise")
+        return f"{value:.4g}", interval, remark
 
 
 class ByFmr(BaseModel):

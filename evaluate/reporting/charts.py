@@ -1,17 +1,19 @@
 """The charts of a report: one function a chart, from plain numbers to a matplotlib figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
 
 from evaluate.reporting.breakdowns import DiscardSteps
 from evaluate.reporting.schema import Histogram
+from evaluate.reporting.words import rate_name
 
 # Okabe and Ito's colours, told apart by everyone; the light ones last.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
@@ -76,12 +78,19 @@ def _band(axes: Axes, bands: Bands, colours: Mapping[str, str]) -> None:
             axes.vlines(x, low, high, color=colours[name], linewidth=1, alpha=0.6)
 
 
-def _zoom(axes: Axes, curves: Curves, lowest: float = 0.0) -> None:
-    """Show the part of a rate's axis where the curves differ, up to one."""
-    least = min((min(y) for _, y in curves.values() if len(y)), default=0)
-    bottom = max(lowest, least - 0.08 * (1 - least) - 0.002)
+def _zoom(axes: Axes, curves: Curves, bands: Bands) -> None:
+    """Show the part of a rate's axis where the curves and their intervals lie, up to one."""
+    lows = [min(y) for _, y in curves.values() if len(y)]
+    least = min([*lows, *(low for points in bands.values() for low, _ in points.values())], default=0)
+    bottom = max(0, least - 0.08 * (1 - least) - 0.002)
     axes.set_ylim(bottom, 1 + 0.03 * (1 - bottom))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None if bottom < 0.95 else 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def _name_powers(axis: Axis, name: Callable[[float], str]) -> None:
+    """Let ``name`` say what stands at the powers of ten of a logarithmic axis."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def roc(
@@ -90,17 +99,19 @@ def roc(
     """TAR over FAR, the latter logarithmic; ``marks`` are FARs of interest."""
     figure, axes = _axes(title, "false accept rate", "true accept rate")
     axes.set_xscale("log")
+    _name_powers(axes.xaxis, rate_name)
     least = min(marks, default=min((x for far, _ in curves.values() for x in far if x > 0), default=1e-6))
     shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, (far, tar) in curves.items():
-        inside = np.asarray(far) >= least
-        shown[name] = np.asarray(far)[inside], np.asarray(tar)[inside]
+        above = np.asarray(far) >= least
+        shown[name] = np.asarray(far)[above], np.asarray(tar)[above]
     _lines(axes, shown, colours)
     _band(axes, bands, colours)
     axes.set_xlim(min(least, 0.1), 1)  # where no curve has a point before FAR 1, too
     for mark in marks:
         axes.axvline(mark, color="#c9d0d6", linewidth=0.8, zorder=0)
-    _zoom(axes, shown)
+    inside = {name: {far: pair for far, pair in points.items() if far >= least} for name, points in bands.items()}
+    _zoom(axes, shown, inside)
     return figure
 
 
@@ -113,7 +124,7 @@ def cmc(title: str, curves: Curves, colours: Mapping[str, str], bands: Bands = N
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
     axes.set_xlim(1, 50)
-    _zoom(axes, curves)
+    _zoom(axes, curves, bands)
     return figure
 
 
@@ -126,14 +137,16 @@ def det(title: str, curves: Curves, colours: Mapping[str, str], bands: Bands = N
     _lines(axes, curves, colours)
     _band(axes, bands, colours)
     axes.set_xscale("log")
+    _name_powers(axes.xaxis, rate_name)
     axes.set_xlim(1e-4, 1)
     if any(max(fnir, default=0) > 0 for _, fnir in curves.values()):
         axes.set_yscale("log")
+        _name_powers(axes.yaxis, lambda fnir: f"{100 * fnir:g}%")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure
 
 
@@ -143,7 +156,8 @@ def distractors(title: str, curves: Curves, colours: Mapping[str, str], bands: B
     _lines(axes, curves, colours, marker="o")
     _band(axes, bands, colours)
     axes.set_xscale("log")
-    _zoom(axes, curves)
+    _name_powers(axes.xaxis, lambda count: f"{count:,.0f}")
+    _zoom(axes, curves, bands)
     return figure
 
 
@@ -202,9 +216,10 @@ def groups(
             if group in intervals[model]:
                 axes.hlines(height, *intervals[model][group], color=colours[model], linewidth=2, alpha=0.45)
     axes.set_yticks(range(len(names)), [_as_it_is(name) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    legend = min(0.08 * len(rates), 0.4) if len(rates) > 1 else 0.0  # its share of the height, above all points
+    axes.set_ylim(len(names) - 0.5, -0.5 - len(names) * legend / (1 - legend))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    if len(rates) > 1:
-        axes.legend(frameon=False, fontsize=8.5)
+    if legend:
+        axes.legend(frameon=False, fontsize=8.5, loc="upper right")
     return figure

@@ -1,13 +1,13 @@
 """The sections of a report on one's own people: thresholds, rates, curves, and the confusions as pictures."""
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 
 from evaluate.reporting import charts
-from evaluate.reporting.page import Page
+from evaluate.reporting.page import Page, rows_table
 from evaluate.reporting.schema import OwnGallery, OwnPairs, Thresholds
 from evaluate.reporting.sections import bands, compare, intervals
+from evaluate.reporting.words import rate_name, search_names
 
 
 def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
@@ -22,9 +22,10 @@ def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
         "resampling people.",
     )
     _thresholds(page, "Threshold for a FAR of", models)
-    columns = {far: f"FAR {far}" for far in sorted({far for part in models.values() for far in part.tar}, key=float)}
+    fars = sorted({far for part in models.values() for far in part.tar}, key=float)
+    columns = {far: rate_name(far) for far in fars}
     page.table(
-        "TAR", columns, {model: part.tar for model, part in models.items()}, intervals=intervals(models, columns)
+        "TAR at FAR", columns, {model: part.tar for model, part in models.items()}, intervals=intervals(models, columns)
     )
     compare(page, columns, {model: (part.tar, part) for model, part in models.items()})
     marks = {far: float(far) for far in columns}
@@ -32,7 +33,7 @@ def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
     drawn = {"own_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), bands(models, marks))}
     for model, part in models.items():
         least = min(part.threshold, key=float)
-        title = ("Scores" if len(models) == 1 else f"Scores · {model}") + f" (threshold at FAR {least})"
+        title = ("Scores" if len(models) == 1 else f"Scores · {model}") + f" (threshold at FAR {rate_name(least)})"
         drawn[f"own_scores_{model}"] = charts.histogram(title, "cosine", part.histogram, part.threshold[least])
     page.figures(drawn)
     _pictures(page, models)
@@ -53,7 +54,7 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
     )
     _thresholds(page, "Threshold for an FPIR of", models)
     fpirs = sorted({fpir for part in models.values() for fpir in part.tpir}, key=float)
-    columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {fpir: f"TPIR {fpir}" for fpir in fpirs}
+    columns = search_names(fpirs)
     page.table(
         "Rates", columns, {model: part.rates for model, part in models.items()}, intervals=intervals(models, columns)
     )
@@ -81,17 +82,8 @@ def _thresholds(page: Page, heading: str, models: Mapping[str, Thresholds]) -> N
         low, high = part.threshold_interval[rate]
         return f"<td>{part.threshold[rate]:.3f} <span class='ci'>[{low:.3f}, {high:.3f}]</span></td>"
 
-    rows = [
-        f"<tr class='ours'><th><i style='background:{page.colours[model]}'></i>{escape(model)}</th>"
-        + "".join(cell(part, rate) for rate in columns)
-        + "</tr>"
-        for model, part in models.items()
-    ]
-    titles = "".join(f"<th>{rate}</th>" for rate in columns)
-    page.parts.append(
-        f"<div class='table'><table><thead><tr><th>{heading}</th>{titles}</tr></thead><tbody>{''.join(rows)}</tbody>"
-        "</table></div>"
-    )
+    rows = [page.row(model, (cell(part, rate) for rate in columns)) for model, part in models.items()]
+    page.parts.append(rows_table(heading, map(rate_name, columns), rows))
 
 
 def _pictures(page: Page, models: Mapping[str, Thresholds]) -> None:

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from evaluate.protocols.intervals import Difference
 from evaluate.reporting import charts
 from evaluate.reporting.pictures import save_figure
+from evaluate.reporting.words import bracket
 from pipelines.common.files import replacing
 
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -90,12 +91,7 @@ class Page:
             mark = ' class="best"' if name and len(ours) > 1 and value == best[key] else ""
             return f"<td{mark}>{text}</td>"
 
-        rows = [
-            f'<tr class="ours"><th><i style="background:{self.colours[name]}"></i>{escape(name)}</th>'
-            + "".join(cell(row, key, name) for key in columns)
-            + "</tr>"
-            for name, row in ours.items()
-        ]
+        rows = [self.row(name, (cell(row, key, name) for key in columns)) for name, row in ours.items()]
         for source, row in published:
             number = self.cited.setdefault(source["source"], len(self.cited) + 1)
             label = f"{source['method']} · {source['network']} · {source['data']}"
@@ -104,25 +100,24 @@ class Page:
                 + "".join(cell(row, key) for key in columns)
                 + "</tr>"
             )
-        titles = "".join(f"<th>{escape(title)}</th>" for title in columns.values())
-        self.parts.append(
-            f'<div class="table"><table><thead><tr><th>{escape(heading)}</th>{titles}</tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table></div>"
-        )
+        self.parts.append(rows_table(heading, columns.values(), rows))
 
-    def texts(self, heading: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]) -> None:
-        """A table of words, a row a model."""
-        lines = "".join(
-            f'<tr class="ours"><th><i style="background:{self.colours[name]}"></i>{escape(name)}</th>'
-            + "".join(f"<td class='words'>{escape(row[key])}</td>" for key in columns)
-            + "</tr>"
-            for name, row in rows.items()
-        )
-        titles = "".join(f"<th>{escape(title)}</th>" for title in columns.values())
-        self.parts.append(
-            f'<div class="table"><table><thead><tr><th>{escape(heading)}</th>{titles}</tr></thead>'
-            f"<tbody>{lines}</tbody></table></div>"
-        )
+    def row(self, name: str, cells: Iterable[str]) -> str:
+        """A model's row of ``cells``, which are HTML, led by its name in its colour."""
+        mark = f'<i style="background:{self.colours[name]}"></i>' if name in self.colours else ""
+        return f'<tr class="ours"><th>{mark}{escape(name)}</th>{"".join(cells)}</tr>'
+
+    def texts(
+        self, heading: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, tuple[str, str, str]]]
+    ) -> None:
+        """A table of figures that are no rates, a row a model: each as it reads, its interval, and a remark."""
+
+        def cell(value: str, *below: str) -> str:
+            lines = "".join(f'<span class="ci">{escape(text)}</span>' for text in below if text)
+            return f'<td class="words">{escape(value)}{lines}</td>'
+
+        lines = [self.row(name, (cell(*row[key]) for key in columns)) for name, row in rows.items()]
+        self.parts.append(rows_table(heading, columns.values(), lines))
 
     def differences(
         self, heading: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Difference]]
@@ -142,15 +137,8 @@ class Page:
                 f'<span class="ci">{bracket((found.low, found.high), "+.2f")}</span></td>'
             )
 
-        lines = "".join(
-            f"<tr class='ours'><th>{escape(name)}</th>{''.join(cell(row.get(key)) for key in columns)}</tr>"
-            for name, row in rows.items()
-        )
-        titles = "".join(f"<th>{escape(title)}</th>" for title in columns.values())
-        self.parts.append(
-            f'<div class="table"><table><thead><tr><th>{escape(heading)}</th>{titles}</tr></thead>'
-            f"<tbody>{lines}</tbody></table></div>"
-        )
+        lines = [self.row(name, (cell(row.get(key)) for key in columns)) for name, row in rows.items()]
+        self.parts.append(rows_table(heading, columns.values(), lines))
 
     def write(self, path: Path, tiles: str) -> None:
         sources = "".join(
@@ -167,9 +155,10 @@ class Page:
         write_document(path, "Facemill evaluation", f"<h1>Evaluation</h1><div>{models}</div>", tiles + sections)
 
 
-def bracket(bounds: tuple[float, float], digits: str = ".2f") -> str:
-    """An interval in percent."""
-    return f"[{100 * bounds[0]:{digits}}, {100 * bounds[1]:{digits}}]"
+def rows_table(heading: str, titles: Iterable[str], rows: Iterable[str]) -> str:
+    """A table of ``rows``, which are HTML, below a heading and the titles of the other columns."""
+    head = "".join(f"<th>{escape(title)}</th>" for title in (heading, *titles))
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def inline(figure: Figure) -> str:

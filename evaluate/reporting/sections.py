@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from evaluate.protocols.intervals import Difference
 from evaluate.reporting import charts
 from evaluate.reporting.breakdown_sections import breakdowns
-from evaluate.reporting.page import Page
+from evaluate.reporting.page import Page, rows_table
 from evaluate.reporting.pictures import Pair, pair_sheet
 from evaluate.reporting.schema import (
     IJB_FAR,
@@ -23,6 +23,7 @@ from evaluate.reporting.schema import (
     VerificationSet,
 )
 from evaluate.reporting.uncertainty import Uncertain, differences
+from evaluate.reporting.words import rate_name, search_names
 
 Models = dict[str, dict]  # results of one kind by model name
 
@@ -53,7 +54,7 @@ def ijb(page: Page, target: str, models: Models) -> None:
                 title + " (threshold at FAR 1e-4)", "cosine", part.histogram, part.threshold[IJB_FAR]
             )
         page.figures(drawn)
-        columns = {far: f"{float(far):.0e}".replace("e-0", "e-") for far in first.tar}
+        columns = {far: rate_name(far) for far in first.tar}
         ours = {model: part.tar for model, part in one.items()}
         page.table(
             "TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR), intervals=intervals(one, columns)
@@ -97,7 +98,7 @@ def _rates(
     models: Mapping[str, Identification],
     published: Sequence[tuple[dict, Mapping[str, float]]] = (),
 ) -> None:
-    columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {x: f"TPIR {x}" for x in next(iter(models.values())).tpir}
+    columns = search_names(next(iter(models.values())).tpir)
     ours = {model: part.rates for model, part in models.items()}
     page.table(title, columns, ours, published, intervals=intervals(models, columns))
     compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
@@ -116,16 +117,15 @@ def _hardest(page: Page, title: str, hardest: Mapping[PairKind, list[HardPair]])
     if any(pictures.values()):
         page.picture(_png(pair_sheet(pictures, columns=2)), "Up to four images of each template, and the cosine")
         return
-    cells = []
-    for kind, pairs in hardest.items():
-        rows = "".join(
-            f"<tr><th>{pair.templates[0]} · {pair.templates[1]}</th><td>{pair.score:.4f}</td></tr>" for pair in pairs
+    tables = [
+        rows_table(
+            groups[kind],
+            ["cosine"],
+            [f"<tr><th>{pair.templates[0]} · {pair.templates[1]}</th><td>{pair.score:.4f}</td></tr>" for pair in pairs],
         )
-        cells.append(
-            f'<div class="table"><table><thead><tr><th>{groups[kind]}</th><th>cosine</th></tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"
-        )
-    page.parts.append(f'<div class="charts">{"".join(cells)}</div>')
+        for kind, pairs in hardest.items()
+    ]
+    page.parts.append(f'<div class="charts">{"".join(tables)}</div>')
 
 
 def _is_face(path: str) -> bool:

@@ -1,47 +1,37 @@
-"""Tables of figures for the terminal."""
+"""Tables of figures for the terminal; 80 columns are enough, and no interval is broken over lines."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evaluate.reporting.breakdowns import MEASURE_NAMES, ByFmr, discard_names
 from evaluate.reporting.schema import SetFigures
+from evaluate.reporting.words import bracket, percent, rate_name
 from pipelines.common.errors import escaped
 
 Intervals = Mapping[str, Sequence[float] | None] | None  # (low, high) by the figure's name
 
 
 def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
-    """The figures of each verification set in percent.
+    """The figures of each verification set in percent, their intervals below them.
 
     The FAR met is that of the held-out folds, which may be far from the FAR that is asked for.
     """
-    table = Table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "FAR % met", "threshold")
+    table = _table("set", "pairs", "accuracy %", "TAR % at FAR 1e-3", "FAR % met", "threshold")
     for name, figures in sets.items():
         table.add_row(
             Text(escaped(name)),  # as it is: a str would be read as markup
             f"{figures.pairs}",
-            _percent(figures.accuracy, figures.std) + bounds(figures.interval, "accuracy"),
-            _percent(figures.val, figures.val_std) + bounds(figures.interval, "val"),
-            _percent(figures.far),
+            Text(percent(figures.accuracy, figures.std) + _below(figures.interval, "accuracy")),
+            Text(percent(figures.val, figures.val_std) + _below(figures.interval, "val")),
+            percent(figures.far),
             f"{figures.threshold:.2f}",
         )
     return table
-
-
-def _percent(rate: float | None, std: float | None = None, digits: str = ".2f") -> str:
-    if rate is None:
-        return "–"
-    return f"{100 * rate:{digits}}" + (f" ± {100 * std:{digits}}" if std is not None else "")
-
-
-def bounds(intervals: Intervals, name: str) -> str:
-    """The 95 % interval of a figure in percent, led by a blank; nothing where there is none."""
-    pair = (intervals or {}).get(name)
-    return f" [{100 * pair[0]:.2f}, {100 * pair[1]:.2f}]" if pair else ""
 
 
 def print_rates(
@@ -52,20 +42,16 @@ def print_rates(
     met: Mapping[str, float | None] | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Print percentages with their 95 % intervals, under their ``names`` if they have others than their keys.
+    """Print percentages with their 95 % intervals, a line each, under their ``names`` if they have others than keys.
 
-    For TARs at wanted FARs, the FARs really ``met`` stand below them.
+    Beside TARs at wanted FARs stand the FARs really ``met``.
     """
-    table = Table(title=title, title_justify="left")
-    if met:
-        table.add_column()
-    for name in rates:
-        table.add_column(names.get(name, name), justify="right")
-    cells = [Text(_percent(rate) + bounds(intervals, name)) for name, rate in rates.items()]
-    table.add_row(*["TAR %"] * bool(met), *cells)
-    if met:
-        table.add_row("FAR % met", *(_percent(met[name], digits=".2g") for name in rates))
-    Console().print(table)
+    table = _table("", "%", *["95 % interval"] * bool(intervals), *["FAR % met"] * bool(met))
+    for key, rate in rates.items():
+        pair = (intervals or {}).get(key)
+        known = [Text(bracket(pair) if pair else "–")] * bool(intervals)
+        table.add_row(names.get(key, key), percent(rate), *known, *([percent(met[key], digits=".2g")] if met else []))
+    _print(title, table)
 
 
 def print_breakdown(title: str, found: ByFmr | None) -> None:
@@ -74,28 +60,50 @@ def print_breakdown(title: str, found: ByFmr | None) -> None:
         return
     for quality, by_fmr in found.quality.items():
         for fmr, part in by_fmr.items():
-            heading = f"{title}: FNMR % at FMR {fmr} without the pairs of least quality, {quality}"
+            heading = f"{title}: FNMR at FMR {rate_name(fmr)} without the pairs of least quality, {quality}"
             print_rates(heading, part.rates, part.interval, names=discard_names(part.rates))
     for fmr, groups in found.groups.items():
-        table = Table("group", "people", "genuine", "impostor", "FMR %", "FNMR %", title_justify="left")
-        table.title = f"{title}: groups at the threshold of FMR {fmr}"
+        table = _table("group", "people", "genuine", "impostor", "FMR %", "FNMR %")
         for name, errors in groups.groups.items():
             rates = {"fmr": errors.fmr, "fnmr": errors.fnmr}
-            cells = [_percent(rate, digits=".3g") + bounds(errors.interval, key) for key, rate in rates.items()]
+            cells = [
+                Text(percent(rate, digits=".3g") + _below(errors.interval, key, ".3g")) for key, rate in rates.items()
+            ]
             table.add_row(Text(escaped(name)), f"{errors.people}", f"{errors.genuine}", f"{errors.impostor}", *cells)
-        Console().print(table)
-        measures = Table("how far apart", "", show_header=False, box=None)
+        _print(f"{title}: groups at the threshold of FMR {rate_name(fmr)}", table)
+        measures = _table("how far apart", "", "95 % interval")
+        measures.add_column("beside equal groups")
         for key, label in MEASURE_NAMES.items():
-            measures.add_row(label, groups.told(key))
+            measures.add_row(label, *map(Text, groups.told(key)))
         Console().print(measures)
 
 
-def print_thresholds(title: str, thresholds: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> None:
-    """Print cosines by the wanted rate of false accepts, with their 95 % intervals."""
-    table = Table(title=title, title_justify="left")
-    for rate in thresholds:
-        table.add_column(rate, justify="right")
-    table.add_row(
-        *(Text("{:.3f} [{:.3f}, {:.3f}]".format(value, *intervals[rate])) for rate, value in thresholds.items())
-    )
-    Console().print(table)
+def print_thresholds(
+    title: str, kind: str, thresholds: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
+) -> None:
+    """Print cosines by the wanted rate of false accepts, of a ``kind`` such as FAR, with their 95 % intervals."""
+    table = _table("", "cosine", "95 % interval")
+    for rate, value in thresholds.items():
+        low, high = intervals[rate]
+        table.add_row(f"{kind} {rate_name(rate)}", f"{value:.3f}", Text(f"[{low:.3f}, {high:.3f}]"))
+    _print(title, table)
+
+
+def _print(title: str, table: Table) -> None:
+    """A table below its title, which may be the wider one."""
+    Console().print(Text(title, "bold"), table)
+
+
+def _table(first: str, *others: str) -> Table:
+    """Names on the left, which may be folded; figures on the right, which may not."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _below(intervals: Intervals, name: str, digits: str = ".2f") -> str:
+    """The 95 % interval of a figure on a line of its own; nothing where there is none."""
+    pair = (intervals or {}).get(name)
+    return f"\n{bracket(pair, digits)}" if pair else ""

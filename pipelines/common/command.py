@@ -8,6 +8,7 @@ its help says so.
 import argparse
 import errno
 import io
+import math
 import os
 import signal
 import sys
@@ -77,6 +78,17 @@ def _exit(code: int, several: bool) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def finite_number(text: str) -> float:
+    """For ``type`` of an argument: a number, but neither ``nan`` nor ``inf``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return number
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -76,13 +76,27 @@ def _open_to_others(path: Path) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """A disk that fills up within the block is told of by the name of the file: writing to an open one names none."""
+    """A file that grows too large within the block, for the disk or a limit, is told of by its name."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
             error.filename = os.fspath(path)
         raise
+
+
+def check_folder(path: Path) -> None:
+    """Raise ``OSError`` where no file could be made in a folder that is there or to be made; nothing is made.
+
+    For commands that write after long work.
+    """
+    place = path.absolute()
+    while not place.exists():  # nor is anything below a file
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
 def sync(path: Path) -> None:

@@ -52,13 +52,15 @@ def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:
     Relative paths are taken from the file's folder. A photograph's folder is its identity.
     """
     paths, names, points = [], [], []
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:  # file names may be in any encoding
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:  # file names may be in any encoding
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 image, *numbers = line.strip().rsplit(maxsplit=10)
                 values = np.array(numbers, np.float64).reshape(5, 2)
+                if not np.isfinite(values).all():
+                    raise ValueError
             except ValueError:
                 raise UserError(f"{path}, line {number} is not 'path x1 y1 … x5 y5': '{line.strip()[:80]}'") from None
             place = path.parent / image

@@ -60,7 +60,11 @@ def make_dataset(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not all((folder / name).is_file() for name in FILES):
             raise UserError(f"{folder} holds something else or an incomplete set; remove it or name another folder")
-        if (existing := json.loads((folder / "settings.json").read_text())) != settings:
+        try:
+            existing = json.loads((folder / "settings.json").read_text())
+        except ValueError:  # no text, or no JSON
+            existing = "settings that cannot be read"
+        if existing != settings:
             raise UserError(f"{folder} holds a set made with {existing}; remove it or name another folder")
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -48,8 +48,8 @@ ROWS = [
 def test_each_figure_stands_beside_each_row_that_has_it():
     table = compare("a", results(), ROWS, ["", "optim.lr"])
     assert [(row["figure"], row.get("row")) for row in table] == [
-        ("IJBC TAR at FAR 0.0001", "M · r50 · D"),
-        ("IJBC TAR at FAR 0.0001", "N · r50 · D"),
+        ("IJBC TAR at FAR 1e-4", "M · r50 · D"),
+        ("IJBC TAR at FAR 1e-4", "N · r50 · D"),
         ("LFW accuracy", "N · r50 · D"),
         ("mine accuracy", None),
     ]
@@ -117,6 +117,6 @@ def test_from_photographs_to_the_table(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = tmp_path.glob("against_*.json")
     rows = {row["figure"]: row for row in json.loads(path.read_text())["rows"]}
-    assert rows["IJBC TAR at FAR 0.0001"]["published"] == 0.9504 and len(rows) == 6
+    assert rows["IJBC TAR at FAR 1e-4"]["published"] == 0.9504 and len(rows) == 6
     assert "mobilefacenet · Glint360K" in path.with_suffix(".html").read_text()
     assert (tmp_path / "r/report/index.html").exists()

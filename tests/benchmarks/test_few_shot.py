@@ -62,7 +62,7 @@ def test_figures():
         right = [max(range(12), key=lambda k: probe @ means[k]) == identity for probe in own]
         assert found["rank-1"][identity] == pytest.approx(np.mean(right))
         genuine = [own[i] @ own[j] > limit for i in range(9) for j in range(i)]
-        assert found["TAR at FAR 0.001"][identity] == pytest.approx(np.mean(genuine))
+        assert found["TAR at FAR 1e-3"][identity] == pytest.approx(np.mean(genuine))
     assert all(0 < np.mean(figure) < 1 for figure in found.values())
 
 
@@ -111,4 +111,4 @@ def test_splits_tunes_and_measures(tmp_path):
         assert result.returncode == 0, result.stdout + result.stderr
     assert "trained in" not in result.stdout
     (written,) = tmp_path.glob("few_shot_tuned_*.json")
-    assert [row["figure"] for row in json.loads(written.read_text())["rows"]] == ["rank-1", "TAR at FAR 0.001", "faces"]
+    assert [row["figure"] for row in json.loads(written.read_text())["rows"]] == ["rank-1", "TAR at FAR 1e-3", "faces"]

@@ -69,7 +69,7 @@ def test_a_set_by_length_and_its_report(tmp_path):
     report.main()
     patch.undo()
     page = (tmp_path / "o/index.html").read_text()
-    assert "errors by quality (norm) at FMR 0.01" in page and "Difference in points" in page
+    assert "errors by quality (norm) at FMR 1e-2" in page and "Difference in points" in page
 
 
 def named(seed):
@@ -146,7 +146,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     verification.main()
     by = json.loads((tmp_path / "results.json").read_text())["sets"]["lfw"]["by"]
     assert set(by["quality"]) == {"norm", "file"} and set(by["groups"]["0.01"]["groups"]) == {"x", "y"}
-    assert "groups at the threshold of FMR 0.01" in capsys.readouterr().out
+    assert "groups at the threshold of FMR 1e-2" in capsys.readouterr().out
 
 
 def test_ijb_by_quality_and_group(tmp_path, monkeypatch):

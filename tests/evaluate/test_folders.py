@@ -31,7 +31,7 @@ def test_pairs_to_a_page(tmp_path, monkeypatch, capsys):
     results, page = evaluated(tmp_path, monkeypatch, "--far", "0.01", "1e-6")
     found = results["own_pairs"]
     assert (found["images"], found["people"], found["genuine"], found["impostor"]) == (24, 8, 24, 252)
-    assert "252 pairs of two people are too few for FAR 1e-06" in capsys.readouterr().out
+    assert "252 pairs of two people are too few for FAR 1e-6" in capsys.readouterr().out
     assert "Own people, 1:1" in page and "Most similar strangers" in found["confusions"]
 
 
@@ -101,8 +101,8 @@ def test_why_a_rate_has_no_threshold(capsys):
     told = Thresholds(threshold={"0.001": 0.5}, threshold_interval={"0.001": [0.4, 0.6]}, confusions={}, worst=None)
     command._tell_thresholds("FAR", told, (1e-6, 0.001, 0.5), found.impostors, "pairs of two people")
     printed = capsys.readouterr().out
-    assert "7020 pairs of two people are too few for FAR 1e-06" in printed
-    assert "FAR 0.5 has no threshold: of 7020 pairs of two people only the highest scores are held" in printed
+    assert "7020 pairs of two people are too few for FAR 1e-6" in printed
+    assert "FAR 5e-1 has no threshold: of 7020 pairs of two people only the highest scores are held" in printed
 
 
 @pytest.mark.parametrize("far", ["0", "1", "one"])

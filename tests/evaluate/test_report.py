@@ -1,5 +1,5 @@
 import base64
-import io
+import functools
 import json
 import re
 import sys
@@ -15,7 +15,7 @@ from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
 from evaluate.protocols.folds import verify
 from evaluate.protocols.identification import joint, joint_top, open_set, search
-from evaluate.reporting import charts, sections
+from evaluate.reporting import sections
 from evaluate.reporting.page import PUBLISHED, Page
 from evaluate.reporting.results import read_results, write_json, write_results
 from evaluate.reporting.schema import HardPair, OneToMany
@@ -56,6 +56,13 @@ def make(results, output, *names):
     return (output / "index.html").read_text()
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without charts, which take longest; other tests look at these."""
+    monkeypatch.setattr(Page, "figures", lambda *_: None)
+    monkeypatch.setattr(sections, "_png", lambda *_: b"")
+
+
 class Check(HTMLParser):
     """Collects text and complains of tags that do not close."""
 
@@ -90,14 +97,14 @@ def test_page_holds_everything_and_loads_nothing(results, tmp_path):
     assert page.count("<svg") == len(list(tmp_path.glob("*.png"))) == 9
 
 
-def test_figures_on_the_page_are_those_of_the_results(results, tmp_path):
+def test_figures_on_the_page_are_those_of_the_results(results, tmp_path, undrawn):
     page = make(results, tmp_path, "first")
     tar = json.loads((results / "first/results.json").read_text())["verification"]["tar"]
     row = re.search(r'<tr class="ours">.*?</tr>', page).group()
     assert re.findall(r"<td>([\d.]+)(?: |<)", row) == [f"{100 * value:.2f}" for value in tar.values()]
 
 
-def test_the_better_of_two_models_is_marked(results, tmp_path):
+def test_the_better_of_two_models_is_marked(results, tmp_path, undrawn):
     page = make(results, tmp_path, "first", "second")
     rows = re.findall(r'<tr class="ours">.*?</tr>', page)[:2]
     ours = [re.findall(r"<td( class=\"best\")?>([\d.]+)", row) for row in rows]
@@ -107,12 +114,16 @@ def test_the_better_of_two_models_is_marked(results, tmp_path):
 
 def write_set(folder, name=None, accuracy=0.9, **sets):
     """Results on small sets, lfw or others; the accuracy tells them apart."""
-    rng = np.random.default_rng(0)
-    same = np.arange(40) % 2 == 0
-    part = verification_set(verify(rng.standard_normal((80, 1, 8)), same), same)
-    part.accuracy = accuracy
+    part = small_set().model_copy(update={"accuracy": accuracy})
     write_results(folder, name, sets=dict.fromkeys(sets or ("lfw",), part))
     return folder
+
+
+@functools.cache
+def small_set():
+    rng = np.random.default_rng(0)
+    same = np.arange(40) % 2 == 0
+    return verification_set(verify(rng.standard_normal((80, 1, 8)), same), same)
 
 
 def test_two_runs_with_folders_of_one_name_are_two_models(tmp_path):
@@ -149,40 +160,16 @@ def test_verification_and_identification_of_one_target_are_joined(results, tmp_p
         assert model["IJBC"][part].model_dump(exclude_unset=True) == whole[part]
 
 
-@pytest.mark.parametrize("name", ["a/b", "$x$ $", "_hidden", "中文"])
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_odd_names(tmp_path, name):
-    write_set(tmp_path / "1", name)
-    write_set(tmp_path / "2", name.replace("/", "_"))
-    write_set(tmp_path / "3", "plain", **{"a/lfw": 1, "a_lfw": 1})
-    page = (
-        make(tmp_path, tmp_path / "page", "1", "2", "3") if "/" in name else make(tmp_path, tmp_path / "page", "1", "3")
-    )
-    assert page.count("<svg") == len(list((tmp_path / "page").glob("*.png")))
-    assert escape(name) in page
-
-
-def test_every_model_is_in_the_legend():
-    curves = {name: ([0.1, 1], [0.5, 1]) for name in ("_a", "$b", "c")}
-    figure = charts.roc("ROC $1", curves, dict.fromkeys(curves, "black"))
-    texts = [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()]
-    assert texts == ["_a", r"\$b", "c"]
-    figure.savefig(io.BytesIO(), format="svg")
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_network_that_tells_nobody_apart_has_a_curve():
-    """All distances 0: no FAR but 0 and 1."""
-    figure = charts.roc("ROC", {"a": ([0, 1, 1], [0, 1, 1])}, {"a": "black"})
-    figure.savefig(io.BytesIO(), format="svg")
-
-
-@pytest.mark.parametrize("misses, scale", [([0.0, 0.0], "linear"), ([0.3, 0.0], "log")])
-@pytest.mark.filterwarnings("error")
-def test_misses_are_drawn_where_there_are_none(misses, scale):
-    figure = charts.det("DET", {"a": ([0.01, 1], misses)}, {"a": "black"})
-    figure.savefig(io.BytesIO(), format="svg")
-    assert figure.axes[0].get_yscale() == scale and figure.axes[0].get_xscale() == "log"
+def test_odd_names(tmp_path):
+    """They are told apart where they become names of files, and drawn and written as they are."""
+    names = ["a/b", "a_b", "$x$ $", "_hidden", "中文"]
+    for name in names:
+        write_set(tmp_path / str(names.index(name)), name)
+    write_set(tmp_path / "sets", "plain", **{"a/lfw": 1, "a_lfw": 1})
+    page = make(tmp_path, tmp_path / "page", *map(str, range(len(names))), "sets")
+    assert page.count("<svg") == len(list((tmp_path / "page").glob("*.png"))) == len(["ROC", *names]) + 2 * 2
+    assert all(escape(name) in page for name in names)
 
 
 def write_pairs(folder, noise, same):
@@ -194,7 +181,7 @@ def write_pairs(folder, noise, same):
     write_results(folder, None, sets={"lfw": verification_set(verify(features, same), same)})
 
 
-def test_models_are_compared_in_pairs(tmp_path):
+def test_models_are_compared_in_pairs(tmp_path, undrawn):
     """A difference is told from noise; not where the pairs are others, or a file has no resamples."""
     same = np.arange(600) % 2 == 0
     for name, noise in (("a", 0.3), ("b", 0.31), ("c", 1.0)):
@@ -206,7 +193,7 @@ def test_models_are_compared_in_pairs(tmp_path):
     (tmp_path / "e").mkdir()
     (tmp_path / "e/results.json").write_text(json.dumps(old | {"name": "e"}))
     page = make(tmp_path, tmp_path / "page", *"abcde")
-    cells = dict(re.findall(r"<tr class='ours'><th>(.) − a</th><td[^>]*>(.*?)</td>", page))
+    cells = dict(re.findall(r'<tr class="ours"><th>(.) − a</th><td[^>]*>(.*?)</td>', page))
     assert "within noise" in cells["b"] and "within noise" not in cells["c"]
     value, low, high = (float(number) for number in re.findall(r"[+-][\d.]+", cells["c"]))
     assert low < value < high < 0
@@ -264,12 +251,17 @@ def every_key(value, path=()):
         yield from every_key(value[key], (*path, key))
 
 
+def shortened(value, length=8):
+    """Nested lists with their first entries; edges of bins have one more."""
+    if isinstance(value, dict):
+        return {key: shortened(entry, 9 if key == "edges" else 8) for key, entry in value.items()}
+    return [shortened(entry) for entry in value[:length]] if isinstance(value, list) else value
+
+
 @pytest.mark.parametrize("kind", ["first", "bins", "mega"])
-def test_whatever_is_missing_or_null_is_no_traceback(results, tmp_path, monkeypatch, kind):
+def test_whatever_is_missing_or_null_is_no_traceback(results, tmp_path, undrawn, kind):
     """Each key in turn is left out, and made null: one line, or a page without it."""
-    monkeypatch.setattr(Page, "figures", lambda *_: None)  # what is drawn was checked before
-    monkeypatch.setattr(sections, "_png", lambda *_: b"")
-    content = (results / kind / "results.json").read_text()
+    content = json.dumps(shortened(json.loads((results / kind / "results.json").read_text())))
     refused = 0
     kinds = {re.sub(r"[\d.e-]+$", "#", ".".join(path)): path for path in every_key(json.loads(content))}
     for path in kinds.values():  # one of many rates is enough
@@ -394,7 +386,7 @@ def test_a_picture_lies_beside_its_results(tmp_path, where):
     assert base64.b64encode(PNG + b"secret").decode() not in page
 
 
-def test_pictures_of_templates_are_those_of_a_data_set(results, tmp_path, monkeypatch):
+def test_pictures_of_templates_are_those_of_a_data_set(results, tmp_path, monkeypatch, undrawn):
     seen = []
     monkeypatch.setattr(sections, "pair_sheet", lambda groups, **_: seen.append(groups) or Figure())
     content = json.loads((results / "first" / "results.json").read_text())

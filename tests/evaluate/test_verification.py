@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -138,8 +139,8 @@ def printed(results):
     rows = accuracy_table({name: SetFigures(**result.summary()) for name, result in results.items()})
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(rows)
-    head, row = (line for line in console.export_text().splitlines() if line[0] in "┃│")
-    return dict(zip(map(str.strip, head.strip("┃").split("┃")), map(str.strip, row.strip("│").split("│"))))
+    head, _, row = filter(str.strip, console.export_text().splitlines())
+    return dict(zip(re.split("  +", head.strip()), re.split("  +", row.strip())))
 
 
 def test_the_table_shows_intervals():
@@ -149,8 +150,9 @@ def test_the_table_shows_intervals():
     assert low < found.accuracy < high
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(accuracy_table({"lfw": found}))
-    expected = f"{100 * found.accuracy:.2f} ± {100 * found.std:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-    assert expected in console.export_text()
+    text = console.export_text()
+    assert f"{100 * found.accuracy:.2f} ± {100 * found.std:.2f}" in text
+    assert f"[{100 * low:.2f}, {100 * high:.2f}]" in text
 
 
 @pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]", "a\nb\x1b[31m"])

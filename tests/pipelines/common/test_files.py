@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.common.files import distinct_names, remove_leftovers, replacing, sync
+from pipelines.common.files import check_folder, distinct_names, remove_leftovers, replacing, sync
 from tests.test_architecture import ROOT
 
 
@@ -55,6 +55,28 @@ def test_what_replaces_a_file_is_on_the_disk(tmp_path, calls):
         temporary.write_text("newer")
     assert calls[3:] == ["renamed"]
     assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "newer"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_file_that_cannot_grow_is_named(tmp_path, code):
+    with pytest.raises(OSError, match="a.bin") as error, replacing(tmp_path / "a.bin") as temporary:
+        temporary.write_text("half")
+        raise OSError(code, os.strerror(code))
+    assert error.value.errno == code and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for path in ("file", "file/a", "file/a/b"):
+        with pytest.raises(NotADirectoryError, match="file"):
+            check_folder(tmp_path / path)
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "a/b", "../x"):
+        check_folder(Path(path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        check_folder(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(("code", "raised"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.common.alignment import TEMPLATE, relative_template, similarity
 from pipelines.prepare import __main__ as prepare
-from pipelines.prepare.align import Align
+from pipelines.prepare.align import Align, read_landmarks
 from pipelines.sources import open_source
 from tests.pipelines.photos import encoded, people_in
 
@@ -82,9 +82,17 @@ def test_command_with_a_file_of_landmarks(tmp_path, monkeypatch):
     assert landmarks.dtype == np.float32 and landmarks.shape == (2, 5, 2)
     np.testing.assert_allclose(landmarks, np.stack([relative_template()] * 2), atol=1e-4)
     assert "lie in one point" in (tmp_path / "out" / "left_out.jsonl").read_text()
-    (tmp_path / "landmarks.txt").write_text("a.jpg 1 2 3")
-    with pytest.raises(ValueError, match="line 1 is not 'path x1 y1"):
-        call(monkeypatch, tmp_path / "landmarks.txt", tmp_path / "other", "--landmarks")
+    for text in ("a.jpg 1 2 3", "a.jpg nan 1 2 3 4 5 6 7 8 9", "a.jpg 0 1 2 3 4 5 6 7 8 inf"):
+        (tmp_path / "landmarks.txt").write_text(text)
+        with pytest.raises(ValueError, match="line 1 is not 'path x1 y1"):
+            call(monkeypatch, tmp_path / "landmarks.txt", tmp_path / "other", "--landmarks")
+
+
+def test_landmarks_as_other_systems_write_them(tmp_path):
+    """With a mark in front that says UTF-8, and two letters at the end of a line."""
+    (tmp_path / "landmarks.txt").write_bytes(b"\xef\xbb\xbfann/1.png 0 1 2 3 4 5 6 7 8 9\r\n\r\n")
+    source, landmarks = read_landmarks(tmp_path / "landmarks.txt")
+    assert source.place(0) == str(tmp_path / "ann" / "1.png") and landmarks(0, None)[4] == 8 + 9j
 
 
 def test_command_with_a_detector(tmp_path, monkeypatch):

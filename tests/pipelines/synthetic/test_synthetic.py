@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.common.errors import UserError
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
 from pipelines.synthetic import dataset, faces
@@ -64,6 +65,13 @@ def test_nothing_is_written_over(tmp_path):
         dataset.make_dataset(tmp_path / "train.rec", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["train.rec"]
     assert (tmp_path / "train.rec").read_text() == "mine"
+
+
+def test_settings_that_cannot_be_read(tmp_path):
+    for name in dataset.FILES:
+        (tmp_path / name).write_bytes(b"\xff{")
+    with pytest.raises(UserError, match="made with settings that cannot be read; remove it"):
+        dataset.make_dataset(tmp_path, **SMALL)
 
 
 @pytest.mark.parametrize("change", [{"identities": 1}, {"images_per_identity": 0}, {"held_out": 10}, {"held_out": 25}])
