@@ -3,7 +3,8 @@
 The straightforward way is that of the published scripts: one ``np.where`` a template and a media, float64 products of
 the pairs' templates, scikit-learn's ``roc_curve``. Each way runs in a process of its own on the same features, which
 lie in memory before the clock starts; peak memory is counted beside them. ``--extract`` measures the
-extraction of features instead (`benchmarks.extraction`). ``python -m benchmarks.evaluation --help``.
+extraction of features instead (`benchmarks.extraction`), ``--people`` ``evaluate.folders`` on so many images' features
+(`benchmarks.own_people`). ``python -m benchmarks.evaluation --help``.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from sklearn.metrics import roc_curve
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
+from benchmarks import own_people
 from benchmarks.extraction import measure, write_noise
 from benchmarks.measure import peak_memory
 from benchmarks.results import Row, save, show
@@ -126,15 +128,23 @@ def straightforward(folder: Path) -> tuple[list[Row], dict[str, float]]:
     return clock.rows, clock("ROC", rates, held)
 
 
-def alone(way: Callable[[Path], Any], folder: Path, threads: int) -> Any:
-    """Call ``way`` in a fresh process with so many threads for torch and numpy."""
+def people(images: int) -> list[Row]:
+    """1:1 and 1:N of ``evaluate.folders``, on features of so many images."""
+    keep_freed_memory()
+    clock = Clock("facemill")
+    own_people.measure(images, clock)
+    return [{"images": images} | row for row in clock.rows]
+
+
+def alone(way: Callable[[Any], Any], argument: Any, threads: int) -> Any:
+    """Call ``way`` with its argument in a fresh process with so many threads for torch and numpy."""
     with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (threads,)) as pool_of_one:
-        return pool_of_one.apply(_limited, (way, folder, threads))
+        return pool_of_one.apply(_limited, (way, argument, threads))
 
 
-def _limited(way: Callable[[Path], Any], folder: Path, threads: int) -> Any:
+def _limited(way: Callable[[Any], Any], argument: Any, threads: int) -> Any:
     with threadpool_limits(threads):
-        return way(folder)
+        return way(argument)
 
 
 def extraction(folder: Path, networks: list[str], count: int, batch_size: int, threads: int) -> list[Row]:
@@ -156,11 +166,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--extract", action="store_true", help="measure the extraction of features, not the protocols")
     parser.add_argument(
+        "--people", type=at_least(100), nargs="+", metavar="IMAGES", help="measure 1:1 and 1:N of so many images"
+    )
+    parser.add_argument(
         "--networks", nargs="+", default=["mbf"], help="to extract with: checkpoints or backbones' names"
     )
     parser.add_argument("--images", type=at_least(1), default=512, help="how many are extracted")
     parser.add_argument("--batch-size", type=at_least(1), default=128)
     args = parser.parse_args()
+    if args.people:
+        rows = [row for images in args.people for row in alone(people, images, args.threads)]
+        show(rows, "One's own people, all with intervals")
+        print(f"written: {save('own_people', rows)}")
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         if args.extract:
