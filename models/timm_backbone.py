@@ -67,11 +67,14 @@ class TimmBackbone(nn.Module):
         self.pool = pool
         self._arguments = {"name": model_name, "input_size": input_size, **options}
         classes = embedding_size if pool == "own" else 0
-        self.model: Any = _build(**self._arguments, num_classes=classes)
-        with torch.device("meta"), torch.enable_grad():
-            probe = _build(**self._arguments, num_classes=classes).train()
-            output = self._tried(probe, torch.empty(2, 3, input_size, input_size))
-            _drop(self.model, _unused(probe, output))
+        try:
+            self.model: Any = _build(**self._arguments, num_classes=classes)
+            with torch.device("meta"), torch.enable_grad():
+                probe, output = _tried(pool, **self._arguments, num_classes=classes)
+        except _REFUSALS as error:
+            reason = one_line(error).removeprefix(f"{PREFIX}{model_name}: ") + _remedy(pool, **self._arguments)
+            raise UserError(f"{PREFIX}{model_name} takes no images of {input_size} pixels: {reason}") from error
+        _drop(self.model, _unused(probe, output))
         if checkpoint_activations:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]  # a model of timm has it
             count_batches_once(self.model)
@@ -83,14 +86,6 @@ class TimmBackbone(nn.Module):
         self.fc = nn.Linear(channels * places, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)
         self.features.weight.requires_grad_(False)  # as the iresnets'
-
-    def _tried(self, model: nn.Module, images_bchw: Tensor) -> Tensor:
-        """What ``model`` gives for these images; the error says why it takes none of their size."""
-        try:
-            return model(images_bchw) if self.pool == "own" else feature_map(model, images_bchw)
-        except _REFUSALS as error:
-            name, size = self._arguments["name"], self._arguments["input_size"]
-            raise UserError(f"{PREFIX}{name} takes no images of {size} pixels: {one_line(error)}") from error
 
     def trunk(self, images_bchw: Tensor) -> Tensor:
         """The features before the dropout, (b, c, n) of n places; `head` may be applied to them more than once."""
@@ -143,7 +138,7 @@ def feature_map(model: Any, images_bchw: Tensor) -> Tensor:
     """The last map or tokens of a model of timm, without its class and register tokens: (b, c, n) of n places."""
     features = model.forward_features(images_bchw)
     if not isinstance(features, Tensor) or features.ndim not in (2, 3, 4):
-        raise NotImplementedError("it has no single map of features; take pool: own")
+        raise NotImplementedError("it has no single map of features")
     if features.ndim == 2:
         return features.unsqueeze(2)
     if features.ndim == 3:
@@ -231,6 +226,31 @@ def _build(name: str, input_size: int | None = None, **arguments: Any) -> nn.Mod
         return timm.create_model(name, **arguments)
     except _REFUSALS as error:
         raise UserError(f"{PREFIX}{name}: {one_line(error)}") from error
+
+
+def _tried(pool: str, name: str, input_size: int, **arguments: Any) -> tuple[nn.Module, Tensor]:
+    """A model of timm in training mode, and what it gives for two images: its own output, or the last map."""
+    model = _build(name, input_size, **arguments).train()
+    images = torch.empty(2, 3, input_size, input_size)
+    return model, model(images) if pool == "own" else feature_map(model, images)
+
+
+def _remedy(pool: str, name: str, **arguments: Any) -> str:
+    """What to say of a side, or a pooling, that the model would take: 128 pixels, or those that it was published for.
+
+    Nothing where there is none, as with options that it takes at no side.
+    """
+    published = library().get_pretrained_cfg(name)
+    sides = dict.fromkeys((128, *(published.input_size[-1:] if published else ())))
+    for each in dict.fromkeys((pool, "own")):
+        for side in sides:
+            try:
+                with torch.device("meta"), torch.no_grad():
+                    _tried(each, name, **{**arguments, "input_size": side})
+            except _REFUSALS:
+                continue
+            return f"; what works is model.input_size={side}" + ("" if each == pool else f" model.pool={each}")
+    return ""
 
 
 def _unused(model: nn.Module, output: Tensor) -> set[str]:
