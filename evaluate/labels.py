@@ -27,7 +27,7 @@ from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT, LabelError, Labels
 from pipelines.common.command import finite_number, run, say
-from pipelines.common.files import replacing
+from pipelines.common.files import save_array
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_sources
 from pipelines.sources.changes import Changes
@@ -114,8 +114,7 @@ def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray,
     else:
         embedder, taken = load_embedder(args, World(take_device()), flip=False)
         features = embedder(source)
-        with replacing(args.output / "features.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, features)
+        save_array(args.output / "features.npy", features)
     embeddings = unit(features.astype(np.float32).sum(axis=1))
     finite(embeddings, "the features", source.describe)
     return unit(embeddings - embeddings.mean(axis=0)), taken

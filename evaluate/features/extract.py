@@ -20,7 +20,7 @@ from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import remove_leftovers, replacing
+from pipelines.common.files import remove_leftovers, replacing, save_array
 from pipelines.loading.aligned import aligned_images
 
 CHUNK = 4096  # images a piece; what an interruption costs each rank at most
@@ -175,8 +175,7 @@ def write_pieces(
         with np.errstate(over="ignore"):  # told as what it is, not finite
             piece = piece.astype(dtype)
         finite(piece, "the network's embeddings", [names[index] for index in indices].__getitem__)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, piece.reshape(len(piece), -1))
+        save_array(path, piece.reshape(len(piece), -1))
 
 
 def join(pieces: list[Piece], final: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from evaluate.features.ranks import World
 from evaluate.features.readable import embed_readable
 from evaluate.protocols.embeddings import finite
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
+from pipelines.common.files import save_array
 from pipelines.sources.rows import RowFile
 from pipelines.sources.source import Source
 
@@ -117,8 +117,7 @@ class EmbeddingStore:
                 piece /= np.linalg.norm(piece, axis=2, keepdims=True)
             finite(piece[~bad], "the network's embeddings", _names(source, part[~bad]))
             piece[bad] = np.nan
-            with replacing(self._path(number)) as temporary, temporary.open("wb") as file:
-                np.save(file, piece.astype("<f2"))
+            save_array(self._path(number), piece.astype("<f2"))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npy"

@@ -169,7 +169,7 @@ class CentreOptimizer:
         inv_norm: Tensor | None,
         taken: Tensor | None,
     ) -> None:
-        """Move some rows (n) and their state; see ``tile_torch.sgd_``."""
+        """Move some rows (n) and their state; see ``rows_torch.sgd_``."""
         if taken is not None:
             active = taken.repeat(len(gradient)) if active is None else active & taken
         state = {"weight": self.head.weight, **self.state}
@@ -185,7 +185,7 @@ class CentreOptimizer:
         inv_norm: Tensor | None,
         weight_decay: float,
     ) -> None:
-        """The rule; see ``tile_torch.sgd_``."""
+        """The rule; see ``rows_torch.sgd_``."""
         if isinstance(self.grad_scale, Tensor) or self.grad_scale != 1:
             gradient /= self.grad_scale
         rows, shared = (index, active, gradient, inv_norm), dict(lr=self.lr, weight_decay=weight_decay)

@@ -19,8 +19,9 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from losses.head.collective import Group, max_ranks, world_size
+from losses.head.rows_torch import tangent_
 from losses.head.sampling import SampledClasses
-from losses.head.tile_torch import LOWEST, Tile, product, rebase_, shifted, softmax_entropy, tangent_
+from losses.head.tile_torch import LOWEST, Tile, product, rebase_, shifted, softmax_entropy
 from losses.margins.margin import BatchView, Margin
 
 

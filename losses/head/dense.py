@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.head.collective import Group, max_ranks, sum_ranks
+from losses.head.rows_torch import inverse_norm
 from losses.head.sampling import SampledClasses
-from losses.head.tile_torch import LOWEST, inverse_norm, softmax_entropy
+from losses.head.tile_torch import LOWEST, softmax_entropy
 from losses.margins.margin import BatchView, Margin
 
 

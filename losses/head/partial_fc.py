@@ -18,10 +18,10 @@ from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedReduct
 from losses.head.collective import Group, RowGather, sum_ranks
 from losses.head.dense import reduce_densely
 from losses.head.queue import EmbeddingQueue
+from losses.head.rows_torch import inverse_norm
 from losses.head.sampling import SampledClasses, draw
 from losses.head.sharded_centres import ShardedCentres
 from losses.head.tile_size import tile_size
-from losses.head.tile_torch import inverse_norm
 from losses.margins.margin import BatchView, Margin
 from pipelines.common.errors import UserError
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.head.tile_torch import inverse_norm
+from losses.head.rows_torch import inverse_norm
 
 
 class EmbeddingQueue(nn.Module):

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from losses.head.tile_torch import TINY
+from losses.head.rows_torch import TINY
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def _lion(
 
 
 def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """See ``tile_torch.load_centres``."""
+    """See ``rows_torch.load_centres``."""
     size, count = weight.shape[1], len(index) if isinstance(index, Tensor) else index.stop - index.start
     centres = torch.empty(count, size, dtype=dtype, device=weight.device)
     inv_norm = torch.empty(count, device=weight.device)
@@ -105,7 +105,7 @@ def sgd_(
     state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
     *, lr: float, momentum: float, weight_decay: float,
 ) -> None:  # fmt: skip
-    """See ``tile_torch.sgd_``."""
+    """See ``rows_torch.sgd_``."""
     count, size = gradient.shape
     numbers, first = _index_or_first(index)
     _sgd[(count,)](
@@ -118,7 +118,7 @@ def adamw_(
     state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
     *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
-    """See ``tile_torch.adamw_``."""
+    """See ``rows_torch.adamw_``."""
     count, size = gradient.shape
     numbers, first = _index_or_first(index)
     _adamw[(count,)](
@@ -131,7 +131,7 @@ def lion_(
     state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
     *, lr: float, betas: tuple[float, float], weight_decay: float,
 ) -> None:  # fmt: skip
-    """See ``tile_torch.lion_``."""
+    """See ``rows_torch.lion_``."""
     count, size = gradient.shape
     numbers, first = _index_or_first(index)
     _lion[(count,)](

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -64,6 +66,15 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_array(path: str | Path, array: np.ndarray) -> None:
+    """Write a ``.npy`` file, whole or not at all.
+
+    A disk that is full is told as such: ``np.save`` into an open file knows of no reason, but how many numbers fitted.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(cast(BinaryIO, SimpleNamespace(write=file.write)), array)  # all that it needs of a file
 
 
 def _open_to_others(path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.errors import UserError, unknown
-from pipelines.common.files import naming, replacing
+from pipelines.common.files import naming, replacing, save_array
 from pipelines.common.formats import image_suffix
 from pipelines.common.progress import with_progress
 from pipelines.loading.permutation import ROUNDS, permute
@@ -97,7 +97,7 @@ def convert(
         write_identities(folder, names)
         if landmarks is not None:
             assert form == "recordio"
-            np.save(folder / "landmarks.npy", landmarks[writing.taken])
+            save_array(folder / "landmarks.npy", landmarks[writing.taken])
         written = len(plan.considered) - len(lines)
         if not written:
             raise UserError(f"no image could be read; the first: {next(iter(lines)).strip()}")

@@ -81,7 +81,8 @@ class Optim(OpenSection):
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> "Optim":
-        OPTIMIZERS[self.name]([{"params": [torch.zeros(1, 1), torch.zeros(1)]}], lr=self.lr, **self.rule)
+        if self.options:  # only the constructor knows; the first one makes torch import its compiler, which takes long
+            OPTIMIZERS[self.name]([{"params": [torch.zeros(1, 1), torch.zeros(1)]}], lr=self.lr, **self.rule)
         decays = [self.weight_decay, *(group.weight_decay for group in self.groups)]
         if any(decays) and "weight_decay" not in self.rule:
             raise UserError(f"{self.name} has no weight decay; set optim.weight_decay=0")

@@ -1,12 +1,14 @@
 import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipelines.common.files import check_folder, distinct_names, remove_leftovers, replacing, sync
+from pipelines.common.files import check_folder, distinct_names, remove_leftovers, replacing, save_array, sync
 from tests.test_architecture import ROOT
 
 
@@ -63,6 +65,19 @@ def test_a_file_that_cannot_grow_is_named(tmp_path, code):
         temporary.write_text("half")
         raise OSError(code, os.strerror(code))
     assert error.value.errno == code and list(tmp_path.iterdir()) == []
+
+
+def test_an_array_that_does_not_fit_is_named(tmp_path):
+    path, numbers = tmp_path / "a.npy", np.arange(100_000).reshape(-1, 5)
+    save_array(path, numbers[::2])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{path}'"):
+            save_array(path, numbers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert np.array_equal(np.load(path), numbers[::2]) and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
