@@ -7,6 +7,7 @@ the rounds, and medians of the ratios to DALI's decoding alone and to the best `
 import itertools
 import statistics
 import time
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from pipelines.loading.loader import Loader
 from pipelines.loading.schedule import Schedule
 from pipelines.sources import open_source
 from pipelines.sources.source import Source
+
+Stream = Iterator[Sized]  # batches without end, as long as they have images
 
 _PAUSE = 0.3  # seconds for the batches that a way goes on to prepare when it is not asked any more
 _QUEUED = 4  # batches that may lie ready when a round begins; they are not counted
@@ -53,7 +56,7 @@ def measure_data(
         next(batches)
     decoding_alone = _decoding_alone(source, batch_size, cores, device)
     facemill = _facemill(source, batch_size, cores, device, image_size)
-    turns = _race({"DALI's decoding alone": decoding_alone, **facemill, **ways}, device, rounds, seconds)
+    turns = race({"DALI's decoding alone": decoding_alone, **facemill, **ways}, device, rounds, seconds)
     alone, best = next(iter(turns.values())), list(turns.values())[-1]
     return [
         {
@@ -67,25 +70,27 @@ def measure_data(
     ]
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
+    """What one way did in one round."""
+
     speed: float  # images a second
     cpu_us: float  # microseconds of processors, an image
 
 
-def _race(ways: dict[str, Batches], device: torch.device, rounds: int, seconds: float) -> dict[str, list[_Turn]]:
+def race(ways: Mapping[str, Stream], device: torch.device, rounds: int, seconds: float) -> dict[str, list[Turn]]:
     """Each way's turns, one a round."""
-    turns: dict[str, list[_Turn]] = {name: [] for name in ways}
+    turns: dict[str, list[Turn]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, batches in ways.items():
             for _ in range(_QUEUED):
                 next(batches)
             finish(device)
             images, start, began = 0, time.perf_counter(), processor_time()
-            while time.perf_counter() - start < seconds:
+            while not images or time.perf_counter() - start < seconds:
                 images += len(next(batches))
             finish(device)
             speed = images / (time.perf_counter() - start)
-            turns[name].append(_Turn(speed, (processor_time() - began) / images * 1e6))
+            turns[name].append(Turn(speed, (processor_time() - began) / images * 1e6))
             time.sleep(_PAUSE)
     return turns
 
