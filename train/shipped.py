@@ -4,6 +4,7 @@ They lie in ``configs/``, in a checkout as in an installation.
 """
 
 import argparse
+from itertools import takewhile
 from pathlib import Path
 
 from pipelines.common.command import run
@@ -34,8 +35,15 @@ def find_config(config: str | Path) -> Path:
     return path
 
 
+def described(config: str) -> str:
+    """What the comment at the head of a config's text says, to the end of the sentence that its first line is in."""
+    lines = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), config.splitlines())]
+    text = " ".join(lines)
+    return text[: text.find(". ", len(lines[0]) - 1) + 1] or text if lines else ""
+
+
 def main() -> None:
-    """List the configs with their first lines, or print one."""
+    """List the configs with what they are, or print one."""
     parser = argparse.ArgumentParser(description="The configs that come with Facemill: a list, or one of them.")
     parser.add_argument("name", nargs="?", help="print this one, to be changed: … NAME > my.yaml")
     name = parser.parse_args().name
@@ -43,7 +51,7 @@ def main() -> None:
     if name is None:
         width = max(map(len, known), default=0)
         for stem, path in known.items():
-            print(f"{stem:{width}}  {path.read_text().partition(chr(10))[0].removeprefix('# ')}")
+            print(f"{stem:{width}}  {described(path.read_text())}")
     elif name not in known:
         raise unknown("config", name, known)
     else:

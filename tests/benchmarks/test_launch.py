@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks.throughput
+import train.run
+from tests.command import called
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ["train.run", *(f"benchmarks.{name}" for name in ("accuracy", "head", "models", "recipes", "throughput"))]
 
@@ -24,12 +28,11 @@ def test_imported_they_change_no_path():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("module", ["train.run", "benchmarks.throughput"])
-def test_a_script_and_a_module_alike(tmp_path, module):
+@pytest.mark.parametrize("module", [train.run, benchmarks.throughput], ids=lambda module: module.__name__)
+def test_a_script_and_a_module_alike(tmp_path, monkeypatch, module):
     """A script from any folder, which its own folder's modules (``benchmarks/head.py`` for one) do not confuse."""
-    script = ROOT / module.replace(".", "/")
-    usages = []
-    for result in (python(ROOT, "-m", module, "--help"), python(tmp_path, f"{script}.py", "--help")):
-        assert result.returncode == 0, result.stderr
-        usages.append(result.stdout.partition("\n\n")[2])
-    assert usages[0] == usages[1] != ""
+    monkeypatch.setenv("COLUMNS", "80")
+    result = python(tmp_path, module.__file__, "--help")
+    assert result.returncode == 0, result.stderr
+    script, imported = (text.partition("\n\n")[2] for text in (result.stdout, called(module.main, "--help").out))
+    assert script == imported != ""

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,7 @@ def test_speed_is_measured_in_images(monkeypatch):
 
 
 def run_inspect(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(inspect, "speed", partial(speed, seconds=0.01))  # which it measures for seconds
     monkeypatch.setattr(sys, "argv", ["inspect", *map(str, arguments)])
     entry.run(inspect.main)
     return capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 from pipelines.common.errors import UserError
 from tests.test_architecture import ROOT
 from train.config import load_config
-from train.shipped import find_config
+from train.shipped import described, find_config
 
 
 def test_a_name_is_a_shipped_config_wherever_one_is(tmp_path, monkeypatch):
@@ -35,3 +35,16 @@ def test_what_is_not_there(config, says, tmp_path, monkeypatch):
         load_config(config)
     with pytest.raises(FileNotFoundError):
         load_config("mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("# One. Two.\n# Three.\ndata: {}\n", "One. Two."),
+        ("# One is\n# long. Two.\n# Three.\ndata: {}\n", "One is long."),
+        ("# One is\n# all\ndata: {}  # a. b\n", "One is all"),
+        ("data: {}\n", ""),
+    ],
+)
+def test_what_a_config_is(config, says):
+    assert described(config) == says
