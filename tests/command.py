@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from pipelines.common.command import run
@@ -24,7 +25,7 @@ class Ended(NamedTuple):
 def called(main: Callable[[], None], *arguments: object) -> Ended:
     """Call a command's ``main`` with these arguments; a bug raises."""
     out, error, code = io.StringIO(), io.StringIO(), 0
-    before = signal.getsignal(signal.SIGTERM)
+    before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()  # both of which a run settles
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         patch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
         try:
@@ -33,6 +34,7 @@ def called(main: Callable[[], None], *arguments: object) -> Ended:
             code = int(end.code or 0)
         finally:
             signal.signal(signal.SIGTERM, before)
+            torch.set_num_threads(threads)
             if dist.is_initialized():  # a process that ends with an error leaves the group to its end
                 dist.destroy_process_group()
     return Ended(code, out.getvalue(), error.getvalue())

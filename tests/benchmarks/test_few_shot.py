@@ -59,7 +59,7 @@ def test_figures():
         right = [max(range(12), key=lambda k: probe @ means[k]) == identity for probe in own]
         assert found["rank-1"][identity] == pytest.approx(np.mean(right))
         genuine = [own[i] @ own[j] > limit for i in range(9) for j in range(i)]
-        assert found["TAR at FAR 0.001"][identity] == pytest.approx(np.mean(genuine))
+        assert found["TAR at FAR 1e-3"][identity] == pytest.approx(np.mean(genuine))
     assert all(0 < np.mean(figure) < 1 for figure in found.values())
 
 
@@ -99,7 +99,7 @@ def test_splits_tunes_and_measures(tmp_path, monkeypatch):
     main()
     (written,) = tmp_path.glob("few_shot_tuned_*.json")
     rows = json.loads(written.read_text())["rows"]
-    assert [row["figure"] for row in rows] == ["rank-1", "TAR at FAR 0.001", "faces"]
+    assert [row["figure"] for row in rows] == ["rank-1", "TAR at FAR 1e-3", "faces"]
     assert len(list(tmp_path.glob("runs/*/tuned/model.pt"))) == 2
 
     monkeypatch.setattr("benchmarks.few_shot.train", None)  # the second time nothing is left to do

@@ -107,9 +107,10 @@ def killed_while_writing(folder, output, piece):
     """Extracts until half of a piece is in its file, then is gone like a process that ran out of memory."""
 
     def save(file, features):
-        if f"{piece:06d}.npy" in file.name:
+        opened = file.write.__self__
+        if f"{piece:06d}.npy" in opened.name:
             file.write(features.tobytes()[: features.nbytes // 2])
-            file.flush()
+            opened.flush()
             os.kill(os.getpid(), signal.SIGKILL)
         np_save(file, features)
 
