@@ -6,6 +6,8 @@ from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import brentq
+from scipy.special import log_expit
 from torch import Tensor
 
 Logits = Callable[[Tensor, Tensor], Tensor]
@@ -106,10 +108,10 @@ def uniface(cos, labels, norm, uniform, s=64, m=0.4, weight=1.0, b=None):
 
 
 def sphereface2(cos, labels, norm, uniform, s=40, m=0.4, balance=0.7, t=3, weight=50, b=None):
-    if b is None:  # the published code's start
-        z = balance / ((1 - balance) * (cos.shape[1] - 1))
-        ay, ai = s * (2 * 0.5**t - 1 - m), s * (2 * 0.5**t - 1 + m)
-        b = math.log(2 * z) - ai - math.log(1 - z + math.sqrt((1 - z) ** 2 + 4 * z * math.exp(ay - ai)))
+    if b is None:  # where own class and others pull alike at cosines of 0; the published code's root loses its digits
+        shares, zero = (balance, (1 - balance) * (cos.shape[1] - 1)), s * (2 * 0.5**t - 1)
+        pulls = (lambda b: log_expit(s * m - zero - b), lambda b: log_expit(s * m + zero + b))
+        b = brentq(lambda b: math.log(shares[0] / shares[1]) + pulls[0](b) - pulls[1](b), -1e3, 1e3, xtol=1e-13)
     losses = []
     for row, y in zip(2 * ((cos + 1) / 2) ** t - 1, labels):
         others = torch.cat([row[:y], row[y + 1 :]])
