@@ -93,7 +93,7 @@ def test_splits_tunes_and_measures(tmp_path, monkeypatch):
     torch.save(create_model("mbf", 16, 32, width=0.25).state_dict(), tmp_path / "model.pt")
     command = ["benchmarks.few_shot", tmp_path / "model.pt", "--data", tmp_path / "faces", "--output", tmp_path]
     command += ["--bins", tmp_path / "faces.bin", "--identities", 6, "--splits", 0, 1, "--runs", tmp_path / "runs"]
-    command += ["--override", "data={batch_size: 4, threads: 1}", "schedule.epochs=2", "device=cpu"]
+    command += ["--override", "data.batch_size=4", "data.threads=1", "schedule.epochs=2", "device=cpu"]
     command += ['model.freeze=["!features.layers.2.weight"]', "verify.every_steps=1000", "checkpoint.every_steps=1000"]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
     main()

@@ -43,7 +43,7 @@ def test_any_shape(name, rows, d, classes, seed):
     expected = naive.family(embeddings, centres, labels, uniform, reference)
     for mode in ("streamed", "dense"):
         ours = step(make(name, centres, mode=mode, tile=3), embeddings, labels, uniform)
-        close(ours[0], expected[0], 1e-4)
+        close(ours[0], expected[0], 1e-3 if name == "scf" else 1e-4)  # scf's is a difference, at times near 0
         close(ours[1], expected[1], 1e-3)
         close(ours[2], expected[2] * (name != "scf"), 1e-3)
 
