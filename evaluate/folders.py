@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_name_option, add_network_options, load_embedder
+from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.own_people.confusions import draw_confusions
 from evaluate.own_people.faces import read_faces
@@ -47,7 +47,7 @@ def rate(text: str) -> float:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DIR", help="identity/*.jpg, or gallery/, probe/ and unknown/")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
+    add_checkpoint_option(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and pictures of confusions")
     parser.add_argument(
         "--align", type=Path, metavar="YUNET", help="align photographs by OpenCV's YuNet, an .onnx file"

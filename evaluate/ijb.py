@@ -14,7 +14,7 @@ import numpy as np
 from evaluate.breakdowns.templates import image_qualities, template_breakdown
 from evaluate.features.extract import extract, input_of
 from evaluate.features.files import load_features
-from evaluate.features.options import PRECISIONS, add_name_option, add_network_options
+from evaluate.features.options import PRECISIONS, add_checkpoint_option, add_name_option, add_network_options
 from evaluate.features.preprocessing import input_options
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.identification import (
@@ -157,7 +157,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="the data set: a folder with meta/ and loose_crop/")
     parser.add_argument("--target", choices=TARGETS, default="IJBC")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
+    add_checkpoint_option(source, required=False)
     source.add_argument("--features", type=Path, help=".npy or .npz of (images, 2d), (images, 2, d) or (images, d)")
     parser.add_argument(
         "--views", type=int, choices=(1, 2), help="in a row of --features: original alone, or mirrored too"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_name_option, add_network_options, load_embedder
+from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
 from evaluate.features.ranks import ranks
 from evaluate.features.sums import embedding_sums
 from evaluate.protocols.identification import (
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="aligned faces in a folder a subject")
     parser.add_argument("--lists", type=Path, required=True, help="the release's cs6_metadata.csv, probes, galleries/")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
+    add_checkpoint_option(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an embedding's length")
     add_network_options(parser)

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluate.features.files import load_features
-from evaluate.features.options import add_network_options, load_embedder
+from evaluate.features.options import add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparable, find_label_errors
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("data", nargs="+", type=Path, help="several are looked at as one, as 'prepare convert' does")
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--checkpoint", type=Path, help="run folder, state dict or .onnx file")
+    add_checkpoint_option(which, required=False)
     which.add_argument("--features", type=Path, help="features.npy of an earlier call, or of another program")
     parser.add_argument("--views", type=int, choices=(1, 2), help="of an image in a row of another program's features")
     parser.add_argument(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from evaluate.features.embed import Embedder
-from evaluate.features.options import add_network_options, load_embedder
+from evaluate.features.options import add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
@@ -126,7 +126,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("first", type=Path, help="the training set")
     parser.add_argument("second", type=Path, nargs="+", help="the test sets; may be .bin")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
+    add_checkpoint_option(parser)
     parser.add_argument(
         "--threshold", type=finite_number, default=0.6, help="least cosine of the means of a shared identity"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_name_option, add_network_options, load_embedder
+from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import normalised
 from evaluate.protocols.resampling import draw, rates
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Probe/, Gallery_Match/ and Gallery_Distractor/")
     parser.add_argument("--lists", type=Path, help="folder of the release's two .mat lists; default: names tell")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
+    add_checkpoint_option(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     add_network_options(parser)
     add_name_option(parser)

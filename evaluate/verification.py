@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from evaluate.breakdowns.sets import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown
-from evaluate.features.options import add_name_option, add_network_options, load_embedder
+from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import mean_norms
@@ -51,7 +51,7 @@ from pipelines.sources.memory import MemorySource
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Verification of a model on .bin sets such as LFW.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="run folder, state dict or .onnx file")
+    add_checkpoint_option(parser)
     parser.add_argument("--bins", type=Path, nargs="+", required=True, help="lfw.bin hadrian.xz African_pairs.txt ...")
     parser.add_argument("--output", type=Path, help="folder for results.json and pictures of the worst pairs")
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")

@@ -1,6 +1,7 @@
 """Options that the commands share: how a network is run, and what its results are called."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,11 @@ from evaluate.features.ranks import World
 from pipelines.common.command import at_least, say
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def add_checkpoint_option(parser: argparse._ActionsContainer, required: bool = True) -> None:
+    """Add the network that a command runs; ``parser`` may be a group of which one option is given."""
+    parser.add_argument("--checkpoint", type=Path, required=required, help="run folder, state dict or .onnx file")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
