@@ -69,12 +69,13 @@ class TimmBackbone(nn.Module):
         classes = embedding_size if pool == "own" else 0
         try:
             self.model: Any = _build(**self._arguments, num_classes=classes)
-            with torch.device("meta"), torch.enable_grad():
+            with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
                 probe, output = _tried(pool, **self._arguments, num_classes=classes)
+                unused = _unused(probe, output)
         except _REFUSALS as error:
             reason = one_line(error).removeprefix(f"{PREFIX}{model_name}: ") + _remedy(pool, **self._arguments)
             raise UserError(f"{PREFIX}{model_name} takes no images of {input_size} pixels: {reason}") from error
-        _drop(self.model, _unused(probe, output))
+        _drop(self.model, unused)
         if checkpoint_activations:
             self.model.set_grad_checkpointing(True)  # type: ignore[operator]  # a model of timm has it
             count_batches_once(self.model)

@@ -109,6 +109,14 @@ def test_what_timms_own_head_has_is_left_out():
     assert [key for key in new("timm/mobilenetv3_small_050", pool="own").state_dict() if "conv_head" in key]
 
 
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_a_model_is_built_the_same_without_gradients(without_gradients):
+    """What is unused is found by a gradient, wherever the model is made."""
+    with without_gradients():
+        found = new("timm/mobilenetv3_small_050")
+    assert found.state_dict().keys() == new("timm/mobilenetv3_small_050").state_dict().keys()
+
+
 @pytest.mark.parametrize("name", [*TINY[:1], "timm/test_vit"])
 def test_checkpointing_changes_nothing(name):
     results = []
