@@ -1,4 +1,4 @@
-"""Links of the pages outside docs/: files and headings are there, addresses are whole. Those within it are test_site.py's."""
+"""Links of the pages beside docs/ lead to files and headings, all addresses are whole. The site: test_site.py."""
 
 import re
 from urllib.parse import urlsplit
