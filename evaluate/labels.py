@@ -98,7 +98,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     changes(source, errors).save(args.output / "changes.txt")
     save_figure(sheet(source, labels, errors), args.output / "labels.png", dpi=112)
     print_counts(result)
-    say(args.output)
+    say(f"written: {args.output}/labels.json, labels.png and changes.txt")
     return document
 
 

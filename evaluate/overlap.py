@@ -169,10 +169,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     )
     changes(sources[0], shared, pairs).save(args.output / "changes.txt")
     save_figure(sheet(sources, pairs[:_ROWS], lines), args.output / "overlap.png", dpi=112)
-    say(f"{len(shared)} of {len(second_labels)} identities of {', '.join(tests)} are also in {args.first}")
+    unit = "images" if all(path.suffix == ".bin" for path in args.second) else "identities"
+    say(f"{len(shared)} of {len(second_labels)} {unit} of {', '.join(tests)} are also in {args.first}")
     for line in lines[:20]:
         say(f"  {line}")
-    say(args.output)
+    say(f"written: {args.output}/overlap.json, overlap.png and changes.txt")
     return document
 
 

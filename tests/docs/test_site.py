@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -36,3 +38,32 @@ def test_the_api_says_what_docstrings_say(site):
 def test_nothing_is_fetched_from_elsewhere(site):
     for page in site.rglob("*.html"):
         assert not re.search(r'<(?:link|script|img)[^>]+(?:href|src)="(?:https?:)?//(?!\S*canonical)', page.read_text())
+
+
+def test_every_link_leads_somewhere(site):
+    """mkdocs itself says nothing of links to files beside docs/, which the site has not."""
+    pages = {path: Page(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}
+    assert sum(len(page.links) for page in pages.values()) > 1000
+    for path, page in pages.items():
+        for link in page.links:
+            target = (path.parent / unquote(link.path)).resolve() if link.path else path
+            target = target / "index.html" if target.is_dir() else target
+            where = f"{path.relative_to(site)}: {link.geturl()}"
+            assert target.is_file(), where
+            assert not link.fragment or unquote(link.fragment) in pages[target].anchors, where
+
+
+class Page(HTMLParser):
+    """``links`` of a page within the site, and its ``anchors``."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.anchors = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("href", "src") and not urlsplit(value).netloc:
+                self.links.append(urlsplit(value))
+            elif name == "id":
+                self.anchors.add(value)
