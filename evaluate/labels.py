@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluate.features.files import load_features
-from evaluate.features.options import add_checkpoint_option, add_network_options, load_embedder
+from evaluate.features.options import add_cache_option, add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparable, find_label_errors
@@ -62,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--merge", type=finite_number, help="people of two labels that are at least as alike are one")
     parser.add_argument("--output", type=Path, default=Path("labels"), help="folder for what is found")
     add_network_options(parser)
+    add_cache_option(parser)
     add_json_option(parser, "what labels.json holds")
     return parser.parse_args()
 
