@@ -23,9 +23,10 @@ from evaluate.features.options import add_cache_option, add_checkpoint_option, a
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparable, find_label_errors
+from evaluate.reporting.findings import LabelError, Labels
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
-from evaluate.reporting.schema import FORMAT, LabelError, Labels
+from evaluate.reporting.schema import FORMAT
 from pipelines.common.command import finite_number, run, say
 from pipelines.common.files import save_array
 from pipelines.common.json_output import add_json_option, only_json
