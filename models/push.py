@@ -41,8 +41,8 @@ def main() -> None:
         commit = interface.upload_folder(
             repo_id=args.repo, folder_path=args.folder, allow_patterns=list(FILES), commit_message=args.message
         )
-    except (OSError, ValueError, library.errors.HfHubHTTPError) as error:
-        raise UserError(f"{args.repo} was not written: {one_line(error)}") from None
+    except Exception as error:  # of the hub's, or of whichever client the library reaches it by
+        raise UserError(f"{args.repo} was not written: {one_line(error)}") from error
     say(f"written: {commit.commit_url}")
 
 

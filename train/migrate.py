@@ -50,11 +50,13 @@ def main() -> None:
     if "train" not in tree.get("data", {}):
         raise UserError(f"{arguments.config} names no data that could be read: add data.train=FOLDER")
     config = validated(tree, f"{arguments.config} as a config of ours")
-    text = yaml_text(tree, rows, f"{theirs.path.name} of {theirs.trainer}, by train.migrate.")
+    text = yaml_text(tree, rows, arguments.overrides, f"{theirs.path.name} of {theirs.trainer}, by train.migrate.")
 
     console = Console(markup=False, emoji=False, highlight=False)
     console.width = console.width if console.is_terminal else _WIDTH
     console.print(table(rows))
+    if arguments.overrides:
+        say(f"in the place of what stands above: {', '.join(arguments.overrides)}")
     if saved:
         with joined("cpu", config.dist.start_timeout):
             written = write_checkpoint(config, saved)

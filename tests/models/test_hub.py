@@ -144,6 +144,13 @@ def test_what_cannot_be_pushed_is_told_in_one_line(hub, folder, repo, removed, r
     assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1 and not hub.files
 
 
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(hub, folder, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    done = call("-m", "models.push", str(folder), "--repo", "user/faces")
+    assert done.returncode == 2 and "error: user/faces was not written: " in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_name_that_nobody_knows(hub):
     code = "from pipelines.common.command import run; from models.pretrained import from_pretrained; "
     done = call("-c", code + "run(lambda: print(from_pretrained('user/none')))")

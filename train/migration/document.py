@@ -27,12 +27,14 @@ def tree_of(rows: Sequence[Row], overrides: Sequence[str]) -> dict[str, Any]:
     return {name: tree[name] for name in Config.model_fields if name in tree} | tree
 
 
-def yaml_text(tree: Mapping[str, Any], rows: Sequence[Row], title: str) -> str:
-    """The tree as YAML; over a setting what is to be known of it."""
+def yaml_text(tree: Mapping[str, Any], rows: Sequence[Row], overrides: Sequence[str], title: str) -> str:
+    """The tree as YAML; over a setting what is to be known of it, unless an override has replaced it."""
     # Where a key became several settings, over the first of them.
     notes = {
         next(iter(row.became.settings)): row.became.note for row in rows if row.became.settings and row.became.note
     }
+    for override in overrides:
+        notes.pop(override.partition("=")[0], None)
     return "\n".join([*_comment(title, ""), *_lines(tree, notes)]) + "\n"
 
 

@@ -164,8 +164,12 @@ parser.add_argument('--seed', default=42, type=int)
 
 
 def test_overrides_are_written(moved, tmp_path):
-    config, _ = moved(checkout(tmp_path), "data.train=/mine", "optim.lr=0.3", "model.compile=true")
+    config, printed = moved(checkout(tmp_path), "data.train=/mine", "optim.lr=0.3", "model.compile=true")
     assert (config.data.told, config.optim.lr, config.model.compile) == ("/mine", 0.3, True)
+    assert "data.train=/mine, optim.lr=0.3, model.compile=true" in " ".join(printed.split())
+    written = (tmp_path / "mine.yaml").read_text()
+    assert "images a GPU, as theirs" in written  # what is said of a value of theirs is not said of another
+    assert "the same folder" not in written and "for the whole batch, as theirs" not in written
 
 
 FAULTS = {
