@@ -48,6 +48,9 @@ def test_pairs_that_tie_with_the_last_are_kept_whatever_their_order():
     few, all_ = PairRelation(5, 7, 0.2).double(), PairRelation(5, 7, 1.0).double()
     all_.load_state_dict(few.state_dict())
     assert torch.equal(few(maps), all_(maps))
+    place = maps[:, :, 0, 0]  # the mean over all pairs is that of any
+    torch.testing.assert_close(few(maps), few.relation_u(place).relu() * few.relation_v(place).relu())
+    assert few(maps).any()
     maps = torch.randn(1, 5, 2, 2, dtype=torch.float64)
     turned = maps.flatten(2)[:, :, [2, 0, 3, 1]].unflatten(2, (2, 2))
     torch.testing.assert_close(few(maps), few(turned))
