@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmarks import results
 from benchmarks.command import command
 from benchmarks.reproduced import Row, label, named, of_config, other_settings
-from evaluate.reporting.page import write_document
+from evaluate.reporting.page import rows_table, write_document
 from evaluate.reporting.results import read_results
 from evaluate.reporting.schema import Results
 from evaluate.reporting.uncertainty import Uncertain
@@ -51,13 +51,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def protocols(options: argparse.Namespace) -> dict[str, list[object]]:
     """The commands of the protocols whose data are given, but for checkpoint and output."""
     found: dict[str, list[object]] = {}
+    kept = "--cache", options.runs.resolve() / "embeddings"
     for target in ("IJBC", "IJBB"):
         if data := getattr(options, target.lower()):
             found[target] = ["-m", "evaluate.ijb", "--data", data.resolve(), "--target", target]
     if options.bins:
-        found["bins"] = ["-m", "evaluate.verification", "--bins", *(path.resolve() for path in options.bins)]
+        found["bins"] = ["-m", "evaluate.verification", *kept, "--bins", *(path.resolve() for path in options.bins)]
     if options.tinyface:
-        found["tinyface"] = ["-m", "evaluate.tinyface", "--data", options.tinyface.resolve()]
+        found["tinyface"] = ["-m", "evaluate.tinyface", *kept, "--data", options.tinyface.resolve()]
     return found
 
 
@@ -161,20 +162,17 @@ def page(table: Sequence[results.Row], told: Mapping[str, str]) -> str:
     parts.append("Within noise: the published figure lies in our interval.</p>")
     for model, text in told.items():
         rows = printed_of(model, table)
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        heads = "".join(f"<th>{escape(column)}</th>" for column in columns)
-        lines = "".join(
-            f"<tr class='ours'><th>{escape(row['figure'])}</th>"
-            + "".join(
-                f"<td{_CLASSES.get(column, '')}>{escape(row.get(column, '–' if column else ''))}</td>"
-                for column in columns[1:]
-            )
-            + "</tr>"
-            for row in rows
-        )
-        parts.append(f"<h2>{escape(model)}</h2><p class='lead'>{escape(text)}</p><div class='table'><table>")
-        parts.append(f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>")
+        first, *columns = dict.fromkeys(key for row in rows for key in row)
+        lines = [_line(row, columns) for row in rows]
+        parts.append(f"<h2>{escape(model)}</h2><p class='lead'>{escape(text)}</p>{rows_table(first, columns, lines)}")
     return "".join(parts)
+
+
+def _line(row: results.Row, columns: Sequence[str]) -> str:
+    cells = (
+        f"<td{_CLASSES.get(column, '')}>{escape(row.get(column, '–' if column else ''))}</td>" for column in columns
+    )
+    return f'<tr class="ours"><th>{escape(row["figure"])}</th>{"".join(cells)}</tr>'
 
 
 def beside(checkpoint: Path, words: str) -> tuple[list[Row], list[str]]:

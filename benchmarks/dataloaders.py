@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, get_worker_info
 
+from benchmarks.mxnet_compat import import_mxnet
 from pipelines.common.errors import UserError
-from pipelines.common.mxnet_compat import import_mxnet
 from pipelines.sources.source import Source
 
 Batches = Iterator[Tensor]

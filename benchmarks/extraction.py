@@ -22,8 +22,9 @@ from benchmarks.face_ijb import write_faces
 from benchmarks.measure import finish
 from benchmarks.results import Row
 from evaluate.features.embed import embed_batches
-from evaluate.features.extract import CHUNK, batches, join, split, write_pieces
+from evaluate.features.extract import CHUNK, batches, join, write_pieces
 from evaluate.features.network import Network, load_network
+from evaluate.features.pieces import split
 from evaluate.protocols.ijb_lists import IJB
 from models import create_model
 from pipelines.common.alignment import SIZE

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from benchmarks import results
+from benchmarks.mxnet_compat import import_mxnet
 from benchmarks.results import Row
 from pipelines.common.command import run
-from pipelines.common.mxnet_compat import import_mxnet
 from pipelines.loading.decoder import Decoder
 from pipelines.prepare.check import check
 from pipelines.prepare.convert import convert

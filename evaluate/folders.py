@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
+from evaluate.features.options import (
+    add_cache_option,
+    add_checkpoint_option,
+    add_name_option,
+    add_network_options,
+    load_embedder,
+)
 from evaluate.features.ranks import World, take_device
 from evaluate.own_people.confusions import draw_confusions
 from evaluate.own_people.faces import read_faces
@@ -60,6 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
     add_network_options(parser)
+    add_cache_option(parser)
     add_name_option(parser)
     add_json_option(parser, "what results.json holds")
     return parser.parse_args()

@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
+from evaluate.features.options import (
+    add_cache_option,
+    add_checkpoint_option,
+    add_name_option,
+    add_network_options,
+    load_embedder,
+)
 from evaluate.features.ranks import ranks
 from evaluate.features.sums import embedding_sums
 from evaluate.protocols.identification import (
@@ -96,6 +102,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     parser.add_argument("--norm", choices=NORMS, default="keep", help="what becomes of an embedding's length")
     add_network_options(parser)
+    add_cache_option(parser)
     add_name_option(parser)
     add_json_option(parser, "what results.json holds")
     args = parser.parse_args()

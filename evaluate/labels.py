@@ -19,13 +19,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluate.features.files import load_features
-from evaluate.features.options import add_checkpoint_option, add_network_options, load_embedder
+from evaluate.features.options import add_cache_option, add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparable, find_label_errors
+from evaluate.reporting.findings import LabelError, Labels
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
-from evaluate.reporting.schema import FORMAT, LabelError, Labels
+from evaluate.reporting.schema import FORMAT
 from pipelines.common.command import finite_number, run, say
 from pipelines.common.files import save_array
 from pipelines.common.json_output import add_json_option, only_json
@@ -62,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--merge", type=finite_number, help="people of two labels that are at least as alike are one")
     parser.add_argument("--output", type=Path, default=Path("labels"), help="folder for what is found")
     add_network_options(parser)
+    add_cache_option(parser)
     add_json_option(parser, "what labels.json holds")
     return parser.parse_args()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_name_option, add_network_options, load_embedder
+from evaluate.features.options import add_cache_option, add_name_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, ranks
 from evaluate.protocols.embeddings import normalised
 from evaluate.protocols.megaface_files import (
@@ -138,6 +138,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder with aligned facescrub/ and megaface/ images")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     add_network_options(parser)
+    add_cache_option(parser)
     add_name_option(parser)
     add_json_option(parser, "what results.json holds")
     args = parser.parse_args()

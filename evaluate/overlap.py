@@ -20,9 +20,10 @@ from evaluate.features.embed import Embedder
 from evaluate.features.options import add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
+from evaluate.reporting.findings import Overlap, SharedIdentity
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
-from evaluate.reporting.schema import FORMAT, Overlap, SharedIdentity
+from evaluate.reporting.schema import FORMAT
 from pipelines.common.command import at_least, finite_number, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder, distinct_names

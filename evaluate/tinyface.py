@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
+from evaluate.features.options import (
+    add_cache_option,
+    add_checkpoint_option,
+    add_name_option,
+    add_network_options,
+    load_embedder,
+)
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import normalised
 from evaluate.protocols.resampling import draw, rates
@@ -52,6 +58,7 @@ def main() -> None:
     add_checkpoint_option(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json")
     add_network_options(parser)
+    add_cache_option(parser)
     add_name_option(parser)
     add_json_option(parser, "what results.json holds")
     args = parser.parse_args()

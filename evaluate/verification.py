@@ -18,7 +18,13 @@ import numpy as np
 from rich.console import Console
 
 from evaluate.breakdowns.sets import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown
-from evaluate.features.options import add_checkpoint_option, add_name_option, add_network_options, load_embedder
+from evaluate.features.options import (
+    add_cache_option,
+    add_checkpoint_option,
+    add_name_option,
+    add_network_options,
+    load_embedder,
+)
 from evaluate.features.pairs import read_pairs
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import mean_norms
@@ -64,6 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--groups", type=Path, help="file of persons and groups, whose errors are compared")
     add_network_options(parser)
+    add_cache_option(parser)
     add_name_option(parser)
     add_json_option(parser, "what results.json holds")
     return parser.parse_args()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipelines.common.command import at_least, run, say
-from pipelines.common.files import replacing
+from pipelines.common.files import check_file, replacing
 from pipelines.common.sheets import sheet
 from pipelines.loading.augment import AUGMENTATIONS
 from pipelines.loading.loader import Loader, read_once
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=at_least(1), default=112)
     parser.add_argument("--seed", type=at_least(0), default=0)
     arguments = parser.parse_args()
+    check_file(arguments.output)
     picture = augmented_sheet(
         open_source(arguments.data), arguments.augment, image_size=arguments.image_size, seed=arguments.seed
     )

@@ -74,10 +74,9 @@ def _fresh(store: dist.Store, rank: int, size: int) -> dist.Store:
     return dist.PrefixStore(f"start {store.add(f'starts of rank {rank}', 1)}", store)
 
 
-def limit_waiting(timeout: float, *groups: dist.ProcessGroup) -> None:
-    """From here on collectives of the default group and of ``groups`` may take ``timeout`` seconds."""
-    for group in (dist.group.WORLD, *groups):
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout), group)
+def limit_waiting(timeout: float) -> None:
+    """From here on collectives of the default group may take ``timeout`` seconds."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout), dist.group.WORLD)
 
 
 def agreed(action: Callable[[], Value], group: dist.ProcessGroup | None = None) -> list[Value]:

@@ -7,7 +7,6 @@ import argparse
 import os
 import platform
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -145,21 +144,6 @@ def choice() -> Iterator[Fact]:
         yield Fact("device: auto", find_device().type)
     except UserError as error:
         yield Fact("device: auto", "refused", str(error))
-
-
-def nvidia_smi(*fields: str) -> dict[str, str]:
-    """What ``nvidia-smi`` says of the first visible GPU, by field (``nvidia-smi --help-query-gpu``); {} without it."""
-    if not torch.cuda.is_available():
-        return {}
-    uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
-    chosen = [f"--id=GPU-{uuid.removeprefix('GPU-')}"] if uuid else []
-    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", *chosen]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    values = [value.strip() for value in answer.stdout.partition("\n")[0].split(",")]
-    return dict(zip(fields, values)) if answer.returncode == 0 and len(values) == len(fields) else {}
 
 
 def _gpus_of_dali() -> int:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from evaluate.protocols.folds import VerificationResult, worst_pairs
+from pipelines.common.pixels import to_levels
 from pipelines.common.sheets import sheet
 from pipelines.loading.batch import Batch
 
@@ -26,8 +27,8 @@ def showing_first(batches: Iterator[Batch], show: Callable[[Tensor], None]) -> I
 
 def batch_sheet(images: Tensor) -> Image.Image:
     """Images (b, 3, h, w) in [-1, 1], on any device, in rows: the first 72 of them."""
-    some = images[: _ROWS * _COLUMNS].detach().cpu().float()
-    pixels = ((some + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    some = images[: _ROWS * _COLUMNS].detach().cpu()
+    pixels = to_levels(some).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     rows = [list(pixels[first : first + _COLUMNS]) for first in range(0, len(pixels), _COLUMNS)]
     return sheet(rows, side=images.shape[-1])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
-from pipelines.common.files import naming, remove_leftovers, replacing
+from pipelines.common.files import check_folder, naming, remove_leftovers, replacing
 from train.distributed import agreed, comes_true
 
 # A whole run leaves these: where one is, there was a run, whatever else has been deleted.
@@ -38,6 +38,7 @@ class RunFolder:
             raise UserError(f"output: {self.path} must be a folder that all nodes share; not every process sees it")
 
     def _acquire(self, token: str) -> str:
+        check_folder(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         self._notes = self._read()

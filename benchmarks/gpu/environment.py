@@ -2,13 +2,14 @@
 
 import ctypes
 import platform
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from benchmarks.gpu.part import Report, Setting
-from train.doctor import facts, nvidia_smi
+from train.doctor import facts
 
 _CLOCKS = {
     "driver_version": "driver",
@@ -49,6 +50,21 @@ def run(report: Report, setting: Setting) -> None:
         report.holds("nvJPEG finds the JPEG engine", engines, str(engines))
     else:
         report.figure("JPEG engine", "yes" if engines else "none, as expected of this GPU")
+
+
+def nvidia_smi(*fields: str) -> dict[str, str]:
+    """What ``nvidia-smi`` says of the first visible GPU, by field (``nvidia-smi --help-query-gpu``); {} without it."""
+    if not torch.cuda.is_available():
+        return {}
+    uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
+    chosen = [f"--id=GPU-{uuid.removeprefix('GPU-')}"] if uuid else []
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", *chosen]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    values = [value.strip() for value in answer.stdout.partition("\n")[0].split(",")]
+    return dict(zip(fields, values)) if answer.returncode == 0 and len(values) == len(fields) else {}
 
 
 def _has_triton() -> bool:

@@ -18,6 +18,8 @@ from pipelines.loading.landmarks import Landmarks, mirrored, template_landmarks
 from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
+_AT_A_TIME = 16  # views for each thread of a CPU, so that what passes between layers stays in its cache
+
 
 def embed_batches(
     model: nn.Module,
@@ -30,7 +32,8 @@ def embed_batches(
 
     v is 2 (original, mirrored), or 1 without ``flip``. Landmarks (b, 5, 2) may come beside the images: a network that
     ``wants_landmarks`` gets them, else the template's, mirror images mirrored ones. The network sees one shape: a batch
-    that is shorter than one before it is filled up, for a new shape may be compiled for, and its convolutions timed.
+    that is shorter than one before it is filled up, for a new shape may be compiled for, and its convolutions timed. A
+    CPU takes a part of a batch at a time, unless the network ``splits_batches`` itself.
     Raises ``ValueError`` where the network does not give one row an image; whether the rows are finite is left to who
     takes them from the device.
     """
@@ -38,12 +41,15 @@ def embed_batches(
     with evaluating(model):
         for batch in batches:
             images, *landmarks = (batch,) if isinstance(batch, Tensor) else batch
+            in_parts = images.device.type == "cpu" and not getattr(model, "splits_batches", False)
             count, size = len(images), max(size, len(images))
             images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
             views = torch.cat([images, images.flip(3)]) if flip else images
             places = _places(landmarks, size, flip, images.device) if getattr(model, "wants_landmarks", False) else ()
+            at_a_time = _AT_A_TIME * torch.get_num_threads() if in_parts else len(views)
+            parts = zip(*(values.split(at_a_time) for values in (views, *places)))
             with torch.inference_mode(), torch.autocast(views.device.type, autocast, enabled=autocast is not None):
-                features = one_row_an_image(model(views, *places), len(views))
+                features = torch.cat([one_row_an_image(model(*part), len(part[0])) for part in parts])
             yield features.unflatten(0, (-1, size))[:, :count].transpose(0, 1)
 
 

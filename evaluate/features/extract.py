@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evaluate.features.embed import embed_batches
 from evaluate.features.network import load_network
-from evaluate.features.pieces import in_pieces
+from evaluate.features.pieces import Piece, in_pieces, make_missing, split
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
@@ -24,7 +24,6 @@ from pipelines.common.files import remove_leftovers, replacing, save_array
 from pipelines.loading.aligned import aligned_images
 
 CHUNK = 4096  # images a piece; what an interruption costs each rank at most
-Piece = tuple[Path, np.ndarray]  # its file, its images' indices
 
 
 def extract(
@@ -57,27 +56,22 @@ def extract(
             say(f"the network takes {network.input}")
             _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast, dtype), chunk)
         world.barrier()
-        done = final.exists()
-        missing = [piece for piece in pieces if not piece[0].exists()]
-        world.barrier()  # all have looked before the first writes
-        if not done:
-            share = slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))
-            if missing[share]:
-                features = embed_batches(
-                    network.model,
-                    aligned_images(
-                        paths,
-                        images.landmarks,
-                        batches(missing[share], batch_size),
-                        batch_size=batch_size,
-                        image_size=network.input_size,
-                        device=world.device,
-                        threads=threads,
-                    ),
-                    autocast=autocast,
-                )
-                write_pieces(missing[share], features, images.names, dtype, show=world.main)
-            world.barrier()
+
+        def make(share: list[Piece]) -> None:
+            aligned = aligned_images(
+                paths,
+                images.landmarks,
+                batches(share, batch_size),
+                batch_size=batch_size,
+                image_size=network.input_size,
+                device=world.device,
+                threads=threads,
+            )
+            features = embed_batches(network.model, aligned, autocast=autocast)
+            write_pieces(share, features, images.names, dtype, show=world.main)
+
+        if not final.exists():
+            make_missing(pieces, world, make)
             if world.main:
                 join(pieces, final, folder)
         return final if world.main else None
@@ -150,14 +144,6 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
             for path, text in ((mark, f"{chunk} {key}"), (stamp, key)):
                 with replacing(path) as temporary:
                     temporary.write_text(text)
-
-
-def split(count: int, chunk: int, folder: Path) -> list[Piece]:
-    """``count`` images in pieces of ``chunk``, to be written in ``folder``."""
-    return [
-        (folder / f"{number:06d}.npy", np.arange(start, min(start + chunk, count)))
-        for number, start in enumerate(range(0, count, chunk))
-    ]
 
 
 def batches(pieces: Iterable[Piece], batch_size: int) -> Iterator[np.ndarray]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from evaluate.features.preprocessing import Preprocessed, Preprocessing, overruled
+from models.folding import fold_batch_norms
 from models.layers import IMAGENET_MEAN, IMAGENET_STD
 from models.weights import load_backbone
 from pipelines.common.errors import UserError
@@ -41,7 +42,7 @@ def load_network(
     device: torch.device | str = "cpu",
     given: Mapping[str, Any] | None = None,
 ) -> Network:
-    """The network at ``path``.
+    """The network at ``path``, its batch norms folded into the layers in front of them.
 
     Args:
         path: a run folder, a state dict or an ``.onnx`` file.
@@ -52,8 +53,9 @@ def load_network(
     if path.suffix.lower() == ".onnx":
         return _onnx_network(path, device, given)
     model, options = load_backbone(path, **({"name": backbone} if backbone else {}))
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     size = options["input_size"]
+    fold_batch_norms(model, torch.zeros(1, 3, size, size))
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     bgr, unit_range, imagenet = (options.get(name, False) for name in ("bgr", "unit_range", "imagenet"))
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else ((0.0,), (1.0,))
     found = Preprocessing((0, 1) if unit_range or imagenet else (-1, 1), mean, std, bgr)

@@ -39,6 +39,8 @@ class OnnxNetwork(nn.Module):
             embedding each. What an output holds shows in the first call only.
     """
 
+    splits_batches = True
+
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         super().__init__()
         if not path.exists():

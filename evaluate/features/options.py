@@ -2,9 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from evaluate.features.cache import CachedEmbedder
 from evaluate.features.embed import Embedder
 from evaluate.features.network import load_network
 from evaluate.features.preprocessing import add_input_options, input_options
@@ -22,9 +24,21 @@ def add_checkpoint_option(parser: argparse._ActionsContainer, required: bool = T
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add what a command that runs a network needs beside ``--checkpoint``."""
     add_input_options(parser)
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is for GPUs, and less exact")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="bf16: faster where a device multiplies it, less exact"
+    )
     parser.add_argument("--batch-size", type=at_least(1), default=128, help="images at a time on each device")
     parser.add_argument("--threads", type=at_least(1), default=4, help="decoding threads of each rank")
+
+
+def add_cache_option(parser: argparse.ArgumentParser) -> None:
+    """Add where a command that embeds whole sets of images, each by `load_embedder`'s, keeps what it has embedded."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder that keeps embeddings: what one command has embedded, in part too, no other does again",
+    )
 
 
 def add_name_option(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +51,14 @@ def load_embedder(args: argparse.Namespace, world: World, flip: bool = True) -> 
     network = load_network(args.checkpoint, args.network, world.device, input_options(args))
     if world.main:
         say(f"the network takes {network.input}")
-    embedder = Embedder(
-        network.model,
-        network.input_size,
-        world,
-        batch_size=args.batch_size,
-        threads=args.threads,
-        autocast=PRECISIONS[args.precision],
-        flip=flip,
-        show=True,
-    )
-    return embedder, network.input
+    options: dict[str, Any] = {
+        "batch_size": args.batch_size,
+        "threads": args.threads,
+        "autocast": PRECISIONS[args.precision],
+        "flip": flip,
+        "show": True,
+    }
+    base = network.model, network.input_size, world
+    if cache := getattr(args, "cache", None):
+        return CachedEmbedder(*base, cache=cache, digest=network.digest(), **options), network.input
+    return Embedder(*base, **options), network.input

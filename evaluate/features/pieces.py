@@ -1,23 +1,59 @@
-"""The features of many images, gathered from a network's batches to pieces that are files of their own."""
+"""The features of many images in pieces that are files of their own: one that is there is done."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from evaluate.features.ranks import World
+
+Piece = tuple[Path, np.ndarray]  # its file, its images' indices int64 (n,), which follow one another
+_LEAST, _MOST_FILES = 1024, 256  # images a file, unless there would be more files than that
+
+
+def rows_a_file(count: int) -> int:
+    """Images of a file of ``count`` images in all."""
+    return max(_LEAST, -(-count // _MOST_FILES))
+
+
+def split(count: int, rows: int, folder: Path) -> list[Piece]:
+    """``count`` images in pieces of ``rows``, to be written in ``folder``."""
+    return [
+        (folder / f"{number:06d}.npy", np.arange(start, min(start + rows, count)))
+        for number, start in enumerate(range(0, count, rows))
+    ]
+
+
+def make_missing(pieces: Sequence[Piece], world: World, make: Callable[[list[Piece]], None]) -> None:
+    """Have the ``pieces`` whose files are not there made, each rank a share; all ranks call, and leave when all are.
+
+    Their folder, which is one, is listed, for a network's disk may remember that a single file was not there.
+    """
+    present = {entry.name for entry in os.scandir(pieces[0][0].parent)}
+    missing = [piece for piece in pieces if piece[0].name not in present]
+    world.barrier()  # all have looked before the first writes
+    share = missing[slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))]
+    if share:
+        make(share)
+    world.barrier()
+
 
 def in_pieces(features: Iterator[Tensor], lengths: Sequence[int], *, show: bool) -> Iterator[np.ndarray]:
     """Join batches of features (b, v, d) to pieces float32 (length, v, d) of these ``lengths``, one after the other.
 
-    No batch reaches over the end of a piece. ``show``: whether a progress bar is drawn.
+    ``show``: whether a progress bar is drawn.
     """
     columns = TextColumn("images of this rank"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, disable=not show) as progress:
         task = progress.add_task("", total=sum(lengths))
+        rows: list[np.ndarray] = []
         for length in lengths:
-            rows: list[np.ndarray] = []
             while sum(map(len, rows)) < length:
                 rows.append(next(features).cpu().numpy())
                 progress.advance(task, len(rows[-1]))
-            yield np.concatenate(rows)
+            joined = np.concatenate(rows)
+            yield joined[:length]
+            rows = [joined[length:]]

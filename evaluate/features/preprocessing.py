@@ -50,6 +50,7 @@ class Preprocessed(nn.Module):
         super().__init__()
         self.preprocessing, self.model = preprocessing, model
         self.wants_landmarks = getattr(model, "wants_landmarks", False)
+        self.splits_batches = getattr(model, "splits_batches", False)
 
     def forward(self, images: Tensor, *landmarks: Tensor) -> Tensor:
         return self.model(self.preprocessing(images), *landmarks)

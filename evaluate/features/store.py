@@ -1,7 +1,6 @@
 """Embeddings of all images of a source on disk, by index: made once by all ranks, then read row by row."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from evaluate.features.network import Network
-from evaluate.features.pieces import in_pieces
+from evaluate.features.pieces import Piece, in_pieces, make_missing, rows_a_file, split
 from evaluate.features.ranks import World
 from evaluate.features.readable import embed_readable
 from evaluate.protocols.embeddings import finite
@@ -18,7 +17,6 @@ from pipelines.common.files import save_array
 from pipelines.sources.rows import RowFile
 from pipelines.sources.source import Source
 
-_LEAST, _MOST_FILES = 1024, 256  # images a file, unless there would be more files than that
 _BATCH = 128  # images that are embedded at a time
 _PROBES = 64  # images whose bytes tell a data set from another with the same labels
 
@@ -32,19 +30,13 @@ class EmbeddingStore:
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
-        self.rows = max(_LEAST, -(-count // _MOST_FILES))
+        self.rows = rows_a_file(count)
         self._files: dict[int, RowFile] = {}
 
     @property
     def dimension(self) -> int:
         """Numbers of an embedding, once there is one."""
         return self._file(0).shape[2]
-
-    def missing(self) -> list[int]:
-        """The numbers of the files that are not there; the folder is listed, for a network's disk may remember that a
-        single file was not."""
-        present = {entry.name for entry in os.scandir(self.folder)}
-        return [number for number in range(-(-self.count // self.rows)) if self._path(number).name not in present]
 
     def fill(
         self,
@@ -67,12 +59,11 @@ class EmbeddingStore:
             UserError: an embedding is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        missing = self.missing()
-        world.barrier()  # all have looked before the first writes
-        share = missing[slice(*(len(missing) * k // world.size for k in (world.rank, world.rank + 1)))]
-        if share:
-            self._embed(share, network, source, world, threads, autocast, max_bad_fraction)
-        world.barrier()
+        make_missing(
+            split(self.count, self.rows, self.folder),
+            world,
+            lambda share: self._embed(share, network, source, world, threads, autocast, max_bad_fraction),
+        )
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
         """The embeddings float32 (b, d) of images ``indices`` int64 (b,), or of the mirror images where ``mirrored``,
@@ -91,7 +82,7 @@ class EmbeddingStore:
 
     def _embed(
         self,
-        numbers: list[int],
+        pieces: list[Piece],
         network: Network,
         source: Source,
         world: World,
@@ -99,7 +90,7 @@ class EmbeddingStore:
         autocast: torch.dtype | None,
         max_bad_fraction: float,
     ) -> None:
-        parts = [np.arange(n * self.rows, min((n + 1) * self.rows, self.count)) for n in numbers]
+        parts = [part for _, part in pieces]
         features, bad_images = embed_readable(
             network.model,
             source,
@@ -111,13 +102,13 @@ class EmbeddingStore:
             max_bad_fraction=max_bad_fraction,
         )
         joined = in_pieces(features, list(map(len, parts)), show=world.main)
-        for number, part, piece in zip(numbers, parts, joined, strict=True):
+        for (path, part), piece in zip(pieces, joined, strict=True):
             bad = np.array([int(index) in bad_images for index in part])
             with np.errstate(invalid="ignore"):  # 0 / 0 is told as what it is, not finite
                 piece /= np.linalg.norm(piece, axis=2, keepdims=True)
             finite(piece[~bad], "the network's embeddings", _names(source, part[~bad]))
             piece[bad] = np.nan
-            save_array(self._path(number), piece.astype("<f2"))
+            save_array(path, piece.astype("<f2"))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npy"

@@ -97,22 +97,13 @@ def compare(
     Raises:
         UserError: there is no genuine pair, or there are too few impostor pairs for any of ``fars``.
     """
-    # Images of a person behind one another: of a row of scores, those with the own person are one piece.
-    order = np.argsort(person, kind="stable")
-    left = order if reference is None else order[reference[order]]
-    right = order if reference is None else order[~reference[order]]
-    begin, end = (np.searchsorted(person[right], person[left], side=side) for side in ("left", "right"))
-    # Without references a pair is met once: with the image that comes first as its row.
-    own = np.arange(1, len(left) + 1) if reference is None else begin
-    left_out = np.zeros(len(left), np.int64) if reference is None else begin
-    count = end - own
-    row = np.repeat(np.arange(len(left)), count)
-    first = left[row]
-    second = right[np.arange(len(row)) - np.repeat(np.cumsum(count) - count - own, count)]
-    impostors = int((len(right) - (end - left_out)).sum())
+    pairs = _layout(person, reference)
+    left, right, impostors = pairs.left, pairs.right, pairs.impostors
     told = tuple(sorted(far for far in fars if far * impostors * (1 + 1e-12) >= 1 and 2 * far * impostors <= held))
-    if not len(first) or not impostors:
-        raise UserError(f"there are {len(first)} pairs of one person and {impostors} of two: some of both are needed")
+    if not len(pairs.first) or not impostors:
+        raise UserError(
+            f"there are {len(pairs.first)} pairs of one person and {impostors} of two: some of both are needed"
+        )
     if not told:
         raise UserError(
             f"there are {impostors} pairs of two people: the FARs that they tell are 1/{impostors} to "
@@ -126,11 +117,11 @@ def compare(
     key = 0
     for start in range(0, len(left), size):
         stop = min(start + size, len(left))
-        column = int(end[start]) if reference is None else 0  # nothing before it is an impostor of these rows
+        column = int(pairs.end[start]) if reference is None else 0  # nothing before it is an impostor of these rows
         if column == len(right):
             break
         scores = vectors[left[start:stop]].astype(np.float32) @ transposed[:, column:]
-        for line, low, high in zip(scores, left_out[start:stop], end[start:stop]):
+        for line, low, high in zip(scores, pairs.left_out[start:stop], pairs.end[start:stop]):
             line[max(low - column, 0) : high - column] = -np.inf
             masked += high - max(low, column)
         blocks.append((key, column, scores.shape[1]))
@@ -145,21 +136,59 @@ def compare(
     top, cells = top[falling], cells[falling]
     block = np.searchsorted(keys, cells, side="right") - 1
     line, place = np.divmod(cells - keys[block], widths[block])
-    of_left, of_right = (np.bincount(person[side], minlength=person.max() + 1).astype(float) for side in (left, right))
-    degree = of_left * (len(right) - of_right)
-    if reference is not None:
-        degree += of_right * (len(left) - of_left)
     return AllPairs(
         vectors=vectors,
         person=person,
-        first=first,
-        second=second,
-        genuine=exact(vectors, vectors, first, second),
+        first=pairs.first,
+        second=pairs.second,
+        genuine=exact(vectors, vectors, pairs.first, pairs.second),
         impostors=impostors,
         top=top,
         top_first=left[block * size + line],
         top_second=right[columns[block] + place],
-        degree=degree,
+        degree=pairs.degree,
         counts=counts,
         fars=told,
     )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which images make pairs: rows ``left`` (l,) with columns ``right`` (r,), indices of images, a person's behind one
+    another in both.
+
+    Attributes:
+        left_out, end: of each row, the columns [left_out, end) make no impostor pairs: they show the row's own person,
+            or, without references, were met before. Both int64 (l,).
+        first, second: the images of the genuine pairs, int64 (G,).
+        impostors: how many impostor pairs there are.
+        degree: how many impostor pairs each person is in, float64 (u,).
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    left_out: np.ndarray
+    end: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    impostors: int
+    degree: np.ndarray
+
+
+def _layout(person: np.ndarray, reference: np.ndarray | None) -> _Layout:
+    order = np.argsort(person, kind="stable")
+    left = order if reference is None else order[reference[order]]
+    right = order if reference is None else order[~reference[order]]
+    begin, end = (np.searchsorted(person[right], person[left], side=side) for side in ("left", "right"))
+    # Without references a pair is met once: with the image that comes first as its row.
+    own = np.arange(1, len(left) + 1) if reference is None else begin
+    left_out = np.zeros(len(left), np.int64) if reference is None else begin
+    count = end - own
+    row = np.repeat(np.arange(len(left)), count)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count - own, count)
+    of_left, of_right = (np.bincount(person[side], minlength=person.max() + 1).astype(float) for side in (left, right))
+    degree = of_left * (len(right) - of_right)
+    if reference is not None:
+        degree += of_right * (len(left) - of_left)
+    impostors = int((len(right) - (end - left_out)).sum())
+    return _Layout(left, right, left_out, end, left[row], right[place], impostors, degree)

@@ -1,6 +1,6 @@
-"""What ``results.json``, ``overlap.json`` and ``labels.json`` hold.
+"""What ``results.json`` holds.
 
-The commands that write them build these classes, and what reads the files checks them by these.
+The commands that write it build these classes, and what reads the files checks them by these.
 
 Rates are fractions, and null where they are not defined. Files may hold more than is written here; what only newer
 commands write may be missing.
@@ -251,20 +251,20 @@ class Settings(BaseModel):
     detector_score: bool
 
 
-class _File(BaseModel):
+class File(BaseModel):
     """``input`` says which images the network took."""
 
     format: Count = 0
     input: str | None = None
 
     @model_validator(mode="after")
-    def _known(self) -> "_File":
+    def _known(self) -> "File":
         if self.format > FORMAT:
             raise ValueError(f"its format is {self.format}, and this version of Facemill reads up to {FORMAT}")
         return self
 
 
-class Results(_File):
+class Results(File):
     """``results.json`` of a model: figures of one IJB target, of verification sets by name, other sets, own people."""
 
     name: Name
@@ -289,61 +289,3 @@ class Results(_File):
         if not any(getattr(self, kind) for kind in kinds):
             raise ValueError(f"there is neither {', '.join(kinds[:-1])} nor {kinds[-1]}")
         return self
-
-
-class SharedIdentity(BaseModel):
-    """An identity of each set, and the cosine of their mean embeddings."""
-
-    first: FileName
-    second: FileName
-    cosine: FiniteFloat
-
-
-class Overlap(_File):
-    """``overlap.json``: the identities that two sets share, the most similar first."""
-
-    threshold: FiniteFloat
-    shared: list[SharedIdentity]
-
-
-class Cut(BaseModel):
-    """Where strangers part from the same person; see `evaluate.protocols.two_groups`."""
-
-    threshold: FiniteFloat
-    share: Rate
-    recall: Rate
-
-
-class LabelError(BaseModel):
-    """An image that should have another label.
-
-    Attributes:
-        image, label, identity: its number in the data set, and whom it is taken for now.
-        where: where it lies.
-        error: ``nobody``: it is like nobody and left out; ``moved``: to the identity ``other``; ``new``: a further
-            person under the label, a class of its own; ``merged``: the label's person is ``other``.
-        to: the new label; -1 where it is left out.
-        likeness: its cosine to the others of its label; null if there are none.
-        other, cosine: who is most like it, or its group, under another label.
-    """
-
-    image: Count
-    label: Count
-    identity: FileName
-    where: FileName
-    error: Literal["nobody", "moved", "new", "merged"]
-    to: int
-    likeness: Number
-    other: FileName
-    cosine: FiniteFloat
-
-
-class Labels(_File):
-    """``labels.json``: what is wrong with a set's labels, and by which thresholds, cosines."""
-
-    images: Count
-    identities: Count
-    stray: Cut
-    move: FiniteFloat
-    merge: FiniteFloat
-    errors: list[LabelError]

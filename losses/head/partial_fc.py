@@ -15,7 +15,7 @@ from torch import Tensor
 
 import losses.head.tile_torch
 from losses.head.centre_pass import CentrePass, OnCentreGradient, StreamedReduction
-from losses.head.collective import Group, RowGather, sum_ranks
+from losses.head.collective import Group, RowGather
 from losses.head.dense import reduce_densely
 from losses.head.queue import EmbeddingQueue
 from losses.head.rows_torch import inverse_norm
@@ -216,7 +216,7 @@ class PartialFC(ShardedCentres):
         """
         weight = self.weight if self.mode == "dense" and self.margin.competitive else self.weight.detach()
         streamed = self.mode == "streamed" and self.margin.competitive
-        cos_y = self._target_cosine(x.detach() if streamed else x, labels, weight)
+        cos_y = self.own_cosine(x.detach() if streamed else x, labels, weight)
         batch = BatchView(labels, labels >= 0, cos_y.detach(), norm, x.shape[1], uniform)
         with torch.no_grad():
             batch.state = self.margin.update(batch)
@@ -230,27 +230,11 @@ class PartialFC(ShardedCentres):
         The loss is a mean over all of them for the centres. To the encoder it is the batch's mean, so the gradient of
         ``x`` grows by the ratio of the numbers of rows.
         """
-        past, past_labels = queue.exchange(x.detach(), labels, self._target_centres)
+        past, past_labels = queue.exchange(x.detach(), labels, self.own_centres)
         if x.requires_grad:
             count, past_count = (labels >= 0).sum(), (past_labels >= 0).sum()
             x.register_hook(lambda gradient: gradient * ((count + past_count) / count.clamp(min=1)))
         return torch.cat([x, past]), torch.cat([labels, past_labels])
-
-    def _target_centres(self, labels: Tensor) -> Tensor:
-        """(n, d) centres of the classes, each from the rank that holds it, without gradient; 0 for the label -1."""
-        if not len(self.weight):
-            return sum_ranks(self.weight.new_zeros(len(labels), self.weight.shape[1]), self.group)
-        here = (labels >= self.start) & (labels < self.stop)
-        own = self.weight.detach()[(labels - self.start).clamp(0, len(self.weight) - 1)]
-        return sum_ranks(own * here[:, None], self.group)
-
-    def _target_cosine(self, x: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        """(B,) cosines to the own centres, each from the rank that holds the centre; 0 where the label is -1."""
-        here = (labels >= self.start) & (labels < self.stop)
-        if not len(weight):
-            return sum_ranks(x.sum(1) * 0, self.group)
-        own = weight[(labels - self.start).clamp(0, len(weight) - 1)]
-        return sum_ranks((x * own).sum(1) * inverse_norm(own) * here, self.group)
 
     def _streamed(
         self, x: Tensor, batch: BatchView, sampled: SampledClasses | None

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from losses.head.collective import Group, rank, reshard, shard_range, world_size
+from losses.head.collective import Group, rank, reshard, shard_range, sum_ranks, world_size
+from losses.head.rows_torch import inverse_norm
 from pipelines.common.errors import UserError
 
 _INIT_BLOCK = 4096
@@ -48,6 +49,26 @@ class ShardedCentres(nn.Module):
     def stop(self) -> int:
         """One past the last class of this rank."""
         return self._range[1]
+
+    def own_centres(self, labels: Tensor) -> Tensor:
+        """(n, d) centres of the classes, each from the rank that holds it, without gradient; 0 for the label -1."""
+        own, here = self._own_rows(labels, self.weight.detach())
+        return sum_ranks(own * here[:, None], self.group)
+
+    def own_cosine(self, x: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        """(n,) cosines of unit vectors (n, d) to the centres of their classes, of any rank; 0 where the label is -1.
+
+        ``weight`` is this rank's, with a gradient or without.
+        """
+        own, here = self._own_rows(labels, weight)
+        return sum_ranks((x * own).sum(1) * inverse_norm(own) * here, self.group)
+
+    def _own_rows(self, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, d) the classes' rows of this rank's ``weight``, any for classes of other ranks; (n,) which it holds."""
+        here = (labels >= self.start) & (labels < self.stop)
+        if not len(weight):
+            return weight.new_zeros(len(labels), weight.shape[1]), here
+        return weight[(labels - self.start).clamp(0, len(weight) - 1)], here
 
     def _initial(self, start: int, stop: int, embedding_size: int, device: torch.device) -> Tensor:
         """Normal numbers in blocks with seeds of their own, so that they do not depend on the number of ranks."""

@@ -157,7 +157,7 @@ def _class_sums(
 
 @triton.jit
 def _d_product(
-    x, centres, inv_norm, target_column, active, lse, d_reduced, d_cos_y, out, bias, s, limit, coefficients, filter,
+    x, centres, inv_norm, target_column, active, reduced, d_reduced, d_cos_y, out, bias, s, limit, coefficients, filter,
     rows, count,
     SIZE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -165,7 +165,7 @@ def _d_product(
         x, centres, inv_norm, rows, count, SIZE, BLOCK_ROWS, BLOCK, STEP, PRECISION
     )
     inside = row < rows
-    lse = tl.load(lse + row, mask=inside, other=0.0)
+    reduced = tl.load(reduced + row, mask=inside, other=0.0)
     d_reduced = tl.load(d_reduced + row, mask=inside, other=0.0)
     target_column = tl.load(target_column + row, mask=inside, other=-1)
     d_cos_y = tl.load(d_cos_y + row, mask=inside, other=0.0)
@@ -173,7 +173,7 @@ def _d_product(
     if bias is not None:
         _, derivative = _softplus(logits - tl.load(bias))
     else:
-        derivative = tl.exp(logits - lse[:, None])
+        derivative = tl.exp(logits - reduced[:, None])
     d_cos = derivative * d_reduced[:, None] * slope
     if active is not None:
         d_cos = tl.where(tl.load(active + column, mask=column < count, other=0) != 0, d_cos, 0.0)

@@ -1,7 +1,7 @@
 """Fixed margins on the angle or the cosine of the own class: ArcFace, CosFace, their combination, SphereFace."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -75,12 +75,10 @@ class CombinedMargin(Margin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        if gradient not in ("exact", "straight_through"):
-            raise UserError(f"gradient is 'exact' or 'straight_through', not {gradient!r}")
         if m1 < 1:
             raise UserError(f"m1 multiplies the angle and must be at least 1, not {m1}")
         self.m1, self.m2, self.m3 = m1, m2, m3
-        self.straight_through = gradient == "straight_through"
+        self.straight_through = is_straight_through(gradient)
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         value = cos_y.clamp(-1, 1)
@@ -90,6 +88,13 @@ class CombinedMargin(Margin):
             value = add_angle(value, self.m2)
         value = self.s * (value - self.m3)
         return self.s * straight_through(cos_y, value / self.s) if self.straight_through else value
+
+
+def is_straight_through(gradient: Gradient) -> bool:
+    """Whether the option says so; ``UserError`` for what it may not be."""
+    if gradient not in get_args(Gradient):
+        raise UserError(f"gradient is 'exact' or 'straight_through', not {gradient!r}")
+    return gradient == "straight_through"
 
 
 def straight_through(cos: Tensor, value: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ _NONE = -2.0  # a boundary from before the first batch; those of batches are mea
 class GBCosFace(Margin):
     """½·softplus(2s(v - c_y + m)) + ½·softplus(2s(c_n - v + m)).
 
-    c_n = lse/s stands for all negatives, and v is a row's boundary: the middle of its c_y and c_n, drawn by ``alpha``
-    towards the global boundary, which follows the mean of the middles. No gradient flows through v. With alpha = 0 this
-    is CosFace of margin 2m.
+    c_n, their log-sum-exp over s, stands for all negatives, and v is a row's boundary: the middle of its c_y and c_n,
+    drawn by ``alpha`` towards the global boundary, which follows the mean of the middles. No gradient flows through v.
+    With alpha = 0 this is CosFace of margin 2m.
 
     Args:
         m: margin on either side of the boundary.
@@ -64,10 +64,10 @@ class GBCosFace(Margin):
             self.boundary.copy_(torch.where(self._counts(mean, batch), followed, self.boundary))
         return middle.lerp(boundary, self.alpha)
 
-    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
-        assert lse is not None
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
+        assert reduced is not None
         own = target / self.s
-        other = lse.clamp(min=-self.s) / self.s  # where there is no other class, as if one were opposite
+        other = reduced.clamp(min=-self.s) / self.s  # where there is no other class, as if one were opposite
         v = self._towards_boundary((own + other) / 2, batch)
         m, twice = self.share * self.margin(batch), 2 * self.s
         return (F.softplus(twice * (v - own + m)) + F.softplus(twice * (other - v + m))) / 2
@@ -99,5 +99,5 @@ class GBMagFace(GBCosFace):
     def margin(self, batch: BatchView) -> Tensor:
         return self.magnitude.margin(batch.norm)
 
-    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
-        return super().loss(target, lse, batch) + self.magnitude.penalty(batch.norm)
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
+        return super().loss(target, reduced, batch) + self.magnitude.penalty(batch.norm)

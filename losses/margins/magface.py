@@ -62,5 +62,5 @@ class MagFace(Margin):
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         return self.s * add_angle(cos_y.clamp(-1, 1), self.magnitude.margin(batch.norm))
 
-    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
-        return super().loss(target, lse, batch) + self.magnitude.penalty(batch.norm)
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
+        return super().loss(target, reduced, batch) + self.magnitude.penalty(batch.norm)

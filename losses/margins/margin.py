@@ -225,10 +225,11 @@ class Margin(nn.Module):
         """() what other logits are above in the reduction ``softplus``, differentiable: 0 unless overridden."""
         return batch.cos_y.new_zeros(())
 
-    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
         """(B,) target logits and (B,) the others' ``reduction`` → (B,) losses: cross-entropy unless overridden.
 
-        Called once a batch, so state that depends on the latter is brought up to date here.
+        Of a margin that is not ``competitive``, ``reduced`` is None. Called once a batch, so state
+        that depends on it is brought up to date here.
         """
-        assert lse is not None  # the margin is competitive
-        return F.softplus(lse - target)
+        assert reduced is not None  # the margin is competitive
+        return F.softplus(reduced - target)

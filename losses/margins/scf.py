@@ -56,5 +56,5 @@ class SCF(Margin):
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         return batch.norm * cos_y
 
-    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
         return log_bessel(batch.embedding_size / 2 - 1, batch.norm).to(target.dtype) - target

@@ -69,7 +69,7 @@ class SphereFace2(Margin):
     def bias(self, batch: BatchView) -> Tensor:
         return -self.b - self.s * self.m * self.share
 
-    def loss(self, target: Tensor, other: Tensor | None, batch: BatchView) -> Tensor:
-        assert other is not None  # the margin is competitive
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
+        assert reduced is not None  # the margin is competitive
         own = F.softplus(-target - self.b)
-        return self.weight / self.s * (self.balance * own + (1 - self.balance) * other)
+        return self.weight / self.s * (self.balance * own + (1 - self.balance) * reduced)

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from losses.margins.combined import AngleFactor, Gradient, angle, straight_through
+from losses.margins.combined import AngleFactor, Gradient, angle, is_straight_through, straight_through
 from losses.margins.margin import BatchView, Cosine, Factor, Margin, Scale
 
 
@@ -31,13 +31,13 @@ class SphereFaceR1(Margin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        self.m, self.weight, self.detached = m, weight, gradient == "straight_through"
+        self.m, self.weight, self.detached = m, weight, is_straight_through(gradient)
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         return self.s * self._moved(cos_y, (self.m * angle(cos_y)).clamp(max=math.pi))
 
-    def loss(self, target: Tensor, lse: Tensor | None, batch: BatchView) -> Tensor:
-        return self.weight / self.s * super().loss(target, lse, batch)
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
+        return self.weight / self.s * super().loss(target, reduced, batch)
 
     def _moved(self, cos: Tensor, moved: Tensor) -> Tensor:
         """The cosines of angles that were moved."""

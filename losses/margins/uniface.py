@@ -45,6 +45,6 @@ class UniFace(Margin):
     def bias(self, batch: BatchView) -> Tensor:
         return self.b
 
-    def loss(self, target: Tensor, other: Tensor | None, batch: BatchView) -> Tensor:
-        assert other is not None  # the margin is competitive
-        return F.softplus(self.b - target) + self.weight * other
+    def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
+        assert reduced is not None  # the margin is competitive
+        return F.softplus(self.b - target) + self.weight * reduced

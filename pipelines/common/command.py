@@ -1,8 +1,8 @@
 """How every command of Facemill ends: a user's mistake is one clear line, a bug is a traceback.
 
-Exit codes: 0 all is done; 1 a bug; 2 a mistake of the user, or a file, disk or network that fails; 128 + n ended by
-signal n, which is 130 for Ctrl-C and 143 for SIGTERM. A command that finds what it looks for may end with 1, too:
-its help says so.
+Exit codes: 0 all is done; 1 a bug; 2 a mistake of the user, a file, disk or network that fails, or no memory left;
+128 + n ended by signal n, which is 130 for Ctrl-C and 143 for SIGTERM. A command that finds what it looks for may end
+with 1, too: its help says so.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from types import FrameType
 from pipelines.common.errors import UserError, escaped, one_line
 
 _GLOO = ("gloo/transport", "pair closure")  # what gloo's errors, plain RuntimeErrors, can be told by
+_CPU_ALLOCATOR = "DefaultCPUAllocator: "  # and those of torch's memory on a CPU
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call ``main``; a ``UserError`` or ``OSError`` that reaches here is the user's to mend.
+    """Call ``main``; a ``UserError`` or ``OSError`` that reaches here is the user's to mend, as is a want of memory.
 
     One of several ranks tells its error and ends at once, without leaving the process group: the others may sit in a
     collective, and to leave is to wait for them. Set ``FACEMILL_TRACEBACK=1`` to see where an error came from.
@@ -61,7 +62,10 @@ def _line(error: Exception, several: bool) -> str | None:
     if isinstance(error, UserError | OSError):
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         return escaped(str(error)) + ("; make room and run the same command again" if full else "")
-    # Torch's errors of the network, told by their names: most commands do without torch.
+    # Torch's errors, too, are told by their names and texts: most commands do without torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_ALLOCATOR in str(error):
+        wanted = escaped(one_line(error).split(_CPU_ALLOCATOR)[-1])[:160]
+        return f"out of memory ({wanted}): take smaller batches or images; docs/troubleshooting.md says what else helps"
     if several and (type(error).__module__ == "torch.distributed" or any(part in str(error) for part in _GLOO)):
         return f"another rank is gone, or cannot be reached: {escaped(one_line(error))}"
     return None

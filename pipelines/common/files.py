@@ -64,6 +64,10 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if durable:
             sync(path.parent)
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == str(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -108,6 +112,18 @@ def check_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+
+def check_file(path: Path) -> None:
+    """Raise ``OSError`` where no file ``path`` could be made or replaced; nothing is made.
+
+    As `check_folder`, for a file in a folder that is there.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.parent.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    check_folder(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -3,9 +3,11 @@
 Images are uint8 (h, w, 3) RGB, on the CPU or on a GPU; all else is a scalar of a sample on the CPU.
 """
 
+from typing import Any
+
 from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.types import DALIDataType, DALIInterpType
+from nvidia.dali.types import Constant, DALIDataType, DALIImageType, DALIInterpType
 
 from pipelines.loading.resize import resized
 
@@ -20,6 +22,7 @@ NEAREST, LINEAR, CUBIC, LANCZOS = (
         DALIInterpType.INTERP_LANCZOS3,  # six pixels wide, OpenCV's is eight
     )
 )
+_TRIANGULAR, _GAUSSIAN = DALIInterpType.INTERP_TRIANGULAR.value, DALIInterpType.INTERP_GAUSSIAN.value
 INTERPOLATIONS = (NEAREST, LINEAR, AREA, CUBIC, LANCZOS)
 
 
@@ -41,52 +44,79 @@ def erased(images: DataNode, image_size: int, **where: DataNode) -> DataNode:
 
 
 def jittered(
-    images: DataNode,
-    order: DataNode,
-    brightness: DataNode,
-    contrast: DataNode,
-    saturation: DataNode,
-    hue: DataNode | None = None,
+    images: DataNode, order: DataNode, brightness: DataNode, contrast: DataNode, saturation: DataNode
 ) -> DataNode:
-    """torchvision's ``ColorJitter``: what ``order`` has as 0, 1, 2 and 3, one after the other; ``hue`` is in degrees.
+    """torchvision's ``ColorJitter`` of Pillow's images: what ``order`` has as 0, 1 and 2, one after the other.
 
-    Without a hue each step ends in whole numbers cut off, as in Pillow's images, else none does, as in tensors.
+    Each step clips, and ends in whole numbers, cut off.
     """
-    images = fn.cast(images, dtype=DALIDataType.FLOAT)
-    for place in range(3 if hue is None else 4):
+    for place in range(3):
         if order[place] == 0:
-            images = brightness * images
+            images = _cut_off(images, brightness=brightness)
         elif order[place] == 1:
-            mean = fn.reductions.mean(fn.hsv(images, saturation=0.0, dtype=DALIDataType.FLOAT))
-            images = contrast * images + (1.0 - contrast) * mean
-        elif order[place] == 2:
-            images = fn.hsv(images, saturation=saturation, dtype=DALIDataType.FLOAT)
-        elif hue is not None:
-            images = _turned(images, hue)
-        if hue is None:
-            images = math.floor(math.clamp(images, 0.0, 255.0))
-    return fn.cast(images, dtype=DALIDataType.UINT8)
+            images = _cut_off(images, contrast=contrast, contrast_center=_mean_grey(images))
+        else:
+            images = _cut_off(fn.hsv(images, saturation=saturation, dtype=DALIDataType.FLOAT))
+    return images
 
 
-def _turned(images: DataNode, degrees: DataNode) -> DataNode:
-    """float32 images with another hue, as HSV has it: the largest and the smallest of a pixel's colours stay so.
+def _cut_off(images: DataNode, **change: Any) -> DataNode:
+    """``fn.brightness_contrast`` to whole numbers, cut off where DALI rounds."""
+    return fn.brightness_contrast(images, brightness_shift=-0.499 / 255, dtype=DALIDataType.UINT8, **change)
 
-    DALI's own ``hue`` turns about grey in YIQ: by 72 degrees that is 12 levels away.
+
+def jittered_with_hue(
+    images: DataNode, turns: DataNode, brightness: DataNode, contrast: DataNode, saturation: DataNode, hue: DataNode
+) -> DataNode:
+    """torchvision's ``ColorJitter`` of tensors: brightness, contrast, saturation and hue (degrees) at their ``turns``.
+
+    The factors are below 1, so nothing is clipped, and all is linear but the hue: the steps commute, except that
+    saturation and contrast mix in a grey of before or behind the hue.
     """
+    if turns[2] < turns[3]:
+        images = fn.hsv(images, saturation=saturation)
+    mean = _mean_grey(images)
+    images = turned(images, hue)
+    if turns[1] > turns[3]:
+        mean = _mean_grey(images)
+    if turns[2] > turns[3]:
+        images = fn.hsv(images, saturation=saturation)
+    return fn.brightness_contrast(images, brightness=brightness, contrast=contrast, contrast_center=mean)
+
+
+def greyed(images: DataNode) -> DataNode:
+    """Each pixel's grey in all three colours: .299 red, .587 green, .114 blue. ``fn.hsv`` takes four times as long."""
+    return fn.color_space_conversion(_luma(images), image_type=DALIImageType.GRAY, output_type=DALIImageType.RGB)
+
+
+def _luma(images: DataNode) -> DataNode:
+    """uint8 (h, w, 1)."""
+    return fn.color_space_conversion(images, image_type=DALIImageType.RGB, output_type=DALIImageType.GRAY)
+
+
+def _mean_grey(images: DataNode) -> DataNode:
+    """A number on the CPU, where operators want their parameters."""
+    return fn.reductions.mean(_luma(images)).cpu()
+
+
+# 3 x 3: by how many sixths of the circle of hues a column's colour lies ahead of a row's.
+_AHEAD = [0.0, 2.0, -2.0, -2.0, 0.0, 2.0, 2.0, -2.0, 0.0]
+
+
+def turned(images: DataNode, degrees: DataNode) -> DataNode:
+    """Images with another hue, as HSV has it, by -120 … 120 degrees.
+
+    A pixel's largest and smallest colour stay its largest and smallest. In between, HSV's ramps amount to a linear map
+    of the colours and of these two, clipped to them: no pixel's hue need be known. DALI's own ``hue`` turns about grey
+    in YIQ: by 72 degrees that is 12 levels away.
+    """
+    matrix = math.clamp(3.0 - 2.0 * math.abs(degrees / 60.0 + Constant(_AHEAD, shape=(3, 3))), -1.0, 1.0)
+    share = 0.5 - 0.5 * fn.reductions.sum(matrix, axes=1, keep_dims=True)  # of each of the two: greys stay as they are
     red, green, blue = (images[:, :, channel : channel + 1] for channel in range(3))
-    largest, smallest = (reduce(images, axes=2, keep_dims=True) for reduce in (fn.reductions.max, fn.reductions.min))
-    chroma = largest - smallest
-    is_red = largest == red
-    is_green = (largest == green) * (1 - is_red)
-    is_blue = 1 - is_red - is_green
-    sixths = is_red * (green - blue) + is_green * (blue - red) + is_blue * (red - green)
-    sixths = sixths / math.max(chroma, 1e-6) + 2 * is_green + 4 * is_blue + degrees / 60
-    colours = []
-    for first in (5, 3, 1):  # where a red, green or blue begins to fade; it is gone between one and three sixths on
-        along = sixths + first
-        along = along - 6 * math.floor(along / 6)
-        colours.append(largest - chroma * math.clamp(math.min(along, 4 - along), 0.0, 1.0))
-    return fn.cat(*colours, axis=2)
+    largest, smallest = (select(select(red, green), blue) for select in (math.max, math.min))
+    colours = fn.cat(images, largest, smallest, axis=2)
+    moved = fn.coord_transform(colours, M=fn.cat(matrix, share, share, axis=1), dtype=DALIDataType.UINT8)
+    return math.clamp(moved, smallest, largest)
 
 
 def resized_as_opencv(images: DataNode, before: DataNode | int, after: DataNode | int, kind: DataNode) -> DataNode:
@@ -96,24 +126,25 @@ def resized_as_opencv(images: DataNode, before: DataNode | int, after: DataNode 
     grow to twice or more, the nearest pixel at twice the size, halved, else a Gaussian: one level away at most, or two.
     """
     if kind == AREA:
-        if 2 * after <= before:
-            images = resized(images, after, interp_type=DALIInterpType.INTERP_GAUSSIAN)
-        elif after <= before:
-            images = resized(images, after)
-        elif 2 * before <= after:
+        if 2 * before <= after:
             images = resized(images, 2 * after, interp_type=DALIInterpType.INTERP_NN)
             images = resized(images, after, antialias=False)
         else:
-            images = resized(images, after, interp_type=DALIInterpType.INTERP_GAUSSIAN)
+            is_near = (2 * after > before) & (after <= before)
+            images = resized(images, after, interp_type=_interpolation(_GAUSSIAN + (_TRIANGULAR - _GAUSSIAN) * is_near))
     else:
         # OpenCV's nearest is the pixel at the corner of a result, not at its middle.
         start = (kind == NEAREST) * (0.001 - 0.5 * before / after)
         images = resized(
             images,
             after,
-            interp_type=fn.reinterpret(kind, dtype=DALIDataType.INTERP_TYPE),
+            interp_type=_interpolation(kind),
             antialias=False,
             roi_start=fn.stack(start, start),
             roi_end=fn.stack(before + start, before + start),
         )
     return images
+
+
+def _interpolation(number: DataNode) -> DataNode:
+    return fn.reinterpret(number, dtype=DALIDataType.INTERP_TYPE)

@@ -83,14 +83,16 @@ class Samples:
                 break
         used = uniforms_before(self._augmentation)
         parameters = self._augmentation.parameters(uniforms[:, _FLIP + 1 : used])
-        landmarks = self._moved(indices, parameters, uniforms[:, _FLIP] < 0.5) if self._landmarks else None
-        flip = {FLIP: (uniforms[:, _FLIP] < 0.5).astype(np.int32)} if self._augmentation.flip else {}
+        flips = uniforms[:, _FLIP] < 0.5
+        landmarks = self._moved(indices, parameters, flips) if self._landmarks else None
+        if self._augmentation.flip:
+            parameters[FLIP] = flips.astype(np.int32)
         return EncodedBatch(
             encoded,
             labels,
             indices,
             uniforms[:, used:],
-            parameters={**parameters, **flip},
+            parameters=parameters,
             step=step,
             landmarks=landmarks,
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
+from pipelines.common.files import check_file, replacing
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.common.pillow import QUALITY
 from pipelines.prepare.align import Align, detector, read_landmarks
@@ -138,6 +138,8 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    if arguments.report:
+        check_file(arguments.report)
     with only_json(arguments.json) as tell:
         report = _checked(arguments, save=arguments.report)
         bad = len(report.bad_images(*ERRORS))
@@ -173,6 +175,8 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    for picture in filter(None, (arguments.sheet, arguments.html)):
+        check_file(picture)
     with only_json(arguments.json) as tell:
         source = open_source(arguments.data)
         figures = summarise(source, sample=arguments.sample, seed=arguments.seed)
@@ -222,6 +226,7 @@ def _add_pairs(commands: argparse._SubParsersAction) -> None:
 
 
 def _pairs(arguments: argparse.Namespace) -> None:
+    check_file(arguments.out)
     source = open_source(arguments.data)
     if arguments.pairs_file:
         named, same = read_pairs(arguments.pairs_file)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -85,9 +86,17 @@ def detector(weights: Path) -> Landmarks:
     if not weights.is_file():
         raise FileNotFoundError(f"there are no weights at {weights}: give the .onnx file of OpenCV's YuNet")
 
+    def network(size: tuple[int, int]) -> Any:
+        return cv2.FaceDetectorYN.create(str(weights), "", size, _SURE)
+
+    try:
+        network((SIZE, SIZE))
+    except cv2.error:
+        raise UserError(f"OpenCV cannot read {weights}: give the .onnx file of its detector YuNet") from None
+
     def find(index: int, photograph: Image.Image) -> np.ndarray:
-        network = cv2.FaceDetectorYN.create(str(weights), "", photograph.size, _SURE)  # not to be shared by threads
-        _, faces = network.detect(np.ascontiguousarray(np.asarray(photograph)[:, :, ::-1]))  # OpenCV has BGR
+        own = network(photograph.size)  # not to be shared by threads
+        _, faces = own.detect(np.ascontiguousarray(np.asarray(photograph)[:, :, ::-1]))  # OpenCV has BGR
         if faces is None:
             raise UserError("no face is found in it")
         largest = max(faces, key=lambda face: face[2] * face[3])  # x, y, width, height, five landmarks, score

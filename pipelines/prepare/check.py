@@ -27,6 +27,7 @@ _IMAGE_KINDS = tuple(kind for kind in KINDS if not kind.endswith("identity"))
 _AHEAD = 6  # batches that are decoded at a time
 _SIDE = 112  # pixels: what images are decoded to; those of this very size need no resizing
 _STRIDE = 4  # of the pixels that are compared: all of them would cost more than the decoding
+_NEAR = 4  # bits of 128 in which the perceptual hashes of near duplicates may differ
 _GREY = 1.5  # greatest mean distance between an image's colour channels, in levels of 255, that looks grey
 
 
@@ -65,18 +66,15 @@ class Report:
             temporary.write_text(json.dumps(self.as_dict(), indent=1))
 
 
-def check(
-    source: Source, *, image_size: int | None = None, tiny: int = 2, distance: int = 4, threads: int | None = None
-) -> Report:
+def check(source: Source, *, image_size: int | None = None, tiny: int = 2, threads: int | None = None) -> Report:
     """Look at every image.
 
     ``image_size``: what images should measure (default: what the first readable one does). ``tiny``: identities with
-    fewer images are named. ``distance``: bits of 128 in which the perceptual hashes of near duplicates may differ. The
-    first image of a group of duplicates is not reported.
+    fewer images are named. The first image of a group of duplicates is not reported.
     """
     checker = _Checker(source, image_size, threads or len(os.sched_getaffinity(0)))
     checker.decode()
-    checker.compare(distance)
+    checker.compare()
     checker.count_identities(tiny)
     return checker.report
 
@@ -111,7 +109,7 @@ class _Checker:
         finally:
             decoder.clear()
 
-    def compare(self, distance: int) -> None:
+    def compare(self) -> None:
         """Find the duplicates among the good images."""
         good = np.flatnonzero(self.good)
         describe = self.source.describe
@@ -124,7 +122,7 @@ class _Checker:
             first, *others = good[group].tolist()
             for index in others:
                 self._add("duplicate", index, f"has the bytes of {told(first, index)}")
-        for first, second in good[near_pairs(self.pictures[good], distance)].tolist():
+        for first, second in good[near_pairs(self.pictures[good], _NEAR)].tolist():
             if self.bytes[first] != self.bytes[second]:
                 self._add("near_duplicate", second, f"looks like {told(first, second)}")
 

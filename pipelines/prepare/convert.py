@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import operator
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def convert(
             save_array(folder / "landmarks.npy", landmarks[writing.taken])
         written = len(plan.considered) - len(lines)
         if not written:
+            shutil.rmtree(folder)  # there is nothing to go on with
             raise UserError(f"no image could be read; the first: {next(iter(lines)).strip()}")
     return Written(len(names), written, len(lines))
 

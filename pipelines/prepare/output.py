@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import naming, remove_leftovers, sync
+from pipelines.common.files import check_folder, naming, remove_leftovers, sync
 
 _JOB = "job.json"
 
@@ -23,6 +23,7 @@ def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or name another folder")
+    check_folder(out.parent)
     partial = out.with_name(f".{out.name}.partial")
     if partial.exists() and _job(partial) != job:
         shutil.rmtree(partial)

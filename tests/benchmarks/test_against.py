@@ -58,7 +58,7 @@ def test_each_figure_stands_beside_each_row_that_has_it():
     assert [verdict(row) for row in table] == ["within noise", "missed", "", ""]
     assert printed(table[1])["over it"] == "-1.50 [-2.50, -0.50]" and "published %" not in printed(table[3])
     shown = page(table, {"a": "stands beside <M>"})
-    assert "&lt;M&gt;" in shown and shown.count("<tr class='ours'>") == 4 and "within noise</td>" in shown
+    assert "&lt;M&gt;" in shown and shown.count('<tr class="ours">') == 4 and "within noise</td>" in shown
 
 
 def test_what_is_done_is_kept_until_the_weights_are_others(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from tests.docs.blocks import ROOT
 
 SCRIPT = re.search(r"^```bash\n(.*?)^```$", (ROOT / "docs/celeba8k.md").read_text(), re.MULTILINE | re.DOTALL)
 SIDE = 32
-CONFIGS = ("celeba8k_cpu", "celeba8k_cpu_distill")
+CONFIGS = ("celeba8k_cpu", "celeba8k_cpu_stage2", "celeba8k_cpu_distill")
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import yaml
 from torch import nn
 
 from models import create_model, export
+from models.folding import fold_batch_norms
 from models.ir import IR
 from models.iresnet import IResNet
 from models.mobilefacenet import MobileFaceNet
-from models.onnx_file import export_onnx, fold_batch_norms, onnx_error
+from models.onnx_file import export_onnx, onnx_error
 from models.pretrained import from_pretrained, model_card, save_pretrained
 from models.vit import TransFace, VisionTransformer
 from pipelines.common import command as entry

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from models import create_model, model_names
 from models.export import main as export
+from models.folding import fold_batch_norms
 from models.inspect import Speed, cost
 from models.inspect import main as inspect
-from models.onnx_file import export_onnx, fold_batch_norms
+from models.onnx_file import export_onnx
 from models.pretrained import from_pretrained, save_pretrained
 from models.registry import BACKBONES, model_arguments
 from models.weights import load_backbone, load_weights

@@ -49,6 +49,7 @@ def run_on_two_ranks(ranks, path, folder, data, overrides, count):
         "verify.bins=[]",
         f"output={folder}/run",
         "model.init_from=null",
+        "head.init_from=null",
     ]
     settings.append("model.compile=false")  # which takes longer than the steps; `test_compile` has it
     (losses, change), (other_losses, other_change) = ranks(2, take_steps, str(path), [*settings, *overrides], count)

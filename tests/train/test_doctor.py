@@ -64,21 +64,6 @@ def test_gpus_that_dali_does_not_see(monkeypatch):
     assert list(ill(found)) == ["GPUs that DALI sees"]
 
 
-def test_nvidia_smi_that_does_not_answer(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: type("Properties", (), dict(uuid="1-2")))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.nvidia_smi("driver_version") == {}
-    script = tmp_path / "nvidia-smi"
-    script.write_text("#!/bin/sh\necho '580.82.07, 1980 MHz'\n")
-    script.chmod(0o755)
-    assert doctor.nvidia_smi("driver_version", "clocks.max.sm") == {
-        "driver_version": "580.82.07",
-        "clocks.max.sm": "1980 MHz",
-    }
-    assert doctor.nvidia_smi("driver_version") == {}  # as many values as were asked for, or none
-
-
 def test_extras_that_are_missing_come_with_their_remedy(monkeypatch, tmp_path):
     listed = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     section = listed.partition("[project.optional-dependencies]\n")[2].partition("\n\n")[0]

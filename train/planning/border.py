@@ -16,15 +16,14 @@ def fits(trace: StepTrace, setting: Setting) -> bool:
     return trace.memory.total <= USABLE * setting.memory
 
 
-def largest_batch(config: Config, setting: Setting, checkpoint_activations: bool | None = None) -> int:
+def largest_batch(config: Config, setting: Setting) -> int:
     """The largest batch a rank whose step fits; 0 where not even one of 2 does.
 
     All other ranks take as many images, so the head's rows grow with it.
     """
 
     def needed(batch: int) -> int:
-        of_batch = _with_batch(config, batch)
-        return trace_step(of_batch, setting, checkpoint_activations).memory.total
+        return trace_step(_with_batch(config, batch), setting).memory.total
 
     return _largest(needed, int(USABLE * setting.memory), 2, config.data.batch_size)
 

@@ -76,7 +76,8 @@ def forecast(config: Config, setting: Setting, trace: StepTrace, device: Device,
         part_time(name, (work for work in trace.work if work.name == name), device, 1 if "update" in name else batches)
         for name in names
     )
-    exchanges = step_exchanges(config, setting.ranks, parameters=trace.network.parameters)
+    network = trace.network
+    exchanges = step_exchanges(config, setting.ranks, parameters=network.parameters, batch_norms=network.batch_norms)
     times = [(each.seconds(setting.ranks, links), each.overlapped) for each in exchanges]
     hidden = sum(seconds for seconds, overlapped in times if overlapped)
     backward = sum(part.device for part in parts if part.name == "backbone backward")

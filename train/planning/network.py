@@ -52,11 +52,13 @@ class NetworkTrace:
         phases: ``build``, ``forward``, ``backward`` and ``update``, their memory for ``weights``, ``averaged weights``,
             ``optimiser``, ``gradients``, ``images``, ``activations`` and ``temporaries``.
         parameters: numbers that are trained.
+        batch_norms: channels of each batch norm.
     """
 
     batch: int
     phases: Mapping[str, Phase]
     parameters: int
+    batch_norms: tuple[int, ...]
 
 
 def trace_network(
@@ -83,47 +85,65 @@ def trace_network(
         for module in network.modules():
             if isinstance(module, PReLU):
                 module.__class__ = nn.PReLU  # type: ignore[assignment]  # whose forward pass is what a GPU takes
-    on_gpu: AbstractContextManager = _GpuAutocast() if gpu else nullcontext()
-    half, size = HALF[settled(config.precision)], config.model.input_size
     try:
         with FakeTensorMode(), Recorder(timer) as recorder:
-            with recorder.phase("build", "weights"):
-                place(network, "cpu")
-                place(recipe, "cpu")
-                optimizer, trained = _optimizer(config, backbone, recipe, recorder, keep=keep_gradients)
-                recorder.use = "averaged weights"
-                weights = averaged(backbone) if config.optim.ema else []
-                averages = [torch.empty_like(tensor) for tensor in weights]
-                recorder.use = "images"
-                images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
-            network.train()
-            hold_norms(backbone, config.model)
-            with recorder.phase("forward", "activations", "backbone forward"), on_gpu:
-                with torch.autocast("cpu", half, enabled=half is not None):
-                    if chosen := round(recipe.second_pass * batch):
-                        with evaluating(network), torch.no_grad():
-                            network(images[:chosen])
-                    found = network(images)
-                outputs = [found] if isinstance(found, Tensor) else [out for out in found if out.requires_grad]
-            with recorder.phase("backward", "temporaries", "backbone backward"), on_gpu:
-                for parameter in trained:
-                    parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel(p.grad, "gradients"))
-                del found
-                torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
-                del outputs
-            with recorder.phase("update", "temporaries", "backbone update"):
-                _update(optimizer, trained, config.optim.clip)
-                if not keep_gradients:
-                    optimizer.zero_grad()
-                if averages:
-                    approach(averages, weights, torch.empty(()))
+            trained = _step(config, recipe, backbone, network, batch, recorder, gpu=gpu, keep_gradients=keep_gradients)
     except _UNTRACEABLE as error:
         raise UserError(
             f"{config.model.name} cannot be traced without data, with {config.optim.name} as its optimiser "
             f"({one_line(error)}): it has no plan, and "
             "model.checkpoint_activations must be true or false"
         ) from error
-    return NetworkTrace(batch, recorder.phases, sum(p.numel() for p in trained))
+    norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    channels = tuple(norm.num_features for norm in norms)
+    return NetworkTrace(batch, recorder.phases, sum(p.numel() for p in trained), channels)
+
+
+def _step(
+    config: Config,
+    recipe: Recipe,
+    backbone: nn.Module,
+    network: nn.Module,
+    batch: int,
+    recorder: Recorder,
+    *,
+    gpu: bool,
+    keep_gradients: bool,
+) -> list[nn.Parameter]:
+    """Go through the phases of a step; returns what it trains."""
+    on_gpu: AbstractContextManager = _GpuAutocast() if gpu else nullcontext()
+    half, size = HALF[settled(config.precision)], config.model.input_size
+    with recorder.phase("build", "weights"):
+        place(network, "cpu")
+        place(recipe, "cpu")
+        optimizer, trained = _optimizer(config, backbone, recipe, recorder, keep=keep_gradients)
+        recorder.use = "averaged weights"
+        weights = averaged(backbone) if config.optim.ema else []
+        averages = [torch.empty_like(tensor) for tensor in weights]
+        recorder.use = "images"
+        images = torch.empty(batch, 3, size, size).to(memory_format=torch.channels_last)
+    network.train()
+    hold_norms(backbone, config.model)
+    with recorder.phase("forward", "activations", "backbone forward"), on_gpu:
+        with torch.autocast("cpu", half, enabled=half is not None):
+            if chosen := round(recipe.second_pass * batch):
+                with evaluating(network), torch.no_grad():
+                    network(images[:chosen])
+            found = network(images)
+        outputs = [found] if isinstance(found, Tensor) else [out for out in found if out.requires_grad]
+    with recorder.phase("backward", "temporaries", "backbone backward"), on_gpu:
+        for parameter in trained:
+            parameter.register_post_accumulate_grad_hook(lambda p: recorder.relabel(p.grad, "gradients"))
+        del found
+        torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
+        del outputs
+    with recorder.phase("update", "temporaries", "backbone update"):
+        _update(optimizer, trained, config.optim.clip)
+        if not keep_gradients:
+            optimizer.zero_grad()
+        if averages:
+            approach(averages, weights, torch.empty(()))
+    return trained
 
 
 class _GpuAutocast(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""What the ranks send each other: the collectives of a step, and those of verification and checkpoints.
+"""What the ranks send each other: the collectives of a step.
 
 Each is what the code hands to ``torch.distributed``, number by number: tests count it on real ranks. What a rank sends
 of it follows from the algorithm, which is the ring of NCCL's and gloo's large messages: the ranks pass pieces on to
@@ -63,26 +63,16 @@ class Exchange:
         return 2 if self.collective == "all_reduce" else 1
 
 
-def step_exchanges(
-    config: Config,
-    ranks: int,
-    *,
-    parameters: int,
-    recipe_parameters: int = 0,
-    accumulate: int | None = None,
-    batch_norms: Sequence[int] = (),
-) -> list[Exchange]:
+def step_exchanges(config: Config, ranks: int, *, parameters: int, batch_norms: Sequence[int] = ()) -> list[Exchange]:
     """The collectives of one training step, in their order; none on one rank. Recipes with phases are in their last.
 
     Args:
-        parameters: numbers of the network that are trained.
-        recipe_parameters: numbers that the recipe trains beside it.
-        accumulate: batches a step, where it is not the config's.
-        batch_norms: channels of each layer that ``model.sync_batchnorm`` makes to normalise over all ranks.
+        parameters: numbers that are trained.
+        batch_norms: channels of each batch norm, which ``model.sync_batchnorm`` makes to normalise over all ranks.
     """
     if ranks == 1:
         return []
-    batches = accumulate or config.optim.accumulate
+    batches = config.optim.accumulate
     recipe = create_recipe(config.recipe.name, **config.recipe.options)
     of_a_batch = [
         *(_batch_norm_exchanges(batch_norms, ranks) if config.model.sync_batchnorm else []),
@@ -94,8 +84,6 @@ def step_exchanges(
     ]
     gradients = parameters * (_FLOAT if config.optim.compress == "none" else 2)
     exchanges.append(Exchange("gradients", "all_reduce", gradients, -(-gradients // _BUCKET), overlapped=True))
-    if recipe_parameters:
-        exchanges.append(Exchange("recipe's gradients", "all_reduce", _FLOAT * recipe_parameters))
     exchanges.append(Exchange("whether the step is taken", "all_reduce", _FLOAT))
     exchanges.append(Exchange("votes, by the host", "all_reduce", _VOTES * _LONG, overlapped=True))
     return exchanges
@@ -155,25 +143,3 @@ def _batch_norm_exchanges(channels: Sequence[int], ranks: int) -> list[Exchange]
         Exchange("batch statistics", "all_gather", _FLOAT * ranks * (2 * numbers + layers), layers),
         Exchange("gradients of batch statistics", "all_reduce", _FLOAT * 2 * numbers, layers),
     ]
-
-
-def verification_exchanges(
-    images: Sequence[int], ranks: int, *, embedding_size: int, statistics: int
-) -> list[Exchange]:
-    """The collectives of one verification; none on one rank.
-
-    Args:
-        images: of each verification set. All ranks get the features of all images and their mirror images; the shares
-            are equal, the last ones filled up.
-        statistics: numbers of the network's running means and variances, which are averaged first. Before a checkpoint
-            they are, too, and nothing else of one travels but some kB about its files: each rank writes its own share.
-    """
-    if ranks == 1:
-        return []
-    exchanges = []
-    if statistics:
-        exchanges.append(Exchange("running means and variances", "all_reduce", 2 * _FLOAT * statistics))  # in float64
-    for count in images:
-        rows = ranks * -(-count // ranks)
-        exchanges.append(Exchange("features", "all_gather", _FLOAT * rows * 2 * embedding_size))
-    return exchanges

@@ -75,6 +75,24 @@ def test_a_network_sees_one_shape():
     assert seen == [(8, 3, 8, 8)] * 3
 
 
+def test_a_cpu_takes_a_part_of_a_batch_at_a_time():
+    seen = []
+
+    def means(images):
+        seen.append(len(images))
+        return images.mean((2, 3))
+
+    batches = torch.randn(70, 3, 8, 8).split(40)
+    for features, images in zip(embed_batches(Gives(means), batches), batches, strict=True):
+        torch.testing.assert_close(features, torch.stack([images.mean((2, 3)), images.flip(3).mean((2, 3))], 1))
+    assert sum(seen) == 2 * 2 * 40 and max(seen) <= 16 * torch.get_num_threads()
+    network = Gives(means)
+    network.splits_batches = True
+    seen.clear()
+    list(embed_batches(network, batches))
+    assert seen == [80, 80]
+
+
 def test_modes_are_restored_module_by_module():
     model = Means().train()
     model.frozen.eval()

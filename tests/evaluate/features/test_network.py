@@ -37,6 +37,7 @@ def test_a_state_dict_and_a_run_folder(backbone, tmp_path):
     for path in (tmp_path, tmp_path / "model.pt"):
         network = load_network(path)
         assert network.input_size == 112 and not network.model.training
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in network.model.modules())  # all are folded
         expected = outputs(backbone)
         assert expected.abs().max() > 0.1
         assert (outputs(network.model) - expected).norm() < 1e-3 * expected.norm()

@@ -148,10 +148,11 @@ jobs = [
     ("_load_centres", dict(weight=f, centres="*bf16", inv_norm=f, index=i, first="i32"), dict(TINY=1e-12), None, 2),
     ("_sgd", row | dict(momentum=f, beta=b), {}, None, 4),
     ("_adamw", row | dict(mean=f, square=f, steps=f, beta1=b, beta2=b, eps=b), {}, None, 4),
+    ("_lion", row | dict(mean=f, beta1=b, beta2=b), {}, None, 4),
 ]
 for size, h in ((2, "*bf16"), (4, "*fp32")):
     product = dict(x=h, centres=h, inv_norm=f, target_column=i, active=l, s=b, rows="i32", count="i32")
-    gradient = product | dict(lse=f, d_reduced=f, d_cos_y=f, out=h)
+    gradient = product | dict(reduced=f, d_reduced=f, d_cos_y=f, out=h)
     sums = product | dict(sums=f)
     forward, backward = (kernels.BLOCKS[name, size] for name in ("class_sums", "d_product"))
     jobs += [("_class_sums", sums | extra, dict(BESIDE=beside), forward, size) for extra, beside in
@@ -198,7 +199,7 @@ def test_they_compile_for_gpus(capability, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert len(lines) == 17
+    assert len(lines) == 18
     for name, _, _, _, spilt, shared, fit, tensor_cores in lines:
         product = name in ("_class_sums", "_d_product")
         assert int(spilt) == 0 and int(shared) <= 99 and (int(fit) >= 2 or not product), (name, *_)

@@ -162,8 +162,8 @@ class BinaryCosines(Margin):
     def bias(self, batch):
         return batch.cos_y.new_full((), 2.5)
 
-    def loss(self, target, other, batch):
-        return torch.nn.functional.softplus(2.5 - target) + other
+    def loss(self, target, reduced, batch):
+        return torch.nn.functional.softplus(2.5 - target) + reduced
 
 
 @pytest.mark.parametrize("rows", [12, 40])

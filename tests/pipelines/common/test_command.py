@@ -103,6 +103,20 @@ def test_a_bug_keeps_its_traceback():
     assert code == 1 and "Traceback" in error
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import numpy; numpy.ones(2**50)",
+        "import torch; torch.empty(2**50)",
+        "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\\n20.00 MiB.')",
+    ],
+)
+def test_a_want_of_memory_is_no_bug(body):
+    code, _, error = ended(command(body))
+    assert code == 2 and error.count("\n") == 1
+    assert error.startswith("error: out of memory (") and "llocate" in error and "smaller batches" in error
+
+
 def test_where_a_mistake_came_from():
     code, _, error = ended(command(MISTAKE, FACEMILL_TRACEBACK="1"))
     assert code == 2 and "Traceback" in error and "error: run[/x]" in error

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.common.files import check_folder, distinct_names, remove_leftovers, replacing, save_array, sync
+from pipelines.common.files import (
+    check_file,
+    check_folder,
+    distinct_names,
+    remove_leftovers,
+    replacing,
+    save_array,
+    sync,
+)
 from tests.test_architecture import ROOT
 
 
@@ -78,6 +86,19 @@ def test_an_array_that_does_not_fit_is_named(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert np.array_equal(np.load(path), numbers[::2]) and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_has_the_name_that_the_user_gave(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, kind in (("none/a.txt", FileNotFoundError), ("folder", IsADirectoryError)):
+        path = tmp_path / name
+        with pytest.raises(kind) as error, replacing(path) as temporary:
+            temporary.write_text("new")
+        assert str(error.value).endswith(f": '{path}'")
+        with pytest.raises(kind):  # as known beforehand
+            check_file(path)
+    check_file(tmp_path / "a.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):

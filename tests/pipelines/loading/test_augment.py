@@ -11,8 +11,9 @@ from PIL import Image, ImageEnhance
 from scipy.stats import ks_2samp
 
 from pipelines.loading import augment, operators
-from pipelines.loading.augment import AUGMENTATIONS, chance, choice, find_augmentation, permutation, uniform
+from pipelines.loading.augment import AUGMENTATIONS, find_augmentation
 from pipelines.loading.decoder import Decoder
+from pipelines.loading.draws import chance, choice, permutation, uniform
 from pipelines.preview import augmented_sheet
 from pipelines.sources.memory import MemorySource
 
@@ -173,6 +174,8 @@ def test_as_the_published_code(case):
     """AdaFace's dataset/augmenter.py and TopoFR's train.py gave these for the same parameters, at every 16th pixel."""
     case = dict(case)
     name, pixels = case.pop("set"), np.array(case.pop("pixels"))
+    if name == "rsp" and "order" in case:
+        case["turns"] = np.argsort(case.pop("order"))
     image = (photo(20, cells=16) * 0.6 + 40).astype(np.uint8)
     if "down" in case:
         case |= {"shrink": True, **{key: KINDS[case[key]][0] for key in ("down", "up")}}
@@ -211,7 +214,7 @@ def test_rsp_blurs_five_pixels_wide_and_nine_high():
 
 
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (0, 1, 2, 3), (2, 1, 3, 0)])
-@pytest.mark.parametrize("hue", [-36, 70])
+@pytest.mark.parametrize("hue", [-36, 40, 108])
 def test_rsp_recolours_in_any_order_with_the_hue_of_hsv(order, hue):
     image = photo(12)
 
@@ -227,14 +230,15 @@ def test_rsp_recolours_in_any_order_with_the_hue_of_hsv(order, hue):
     expected = image / 255
     for step in order:
         expected = steps[step](expected)
-    result = made("rsp", image, kind=2, order=order, brightness=0.5, contrast=0.6, saturation=0.5, hue=hue)
+    turns = np.argsort(order)
+    result = made("rsp", image, kind=2, turns=turns, brightness=0.5, contrast=0.6, saturation=0.5, hue=hue)
     assert difference(result, expected * 255) < 0.4
 
 
 def test_the_hue_of_grey_and_of_pure_colours_is_turned():
     pixels = np.array([[[90, 90, 90], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 0, 0]]], np.uint8)
     image = pixels.repeat(SIZE, 0)[:, np.arange(SIZE) % 6]
-    result = made("rsp", image, kind=2, order=(3, 0, 1, 2), brightness=1, contrast=1, saturation=1, hue=60)
+    result = made("rsp", image, kind=2, brightness=1, contrast=1, saturation=1, hue=60)
     wanted = [[90, 90, 90], [255, 255, 0], [0, 255, 255], [255, 0, 255], [0, 255, 0], [0, 0, 0]]
     assert np.abs(result[0, :6].astype(int) - wanted).max() <= 1
 

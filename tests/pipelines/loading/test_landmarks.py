@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipelines.common.alignment import TEMPLATE
-from pipelines.loading.augment import AUGMENTATIONS, chance
+from pipelines.loading.augment import AUGMENTATIONS
+from pipelines.loading.draws import chance
 from pipelines.loading.landmarks import LandmarkFile, landmarks_beside, mirrored, template_landmarks
 from pipelines.loading.loader import read_once
 from pipelines.sources.memory import MemorySource

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,24 +99,34 @@ def test_landmarks_as_other_systems_write_them(tmp_path):
 def test_command_with_a_detector(tmp_path, monkeypatch):
     """OpenCV's detector is replaced by one that finds a small face and then the right one."""
 
+    class Unreadable(Exception):
+        pass
+
     class Detector:
         @classmethod
         def create(cls, weights, config, size, score):
-            assert size == (400, 380)
-            return cls()
+            if Path(weights).read_bytes() != b"weights":
+                raise Unreadable("(-2: Unspecified error)\n in function 'readNet'")
+            detector = cls()
+            detector.size = size
+            return detector
 
         def detect(self, image):
+            assert self.size == (400, 380)
             if not image.any():
                 return 1, None
             boxes = np.array([[0, 0, 10, 10], [5, 5, 300, 300]], np.float32)
             points = np.stack([np.arange(5) * (1 + 2j), LANDMARKS]).view(np.float64)
             return 1, np.concatenate([boxes, points, np.ones((2, 1))], axis=1).astype(np.float32)
 
-    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(FaceDetectorYN=Detector))
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(FaceDetectorYN=Detector, error=Unreadable))
     (tmp_path / "faces" / "ann").mkdir(parents=True)
     photograph(LANDMARKS).save(tmp_path / "faces" / "ann" / "1.png")
     Image.new("RGB", (400, 380)).save(tmp_path / "faces" / "ann" / "2.png")
     with pytest.raises(FileNotFoundError, match="no weights"):
+        call(monkeypatch, tmp_path / "faces", tmp_path / "out", "--detector", tmp_path / "yunet.onnx")
+    (tmp_path / "yunet.onnx").write_bytes(b"others")
+    with pytest.raises(ValueError, match="OpenCV cannot read .*yunet.onnx: give"):
         call(monkeypatch, tmp_path / "faces", tmp_path / "out", "--detector", tmp_path / "yunet.onnx")
     (tmp_path / "yunet.onnx").write_bytes(b"weights")
     call(monkeypatch, tmp_path / "faces", tmp_path / "out", "--detector", tmp_path / "yunet.onnx")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.common.mxnet_compat import import_mxnet
+from benchmarks.mxnet_compat import import_mxnet
 from pipelines.sources import recordio
 from pipelines.sources.recordio import (
     MAGIC,

@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
+from models import create_model
 from tests.train.planning.support import config
 from train.planning.devices import Device, links_of, named_device
 from train.planning.forecast import forecast, part_time
 from train.planning.step import Setting, trace_step
+from train.planning.traffic import Exchange
 from train.planning.work import Work
 
 DEVICE = Device(
@@ -59,9 +62,11 @@ def test_operators_add_up_and_are_done_as_often_as_they_are():
     assert (time.arithmetic, time.memory, time.device, time.host) == (6, 6, 12, 9)
 
 
-def of_gpus(ranks=8, device=None, **sections):
+def of_gpus(ranks=8, device=None, model=(), **sections):
     device = device or named_device("h100")
-    settled = config({"name": "r18"}, {"tile": 1280}, {"batch_size": 64, "threads": 4}, precision="bf16", **sections)
+    settled = config(
+        {"name": "r18", **dict(model)}, {"tile": 1280}, {"batch_size": 64, "threads": 4}, precision="bf16", **sections
+    )
     setting = Setting(True, device.memory, ranks, 100_000)
     return forecast(settled, setting, trace_step(settled, setting), device, links_of(device))
 
@@ -82,6 +87,16 @@ def test_the_slowest_flow_sets_the_pace():
 def test_one_rank_waits_for_no_link():
     alone = of_gpus(ranks=1)
     assert alone.exposed == alone.hidden == 0
+
+
+def test_batch_norms_over_all_ranks_are_waited_for():
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(create_model("r18"))
+    channels = [norm.num_features for norm in converted.modules() if isinstance(norm, nn.SyncBatchNorm)]
+    numbers, layers, links = sum(channels), len(channels), links_of(named_device("h100"))
+    statistics = Exchange("", "all_gather", 4 * 8 * (2 * numbers + layers), layers).seconds(8, links)
+    gradients = Exchange("", "all_reduce", 4 * 2 * numbers, layers).seconds(8, links)
+    more = of_gpus(model={"sync_batchnorm": True}).exposed - of_gpus().exposed
+    assert more == pytest.approx(statistics + gradients) and layers == 31
 
 
 def test_accumulated_batches_share_one_update():
