@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from evaluate.features.ranks import find_device
+from models import timm_backbone
 from pipelines.common import drivers
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
@@ -96,7 +97,17 @@ def extras() -> Iterator[Fact]:
     for name, (modules, use) in _EXTRAS.items():
         missing = [module for module in modules if not _installed(module)]
         value = f"without {', '.join(missing)}: pip install 'facemill[{name}]'" if missing else "installed"
-        yield Fact(f"extra {name}", f"{value} ({use})", lacking=bool(missing))
+        unfit = name == "timm" and not missing and _unfit_timm()
+        yield Fact(f"extra {name}", f"{unfit or value} ({use})", lacking=bool(missing or unfit))
+
+
+def _unfit_timm() -> str:
+    """Why timm cannot be imported, and the remedy: its torchvision may be that of another torch."""
+    try:
+        timm_backbone.library()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _installed(module: str) -> bool:

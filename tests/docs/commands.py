@@ -15,7 +15,7 @@ from tests.docs.blocks import ROOT
 from train.config import load_config
 from train.console import COMMANDS
 
-_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _MODULE = re.compile(r"(?:^|\s)-m ([\w.]+)")
 _CONSOLE = re.compile(r"^facemill ([a-z]+)")
 _SCRIPT = re.compile(r"(?:^|\s)(train/run|scripts/slurm)\.(?:py|sh)\b")

@@ -53,6 +53,13 @@ def test_every_link_leads_somewhere(site):
             assert not link.fragment or unquote(link.fragment) in pages[target].anchors, where
 
 
+def test_lists_are_lists(site):
+    """Behind an item of several paragraphs stands an empty line, or the next one becomes a part of its text."""
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<pre>.*?</pre>", "", path.read_text(), flags=re.DOTALL)
+        assert not re.search(r"^(?:\d+\.|[-*]) ", text, re.MULTILINE), path.relative_to(site)
+
+
 class Page(HTMLParser):
     """``links`` of a page within the site, and its ``anchors``."""
 

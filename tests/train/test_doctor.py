@@ -83,6 +83,16 @@ def test_extras_that_are_missing_come_with_their_remedy(monkeypatch, tmp_path):
     assert [fact.lacking for fact in facts] == [True, True, False]
 
 
+def test_a_timm_that_cannot_be_imported_is_lacking(monkeypatch):
+    def library():
+        raise UserError("timm cannot be imported: install the torchvision that was built for torch")
+
+    monkeypatch.setattr(doctor, "_EXTRAS", {"timm": (("json",), "backbones")})
+    monkeypatch.setattr(doctor.timm_backbone, "library", library)
+    (fact,) = doctor.extras()
+    assert fact.lacking and "install the torchvision" in fact.value
+
+
 def test_json(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["doctor", "--json"])
     found = [doctor.Fact("one", "is"), doctor.Fact("two", "is not", "mend it"), doctor.Fact("three", "", lacking=True)]

@@ -10,11 +10,10 @@ from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from evaluate.features.network import load_network
 from evaluate.features.ranks import World
 from models.registry import BACKBONES
 from models.sharded import read_sharded
-from models.weights import read_weights
+from models.weights import load_backbone, read_weights
 from tests.train.plain_run import Normalised
 from tests.train.support import curve
 from train.checkpoint import complete
@@ -216,8 +215,8 @@ def test_it_is_what_is_verified_saved_and_read(ranks, config, tmp_path):
         torch.load(tmp_path / "run/best.pt", weights_only=True),
         read_sharded(checkpoint, "ema"),
         read_weights(checkpoint).tensors,
-        load_network(tmp_path / "run").model.state_dict(),
-        load_network(checkpoint).model.state_dict(),
+        load_backbone(tmp_path / "run")[0].state_dict(),
+        load_backbone(checkpoint)[0].state_dict(),
     ):
         same(stored, result)
     own = read_sharded(checkpoint)
