@@ -198,9 +198,7 @@ def test_adaface_recolours_as_pillow_in_any_order(order):
     result = made(
         "adaface", image, recolour=True, order=order, **dict(zip(("brightness", "contrast", "saturation"), factors))
     )
-    assert (
-        difference(result, np.asarray(expected)) < 0.6
-    )  # whole levels are cut off, here from another rounding of grey
+    assert difference(result, np.asarray(expected)) < 0.3  # the grey of contrast is no whole number here
     assert difference(result, image) > 5
 
 
@@ -232,7 +230,7 @@ def test_rsp_recolours_in_any_order_with_the_hue_of_hsv(order, hue):
         expected = steps[step](expected)
     turns = np.argsort(order)
     result = made("rsp", image, kind=2, turns=turns, brightness=0.5, contrast=0.6, saturation=0.5, hue=hue)
-    assert difference(result, expected * 255) < 0.4
+    assert difference(result, expected * 255) < 0.3
 
 
 def test_the_hue_of_grey_and_of_pure_colours_is_turned():
