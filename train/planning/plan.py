@@ -119,7 +119,7 @@ def make_plan(
         steps=steps,
         days=None if steps is None else steps * expected.step / _DAY,
         checkpoint=_checkpoint(trace, cluster.ranks),
-        warnings=tuple(_warnings(config, cluster, fits(trace, setting), expected, recomputing, made_for)),
+        warnings=tuple(_warnings(config, cluster, fits(trace, setting), expected, recomputing, made_for, data.images)),
     )
 
 
@@ -142,9 +142,17 @@ def _of(parts: Mapping[str, int], *names: str) -> int:
 
 
 def _warnings(
-    config: Config, cluster: Cluster, fits: bool, expected: Forecast, recomputing: int | None, made_for: int | None
+    config: Config,
+    cluster: Cluster,
+    fits: bool,
+    expected: Forecast,
+    recomputing: int | None,
+    made_for: int | None,
+    images: int | None,
 ) -> list[str]:
     found = []
+    if images is not None and images < expected.images:
+        found.append(f"no run: a global batch of {expected.images} does not fit into a data set of {images} images")
     if not fits:
         way = " smaller data.batch_size, more ranks or head.sample_rate" + (
             "" if recomputing is None or config.model.checkpoint_activations else ", model.checkpoint_activations=auto"

@@ -87,7 +87,7 @@ def _number(value: float) -> str:
 def _run(plan: Plan) -> str:
     expected, disk = plan.forecast, (plan.config.checkpoint.keep + 1) * plan.checkpoint
     lines = [f"{expected.images_per_second:,.0f} images/s; bound by {expected.binds}"]
-    if plan.days is not None and plan.steps is not None:
+    if plan.days and plan.steps:
         length = f"{plan.days:.1f} days" if plan.days >= 2 else f"{24 * plan.days:.1f} hours"
         lines.append(f"{plan.config.schedule.epochs:g} epochs are {plan.steps:,} steps: {length}, without verification")
     lines.append(f"a checkpoint is {plan.checkpoint / GIB:.2f} GiB; the disk needs {disk / GIB:.1f} GiB")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,10 @@ def test_warnings():
     assert "decoding" in said(config(small, data={"batch_size": 512, "threads": 1}), ranks=1)
     assert "precision=fp16" in said(config(small, precision="bf16"), device="v100")
     assert "precision=fp16" not in said(config(small, precision="bf16"))
+    few = replace(data_size(config(small), identities=8), images=63)
+    for batch, expected in ((32, True), (31, False)):
+        plan = make_plan(config(small, data={"batch_size": batch}), cluster(ranks=2), few, borders=False)
+        assert expected == any("no run: a global batch of 64" in each for each in plan.warnings)
 
 
 def test_disk_by_hand():
