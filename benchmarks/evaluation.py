@@ -22,7 +22,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from benchmarks import own_people
-from benchmarks.extraction import measure, write_noise
+from benchmarks.extraction import measure, printed, write_noise
 from benchmarks.measure import peak_memory
 from benchmarks.results import Row, save, show
 from benchmarks.synthetic_ijb import write_release
@@ -183,7 +183,7 @@ def main() -> None:
         folder = args.folder or Path(temporary)
         if args.extract:
             rows = extraction(folder, args.networks, args.images, args.batch_size, args.threads)
-            show(rows, "Extraction, original and mirrored image")
+            show([printed(row) for row in rows], "Extraction, original and mirrored image")
             print(f"written: {save('extraction', rows)}")
             return
         if not (folder / "features.npy").exists():
