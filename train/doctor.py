@@ -24,7 +24,7 @@ from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
 from pipelines.common.json_output import add_json_option, only_json
 
-_PYTHON = (3, 10), (3, 13)  # the first version that is supported, and the first that is not
+_PYTHON = (3, 10), (3, 14)  # the first version that is supported, and the first that is not
 _TORCH = (2, 11)
 _EXTRAS = {  # of pyproject.toml: the modules that each brings, and what needs them
     "onnx": (("onnx", "onnxruntime"), "ONNX files, models.export to ONNX"),
@@ -64,7 +64,7 @@ def programs() -> Iterator[Fact]:
     """Python and the libraries whose versions matter."""
     first, past = _PYTHON
     wrong = not first <= sys.version_info[:2] < past
-    yield Fact("Python", platform.python_version(), "install Python 3.10, 3.11 or 3.12" if wrong else "")
+    yield Fact("Python", platform.python_version(), "install Python 3.10 to 3.13" if wrong else "")
     cuda = f", built for CUDA {torch.version.cuda}" if torch.version.cuda else ", built without CUDA"
     old = _numbers(torch.__version__)[:2] < _TORCH
     yield Fact("PyTorch", torch.__version__.partition("+")[0] + cuda, "install torch 2.11 or newer" if old else "")
