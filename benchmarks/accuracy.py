@@ -33,6 +33,7 @@ from pipelines.common.command import run
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names
 from train.config import load_config
+from train.planning.automatic import settled_values
 
 QUICKSTART = ROOT / "configs/quickstart.yaml"
 # Small enough for minutes on one core, and long enough that faces are told apart.
@@ -102,7 +103,7 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
     values = [f"data.train={options.data.resolve()}", *EVERY_RUN, *NETWORKS[network], *overrides, *options.override]
     values += [f"seed={seed}", f"output={output}"]
     kept, done = output / "config.yaml", output / "results.json"
-    if kept.exists() and load_config(kept) != load_config(QUICKSTART, values):
+    if kept.exists() and not is_config_of(kept, values):
         raise UserError(f"{output} holds a run of another config; give another folder with --runs")
     if not (output / "model.pt").exists():
         command(output, "train/run.py", "--config", QUICKSTART, *values)
@@ -113,6 +114,13 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
         command(output, "-m", "evaluate.verification", *where, "--threads", 1, "--bins", *bins)
     log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     return Outcome(folds_of(done), median(line["images_per_second"] for line in log if "images_per_second" in line))
+
+
+def is_config_of(kept: Path, values: Sequence[str]) -> bool:
+    """Whether a run's config is the quickstart's with ``values``, of which some may be found when a run starts."""
+    found = load_config(kept)
+    settled = settled_values(load_config(QUICKSTART, values), found)
+    return load_config(QUICKSTART, [*values, *settled]) == found
 
 
 def folds_of(done: Path) -> dict[str, list[float]]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from scipy.stats import sem
 
-from benchmarks.accuracy import NETWORKS, ROWS, compare
+from benchmarks.accuracy import NETWORKS, QUICKSTART, ROWS, compare, is_config_of
 from losses import create_margin
 from train.config import load_config
 from train.recipes import create_recipe
@@ -43,6 +44,16 @@ def benchmark(tmp_path, *arguments, lr=0.01):
     command += ["--override", "model={name: mbf, width: 0.1, input_size: 32}", "schedule={epochs: 1}"]
     command += ["data.batch_size=16", f"optim.lr={lr}"]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_is_known_by_its_config_whatever_was_found_at_its_start(tmp_path):
+    values = [f"data.train={tmp_path}", "precision=auto", "head.tile=auto", f"output={tmp_path / 'run'}"]
+    ran = load_config(QUICKSTART, [*values, "precision=fp32", "head.tile=512"])
+    kept = tmp_path / "config.yaml"
+    kept.write_text(yaml.safe_dump(ran.model_dump(), sort_keys=False))
+    assert is_config_of(kept, values)
+    assert not is_config_of(kept, [*values, "optim.lr=0.3"])
+    assert not is_config_of(kept, [*values, "precision=bf16"])
 
 
 @pytest.mark.slow
