@@ -1,7 +1,7 @@
 """Images a second of the data pipeline beside the usual ways to feed a face trainer, all on the same cores and images.
 
 The ways run in turns within one process, so that a noisy machine is noisy for all of them. Every row has the median of
-the rounds, and medians of the ratios to DALI's decoding alone and to the best ``DataLoader`` in the same round.
+the rounds, and medians of the ratios to DALI's decoding alone and to two ``DataLoader``s in the same round.
 """
 
 import itertools
@@ -41,10 +41,11 @@ def measure_data(
     rounds: int = 5,
     seconds: float = 2.0,
 ) -> list[Row]:
-    """Rows {name, images_per_second, of_decoding_alone, of_best_dataloader, cpu_us_per_image}, of each way.
+    """A row of each way, DALI's decoding alone first.
 
-    The first is DALI's decoding alone. ``cpu_us_per_image`` counts the time of all cores, which others that use the
-    machine change less than the images a second.
+    ``of_dataloader`` is beside the usual fast ``DataLoader``, ``of_best_dataloader`` beside the best that one can
+    write. ``cpu_us_per_image`` counts the time of all cores, which others that use the machine change less than the
+    images a second.
     ``data`` is what ``open_source`` takes. Every way has ``cores`` threads or processes.
     """
     device = torch.device(device)
@@ -57,13 +58,16 @@ def measure_data(
     decoding_alone = _decoding_alone(source, batch_size, cores, device)
     facemill = _facemill(source, batch_size, cores, device, image_size)
     turns = race({"DALI's decoding alone": decoding_alone, **facemill, **ways}, device, rounds, seconds)
-    alone, best = next(iter(turns.values())), list(turns.values())[-1]
+    alone, *_, usual, best = turns.values()
+    beside = {"of_decoding_alone": alone, "of_dataloader": usual, "of_best_dataloader": best}
     return [
         {
             "name": name,
             "images_per_second": statistics.median(turn.speed for turn in own),
-            "of_decoding_alone": statistics.median(ours.speed / theirs.speed for ours, theirs in zip(own, alone)),
-            "of_best_dataloader": statistics.median(ours.speed / theirs.speed for ours, theirs in zip(own, best)),
+            **{
+                key: statistics.median(ours.speed / theirs.speed for ours, theirs in zip(own, other))
+                for key, other in beside.items()
+            },
             "cpu_us_per_image": statistics.median(turn.cpu_us for turn in own),
         }
         for name, own in turns.items()

@@ -1,4 +1,4 @@
-"""Ways to feed a face trainer by torch's ``DataLoader``: arcface_torch's, and the best that libraries allow."""
+"""Ways to feed a face trainer by torch's ``DataLoader``: arcface_torch's, the usual fast one and the best."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from pipelines.common.errors import UserError
 from pipelines.sources.source import Source
 
 Batches = Iterator[Tensor]
+Fill = Callable[[np.ndarray, np.ndarray, bool], None]  # an encoded image → pixels (h, w, 3), mirrored or not
 
 _READY = 3  # batches that a worker prepares ahead
 
@@ -26,7 +27,8 @@ def dataloaders(
 ) -> Iterator[tuple[str, Batches]]:
     """The ways' names and endless images (b, 3, h, w) on ``device``; the first ``next`` forks ``workers`` processes.
 
-    arcface_torch's takes images as large as they are, as float32; the best gives uint8 of ``image_size``.
+    arcface_torch's takes images as large as they are, as float32; the others give uint8 of ``image_size``: one that
+    decodes an image at a time and leaves batches to torch, and one whose workers decode into memory that is shared.
     """
     options: dict[str, Any] = dict(
         num_workers=workers,
@@ -39,10 +41,16 @@ def dataloaders(
     loader = DataLoader(images, batch_size, shuffle=True, drop_last=True, **options)
     yield name, (batch.to(device, non_blocking=True) for batch in _endless(loader))
 
-    name, whole = _best(source, batch_size, workers, image_size)
+    decoder, fill = _fastest_decoder()
+    loader = DataLoader(_pixels(source, fill, image_size), batch_size, shuffle=True, drop_last=True, **options)
+    usual = (batch.permute(0, 3, 1, 2).to(device, non_blocking=True) for batch in _endless(loader))
+    yield f"DataLoader ({decoder}, uint8)", usual
+
+    whole = _WholeBatches(source, fill, (batch_size, image_size, image_size, 3), workers)
     order = BatchSampler(RandomSampler(whole), batch_size, drop_last=True)
     loader = DataLoader(whole, batch_size=None, sampler=order, **options)
-    yield name, (whole.batch(*place).to(device, non_blocking=True) for place, _ in _endless(loader))
+    best = (whole.batch(*place).to(device, non_blocking=True) for place, _ in _endless(loader))
+    yield f"best DataLoader ({decoder}, uint8, shared memory)", best
 
 
 def _endless(loader: DataLoader) -> Iterator[Any]:
@@ -113,9 +121,7 @@ class _WholeBatches(Dataset):
     Its place in that memory is all that a batch sends; the place is used again when ``_READY + 1`` others are out.
     """
 
-    def __init__(
-        self, source: Source, fill: Callable[[np.ndarray, np.ndarray, bool], None], shape: tuple[int, ...], workers: int
-    ) -> None:
+    def __init__(self, source: Source, fill: Fill, shape: tuple[int, ...], workers: int) -> None:
         self._source, self._fill = source, fill
         self._memory = torch.empty((workers, _READY + 2, *shape), dtype=torch.uint8).share_memory_()
         self._turn = 0
@@ -138,32 +144,41 @@ class _WholeBatches(Dataset):
         return self._memory[worker, place].permute(0, 3, 1, 2)
 
 
-def _best(source: Source, batch_size: int, workers: int, side: int) -> tuple[str, _WholeBatches]:
-    """The fastest libraries: libjpeg-turbo by simplejpeg, at a half or quarter of the size where that does; OpenCV.
+def _pixels(source: Source, fill: Fill, side: int) -> Dataset:
+    """One image an item, uint8 (side, side, 3)."""
 
-    PIL where they are missing.
-    """
-    fill: Callable[[np.ndarray, np.ndarray, bool], None]
+    def load(index: int) -> Tensor:
+        (encoded,), _ = source.read(np.array([index]))
+        pixels = np.empty((side, side, 3), np.uint8)
+        fill(encoded, pixels, bool(torch.rand(1) < 0.5))
+        return torch.from_numpy(pixels)
+
+    return _Images(load, len(source))
+
+
+def _fastest_decoder() -> tuple[str, Fill]:
+    """libjpeg-turbo by simplejpeg, at a half or quarter of the size where that does, and OpenCV; PIL without them."""
     try:
         import cv2
         import simplejpeg
     except ImportError:
-        decoder = "PIL"
+        return "PIL", _fill_by_pil
+    cv2.setNumThreads(0)
 
-        def fill(encoded: np.ndarray, pixels: np.ndarray, flip: bool) -> None:
-            image = Image.open(io.BytesIO(encoded.data)).convert("RGB").resize((side, side))
-            pixels[:] = np.asarray(image)[:, ::-1] if flip else np.asarray(image)
-    else:
-        decoder = "simplejpeg"
-        cv2.setNumThreads(0)
+    def fill(encoded: np.ndarray, pixels: np.ndarray, flip: bool) -> None:
+        side = len(pixels)
+        image = simplejpeg.decode_jpeg(encoded, "RGB", min_height=side, min_width=side, min_factor=2)
+        if image.shape != pixels.shape:
+            image = cv2.resize(image, (side, side))
+        if flip:
+            cv2.flip(image, 1, dst=pixels)
+        else:
+            pixels[:] = image
 
-        def fill(encoded: np.ndarray, pixels: np.ndarray, flip: bool) -> None:
-            image = simplejpeg.decode_jpeg(encoded, "RGB", min_height=side, min_width=side, min_factor=2)
-            if image.shape != pixels.shape:
-                image = cv2.resize(image, (side, side))
-            if flip:
-                cv2.flip(image, 1, dst=pixels)
-            else:
-                pixels[:] = image
+    return "simplejpeg", fill
 
-    return f"best DataLoader ({decoder}, uint8)", _WholeBatches(source, fill, (batch_size, side, side, 3), workers)
+
+def _fill_by_pil(encoded: np.ndarray, pixels: np.ndarray, flip: bool) -> None:
+    side = len(pixels)
+    image = np.asarray(Image.open(io.BytesIO(encoded.data)).convert("RGB").resize((side, side)))
+    pixels[:] = image[:, ::-1] if flip else image
