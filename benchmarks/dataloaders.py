@@ -28,7 +28,7 @@ def dataloaders(
     """The ways' names and endless images (b, 3, h, w) on ``device``; the first ``next`` forks ``workers`` processes.
 
     arcface_torch's takes images as large as they are, as float32; the others give uint8 of ``image_size``: one that
-    decodes an image at a time and leaves batches to torch, and one whose workers decode into memory that is shared.
+    leaves it to torch to make batches of images, and one whose workers decode into memory that they share.
     """
     options: dict[str, Any] = dict(
         num_workers=workers,
@@ -42,7 +42,7 @@ def dataloaders(
     yield name, (batch.to(device, non_blocking=True) for batch in _endless(loader))
 
     decoder, fill = _fastest_decoder()
-    loader = DataLoader(_pixels(source, fill, image_size), batch_size, shuffle=True, drop_last=True, **options)
+    loader = DataLoader(_Pixels(source, fill, image_size), batch_size, shuffle=True, drop_last=True, **options)
     usual = (batch.permute(0, 3, 1, 2).to(device, non_blocking=True) for batch in _endless(loader))
     yield f"DataLoader ({decoder}, uint8)", usual
 
@@ -144,16 +144,23 @@ class _WholeBatches(Dataset):
         return self._memory[worker, place].permute(0, 3, 1, 2)
 
 
-def _pixels(source: Source, fill: Fill, side: int) -> Dataset:
-    """One image an item, uint8 (side, side, 3)."""
+class _Pixels(Dataset):
+    """Images uint8 (side, side, 3), decoded one by one; a batch is read at once, which ``DataLoader`` asks for so."""
 
-    def load(index: int) -> Tensor:
-        (encoded,), _ = source.read(np.array([index]))
-        pixels = np.empty((side, side, 3), np.uint8)
-        fill(encoded, pixels, bool(torch.rand(1) < 0.5))
+    def __init__(self, source: Source, fill: Fill, side: int) -> None:
+        self._source, self._fill, self._side = source, fill, side
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        encoded, _ = self._source.read(np.array(indices))
+        return [self._decoded(image) for image in encoded]
+
+    def _decoded(self, encoded: np.ndarray) -> Tensor:
+        pixels = np.empty((self._side, self._side, 3), np.uint8)
+        self._fill(encoded, pixels, bool(torch.rand(1) < 0.5))
         return torch.from_numpy(pixels)
-
-    return _Images(load, len(source))
 
 
 def _fastest_decoder() -> tuple[str, Fill]:
