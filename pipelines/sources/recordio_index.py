@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
 from pipelines.common.log import get_logger
 from pipelines.sources.identities import FILE, are_classes, read_identities
 from pipelines.sources.index_cache import cached
@@ -30,7 +29,7 @@ from pipelines.sources.recordio import (
 logger = get_logger(__name__)
 
 _PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
-_CHUNK = 1 << 20  # words, records or lines at a time where all are gone through
+_CHUNK = 1 << 20  # words or records at a time where all are gone through
 _CACHE_VERSION = 4
 _NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
 
@@ -50,7 +49,7 @@ def read_index(rec: str | Path) -> RecordIndex:
     """The index of a ``.rec``, from its ``.idx`` and ``property`` or from the cache ``<name>.cache.npz``.
 
     An ``.idx`` that is missing or does not belong to the file is replaced by a scan of the file, with a warning; it is
-    not overwritten (see ``rebuild_index``). The class count is the one of ``property``, else the number of identity
+    not overwritten. The class count is the one of ``property``, else the number of identity
     records, else the names in ``identities.json``, else the greatest label + 1; where that leaves great gaps, classes
     are numbered anew. A cache counts while all four files are what they were. Images that are missing are told of at
     every start.
@@ -62,17 +61,6 @@ def read_index(rec: str | Path) -> RecordIndex:
         count = len(index.offsets)
         logger.warning("%s: %d images are announced, there are %d", rec, count + index.missing, count)
     return index
-
-
-def rebuild_index(rec: str | Path, idx: str | Path | None = None) -> Path:
-    """Write the ``.idx`` of a ``.rec`` (default: beside it) from a scan, with the records' numbers as keys."""
-    idx = Path(idx) if idx else Path(rec).with_suffix(".idx")
-    offsets = scan(rec)
-    with replacing(idx) as temporary, temporary.open("w") as file:
-        for begin in range(0, len(offsets), _CHUNK):
-            lines = enumerate(offsets[begin : begin + _CHUNK].tolist(), begin)
-            file.write("".join([f"{key}\t{offset}\n" for key, offset in lines]))
-    return idx
 
 
 def scan(rec: str | Path) -> np.ndarray:

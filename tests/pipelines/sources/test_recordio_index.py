@@ -20,7 +20,7 @@ from pipelines.sources.recordio import (
     pack,
     write_dataset,
 )
-from pipelines.sources.recordio_index import read_index, rebuild_index, scan
+from pipelines.sources.recordio_index import read_index, scan
 
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 SIZES = [3, 1, 4, 2]
@@ -103,16 +103,6 @@ def test_scan_leaves_out_what_is_too_short_for_a_header(tmp_path):
         for key, record in enumerate((pack(IRHeader(0, 1, 0), b"image"), b"short", pack(IRHeader(0, 2, 0), b"image"))):
             writer.write(key, record)
     assert scan(tmp_path / "a.rec").tolist() == np.delete(listed(tmp_path / "a.rec")[:, 1], 1).tolist()
-
-
-def test_rebuild_writes_the_idx(rec, monkeypatch):
-    idx = rec.with_suffix(".idx")
-    original = idx.read_bytes()
-    idx.unlink()
-    monkeypatch.setattr(index_module, "_CHUNK", 4)
-    assert rebuild_index(rec) == idx
-    assert idx.read_bytes() == original
-    assert rebuild_index(rec, idx.with_name("other.idx")).read_bytes() == original
 
 
 def spoiled(lines):
