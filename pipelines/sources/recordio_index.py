@@ -63,17 +63,12 @@ def read_index(rec: str | Path) -> RecordIndex:
     return index
 
 
-def scan(rec: str | Path) -> np.ndarray:
-    """Offsets of all whole records of a file, int64 (n,), ascending, by a search for the magic.
+def scan(rec: str | Path) -> tuple[np.ndarray, int]:
+    """Offsets of all whole records of a file, int64 (n,), ascending, by a search for the magic; how many are left out.
 
-    An aligned magic is always the start of a part, so damage costs only the records it lies in; they are left out,
-    with a warning.
+    An aligned magic is always the start of a part, so damage costs only the records it lies in, of which a warning
+    tells.
     """
-    return _scan(rec)[0]
-
-
-def _scan(rec: str | Path) -> tuple[np.ndarray, int]:
-    """``scan``, and how many records are left out."""
     reader = RecordReader(rec)
     words = reader.size // 4
     starts, heads = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
@@ -106,7 +101,7 @@ def _build(rec: Path) -> RecordIndex:
         reader = _open_with(offsets, idx, rec)
     except ValueError as error:
         logger.warning("%s. Searching %s for its records instead", error, rec)
-        offsets, left_out = _scan(rec)
+        offsets, left_out = scan(rec)
         reader = RecordReader(rec, offsets)
         missing = max(listed - len(offsets), left_out)
     listed_classes = _read_property(rec.with_name("property"))
