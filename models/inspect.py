@@ -158,7 +158,7 @@ def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     batch_size = args.batch_size or _BATCH[device.type]
-    print(f"images a second on {kind}, {batch_size} at a time:", flush=True)  # what follows takes seconds
+    print(f"images a second on {kind}, by steps of {batch_size} images:", flush=True)  # what follows takes seconds
     measured = speed(model, options["input_size"], device, batch_size)
     training = "–" if measured.training is None else f"{measured.training:.1f}"
     print(f"forward {measured.forward:.1f}, with backward {training}")

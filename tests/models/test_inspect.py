@@ -139,7 +139,7 @@ def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):
 def test_the_cost_is_told_before_the_speed_is_measured(monkeypatch, capsys):
     def measured(model, input_size, device, batch_size):
         told = capsys.readouterr().out
-        assert "24.03" in told and told.endswith("4 at a time:\n")
+        assert "24.03" in told and told.endswith("steps of 4 images:\n")
         return Speed(7.0, 3.0)
 
     monkeypatch.setattr(inspect, "speed", measured)
