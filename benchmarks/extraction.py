@@ -108,6 +108,10 @@ def measure(name: str, data: IJB, count: int, *, batch_size: int, threads: int) 
             },
             device,
         )
+    return _row(name, count, walls, works)
+
+
+def _row(name: str, count: int, walls: Times, works: Times) -> Row:
     work = {stage: statistics.median(seconds) for stage, seconds in works.items()}
     work["align"] -= work["decode"]  # each of the first three contains the one before
     work["decode"] -= work["read"]

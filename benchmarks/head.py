@@ -4,10 +4,15 @@
     python -m benchmarks.head --identities 100000 --sample-rates 1 --batch 256
     python -m benchmarks.head --largest --methods fused materialised --sample-rates 1 --memory 4
 
-Methods: ``fused`` (PartialFC whose centres are updated a tile at a time), the same with the loop's arithmetic in Triton
-(``triton``, on a GPU) and under torch.compile (``compiled``), ``streamed`` (the gradient of all centres first),
-``dense`` (PartialFC in plain autograd) and ``materialised`` (all logits in memory, as arcface_torch does it). Each is
-measured in processes of its own, in turns; times are medians over all turns, memory is the largest peak.
+Methods:
+
+- ``fused``: PartialFC whose centres are updated a tile at a time;
+- ``triton`` (on a GPU) and ``compiled``: the same, with the loop's arithmetic in Triton and under torch.compile;
+- ``streamed``: the gradient of all centres first;
+- ``dense``: PartialFC in plain autograd;
+- ``materialised``: all logits in memory, as arcface_torch does it.
+
+Each is measured in processes of its own, in turns; times are medians over all turns, memory is the largest peak.
 """
 
 import argparse

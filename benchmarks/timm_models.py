@@ -1,8 +1,9 @@
 """What models of timm cost as backbones, and whether they become ONNX files: ``python -m benchmarks.timm_models``.
 
-A row a model: the least of some usual sides that it takes with the iresnets' head on its last map and with its own
-pooling, what it costs with the former, or with the latter where it has no map, and whether its ONNX file gives the same
-embeddings. Rows that the JSON file has are kept. The table in docs/methods.md is made of it (`table`).
+A row a model. It has two ways to an embedding: the iresnets' head on its last map, and its own pooling. The row says
+for either the least of some usual sides that the model takes; what the model costs with the head, or with the pooling
+where it has no map; and whether its ONNX file gives the same embeddings. Rows that the JSON file has are kept. The
+table in docs/methods.md is made of it (`table`).
 """
 
 import argparse

@@ -27,7 +27,8 @@ from evaluate.reporting.findings import LabelError, Labels
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT
-from pipelines.common.command import finite_number, run, say
+from pipelines.common.command import cosine, run, say
+from pipelines.common.errors import UserError
 from pipelines.common.files import save_array
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_sources
@@ -55,12 +56,12 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument("--features", type=Path, help="features.npy of an earlier call, or of another program")
     parser.add_argument("--views", type=int, choices=(1, 2), help="of an image in a row of another program's features")
     parser.add_argument(
-        "--stray", type=finite_number, help="an image is less like the others of its label if it is wrong there"
+        "--stray", type=cosine, help="an image is less like the others of its label if it is wrong there"
     )
     parser.add_argument(
-        "--move", type=finite_number, help="it is at least as like the person of the label that it is moved to"
+        "--move", type=cosine, help="it is at least as like the person of the label that it is moved to"
     )
-    parser.add_argument("--merge", type=finite_number, help="people of two labels that are at least as alike are one")
+    parser.add_argument("--merge", type=cosine, help="people of two labels that are at least as alike are one")
     parser.add_argument("--output", type=Path, default=Path("labels"), help="folder for what is found")
     add_network_options(parser)
     add_cache_option(parser)
@@ -85,6 +86,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     found = find_label_errors(
         embeddings, labels, source.num_classes, stray=args.stray, move=args.move, merge=args.merge
     )
+    check_left(found)
     errors = describe(source, labels, found)
     result = Labels(
         format=FORMAT,
@@ -124,6 +126,17 @@ def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray,
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def check_left(found: LabelErrors) -> None:
+    """Raise ``UserError`` where no label has two images left: that is no finding, but a threshold out of place."""
+    group = found.people.group
+    if np.bincount(group[group >= 0]).max() < 2:
+        usual = np.nanmedian(found.people.likeness)
+        raise UserError(
+            f"by --stray {found.stray.threshold:.3g} no two images of a label show one person; half of the images are "
+            f"less than {usual:.2f} like the others of theirs: give a lower threshold, or none, to have one found"
+        )
 
 
 def describe(source: Source, labels: np.ndarray, found: LabelErrors) -> list[LabelError]:

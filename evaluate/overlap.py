@@ -24,7 +24,7 @@ from evaluate.reporting.findings import Overlap, SharedIdentity
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT
-from pipelines.common.command import at_least, finite_number, run, say
+from pipelines.common.command import at_least, cosine, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder, distinct_names
 from pipelines.common.json_output import add_json_option, only_json
@@ -128,9 +128,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("first", type=Path, help="the training set")
     parser.add_argument("second", type=Path, nargs="+", help="the test sets; may be .bin")
     add_checkpoint_option(parser)
-    parser.add_argument(
-        "--threshold", type=finite_number, default=0.6, help="least cosine of the means of a shared identity"
-    )
+    parser.add_argument("--threshold", type=cosine, default=0.6, help="least cosine of the means of a shared identity")
     parser.add_argument("--images", type=at_least(1), default=8, help="images of each identity that are embedded")
     parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for what is found")
     add_network_options(parser)

@@ -20,6 +20,7 @@ from models.program import export_program
 from models.weights import load_backbone, require_finite, run_config
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
+from pipelines.common.files import check_folder
 
 
 def arguments() -> argparse.Namespace:
@@ -42,25 +43,17 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    suffix = args.output.suffix.lower()
-    to_onnx, to_program = suffix == ".onnx", suffix == ".pt2"
-    if to_onnx or to_program:
-        for name in ("results", "overlap", "licence"):
-            if getattr(args, name):
-                raise UserError(f"--{name} is for the model card: give --output the name of a folder")
-    if not to_onnx and (args.fp16 or args.dynamic_batch):
-        raise UserError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
-    if suffix == ".safetensors":
-        raise UserError("give --output the name of a folder: model.safetensors, its config and its card go there")
+    check_output(args)
     given: dict[str, Any] = {"name": args.network, "input_size": args.input_size}
     model, options = load_backbone(args.checkpoint, **{name: value for name, value in given.items() if value})
     require_finite(model)
-    if to_onnx:
+    suffix = args.output.suffix.lower()
+    if suffix == ".onnx":
         size = options["input_size"]
         error = export_onnx(model, args.output, size, fp16=args.fp16, dynamic_batch=args.dynamic_batch)
         say(f"written: {args.output} ({options['name']}; onnxruntime and PyTorch agree to {error:.1e} of the norm)")
         return
-    if to_program:
+    if suffix == ".pt2":
         error = export_program(model, args.output, options["input_size"])
         say(f"written: {args.output} ({options['name']}; the program and the network agree to {error:.1e} of the norm)")
         return
@@ -69,6 +62,26 @@ def main() -> None:
     card = model_card(options, run_config(args.checkpoint), results, overlap, args.licence)
     save_pretrained(model, options, args.output, card)
     say(f"written: {args.output}/model.safetensors, config.json and README.md ({options['name']})")
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raise ``UserError`` where the options do not go with what ``--output`` names, or where it cannot be written."""
+    output, suffix = args.output, args.output.suffix.lower()
+    if suffix == ".safetensors":
+        raise UserError("give --output the name of a folder: model.safetensors, its config and its card go there")
+    if suffix != ".onnx" and (args.fp16 or args.dynamic_batch):
+        raise UserError("--fp16 and --dynamic-batch are for ONNX: give --output a name that ends in .onnx")
+    if suffix not in (".onnx", ".pt2"):
+        if output.exists() and not output.is_dir():
+            raise UserError(f"{output} is a file: give --output the name of a folder, or one in .onnx or .pt2")
+        check_folder(output)
+        return
+    for name in ("results", "overlap", "licence"):
+        if getattr(args, name):
+            raise UserError(f"--{name} is for the model card: give --output the name of a folder")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder: give --output the name of a file")
+    check_folder(output.parent)
 
 
 def _read(path: Path | None, key: str, what: str) -> dict[str, Any] | None:

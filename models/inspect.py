@@ -7,7 +7,7 @@ if not __package__:  # then this folder comes first in the search for modules, a
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from models.weights import load_backbone
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.json_output import add_json_option, only_json
+
+# Images at a time that show a device's speed: a CPU gains nothing by more, but needs memory and minutes for them.
+_BATCH = {"cuda": 32, "cpu": 4}
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,11 @@ def arguments() -> argparse.Namespace:
         default="*",
         help="a backbone's name or a file of weights; of a pattern such as 'timm/*vit_tiny*' a table; default: of ours",
     )
-    parser.add_argument("--batch-size", type=at_least(1), default=32, help="images at a time when measuring the speed")
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        help=f"images at a time when the speed is measured; default: {_BATCH['cuda']}, on a CPU {_BATCH['cpu']}",
+    )
     add_json_option(parser, "a list of backbones with parameters, gmac, activation_bytes of an image")
     return parser.parse_args()
 
@@ -133,40 +140,50 @@ def main() -> None:
 
 
 def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print a table of the backbones; returns what it shows."""
-    console = Console()
-    table = Table("backbone", "parameters M", "GMAC", "activations MiB/image")
+    """Print a table of the backbones, and the speed of a single one; returns what it shows."""
     path = Path(args.model)
     if {"*", "?"} & set(args.model) and not path.exists():
-        rows = []
-        for name in model_names(args.model):
-            try:
-                found = cost(name=name)
-            except UserError as error:  # what keeps a backbone from images of 112 pixels
-                table.add_row(name, str(error))
-                rows.append({"backbone": name, "error": str(error)})
-            else:
-                table.add_row(name, *_cells(found))
-                rows.append({"backbone": name, **asdict(found)})
-        console.print(table)
-        return rows
+        return _compare(model_names(args.model))
     ours = args.model in model_names()
     if not ours and (path.exists() or (args.model not in BACKBONES and args.model != path.stem)):  # ours have no / or .
         model, options = load_backbone(path)
         say(f"{path} holds {options}")
     else:
         model, options = create_model(args.model), {"name": args.model, "input_size": 112}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    measured = speed(model, options["input_size"], device, args.batch_size)
-    kind = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    table.add_column(f"images/s on {kind}: forward")
-    table.add_column("with backward")
     found = cost(**options)
+    table = _table()
+    table.add_row(options["name"], *_cells(found))
+    Console().print(table)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    batch_size = args.batch_size or _BATCH[device.type]
+    print(f"images a second on {kind}, by steps of {batch_size} images:", flush=True)  # what follows takes seconds
+    measured = speed(model, options["input_size"], device, batch_size)
     training = "–" if measured.training is None else f"{measured.training:.1f}"
-    table.add_row(options["name"], *_cells(found), f"{measured.forward:.1f}", training)
-    console.print(table)
+    print(f"forward {measured.forward:.1f}, with backward {training}")
     speeds = {"images_per_second": asdict(measured), "device": kind}
     return [{"backbone": options["name"], "options": options, **asdict(found), **speeds}]
+
+
+def _compare(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Print a table of backbones by name; returns what it shows."""
+    table, rows = _table(), []
+    for name in names:
+        try:
+            found = cost(name=name)
+        except UserError as error:  # what keeps a backbone from images of 112 pixels
+            table.add_row(name, str(error))
+            rows.append({"backbone": name, "error": str(error)})
+        else:
+            table.add_row(name, *_cells(found))
+            rows.append({"backbone": name, **asdict(found)})
+    Console().print(table)
+    return rows
+
+
+def _table() -> Table:
+    return Table("backbone", "parameters M", "GMAC", "activations MiB/image")
 
 
 def _cells(found: Cost) -> tuple[str, str, str]:

@@ -71,10 +71,10 @@ class PReLU(nn.PReLU):
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from the means of all (Hu et al., Squeeze-and-Excitation, 2018)."""
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+        self.fc1 = nn.Conv2d(channels, channels // 16, 1, bias=False)
+        self.fc2 = nn.Conv2d(channels // 16, channels, 1, bias=False)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         mean_bc11 = x_bchw.mean((2, 3), keepdim=True)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.lora import merged
-from models.sharded import read_sharded
 from pipelines.common.errors import UserError, brief, one_line
 
 
@@ -26,6 +25,8 @@ def read_file(path: Path) -> Any:
         ValueError: it is damaged, no such file, or could be read only by running code that it names.
     """
     if path.is_dir():
+        from models.sharded import read_sharded  # torch.distributed.checkpoint takes a second to import
+
         return merged(read_sharded(path, "ema", "backbone"))  # averaged weights where there are some
     if path.suffix.lower() == ".onnx":
         raise UserError(f"{path} is an ONNX file: the commands of evaluate run it, but it holds no state dict")

@@ -7,7 +7,6 @@ to the disk from there.
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import warnings
@@ -29,10 +28,10 @@ from pipelines.common.errors import UserError
 from pipelines.common.files import naming, sync
 from train.distributed import agreed, comes_true
 from train.state import Part, check_finite, snapshot
+from train.step_folders import complete, is_step_folder, step_folder
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step_\d{9}")
 # What this version writes. A higher number is for what an older version would misread; checkpoints without one are 1,
 # which have neither checksums nor the parts of `_SINCE_2`.
 FORMAT = 2
@@ -140,7 +139,7 @@ class Checkpoints:
             return []
         whole = self.all()
         for path in self.folder.iterdir():
-            if path.suffix == ".partial" or (_NAME.fullmatch(path.name) and path not in whole):
+            if path.suffix == ".partial" or (is_step_folder(path) and path not in whole):
                 shutil.rmtree(path)
         return [path.name for path in whole]
 
@@ -180,7 +179,7 @@ class Checkpoints:
         """
         self.finish()
         self._join()
-        final = self.folder / f"step_{step:09d}"
+        final = step_folder(self.folder, step)
         meta = {"format": FORMAT, "step": step, "parts": list(parts), **meta}
         state = {name: snapshot(part) for name, part in parts.items()}
         self._copied = self._copier.submit(self._copy, state)
@@ -260,19 +259,6 @@ class Checkpoints:
 def _give_way() -> None:
     """Let this thread have what the steps leave of the processors: on a GPU's host that is plenty."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-
-
-def complete(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / "meta.json").exists())
-
-
-def latest_step(folder: Path) -> int:
-    """The step from which a run with this folder of checkpoints goes on: that of its newest one, or 0."""
-    found = complete(folder)
-    return int(found[-1].name.removeprefix("step_")) if found else 0
 
 
 def _replace(path: Path, other: Path) -> None:

@@ -6,7 +6,8 @@ from losses import PartialFC
 from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
 from models.sharded import load_sharded
 from pipelines.common.errors import UserError
-from train.checkpoint import Checkpoints, complete
+from train.checkpoint import Checkpoints
+from train.step_folders import complete
 
 
 def stored_classes(folder: str | Path) -> int:

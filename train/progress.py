@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import naming, replacing
-from train.checkpoint import latest_step
+from train.step_folders import latest_step
 from train.trackers import MLflow, WeightsAndBiases
 
 

@@ -12,9 +12,7 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 
 from pipelines.common.command import run
 from train.config import Config, load_config
-from train.distributed import joined
 from train.keys import key_table
-from train.trainer import train
 
 
 class Keys(argparse.Action):
@@ -35,6 +33,11 @@ def main() -> None:
     parser.add_argument("--keys", action=Keys, nargs=0, help="print every key with its default and meaning, and exit")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
+
+    # They take seconds to import, for which neither --help and --keys nor a mistake in the config have to wait.
+    from train.distributed import joined
+    from train.trainer import train
+
     with joined(config.device, config.dist.start_timeout) as world:
         train(config, world)
 

@@ -14,8 +14,9 @@ from benchmarks.gpu.training import QUICKSTART, TINY, group, overrides
 from benchmarks.measure import finish
 from losses import CentreOptimizer, PartialFC, create_margin
 from pipelines.sources import open_source
-from train.checkpoint import Checkpoints, latest_step
+from train.checkpoint import Checkpoints
 from train.state import Part
+from train.step_folders import latest_step
 from train.stop import Stopped
 
 SHARD = 257_489  # centres of WebFace42M on one of eight ranks

@@ -98,54 +98,19 @@ def compare(
         UserError: there is no genuine pair, or there are too few impostor pairs for any of ``fars``.
     """
     pairs = _layout(person, reference)
-    left, right, impostors = pairs.left, pairs.right, pairs.impostors
-    told = tuple(sorted(far for far in fars if far * impostors * (1 + 1e-12) >= 1 and 2 * far * impostors <= held))
-    if not len(pairs.first) or not impostors:
-        raise UserError(
-            f"there are {len(pairs.first)} pairs of one person and {impostors} of two: some of both are needed"
-        )
-    if not told:
-        raise UserError(
-            f"there are {impostors} pairs of two people: the FARs that they tell are 1/{impostors} to "
-            f"{min(held / 2 / impostors, 1):.2g}"
-        )
-    largest = Largest(min(impostors, held, int(4 * told[-1] * impostors) + 4096), 4 * error_bound(vectors.shape[1]))
-    counts, masked = np.zeros(len(EDGES) - 1, np.int64), 0
-    transposed = np.ascontiguousarray(vectors[right].T, dtype=np.float32)
-    size = max(1, min(512, _CELLS // len(right)))
-    blocks: list[tuple[int, int, int]] = []  # the first key of each, its first column, its width
-    key = 0
-    for start in range(0, len(left), size):
-        stop = min(start + size, len(left))
-        column = int(pairs.end[start]) if reference is None else 0  # nothing before it is an impostor of these rows
-        if column == len(right):
-            break
-        scores = vectors[left[start:stop]].astype(np.float32) @ transposed[:, column:]
-        for line, low, high in zip(scores, pairs.left_out[start:stop], pairs.end[start:stop]):
-            line[max(low - column, 0) : high - column] = -np.inf
-            masked += high - max(low, column)
-        blocks.append((key, column, scores.shape[1]))
-        largest.add(scores, key)
-        key += scores.size
-        bins = ((scores.clip(-1, 1) + 1) * (len(counts) / 2)).astype(np.uint8).clip(max=len(counts) - 1)
-        counts += np.bincount(bins.ravel(), minlength=len(counts))
-    counts[0] -= masked
-    keys, columns, widths = np.array(blocks, np.int64).T
-    top, cells = largest.held()
-    falling = np.argsort(-top, kind="stable")
-    top, cells = top[falling], cells[falling]
-    block = np.searchsorted(keys, cells, side="right") - 1
-    line, place = np.divmod(cells - keys[block], widths[block])
+    told = _told(fars, pairs, held)
+    most = min(pairs.impostors, held, int(4 * told[-1] * pairs.impostors) + 4096)
+    top, top_first, top_second, counts = _highest(vectors, pairs, most)
     return AllPairs(
         vectors=vectors,
         person=person,
         first=pairs.first,
         second=pairs.second,
         genuine=exact(vectors, vectors, pairs.first, pairs.second),
-        impostors=impostors,
+        impostors=pairs.impostors,
         top=top,
-        top_first=left[block * size + line],
-        top_second=right[columns[block] + place],
+        top_first=top_first,
+        top_second=top_second,
         degree=pairs.degree,
         counts=counts,
         fars=told,
@@ -163,6 +128,7 @@ class _Layout:
         first, second: the images of the genuine pairs, int64 (G,).
         impostors: how many impostor pairs there are.
         degree: how many impostor pairs each person is in, float64 (u,).
+        met_once: whether rows and columns are the same images, so that a row leaves out all columns up to its ``end``.
     """
 
     left: np.ndarray
@@ -173,6 +139,7 @@ class _Layout:
     second: np.ndarray
     impostors: int
     degree: np.ndarray
+    met_once: bool
 
 
 def _layout(person: np.ndarray, reference: np.ndarray | None) -> _Layout:
@@ -191,4 +158,53 @@ def _layout(person: np.ndarray, reference: np.ndarray | None) -> _Layout:
     if reference is not None:
         degree += of_right * (len(left) - of_left)
     impostors = int((len(right) - (end - left_out)).sum())
-    return _Layout(left, right, left_out, end, left[row], right[place], impostors, degree)
+    return _Layout(left, right, left_out, end, left[row], right[place], impostors, degree, reference is None)
+
+
+def _told(fars: Sequence[float], pairs: _Layout, held: int) -> tuple[float, ...]:
+    """Those of ``fars`` that so many pairs tell, rising. Raises ``UserError`` where they tell none."""
+    impostors = pairs.impostors
+    if not len(pairs.first) or not impostors:
+        raise UserError(
+            f"there are {len(pairs.first)} pairs of one person and {impostors} of two: some of both are needed"
+        )
+    told = tuple(sorted(far for far in fars if far * impostors * (1 + 1e-12) >= 1 and 2 * far * impostors <= held))
+    if not told:
+        raise UserError(
+            f"there are {impostors} pairs of two people: the FARs that they tell are 1/{impostors} to "
+            f"{min(held / 2 / impostors, 1):.2g}"
+        )
+    return told
+
+
+def _highest(vectors: np.ndarray, pairs: _Layout, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The ``most`` highest scores of impostor pairs, their images, and the counts of all, as `AllPairs` has them."""
+    left, right = pairs.left, pairs.right
+    largest = Largest(most, 4 * error_bound(vectors.shape[1]))
+    counts, masked = np.zeros(len(EDGES) - 1, np.int64), 0
+    transposed = np.ascontiguousarray(vectors[right].T, dtype=np.float32)
+    size = max(1, min(512, _CELLS // len(right)))
+    blocks: list[tuple[int, int, int]] = []  # the first key of each, its first column, its width
+    key = 0
+    for start in range(0, len(left), size):
+        stop = min(start + size, len(left))
+        column = int(pairs.end[start]) if pairs.met_once else 0
+        if column == len(right):
+            break
+        scores = vectors[left[start:stop]].astype(np.float32) @ transposed[:, column:]
+        for line, low, high in zip(scores, pairs.left_out[start:stop], pairs.end[start:stop]):
+            line[max(low - column, 0) : high - column] = -np.inf
+            masked += high - max(low, column)
+        blocks.append((key, column, scores.shape[1]))
+        largest.add(scores, key)
+        key += scores.size
+        bins = ((scores.clip(-1, 1) + 1) * (len(counts) / 2)).astype(np.uint8).clip(max=len(counts) - 1)
+        counts += np.bincount(bins.ravel(), minlength=len(counts))
+    counts[0] -= masked
+    keys, columns, widths = np.array(blocks, np.int64).T
+    top, cells = largest.held()
+    falling = np.argsort(-top, kind="stable")
+    top, cells = top[falling], cells[falling]
+    block = np.searchsorted(keys, cells, side="right") - 1
+    line, place = np.divmod(cells - keys[block], widths[block])
+    return top, left[block * size + line], right[columns[block] + place], counts

@@ -49,9 +49,9 @@ def colour(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def _axes(title: str, x: str, y: str, width: float = 5.4) -> tuple[Figure, Axes]:
+def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, 3.5), layout="constrained")
+        figure = Figure(figsize=(5.4, 3.5), layout="constrained")
         axes = figure.subplots()
         axes.set(title=_as_it_is(title), xlabel=x, ylabel=y)
     return figure, axes

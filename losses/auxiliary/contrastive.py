@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from losses.head.collective import sum_ranks, world_size
 
+_SCALE = 64.0  # of the cosines
+
 
 class AdaptiveContrast(nn.Module):
     """Cross-entropy of view 1's samples over view 2's, with the margin m on the own pair.
@@ -15,21 +17,19 @@ class AdaptiveContrast(nn.Module):
     memory; this is the paper's direction, and ``momentum=0.01`` is the code's.
 
     Args:
-        s: scale of the cosines.
-        momentum: weight of the past.
-        margin: where m starts.
+        momentum: weight of the past; m starts at 0.
     """
 
     margin: Tensor
 
-    def __init__(self, s: float = 64.0, momentum: float = 0.99, margin: float = 0.0) -> None:
+    def __init__(self, momentum: float = 0.99) -> None:
         super().__init__()
-        self.s, self.momentum = s, momentum
-        self.register_buffer("margin", torch.tensor(margin))
+        self.momentum = momentum
+        self.register_buffer("margin", torch.tensor(0.0))
 
     def forward(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         """(n, d) embeddings of the two views and (n,) labels → mean loss; pairs of one class are no negatives."""
-        with torch.autocast(first.device.type, enabled=False):  # s times the error of a cosine is that of a logit
+        with torch.autocast(first.device.type, enabled=False):  # _SCALE times the error of a cosine is that of a logit
             cos = F.normalize(first.float()) @ F.normalize(second.float()).T
         own = torch.eye(len(cos), dtype=torch.bool, device=cos.device)
         excluded = (labels[:, None] == labels) & ~own
@@ -38,5 +38,5 @@ class AdaptiveContrast(nn.Module):
             gap = sum_ranks((cos.diagonal() - hardest).mean()) / world_size()
             # One gap that is not finite (of a step that will not be taken) would stay in the margin for good.
             self.margin.copy_(torch.where(gap.isfinite(), self.margin.lerp(gap, 1 - self.momentum), self.margin))
-        logits = self.s * (cos - self.margin * own)
+        logits = _SCALE * (cos - self.margin * own)
         return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), torch.arange(len(cos), device=cos.device))

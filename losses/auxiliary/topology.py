@@ -7,7 +7,6 @@ edge lengths of the batch's images and of its embeddings are pulled together.
 import numpy as np
 import torch
 import torch.distributed as dist
-from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
 from pipelines.common.transfers import HostCopy, to_device
@@ -32,6 +31,8 @@ class Cloud:
 
         A distance that is not finite counts as 0, so that there is a tree; lengths along it are not finite.
         """
+        from scipy.sparse.csgraph import minimum_spanning_tree  # takes a third of a second, for this recipe alone
+
         distances = self._squared.result().double().sqrt().nan_to_num_(nan=0.0, posinf=0.0).numpy()
         # The library takes 0 for "no edge", but duplicates are at distance 0: add one, which changes no tree.
         tree = minimum_spanning_tree(np.triu(distances + 1, 1)).tocoo()

@@ -1,10 +1,12 @@
-"""Class centres split over all ranks: where they start, which rank holds which, and how they are saved."""
+"""Class centres split over all ranks: where they start, which rank holds which, and how they are saved.
+
+``torch.distributed.tensor`` takes a second to import, so only what needs it does: a config knows the head without it.
+"""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from losses.head.collective import Group, rank, reshard, shard_range, sum_ranks, world_size
 from losses.head.rows_torch import inverse_norm
@@ -100,6 +102,8 @@ class ShardedCentres(nn.Module):
         """A tensor with a row for each centre of this rank as a DTensor of all C rows; itself without ranks."""
         if world_size(self.group) == 1:
             return local
+        from torch.distributed.tensor import DTensor, Shard
+
         group = self.group or dist.group.WORLD
         assert group is not None  # there are other ranks
         mesh = DeviceMesh.from_group(group, local.device.type)
@@ -113,6 +117,8 @@ class ShardedCentres(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """The centres may be a DTensor sharded like these, or a plain tensor of all C rows."""
+        from torch.distributed.tensor import DTensor
+
         weight = state_dict.get(prefix + "weight")
         if isinstance(weight, DTensor):
             weight = weight.to_local()

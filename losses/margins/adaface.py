@@ -4,15 +4,8 @@ import torch
 from torch import Tensor
 
 from losses.margins.combined import add_angle
-from losses.margins.margin import (
-    AngleMargin,
-    BatchView,
-    Cosine,
-    Factor,
-    Margin,
-    Scale,
-    Share,
-)
+from losses.margins.margin import BatchView, Margin
+from losses.margins.options import AngleMargin, Cosine, Factor, Scale, Share
 
 _NORM_RANGE = (1e-3, 100.0)
 

@@ -1,11 +1,7 @@
 """ArcFace: a margin on the angle."""
 
-from losses.margins.combined import CombinedMargin, Gradient
-from losses.margins.margin import (
-    AngleMargin,
-    Cosine,
-    Scale,
-)
+from losses.margins.combined import CombinedMargin
+from losses.margins.options import AngleMargin, Cosine, Gradient, Scale
 
 
 class ArcFace(CombinedMargin):

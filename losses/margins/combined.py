@@ -1,26 +1,14 @@
 """Fixed margins on the angle or the cosine of the own class: ArcFace, CosFace, their combination, SphereFace."""
 
 import math
-from typing import Annotated, Literal, get_args
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from losses.margins.margin import (
-    AngleMargin,
-    BatchView,
-    Cosine,
-    CosineMargin,
-    Margin,
-    Scale,
-)
-from pipelines.common.errors import UserError
-
-AngleFactor = Annotated[float, Field(ge=1)]
-Gradient = Literal["exact", "straight_through"]
+from losses.margins.margin import BatchView, Margin
+from losses.margins.options import AngleFactor, AngleMargin, Cosine, CosineMargin, Gradient, Scale
 
 # 1 - c² is kept away from zero: float32 cosines near one are 6e-8 apart, so nothing smaller is information.
 _LEAST_SIN2 = 1e-7
@@ -75,10 +63,8 @@ class CombinedMargin(Margin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        if m1 < 1:
-            raise UserError(f"m1 multiplies the angle and must be at least 1, not {m1}")
         self.m1, self.m2, self.m3 = m1, m2, m3
-        self.straight_through = is_straight_through(gradient)
+        self.straight_through = gradient == "straight_through"
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         value = cos_y.clamp(-1, 1)
@@ -88,13 +74,6 @@ class CombinedMargin(Margin):
             value = add_angle(value, self.m2)
         value = self.s * (value - self.m3)
         return self.s * straight_through(cos_y, value / self.s) if self.straight_through else value
-
-
-def is_straight_through(gradient: Gradient) -> bool:
-    """Whether the option says so; ``UserError`` for what it may not be."""
-    if gradient not in get_args(Gradient):
-        raise UserError(f"gradient is 'exact' or 'straight_through', not {gradient!r}")
-    return gradient == "straight_through"
 
 
 def straight_through(cos: Tensor, value: Tensor) -> Tensor:

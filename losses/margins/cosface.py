@@ -1,11 +1,7 @@
 """CosFace: a margin on the cosine."""
 
 from losses.margins.combined import CombinedMargin
-from losses.margins.margin import (
-    Cosine,
-    CosineMargin,
-    Scale,
-)
+from losses.margins.options import Cosine, CosineMargin, Scale
 
 
 class CosFace(CombinedMargin):

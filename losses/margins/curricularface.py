@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 
 from losses.margins.arcface import ArcFace
-from losses.margins.combined import Gradient
-from losses.margins.margin import (
-    AngleMargin,
-    BatchView,
-    Cosine,
-    HardNegativeCurve,
-    Scale,
-    Share,
-)
+from losses.margins.margin import BatchView, HardNegativeCurve
+from losses.margins.options import AngleMargin, Cosine, Gradient, Scale, Share
 
 
 class CurricularFace(ArcFace):

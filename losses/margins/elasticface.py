@@ -6,14 +6,8 @@ import torch
 from torch import Tensor
 
 from losses.margins.combined import add_angle
-from losses.margins.margin import (
-    BatchView,
-    Cosine,
-    CosineMargin,
-    Factor,
-    Margin,
-    Scale,
-)
+from losses.margins.margin import BatchView, Margin
+from losses.margins.options import Cosine, CosineMargin, Factor, Scale
 from pipelines.common.errors import UserError
 
 # The published mean and standard deviation of the margin, by kind; the last is that of the plus variants.
@@ -44,8 +38,6 @@ class ElasticFace(Margin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        if kind not in _PUBLISHED:
-            raise UserError(f"elasticface has the kinds 'arc' and 'cos', not {kind!r}")
         mean, *deviations = _PUBLISHED[kind]
         self.m = mean if m is None else m
         self.sigma = deviations[plus] if sigma is None else sigma

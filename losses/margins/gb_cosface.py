@@ -4,16 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.margins.magface import Magnitude, Norm
-from losses.margins.margin import (
-    BatchView,
-    Cosine,
-    CosineMargin,
-    Factor,
-    Margin,
-    Scale,
-    Share,
-)
+from losses.margins.magface import Magnitude
+from losses.margins.margin import BatchView, Margin
+from losses.margins.options import Cosine, CosineMargin, Factor, Norm, Scale, Share
 from pipelines.common.errors import UserError
 
 _NONE = -2.0  # a boundary from before the first batch; those of batches are means of cosines

@@ -1,22 +1,11 @@
 """MagFace: a margin that grows with the embedding's norm, which stands for the quality of the image."""
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor
 
 from losses.margins.combined import add_angle
-from losses.margins.margin import (
-    AngleMargin,
-    BatchView,
-    Cosine,
-    Factor,
-    Margin,
-    Scale,
-)
+from losses.margins.margin import BatchView, Margin
+from losses.margins.options import AngleMargin, Cosine, Factor, Norm, Scale
 from pipelines.common.errors import UserError
-
-Norm = Annotated[float, Field(gt=0)]
 
 
 class Magnitude:
@@ -27,8 +16,8 @@ class Magnitude:
     """
 
     def __init__(self, l_a: float, u_a: float, l_m: float, u_m: float, lambda_g: float) -> None:
-        if not 0 < l_a < u_a:
-            raise UserError(f"norms must rise from l_a > 0 to u_a, not from {l_a} to {u_a}")
+        if l_a >= u_a:
+            raise UserError(f"norms must rise from l_a to u_a, not from {l_a} to {u_a}")
         self.l_a, self.u_a = l_a, u_a
         self.l_m, self.slope = l_m, (u_m - l_m) / (u_a - l_a)
         self.lambda_g = lambda_g

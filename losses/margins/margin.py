@@ -10,28 +10,18 @@ except for hard negatives, the cosines above a limit of their row, which a margi
 (``HardNegativeCurve``) or drop. ``Margin`` says what may be overridden, N itself included.
 """
 
-import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipelines.common.errors import UserError
+from losses.margins.options import Cosine, Scale, checked
 
 # exp() stays inside float32 from e^-87 to e^88; logits of up to 70 leave e^18 for the sum over classes.
 _UNSHIFTED = 70.0
-
-# What the options of margins may be: a config is checked against the constructors' annotations.
-Scale = Annotated[float, Field(gt=0)]
-AngleMargin = Annotated[float, Field(ge=0, lt=math.pi)]
-CosineMargin = Annotated[float, Field(ge=0, le=2)]
-Cosine = Annotated[float, Field(ge=-1, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Factor = Annotated[float, Field(ge=0)]
 
 
 @dataclass
@@ -45,6 +35,17 @@ class HardNegativeCurve:
 
     limit: Tensor
     coefficients: Tensor
+
+    @classmethod
+    def fixed(cls, limit: Tensor, coefficients: Sequence[float]) -> "HardNegativeCurve":
+        """With numbers as coefficients, which are made on the device, so that nothing waits for it."""
+        return cls(limit, torch.stack([limit.new_full((), number) for number in coefficients]))
+
+
+def cubic(coefficients: Iterable[float | Tensor], cos: Tensor) -> Tensor:
+    """((a·c + b)·c + e)·c + f of each cosine c."""
+    a, b, e, f = coefficients
+    return ((a * cos + b) * cos + e) * cos + f
 
 
 @dataclass
@@ -88,6 +89,8 @@ class Margin(nn.Module):
             def others(self, cos, batch):
                 return self.s * F.leaky_relu(cos, 0.1)
 
+    Arguments of its constructor are checked by their annotations (`losses.margins.options`), here and in a config.
+
     What the literature does to hard negatives is ``hard_negatives``, which every kernel computes. ``others`` is for the
     rest: with it streamed and dense mode agree, the derivative is autograd's, and ``kernels: triton`` is refused. It
     works on a few centres at a time, so a logit may depend on its own cosine and on what ``batch`` holds of its row; it
@@ -119,15 +122,16 @@ class Margin(nn.Module):
     draws = False
     share = 1.0
 
+    @checked
     def __init__(self, s: Scale = 64.0, interclass_filter: Cosine | None = None) -> None:
         super().__init__()
-        if s <= 0:
-            raise UserError(f"the scale s must be positive, not {s}")
         self.s = s
         self.interclass_filter = interclass_filter
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
         for name in ("slope", "linear", "within_s", "shifted", "overrides_others"):
             if name in vars(cls):
                 raise TypeError(f"{cls.__name__} overrides {name}, which follows from others: override that instead")
@@ -201,8 +205,7 @@ class Margin(nn.Module):
         """(B, n) cosines to other centres → (B, n) logits, differentiable in ``cos`` only."""
         value = cos
         if (curve := self.hard_negatives(batch)) is not None:
-            a, b, e, f = curve.coefficients
-            value = torch.where(cos > curve.limit[:, None], ((a * cos + b) * cos + e) * cos + f, cos)
+            value = torch.where(cos > curve.limit[:, None], cubic(curve.coefficients, cos), cos)
         if self.interclass_filter is not None:
             value = value.masked_fill(cos > self.interclass_filter, 0.0)
         return self.s * value

@@ -2,18 +2,9 @@
 
 from typing import Literal
 
-import torch
-
-from losses.margins.combined import CombinedMargin, Gradient
-from losses.margins.margin import (
-    BatchView,
-    Cosine,
-    CosineMargin,
-    Factor,
-    HardNegativeCurve,
-    Scale,
-)
-from pipelines.common.errors import UserError
+from losses.margins.combined import CombinedMargin
+from losses.margins.margin import BatchView, HardNegativeCurve
+from losses.margins.options import Cosine, CosineMargin, Factor, Gradient, Scale
 
 
 class MVSoftmax(CombinedMargin):
@@ -33,17 +24,12 @@ class MVSoftmax(CombinedMargin):
         gradient: Gradient = "exact",
         interclass_filter: Cosine | None = None,
     ) -> None:
-        if kind not in ("am", "arc"):
-            raise UserError(f"mv_softmax has the kinds 'am' and 'arc', not {kind!r}")
-        if t < 0:
-            raise UserError(f"mv_softmax raises hard negatives by t >= 0, not {t}")
         m2, m3 = (0.0, m) if kind == "am" else (m, 0.0)
         super().__init__(s, 1.0, m2, m3, gradient=gradient, interclass_filter=interclass_filter)
         self.t = t
 
     def update(self, batch: BatchView) -> HardNegativeCurve:
-        coefficients = torch.stack([batch.cos_y.new_full((), value) for value in (0, 0, 1 + self.t, self.t)])
-        return HardNegativeCurve(self.own(batch.cos_y, batch) / self.s, coefficients)
+        return HardNegativeCurve.fixed(self.own(batch.cos_y, batch) / self.s, (0, 0, 1 + self.t, self.t))
 
     def hard_negatives(self, batch: BatchView) -> HardNegativeCurve:
         return batch.state

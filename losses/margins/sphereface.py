@@ -1,10 +1,7 @@
 """SphereFace: a margin that multiplies the angle."""
 
-from losses.margins.combined import AngleFactor, CombinedMargin
-from losses.margins.margin import (
-    Cosine,
-    Scale,
-)
+from losses.margins.combined import CombinedMargin
+from losses.margins.options import AngleFactor, Cosine, Scale
 
 
 class SphereFace(CombinedMargin):

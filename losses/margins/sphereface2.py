@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.margins.margin import BatchView, CosineMargin, Factor, HardNegativeCurve, Margin, OpenShare, Scale
+from losses.margins.margin import BatchView, HardNegativeCurve, Margin, cubic
+from losses.margins.options import CosineMargin, Factor, OpenShare, Scale
 
 # g(z) = 2·((z + 1)/2)^t - 1 multiplied out, by t: the factors of z³, z², z and 1.
 _SIMILARITY = {1: (0.0, 0.0, 1.0, 0.0), 2: (0.0, 0.5, 1.0, -0.5), 3: (0.25, 0.75, 0.75, -0.75)}
@@ -53,15 +54,13 @@ class SphereFace2(Margin):
         self.b.fill_(math.log(2 * z) - math.log(max(root, 1e-300)) - others)
 
     def update(self, batch: BatchView) -> HardNegativeCurve:
-        coefficients = torch.stack([batch.cos_y.new_full((), value) for value in self.similarity])
-        return HardNegativeCurve(torch.full_like(batch.cos_y, -2.0), coefficients)  # of every cosine
+        return HardNegativeCurve.fixed(torch.full_like(batch.cos_y, -2.0), self.similarity)  # of every cosine
 
     def hard_negatives(self, batch: BatchView) -> HardNegativeCurve:
         return batch.state
 
     def without_margin(self, cos_y: Tensor) -> Tensor:
-        a, b, e, f = self.similarity
-        return self.s * (((a * cos_y + b) * cos_y + e) * cos_y + f)
+        return self.s * cubic(self.similarity, cos_y)
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         return self.without_margin(cos_y) - self.s * self.m

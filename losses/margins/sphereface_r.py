@@ -9,8 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-from losses.margins.combined import AngleFactor, Gradient, angle, is_straight_through, straight_through
-from losses.margins.margin import BatchView, Cosine, Factor, Margin, Scale
+from losses.margins.combined import angle, straight_through
+from losses.margins.margin import BatchView, Margin
+from losses.margins.options import AngleFactor, Cosine, Factor, Gradient, Scale
 
 
 class SphereFaceR1(Margin):
@@ -31,7 +32,7 @@ class SphereFaceR1(Margin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        self.m, self.weight, self.detached = m, weight, is_straight_through(gradient)
+        self.m, self.weight, self.detached = m, weight, gradient == "straight_through"
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         return self.s * self._moved(cos_y, (self.m * angle(cos_y)).clamp(max=math.pi))

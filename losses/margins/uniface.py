@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.margins.margin import BatchView, Cosine, CosineMargin, Factor, Margin, Scale
+from losses.margins.margin import BatchView, Margin
+from losses.margins.options import Cosine, CosineMargin, Factor, Scale
 
 
 class UniFace(Margin):

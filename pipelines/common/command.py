@@ -84,14 +84,14 @@ def _exit(code: int, several: bool) -> None:
     sys.exit(code)
 
 
-def finite_number(text: str) -> float:
-    """For ``type`` of an argument: a number, but neither ``nan`` nor ``inf``."""
+def cosine(text: str) -> float:
+    """For ``type`` of an argument: a number from -1 to 1."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    if not -1 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"a cosine lies between -1 and 1, not {text!r}")
     return number
 
 

@@ -86,7 +86,6 @@ class Decoder:
         self._transform = transform
         self._parameters = parameters
         self._flip = flip
-        self._any_size = any_size
         self.device = device
         self._threads = threads
         self._clean_view = clean_view

@@ -1,7 +1,5 @@
 """Batches for training, endless and from any step, and for evaluation, once and in order."""
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +18,10 @@ from pipelines.loading.rates import Share
 from pipelines.loading.read_ahead import ReadAhead
 from pipelines.loading.samples import Samples, uniforms_before
 from pipelines.loading.schedule import Schedule
+from pipelines.loading.waiting import Waiting
 from pipelines.sources.source import Source
 
 _DEPTH = 3  # batches that ``read_once`` decodes at a time
-_MOST_STALLS = 10_000  # that are kept for ``take_wait``
 
 
 class Loader:
@@ -79,7 +77,6 @@ class Loader:
         landmarks: Landmarks | None = None,
     ) -> None:
         augmentation = find_augmentation(augment)
-        self._device = torch.device(device)
         self._dtype = dtype
         self._accumulate = accumulate
         self._prefetch = prefetch
@@ -106,7 +103,7 @@ class Loader:
         self._decoder = Decoder(
             batch_size=batch_size,
             image_size=image_size,
-            device=self._device,
+            device=torch.device(device),
             threads=threads,
             transform=augmentation.transform,
             parameters=tuple(augmentation.draws),
@@ -118,9 +115,7 @@ class Loader:
         self._ahead: ReadAhead | None = None  # the batches from ``step`` on
         self.steps_per_epoch = schedule.steps_per_epoch
         self.step = 0
-        self._waited = 0.0  # seconds on a CPU
-        # On a GPU, begin and end of each.
-        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque(maxlen=_MOST_STALLS)
+        self._waiting = Waiting(torch.device(device))
 
     @property
     def replaced(self) -> int:
@@ -144,15 +139,11 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        began = time.perf_counter()
-        if not self._ahead or self._ahead.closed:
-            self._ahead = self._started()
-        begin = self._mark()
-        batch = next(self._ahead)
-        if begin and (end := self._mark()):
-            self._stalls.append((begin, end))
+        with self._waiting.counted():
+            if not self._ahead or self._ahead.closed:
+                self._ahead = self._started()
+            batch = next(self._ahead)
         self.step += 1
-        self._waited += time.perf_counter() - began
         return batch
 
     def _started(self) -> ReadAhead:
@@ -162,25 +153,8 @@ class Loader:
         return ReadAhead(batches, self._decoder, depth=self._prefetch, mend=mend, dtype=self._dtype)
 
     def take_wait(self) -> float:
-        """Seconds that training has waited for batches since the last call.
-
-        On a CPU that is the time in which there was none. A GPU is told to wait for a batch while the host goes on:
-        there it is the time that its stream stood still, for want of a batch or of a host that has one, and this call
-        waits for the last batch to have been there.
-        """
-        seconds, self._waited = self._waited, 0.0
-        if self._device.type == "cuda":
-            seconds = sum(_seconds_between(*stall) for stall in self._stalls)
-        self._stalls.clear()
-        return seconds
-
-    def _mark(self) -> torch.cuda.Event | None:
-        """A place in a GPU's stream whose time can be told afterwards."""
-        if self._device.type != "cuda":
-            return None
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
+        """Seconds that training has waited for batches since the last call (`Waiting`)."""
+        return self._waiting.take()
 
 
 def read_once(
@@ -256,8 +230,3 @@ def _read_or_tell(source: Source, index: np.integer, on_bad: Callable[[int, str]
     except (ValueError, OSError) as error:
         on_bad(int(index), str(error))
         return STAND_IN
-
-
-def _seconds_between(begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000

@@ -248,9 +248,9 @@ class RecordWriter:
     Both appear under their names when the ``with`` block ends well, neither when it does not.
     """
 
-    def __init__(self, rec: str | Path, idx: str | Path | None = None) -> None:
+    def __init__(self, rec: str | Path) -> None:
         self.rec = Path(rec)
-        self.idx = Path(idx) if idx else self.rec.with_suffix(".idx")
+        self.idx = self.rec.with_suffix(".idx")
 
     def __enter__(self) -> "RecordWriter":
         with ExitStack() as stack:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
 from pipelines.common.log import get_logger
 from pipelines.sources.identities import FILE, are_classes, read_identities
 from pipelines.sources.index_cache import cached
@@ -30,7 +29,7 @@ from pipelines.sources.recordio import (
 logger = get_logger(__name__)
 
 _PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
-_CHUNK = 1 << 20  # words, records or lines at a time where all are gone through
+_CHUNK = 1 << 20  # words or records at a time where all are gone through
 _CACHE_VERSION = 4
 _NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
 
@@ -50,7 +49,7 @@ def read_index(rec: str | Path) -> RecordIndex:
     """The index of a ``.rec``, from its ``.idx`` and ``property`` or from the cache ``<name>.cache.npz``.
 
     An ``.idx`` that is missing or does not belong to the file is replaced by a scan of the file, with a warning; it is
-    not overwritten (see ``rebuild_index``). The class count is the one of ``property``, else the number of identity
+    not overwritten. The class count is the one of ``property``, else the number of identity
     records, else the names in ``identities.json``, else the greatest label + 1; where that leaves great gaps, classes
     are numbered anew. A cache counts while all four files are what they were. Images that are missing are told of at
     every start.
@@ -64,28 +63,12 @@ def read_index(rec: str | Path) -> RecordIndex:
     return index
 
 
-def rebuild_index(rec: str | Path, idx: str | Path | None = None) -> Path:
-    """Write the ``.idx`` of a ``.rec`` (default: beside it) from a scan, with the records' numbers as keys."""
-    idx = Path(idx) if idx else Path(rec).with_suffix(".idx")
-    offsets = scan(rec)
-    with replacing(idx) as temporary, temporary.open("w") as file:
-        for begin in range(0, len(offsets), _CHUNK):
-            lines = enumerate(offsets[begin : begin + _CHUNK].tolist(), begin)
-            file.write("".join([f"{key}\t{offset}\n" for key, offset in lines]))
-    return idx
+def scan(rec: str | Path) -> tuple[np.ndarray, int]:
+    """Offsets of all whole records of a file, int64 (n,), ascending, by a search for the magic; how many are left out.
 
-
-def scan(rec: str | Path) -> np.ndarray:
-    """Offsets of all whole records of a file, int64 (n,), ascending, by a search for the magic.
-
-    An aligned magic is always the start of a part, so damage costs only the records it lies in; they are left out,
-    with a warning.
+    An aligned magic is always the start of a part, so damage costs only the records it lies in, of which a warning
+    tells.
     """
-    return _scan(rec)[0]
-
-
-def _scan(rec: str | Path) -> tuple[np.ndarray, int]:
-    """``scan``, and how many records are left out."""
     reader = RecordReader(rec)
     words = reader.size // 4
     starts, heads = [np.empty(0, np.int64)], [np.empty(0, np.uint32)]
@@ -118,7 +101,7 @@ def _build(rec: Path) -> RecordIndex:
         reader = _open_with(offsets, idx, rec)
     except ValueError as error:
         logger.warning("%s. Searching %s for its records instead", error, rec)
-        offsets, left_out = _scan(rec)
+        offsets, left_out = scan(rec)
         reader = RecordReader(rec, offsets)
         missing = max(listed - len(offsets), left_out)
     listed_classes = _read_property(rec.with_name("property"))

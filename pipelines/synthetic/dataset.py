@@ -12,8 +12,9 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -57,32 +58,16 @@ def make_dataset(
         "held_out": held_out,
         "seed": seed,
     }
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not all((folder / name).is_file() for name in FILES):
-            raise UserError(f"{folder} holds something else or an incomplete set; remove it or name another folder")
-        try:
-            existing = json.loads((folder / "settings.json").read_text())
-        except ValueError:  # no text, or no JSON
-            existing = "settings that cannot be read"
-        if existing != settings:
-            raise UserError(f"{folder} holds a set made with {existing}; remove it or name another folder")
+    if _is_there(folder, settings):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
     complete = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(complete, ignore_errors=True)  # of a run that was killed
     try:
         counts = [images_per_identity] * identities + [HELD_OUT_IMAGES] * held_out
-        executor = ProcessPoolExecutor(
-            processes or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), _end_with_parent
-        )
-        try:
-            with Progress() as progress:
-                drawn = executor.map(_photographs, [seed] * len(counts), range(len(counts)), counts)
-                people = iter(progress.track(drawn, len(counts), description="drawing identities"))
-                write_dataset(complete, islice(people, identities), image_size=faces.SIZE)
-                write_bin(complete / "heldout.bin", *pair(list(people)))
-        finally:
-            executor.shutdown(cancel_futures=True)
+        with _photographs(seed, counts, processes) as people:
+            write_dataset(complete, islice(people, identities), image_size=faces.SIZE)
+            write_bin(complete / "heldout.bin", *pair(list(people)))
         pictures = [[faces.render(seed, identity, image) for image in range(_COLUMNS)] for identity in range(_ROWS)]
         sheet(pictures).save(complete / "faces.png")
         (complete / "settings.json").write_text(json.dumps(settings))
@@ -90,6 +75,35 @@ def make_dataset(
     finally:
         shutil.rmtree(complete, ignore_errors=True)
     return True
+
+
+def _is_there(folder: Path, settings: Mapping[str, int]) -> bool:
+    """Whether the folder holds the very set of these settings; ``UserError`` where it holds anything else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not all((folder / name).is_file() for name in FILES):
+        raise UserError(f"{folder} holds something else or an incomplete set; remove it or name another folder")
+    try:
+        existing = json.loads((folder / "settings.json").read_text())
+    except ValueError:  # no text, or no JSON
+        existing = "settings that cannot be read"
+    if existing != settings:
+        raise UserError(f"{folder} holds a set made with {existing}; remove it or name another folder")
+    return True
+
+
+@contextmanager
+def _photographs(seed: int, counts: Sequence[int], processes: int | None) -> Iterator[Iterator[list[bytes]]]:
+    """The photographs of one identity after the other, drawn by ``processes``, which end with the block."""
+    executor = ProcessPoolExecutor(
+        processes or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), _end_with_parent
+    )
+    try:
+        with Progress() as progress:
+            drawn = executor.map(_draw, [seed] * len(counts), range(len(counts)), counts)
+            yield iter(progress.track(drawn, len(counts), description="drawing identities"))
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def pair(people: Sequence[Sequence[bytes]]) -> tuple[list[bytes], np.ndarray]:
@@ -111,7 +125,7 @@ def pair(people: Sequence[Sequence[bytes]]) -> tuple[list[bytes], np.ndarray]:
     return images, np.array(same)
 
 
-def _photographs(seed: int, identity: int, count: int) -> list[bytes]:
+def _draw(seed: int, identity: int, count: int) -> list[bytes]:
     return [faces.encode(seed, identity, image) for image in range(count)]
 
 

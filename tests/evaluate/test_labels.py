@@ -75,13 +75,22 @@ def test_from_the_finding_to_a_clean_set(faces, monkeypatch, capsys):
     assert json.loads((faces / "again" / "labels.json").read_text())["errors"] == []
 
     features = faces / "found" / "features.npy"
-    call(monkeypatch, command.main, *data, "--features", features, "--output", faces / "third", "--merge", "1.1")
+    call(monkeypatch, command.main, *data, "--features", features, "--output", faces / "third", "--merge", "1")
     thirds = json.loads((faces / "third" / "labels.json").read_text())
     capsys.readouterr()
     sys.argv.append("--json")
     command.main()
     assert json.loads(capsys.readouterr().out) == thirds
-    assert [error["error"] for error in thirds["errors"]] == ["nobody", "moved"] and thirds["merge"] == 1.1
+    assert [error["error"] for error in thirds["errors"]] == ["nobody", "moved"] and thirds["merge"] == 1
+
+
+def test_a_threshold_that_leaves_no_label_two_images(faces, monkeypatch, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(30 * IMAGES, 1, 16)) + 3 * np.eye(30 * IMAGES, 16)[:, None]
+    np.save(tmp_path / "x.npy", vectors.astype(np.float32))
+    data = faces / "a", "--features", tmp_path / "x.npy", "--output", tmp_path / "out"
+    with pytest.raises(UserError, match=r"by --stray 0\.99 no two images of a label .* lower"):
+        call(monkeypatch, command.main, *data, "--stray", "0.99")
+    assert not (tmp_path / "out" / "labels.json").exists()
 
 
 def test_features_of_other_data_are_refused(faces, monkeypatch):

@@ -26,8 +26,8 @@ def test_an_output_that_is_a_file(tmp_path, monkeypatch, main):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "much"])
+@pytest.mark.parametrize("text", ["nan", "inf", "much", "7", "-1.01"])
 @pytest.mark.parametrize("main, option", [(labels.main, "--stray"), (overlap.main, "--threshold")])
-def test_thresholds_are_numbers(main, option, text):
+def test_thresholds_are_cosines(main, option, text):
     ended = called(main, "data", "test", "--checkpoint", "network", option, text)
     assert ended.code == 2 and f"argument {option}: " in ended.error.splitlines()[-1]

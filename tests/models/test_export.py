@@ -268,6 +268,8 @@ def test_pretrained_folder_keeps_options(tmp_path):
         (("--output", "model.pt2", "--overlap", "overlap.json"), "name of a folder"),
         (("--output", "model.pt2", "--fp16"), "are for ONNX"),
         (("--output", "folder", "--results", __file__), "is not what evaluate.verification wrote"),
+        (("--output", __file__), "is a file: give --output the name of a folder"),
+        (("--output", f"{__file__}/model.onnx"), "Not a directory"),
         (("--output", "model.onnx", "--network", "r18"), "does not fit"),
         (("--output", "model.onnx", "--network", "r19"), "did you mean 'r18'"),
     ],
@@ -280,3 +282,10 @@ def test_mistakes_are_one_line(trained_run, monkeypatch, capsys, arguments, mess
     assert caught.value.code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_file_where_a_folder_lies(trained_run, monkeypatch, capsys, tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(SystemExit):
+        run_export(monkeypatch, "--checkpoint", trained_run[0], "--output", tmp_path / "model.onnx")
+    assert "is a folder: give --output the name of a file" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from models import create_model, inspect
-from models.inspect import activation_bytes, cost, speed
+from models.inspect import Speed, activation_bytes, cost, speed
 from pipelines.common import command as entry
 from tests.models.test_backbones import PUBLISHED
 
@@ -133,6 +133,19 @@ def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             run_inspect(monkeypatch, capsys, missing)
         assert f"there is no checkpoint {missing}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes more images at a time")
+def test_the_cost_is_told_before_the_speed_is_measured(monkeypatch, capsys):
+    def measured(model, input_size, device, batch_size):
+        told = capsys.readouterr().out
+        assert "24.03" in told and told.endswith("steps of 4 images:\n")
+        return Speed(7.0, 3.0)
+
+    monkeypatch.setattr(inspect, "speed", measured)
+    monkeypatch.setattr(sys, "argv", ["inspect", "r18"])
+    entry.run(inspect.main)
+    assert capsys.readouterr().out == "forward 7.0, with backward 3.0\n"
 
 
 @pytest.mark.parametrize("name", ["export", "inspect"])

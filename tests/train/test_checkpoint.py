@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from train.checkpoint import FORMAT, Checkpoints, complete, latest_step
+from train.checkpoint import FORMAT, Checkpoints
 from train.state import OptimizerState, save_weights
+from train.step_folders import complete, latest_step
 
 
 class Trained:

@@ -16,9 +16,9 @@ from models.sharded import read_sharded
 from models.weights import load_backbone, read_weights
 from tests.train.plain_run import Normalised
 from tests.train.support import curve
-from train.checkpoint import complete
 from train.config import load_config
 from train.ema import WeightAverage
+from train.step_folders import complete
 from train.trainer import Trainer
 
 TAKEN = torch.tensor(True)

@@ -15,11 +15,11 @@ from models.registry import BACKBONES
 from models.sharded import read_sharded
 from models.weights import load_weights, read_weights
 from tests.train.plain_run import Normalised
-from train.checkpoint import complete
 from train.config import Config, load_config
 from train.freezing import hold_norms, restrict
 from train.keys import key_table
 from train.sections.model import Lora
+from train.step_folders import complete
 from train.trainer import Trainer
 
 R18 = "model={name: r18, width: 0.125, embedding_size: 16, input_size: 32, %s}"

@@ -12,9 +12,9 @@ from evaluate.features.ranks import World
 from models.registry import BACKBONES
 from models.sharded import read_sharded
 from tests.train.plain_run import Normalised
-from train.checkpoint import complete
 from train.config import load_config
 from train.gate import SoundBuffers, StepGate
+from train.step_folders import complete
 from train.trainer import Trainer
 
 

@@ -1,6 +1,8 @@
 """Whole runs by the command a user types: equal on one rank and two, clear about mistakes."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -111,3 +113,11 @@ def test_mistakes_end_in_one_line(config, monkeypatch, overrides, words):
     assert ended.code == 2
     lines = [line for line in ended.error.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and words in lines[0]
+
+
+def test_a_mistake_is_told_before_the_slow_imports():
+    """The loop and torch's distributed parts take more than a second, for which --help and --keys need not wait."""
+    slow = "train.trainer", "torch.distributed.tensor", "torch.distributed.checkpoint", "scipy"
+    code = f"import sys, train.run; print([name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -11,10 +11,10 @@ from torch import Tensor
 from evaluate.features.ranks import World
 from losses.head.arcface_torch import STATES, load_arcface_torch, mapped, rank_files
 from pipelines.common.errors import UserError, one_line
-from train.checkpoint import complete
 from train.config import Config
 from train.migration.translation import Became, Row
 from train.state import OptimizerState
+from train.step_folders import complete
 from train.trainer import Trainer
 
 # Their names of an optimiser's state → those of the centres' here; AdamW's count of steps is a number of each row here.

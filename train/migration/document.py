@@ -70,8 +70,12 @@ def table(rows: Sequence[Row]) -> Table:
     made = Table(box=SIMPLE_HEAD)
     for title in ("theirs", "value", "here", ""):
         made.add_column(title, overflow="fold")
+    above = ""
     for row in rows:
-        made.add_row(*map(escaped, (row.key, _theirs(row), _here(row), row.became.note)))
+        note = row.became.note
+        told = "as above" if note and note == above else note
+        made.add_row(*map(escaped, (row.key, _theirs(row), _here(row), told)))
+        above = note
     return made
 
 

@@ -1,9 +1,9 @@
 """What the ranks send each other: the collectives of a step.
 
 Each is what the code hands to ``torch.distributed``, number by number: tests count it on real ranks. What a rank sends
-of it follows from the algorithm, which is the ring of NCCL's and gloo's large messages: the ranks pass pieces on to
-their neighbours, so that of a message of n bytes on R ranks each sends (R - 1)/R·n to gather it or to reduce and
-scatter it, and twice that to reduce it for all (Patarasuk and Yuan, 2009). It receives as much.
+of it follows from the algorithm. NCCL and gloo send large messages around a ring, in which each rank passes pieces on
+to its neighbour (Patarasuk and Yuan, 2009). Of n bytes, each of R ranks sends (R - 1)/R·n to gather them or to reduce
+and scatter them, and twice that to reduce them for all. It receives as much.
 """
 
 from collections.abc import Sequence

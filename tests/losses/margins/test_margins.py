@@ -173,12 +173,7 @@ def test_draws_are_finite_at_both_ends():
 
 def test_errors_say_what_to_do():
     for name, options, word in (
-        ("mv_softmax", {"kind": "cos"}, "'am' and 'arc'"),
-        ("mv_softmax", {"t": -1}, "t >= 0"),
-        ("elasticface", {"kind": "am"}, "'arc' and 'cos'"),
         ("magface", {"l_a": 20, "u_a": 10}, "rise"),
-        ("broadface", {"queue_size": 0}, "queue_size"),
-        *((name, {"gradient": "none"}, "'exact' or 'straight_through'") for name in ("arcface", "sphereface_r1")),
         ("adaface", {"t": 1}, "unexpected keyword argument 't'; its options are s, m, h, t_alpha, interclass_filter"),
         ("qface", {}, "known: arcface"),
         ("acrface", {}, "did you mean 'arcface'"),

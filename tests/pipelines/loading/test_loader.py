@@ -211,40 +211,6 @@ def test_wait_is_measured():
     loader.close()
 
 
-class Event:
-    """A place in the stream of a GPU of which nobody knows when it is reached before it was waited for."""
-
-    clock = 0.0
-
-    def __init__(self, enable_timing):
-        assert enable_timing
-
-    def record(self, stream):
-        Event.clock += 1.0
-        self.at, self.reached = Event.clock, False
-
-    def synchronize(self):
-        self.reached = True
-
-    def elapsed_time(self, end):
-        assert end.reached
-        return 1000 * (end.at - self.at)
-
-
-def test_on_a_gpu_it_is_its_stream_that_waits(monkeypatch):
-    """The host goes on at once, so its clock says nothing."""
-    loader = make()
-    next(loader)
-    loader.take_wait()
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    loader._device = torch.device("cuda")
-    for _ in range(3):
-        loader._stalls.append((loader._mark(), loader._mark()))
-    assert loader.take_wait() == 3.0 and loader.take_wait() == 0
-    loader.close()
-
-
 def test_mistakes():
     with pytest.raises(ValueError, match="unknown place to decode at 'gpuu'; did you mean 'gpu'"):
         make(decode_on="gpuu")

@@ -11,9 +11,9 @@ from models.sharded import read_sharded
 from pipelines.loading.batch import Batch
 from tests.train.migration.theirs import checkout
 from tests.train.plain_run import Plain
-from train.checkpoint import complete
 from train.config import load_config
 from train.migration.checkpoint import find_saved
+from train.step_folders import complete
 from train.trainer import Trainer
 
 CLASSES, SIZE, RANKS = 10, 4, 3  # 10 classes fall to their ranks as 4, 3, 3; to two of ours as 5, 5

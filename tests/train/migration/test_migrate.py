@@ -51,6 +51,7 @@ def test_keys(moved, tmp_path):
     for key in ("rec", "margin_list", "num_image", "wandb_key", "fp16"):
         assert re.search(rf"^\s*{key} ", printed, re.MULTILINE)
     assert "secret" not in printed
+    assert printed.count("log.sinks: jsonl") == 1 and printed.count("as above") == 1
 
 
 # Published runs as their configs name them (facts of arcface_torch's and TransFace's repositories), and ours of them.

@@ -2,7 +2,8 @@
 
 ``replayed_losses.json`` holds what ``train_v2.py`` (full softmax, ArcFace, SGD with momentum, weight decay, clipping,
 float32) gave with the weights and batches of ``scene``. Two codes that round otherwise part: at a rate of 1e-3 by 4e-5
-after 20 steps and by 3e-3 after 60, at 1e-4 by 4e-5 after 100.
+after 20 steps (on other processors by 1.3e-4) and by 3e-3 after 60, at 1e-4 by 4e-5 after 100. The other gradient of
+the margin changes them by .5 within 20 steps, a clip that is a fifth off by .06.
 """
 
 import json
@@ -55,5 +56,5 @@ def test_losses_are_theirs(migrate, ranks, tmp_path, faces, run):
     out = tmp_path / "mine.yaml"
     migrate(path, *overrides, "--out", out)
     (ours,) = ranks(1, replay, str(out), len(losses))
-    assert ours == pytest.approx(losses, rel=0, abs=1e-4)
+    assert ours == pytest.approx(losses, rel=0, abs=1e-3)
     assert max(losses) - min(losses) > 5  # they are of a training
