@@ -90,7 +90,7 @@ def test_page_holds_everything_and_loads_nothing(results, tmp_path):
     check = Check()
     check.feed(page)
     assert check.open == []
-    assert all(load.startswith(("#", "data:", "https://github.com/")) for load in check.loads)
+    assert all(load.startswith(("#", "data:", "https://github.com/", "https://arxiv.org/")) for load in check.loads)
     text = " ".join(check.text)
     for words in ("IJB-C 1:1", "IJB-C 1:N", "Verification sets", "MegaFace", "hardest", "TopoFR", "<first> & co"):
         assert words in text
