@@ -22,14 +22,15 @@ from benchmarks.face_ijb import write_faces
 from benchmarks.measure import finish
 from benchmarks.results import Row
 from evaluate.features.embed import embed_batches
-from evaluate.features.extract import CHUNK, batches, join, write_pieces
+from evaluate.features.extract import CHUNK, join
 from evaluate.features.network import Network, load_network
-from evaluate.features.pieces import split
+from evaluate.features.pieces import embed_missing, split
+from evaluate.features.ranks import World
 from evaluate.protocols.ijb_lists import IJB
 from models import create_model
 from models.folding import fold_batch_norms
 from pipelines.common.alignment import SIZE
-from pipelines.loading.aligned import aligned_images
+from pipelines.loading.aligned import read_aligned
 from pipelines.loading.decoder import Decoder
 from pipelines.loading.loader import read_batches
 from pipelines.sources.lists import ListSource
@@ -61,9 +62,8 @@ def measure(name: str, data: IJB, count: int, *, batch_size: int, threads: int) 
     network = _network(name, device)
     images = data.images()
     rows = np.resize(np.arange(len(images.names)), count)
-    names, landmarks = [images.names[row] for row in rows], images.landmarks[rows]
-    paths = [data.image_path(name) for name in names]
-    source = ListSource([str(path) for path in paths])
+    source = ListSource([str(data.image_path(images.names[row])) for row in rows])
+    batches = np.split(np.arange(count), range(batch_size, count, batch_size))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "features.partial"
         pieces = split(count, CHUNK, folder)
@@ -77,29 +77,30 @@ def measure(name: str, data: IJB, count: int, *, batch_size: int, threads: int) 
                 transform=_cut,
                 any_size=True,
             )
-            return (batch.inputs for batch in read_batches(source, batches(pieces, batch_size), decoder))
+            return (batch.inputs for batch in read_batches(source, batches, decoder))
 
         def aligned() -> Iterator[tuple[Tensor, ...]]:
-            return aligned_images(
-                paths,
-                landmarks,
-                batches(pieces, batch_size),
+            read = read_aligned(
+                source,
+                np.arange(count),
                 batch_size=batch_size,
                 image_size=network.input_size,
                 device=device,
                 threads=threads,
+                landmarks=images.landmarks[rows].__getitem__,
             )
+            return (batch.inputs for batch in read)
 
         def write(features: Iterator[Tensor]) -> None:
             folder.mkdir()
-            write_pieces(pieces, features, names, np.float32, show=False)
+            embed_missing(pieces, lambda _: features, World(device), source.describe)
             join(pieces, folder.with_suffix(".npy"), folder)
 
         ready = list(aligned())
         features = list(embed_batches(network.model, ready, autocast=autocast))
         walls, works = _in_turns(
             {
-                "read": lambda: _drain(source.read(chosen) for chosen in batches(pieces, batch_size)),
+                "read": lambda: _drain(source.read(chosen) for chosen in batches),
                 "decode": lambda: _drain(decoded()),
                 "align": lambda: _drain(aligned()),
                 "write": lambda: write(iter(features)),

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from evaluate.breakdowns.templates import image_qualities, template_breakdown
-from evaluate.features.extract import extract, input_of
+from evaluate.features.extract import extract, features_key, loose_crops
 from evaluate.features.files import load_features
-from evaluate.features.options import PRECISIONS, add_checkpoint_option, add_name_option, add_network_options
+from evaluate.features.options import (
+    add_cache_option,
+    add_checkpoint_option,
+    add_name_option,
+    add_network_options,
+    load_embedder,
+)
 from evaluate.features.preprocessing import input_options
+from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.identification import (
     Search,
@@ -43,6 +51,7 @@ from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
+from pipelines.loading.aligned import read_aligned
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("verification", "identification")
@@ -179,6 +188,7 @@ def parse_arguments() -> argparse.Namespace:
         "--ways", nargs="+", choices=WAYS, help="what weighs images, as CVLface reports it: results for each"
     )
     add_network_options(parser)
+    add_cache_option(parser)
     add_name_option(parser)
     add_json_option(parser, "what results.json holds; with --ways by way")
     args = parser.parse_args()
@@ -186,36 +196,37 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--views is for --features; a checkpoint's images have both")
     if args.ways and (args.norm or args.no_detector_score):
         parser.error("--ways says itself what --norm and --no-detector-score do")
-    if args.half and not args.checkpoint:
-        parser.error("--half is for what --checkpoint extracts")
+    if args.half and (args.cache or not args.checkpoint):
+        parser.error("--half is for the features.npy that --checkpoint writes, without --cache")
     return args
 
 
 def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.ndarray | None, dict[str, str]]:
     """Features (n, v, d) from a file or of a checkpoint, and what its network took; None on a rank that is done."""
-    file, views = args.features, args.views
-    taken: dict[str, str] = {}
-    if file is None:
-        views = 2
-        file = extract(
-            data,
-            images,
-            args.checkpoint,
-            args.network,
-            args.output,
-            given=input_options(args),
-            batch_size=args.batch_size,
-            threads=args.threads,
-            autocast=PRECISIONS[args.precision],
-            dtype=np.float16 if args.half else np.float32,
-        )
-        if file is None:  # another rank scores
-            return None, taken
-        taken = {"input": input_of(file)}
-    features = load_features(file, len(images.names), views)
+    features, taken = (
+        (load_features(args.features, len(images.names), args.views), {})
+        if args.features
+        else extracted(args, data, images)
+    )
+    if features is None:
+        return None, taken
     kind = "original and mirrored" if features.shape[1] == 2 else "one view alone"
-    say(f"features of an image: {kind}, {features.shape[2]} numbers each, from {file}")
+    say(f"features of an image: {kind}, {features.shape[2]} numbers each")
     return features, taken
+
+
+def extracted(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.ndarray | None, dict[str, str]]:
+    """What a checkpoint gives, by the cache or by ``features.npy`` in the output folder; None but on one rank."""
+    source, landmarks = loose_crops(data, images)
+    with ranks() as world:
+        embed, taken = load_embedder(args, world, read=read_aligned)
+        if args.cache:
+            features = embed(source, landmarks)
+            return features if world.main else None, {"input": taken}
+        dtype = torch.float16 if args.half else torch.float32
+        key = features_key(args.checkpoint, args.network, taken, images, embed.autocast, dtype)
+        file = extract(embed, source, landmarks, args.output, key, dtype=dtype)
+        return load_features(file, len(source), 2) if world.main else None, {"input": taken}
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT
 from pipelines.common.command import cosine, run, say
 from pipelines.common.errors import UserError
-from pipelines.common.files import save_array
+from pipelines.common.files import check_folder, save_array
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_sources
 from pipelines.sources.changes import Changes
@@ -77,8 +77,8 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Find wrong labels, print and write them; returns what ``labels.json`` holds."""
+    check_folder(args.output)
     source = open_sources(args.data)
-    args.output.mkdir(parents=True, exist_ok=True)
     labels = source.labels(np.arange(len(source)))
     labels[labels >= source.num_classes] = -1
     check_comparable(labels)
@@ -98,6 +98,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         merge=found.merge,
         errors=errors,
     )
+    args.output.mkdir(parents=True, exist_ok=True)
     document = write_json(args.output / "labels.json", result)
     changes(source, errors).save(args.output / "changes.txt")
     save_figure(sheet(source, labels, errors), args.output / "labels.png", dpi=112)
@@ -118,6 +119,7 @@ def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray,
     else:
         embedder, taken = load_embedder(args, World(take_device()), flip=False)
         features = embedder(source)
+        args.output.mkdir(parents=True, exist_ok=True)
         save_array(args.output / "features.npy", features)
     embeddings = unit(features.astype(np.float32).sum(axis=1))
     finite(embeddings, "the features", source.describe)

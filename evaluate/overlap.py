@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from evaluate.features.embed import Embedder
-from evaluate.features.options import add_checkpoint_option, add_network_options, load_embedder
+from evaluate.features.options import add_cache_option, add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.reporting.findings import Overlap, SharedIdentity
@@ -33,6 +33,7 @@ from pipelines.sources.bins import read_bin
 from pipelines.sources.changes import NOBODY, Changes
 from pipelines.sources.joined import JoinedSource
 from pipelines.sources.memory import MemorySource
+from pipelines.sources.selected import SelectedSource
 from pipelines.sources.source import Source
 
 _BLOCK = 4096  # identities a block of the similarity matrix, each way
@@ -69,12 +70,12 @@ def mean_embeddings(embedder: Embedder, source: Source, most: int) -> tuple[Tens
         raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
     present, rows = np.unique(labels, return_inverse=True)
     rows = torch.from_numpy(rows)
+    chosen = SelectedSource(source, indices, np.arange(source.num_classes))
     sums: Tensor | None = None
     done = 0
-    for features in embedder.batches(source, indices):
+    for features in embedder.batches(chosen, np.arange(len(chosen))):
         features = features.cpu()
-        batch = indices[done : done + len(features)]
-        finite(features.numpy(), "the network's embeddings", lambda row: source.describe(int(batch[row])))  # noqa: B023
+        finite(features.numpy(), "the network's embeddings", lambda row: chosen.describe(done + row))  # noqa: B023
         embeddings = torch.nn.functional.normalize(features.sum(dim=1))
         if sums is None:
             sums = torch.zeros(len(present), embeddings.shape[1])
@@ -132,6 +133,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=at_least(1), default=8, help="images of each identity that are embedded")
     parser.add_argument("--output", type=Path, default=Path("overlap"), help="folder for what is found")
     add_network_options(parser)
+    add_cache_option(parser)
     add_json_option(parser, "what overlap.json holds")
     return parser.parse_args()
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from evaluate.features.embed import Embedder
-from evaluate.features.pieces import Piece, in_pieces, make_missing, rows_a_file, split
-from evaluate.protocols.embeddings import finite
+from evaluate.features.pieces import embed_missing, rows_a_file, split
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import save_array
 from pipelines.loading.landmarks import Landmarks, template_landmarks
+from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
 _READ = 1024  # images that are read at a time for the key
@@ -52,29 +51,23 @@ class CachedEmbedder(Embedder):
         if self.world.main:
             there = sum(len(part) for path, part in pieces if path.exists())
             say(f"{there} of {len(source)} embeddings are in {folder}")
-
-        def make(share: list[Piece]) -> None:
-            wanted = np.concatenate([part for _, part in share])
-            features = Embedder.batches(self, source, wanted, landmarks)
-            joined = in_pieces(features, [len(part) for _, part in share], show=False)
-            for (path, part), piece in zip(share, joined, strict=True):
-                finite(piece, "the network's embeddings", lambda row: source.describe(int(part[row])))  # noqa: B023
-                save_array(path, piece)
-
-        make_missing(pieces, self.world, make)
+        embed_missing(
+            pieces, lambda wanted: Embedder.batches(self, source, wanted, landmarks), self.world, source.describe
+        )
         for path, part in pieces:
             chosen = indices[(indices >= part[0]) & (indices <= part[-1])]
             if len(chosen):
                 yield torch.from_numpy(_read(path, len(part))[chosen - part[0]]).to(self.world.device)
 
     def _key(self, source: Source, landmarks: Landmarks) -> str:
-        digest = hashlib.sha256(f"{self.digest} {self.flip} {self.autocast}".encode())
+        aligned = self.read is not read_once
+        digest = hashlib.sha256(f"{self.digest} {self.flip} {self.autocast}{' aligned' * aligned}".encode())
         for start in range(0, len(source), _READ):
             some = np.arange(start, min(start + _READ, len(source)))
             for image in source.read(some)[0]:
                 digest.update(len(image).to_bytes(8, "little"))
                 digest.update(image.tobytes())
-            if getattr(self.model, "wants_landmarks", False):
+            if aligned or getattr(self.model, "wants_landmarks", False):
                 digest.update(landmarks(some).tobytes())
         return digest.hexdigest()[:16]
 

@@ -1,6 +1,6 @@
 """Embeddings of a model for the images of a source: original and mirrored image in one pass, spread over all ranks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from models.modes import evaluating
 from pipelines.common.errors import UserError
 from pipelines.common.progress import with_progress
 from pipelines.loading.landmarks import Landmarks, mirrored, template_landmarks
-from pipelines.loading.loader import read_once
+from pipelines.loading.loader import Batch, read_once
 from pipelines.sources.source import Source
 
 _AT_A_TIME = 16  # views for each thread of a CPU, so that what passes between layers stays in its cache
@@ -72,6 +72,8 @@ class Embedder:
         autocast: the dtype to compute in, say ``torch.bfloat16``.
         flip: whether the mirrored image is embedded, too.
         show: whether the main rank shows how far it is.
+        read: how images become batches: `read_once`, or `read_aligned` where they are loose crops, whose landmarks are
+            in pixels.
     """
 
     model: nn.Module
@@ -82,12 +84,13 @@ class Embedder:
     autocast: torch.dtype | None = None
     flip: bool = True
     show: bool = False
+    read: Callable[..., Iterator[Batch]] = read_once
 
     def batches(
         self, source: Source, indices: np.ndarray, landmarks: Landmarks = template_landmarks
     ) -> Iterator[Tensor]:
         """Yield what `embed_batches` does for the images ``indices`` (n,) of ``source``, on this rank alone."""
-        batches = read_once(
+        batches = self.read(
             source,
             indices,
             batch_size=min(self.batch_size, len(indices)),

@@ -1,80 +1,71 @@
-"""Features of all images of an IJB data set, on all ranks, in pieces that survive an interruption."""
+"""Features of all images of an IJB data set in one file, made on all ranks in pieces that survive an interruption."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from evaluate.features.embed import embed_batches
-from evaluate.features.network import load_network
-from evaluate.features.pieces import Piece, in_pieces, make_missing, split
-from evaluate.features.ranks import ranks
+from evaluate.features.embed import Embedder
+from evaluate.features.pieces import Piece, embed_missing, split
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import remove_leftovers, replacing, save_array
-from pipelines.loading.aligned import aligned_images
+from pipelines.common.files import remove_leftovers, replacing
+from pipelines.loading.landmarks import Landmarks
+from pipelines.sources.lists import ListSource
+from pipelines.sources.source import Source
 
 CHUNK = 4096  # images a piece; what an interruption costs each rank at most
 
 
-def extract(
-    data: IJB,
-    images: Images,
-    checkpoint: Path,
-    backbone: str | None,
-    output: Path,
-    *,
-    given: Mapping[str, Any] | None = None,
-    batch_size: int = 128,
-    threads: int = 4,
-    autocast: torch.dtype | None = None,
-    dtype: type[np.floating] = np.float32,
-    chunk: int = CHUNK,
-) -> Path | None:
-    """Write ``features.npy`` (n, 2d), original then mirrored, in ``output``; its path on rank 0, else None.
+def loose_crops(data: IJB, images: Images) -> tuple[Source, Landmarks]:
+    """The images as they are, and their landmarks in pixels, by which `read_aligned` aligns them.
 
-    Under torchrun the ranks share the work. Pieces done by an interrupted call with the same checkpoint and images are
-    kept, whatever the number of ranks, and finished features are not computed again. ``backbone`` and ``given`` are
-    `load_network`'s. ``dtype``: of the file, float32 or float16, which takes half the disk.
+    Raises ``FileNotFoundError`` or ``UserError`` naming the first image that is missing, or that cannot be aligned.
     """
     paths = _paths(data, images)
     _check_landmarks(images)
+    return ListSource([str(path) for path in paths]), images.landmarks.__getitem__
+
+
+def extract(
+    embed: Embedder,
+    source: Source,
+    landmarks: Landmarks,
+    output: Path,
+    key: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    chunk: int = CHUNK,
+) -> Path:
+    """Write ``features.npy`` (n, 2d), original then mirrored, in ``output``; returns its path.
+
+    All ranks call and share the work. Pieces done by an interrupted call with the same ``key`` are kept, whatever the
+    number of ranks, and finished features are not computed again. ``dtype``: of the file, float32 or float16, which
+    takes half the disk.
+    """
     final, folder = output / "features.npy", output / "features.partial"
-    pieces = split(len(paths), chunk, folder)
-    with ranks() as world:
-        network = load_network(checkpoint, backbone, world.device, given)
+    pieces, world = split(len(source), chunk, folder), embed.world
+    if world.main:
+        _discard_others(final, folder, key, chunk)
+    world.barrier()
+    if not final.exists():
+        embed_missing(
+            pieces,
+            lambda wanted: (features.to(dtype) for features in embed.batches(source, wanted, landmarks)),
+            world,
+            source.describe,
+        )
         if world.main:
-            say(f"the network takes {network.input}")
-            _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast, dtype), chunk)
-        world.barrier()
-
-        def make(share: list[Piece]) -> None:
-            aligned = aligned_images(
-                paths,
-                images.landmarks,
-                batches(share, batch_size),
-                batch_size=batch_size,
-                image_size=network.input_size,
-                device=world.device,
-                threads=threads,
-            )
-            features = embed_batches(network.model, aligned, autocast=autocast)
-            write_pieces(share, features, images.names, dtype, show=world.main)
-
-        if not final.exists():
-            make_missing(pieces, world, make)
-            if world.main:
-                join(pieces, final, folder)
-        return final if world.main else None
+            join(pieces, final, folder)
+    if world.main:
+        say(f"the features are in {final}")
+    return final
 
 
 def _paths(data: IJB, images: Images) -> list[Path]:
@@ -104,26 +95,24 @@ def _check_landmarks(images: Images) -> None:
         )
 
 
-def input_of(features: Path) -> str:
-    """What the network took from which `extract` wrote these ``features``."""
-    return json.loads(features.with_suffix(".json").read_text())["input"]
-
-
-def _key(
+def features_key(
     checkpoint: Path,
     backbone: str | None,
     taken: str,
     images: Images,
     autocast: torch.dtype | None,
-    dtype: type[np.floating],
+    dtype: torch.dtype,
 ) -> str:
-    """What the features depend on, so that pieces of another model or list are not mixed in."""
+    """What the features depend on, so that pieces of another model or list are not mixed in.
+
+    Of images and weights it knows the names and times alone: it is there at once, where the cache's reads them all.
+    """
     files = (
         [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
     )
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
-    kept = {} if dtype is np.float32 else {"features": np.dtype(dtype).name}
+    kept = {} if dtype == torch.float32 else {"features": str(dtype).removeprefix("torch.")}
     model = {"checkpoint": stamps, "network": backbone, "input": taken}
     return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast), **kept})
 
@@ -146,30 +135,13 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
                     temporary.write_text(text)
 
 
-def batches(pieces: Iterable[Piece], batch_size: int) -> Iterator[np.ndarray]:
-    """The indices of all ``pieces`` for one pipeline; no batch holds those of two."""
-    for _, indices in pieces:
-        yield from np.split(indices, range(batch_size, len(indices), batch_size))
-
-
-def write_pieces(
-    pieces: list[Piece], features: Iterator[Tensor], names: list[str], dtype: type[np.floating], *, show: bool
-) -> None:
-    """Write each piece of ``features`` (b, 2, d), batches of all ``pieces`` one after the other."""
-    joined = in_pieces(features, [len(indices) for _, indices in pieces], show=show)
-    for (path, indices), piece in zip(pieces, joined, strict=True):
-        with np.errstate(over="ignore"):  # told as what it is, not finite
-            piece = piece.astype(dtype)
-        finite(piece, "the network's embeddings", [names[index] for index in indices].__getitem__)
-        save_array(path, piece.reshape(len(piece), -1))
-
-
 def join(pieces: list[Piece], final: Path, folder: Path) -> None:
     """Gather the pieces, which follow one another, in one file, then drop them."""
     rows = sum(len(indices) for _, indices in pieces)
     with replacing(final) as temporary, temporary.open("wb") as file:
         for path, _ in pieces:
             piece = np.load(path)
+            piece = piece.reshape(len(piece), -1)
             if not file.tell():
                 layout = {"descr": piece.dtype.str, "fortran_order": False, "shape": (rows, piece.shape[1])}
                 np.lib.format.write_array_header_1_0(file, layout)

@@ -1,6 +1,7 @@
 """Options that the commands share: how a network is run, and what its results are called."""
 
 import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from evaluate.features.network import load_network
 from evaluate.features.preprocessing import add_input_options, input_options
 from evaluate.features.ranks import World
 from pipelines.common.command import at_least, say
+from pipelines.loading.loader import Batch, read_once
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -46,7 +48,9 @@ def add_name_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the model's name in a report; default: the output folder's")
 
 
-def load_embedder(args: argparse.Namespace, world: World, flip: bool = True) -> tuple[Embedder, str]:
+def load_embedder(
+    args: argparse.Namespace, world: World, flip: bool = True, read: Callable[..., Iterator[Batch]] = read_once
+) -> tuple[Embedder, str]:
     """What embeds with ``--checkpoint`` as the options say, and which images its network takes, which is printed."""
     network = load_network(args.checkpoint, args.network, world.device, input_options(args))
     if world.main:
@@ -57,6 +61,7 @@ def load_embedder(args: argparse.Namespace, world: World, flip: bool = True) -> 
         "autocast": PRECISIONS[args.precision],
         "flip": flip,
         "show": True,
+        "read": read,
     }
     base = network.model, network.input_size, world
     if cache := getattr(args, "cache", None):

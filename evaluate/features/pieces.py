@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from evaluate.features.ranks import World
+from evaluate.protocols.embeddings import finite
+from pipelines.common.files import save_array
 
 Piece = tuple[Path, np.ndarray]  # its file, its images' indices int64 (n,), which follow one another
 _LEAST, _MOST_FILES = 1024, 256  # images a file, unless there would be more files than that
@@ -41,8 +43,30 @@ def make_missing(pieces: Sequence[Piece], world: World, make: Callable[[list[Pie
     world.barrier()
 
 
+def embed_missing(
+    pieces: Sequence[Piece],
+    batches: Callable[[np.ndarray], Iterator[Tensor]],
+    world: World,
+    describe: Callable[[int], str],
+) -> None:
+    """Write the ``pieces`` whose files are not there, (n, v, d) each, as `make_missing` has them made.
+
+    ``batches`` gives the features (b, v, d) of the images of indices (n,); ``describe`` names one whose are not finite,
+    which is a ``ValueError``.
+    """
+
+    def make(share: list[Piece]) -> None:
+        features = batches(np.concatenate([indices for _, indices in share]))
+        joined = in_pieces(features, [len(indices) for _, indices in share], show=False)
+        for (path, indices), piece in zip(share, joined, strict=True):
+            finite(piece, "the network's embeddings", lambda row: describe(int(indices[row])))  # noqa: B023
+            save_array(path, piece)
+
+    make_missing(pieces, world, make)
+
+
 def in_pieces(features: Iterator[Tensor], lengths: Sequence[int], *, show: bool) -> Iterator[np.ndarray]:
-    """Join batches of features (b, v, d) to pieces float32 (length, v, d) of these ``lengths``, one after the other.
+    """Join batches of features (b, v, d) to pieces (length, v, d) of these ``lengths``, one after the other.
 
     ``show``: whether a progress bar is drawn.
     """

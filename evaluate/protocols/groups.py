@@ -11,6 +11,11 @@ is not defined:
 - *GARBE*: α G(FMR) + (1 - α) G(FNMR), 0 if all are equal, with the Gini coefficient
   G(x) = n/(n - 1) · Σ_ij |x_i - x_j| / (2 n² x̄) (Howard et al., "Evaluating Proposed Fairness Models for Face
   Recognition Algorithms", 2022, arXiv 2203.05051).
+- *SGED*, sum of group error differences: α S(FMR) + (1 - α) S(FNMR) with S(x) = Σ_i |1 - x_i / x̄|, 0 if all are equal
+  (Elobaid et al., "Sum of Group Error Differences: A Critical Examination of Bias Evaluation in Biometric Verification
+  and a Dual-Metric Measure", 2024, arXiv 2404.15385). S is known at second hand, by what Ležovičová ("How to measure
+  bias in automatic speech recognition systems?", TU Delft, 2024) makes of error rates of speech. That the two are
+  joined by α is GARBE's way, not known to be the paper's.
 - *worst accuracy*: the least 1 - (FMR + FNMR)/2 of a group.
 
 α is ½. Rates of few pairs differ even where people are treated alike, and all of these measures take such noise for
@@ -52,6 +57,17 @@ def garbe(fmr: np.ndarray, fnmr: np.ndarray, weight: float = 0.5) -> np.ndarray:
     return weight * gini(fmr) + (1 - weight) * gini(fnmr)
 
 
+def sum_of_differences(rates: np.ndarray) -> np.ndarray:
+    """S of rates (…, g): from 0 where they are equal, to 2 (g - 1) where all but one are 0; 0 where all are."""
+    mean = rates.mean(axis=-1, keepdims=True)
+    return np.abs(mean - rates).sum(axis=-1) / np.where(mean > 0, mean, 1)[..., 0]
+
+
+def sged(fmr: np.ndarray, fnmr: np.ndarray, weight: float = 0.5) -> np.ndarray:
+    """SGED, of which ``weight`` α is the FMR's."""
+    return weight * sum_of_differences(fmr) + (1 - weight) * sum_of_differences(fnmr)
+
+
 def worst_accuracy(fmr: np.ndarray, fnmr: np.ndarray) -> np.ndarray:
     return 1 - (fmr + fnmr).max(axis=-1) / 2
 
@@ -61,6 +77,7 @@ MEASURES: dict[str, Measure] = {
     "fnmr_max_over_geometric_mean": lambda fmr, fnmr: max_over_geometric_mean(fnmr),
     "fdr": discrepancy,
     "garbe": garbe,
+    "sged": sged,
     "worst_accuracy": worst_accuracy,
 }
 SMALLER_IS_WORSE = ("fdr", "worst_accuracy")

@@ -78,11 +78,7 @@ def find_label_errors(
     """
     check_comparable(labels)
     generator = np.random.default_rng(0)
-    people = find_people(embeddings, labels, -1.0 if stray is None else stray)
-    for _ in range(_ROUNDS):
-        likeness = people.likeness[~np.isnan(people.likeness)]
-        found = two_groups(likeness, _strangers(embeddings, people, likeness, generator), stray)
-        people = find_people(embeddings, labels, found.threshold)
+    people, cut = _settled(embeddings, labels, stray, generator)
     first = np.flatnonzero(people.first)
     centres, of = people.centres[first], people.labels[first]
 
@@ -94,35 +90,60 @@ def find_label_errors(
     before = np.concatenate([people.labels, labels[strays]])
     cosine, nearest, second = nearest_others(vectors, before, centres, of)
 
-    sizes = np.bincount(people.group[people.group >= 0], minlength=len(people.labels))
     if merge is None:
         merge = _threshold(_halves(embeddings, people), _MERGE, second[first])
     if move is None:
         settled = generator.permutation(np.flatnonzero(people.group >= 0))[:_SETTLED]
         _, _, apart = nearest_others(embeddings[settled], labels[settled], centres, of)
         move = _threshold(people.likeness[settled], _MOVE, apart)
-    merged = _united(np.where(cosine[first] >= merge, nearest[first], -1), sizes[first])
-    after = np.full(len(vectors), NOBODY)
-    after[first] = of[merged]
-
-    others = np.setdiff1d(np.arange(len(vectors)), first)
-    moved = others[cosine[others] >= move]
-    after[moved] = of[merged[nearest[moved]]]
-    further = others[others < len(sizes)]
-    further = further[(after[further] == NOBODY) & (sizes[further] >= _LEAST)]
-    after[further] = classes + np.arange(len(further))
-
-    new = np.where(labels >= 0, after[unit], labels)
+    new = np.where(labels >= 0, _new_labels(people, cosine, nearest, move, merge, classes)[unit], labels)
     changed = new != labels
     return LabelErrors(
         people,
-        found,
+        cut,
         move,
         merge,
         new,
         np.where(changed, of[nearest[unit]], -1),
         np.where(changed, cosine[unit], np.nan),
     )
+
+
+def _settled(
+    embeddings: np.ndarray, labels: np.ndarray, stray: float | None, generator: np.random.Generator
+) -> tuple[People, Cut]:
+    """Who is behind the labels, and where images part from the others of theirs: each is found by the other."""
+    people = find_people(embeddings, labels, -1.0 if stray is None else stray)
+    for _ in range(_ROUNDS):
+        likeness = people.likeness[~np.isnan(people.likeness)]
+        cut = two_groups(likeness, _strangers(embeddings, people, likeness, generator), stray)
+        people = find_people(embeddings, labels, cut.threshold)
+    return people, cut
+
+
+def _new_labels(
+    people: People, cosine: np.ndarray, nearest: np.ndarray, move: float, merge: float, classes: int
+) -> np.ndarray:
+    """The labels int64 (u,) that the groups of ``people`` and then the strays should have.
+
+    Args:
+        cosine, nearest: to which of the people who are the first of their label each is most like, (u,), and how much.
+        move, merge: as of `LabelErrors`.
+        classes: the first label that is new.
+    """
+    first = np.flatnonzero(people.first)
+    of = people.labels[first]
+    sizes = np.bincount(people.group[people.group >= 0], minlength=len(people.labels))
+    merged = _united(np.where(cosine[first] >= merge, nearest[first], -1), sizes[first])
+    new = np.full(len(cosine), NOBODY)
+    new[first] = of[merged]
+    others = np.setdiff1d(np.arange(len(new)), first)
+    moved = others[cosine[others] >= move]
+    new[moved] = of[merged[nearest[moved]]]
+    further = others[others < len(sizes)]
+    further = further[(new[further] == NOBODY) & (sizes[further] >= _LEAST)]
+    new[further] = classes + np.arange(len(further))
+    return new
 
 
 def _strangers(

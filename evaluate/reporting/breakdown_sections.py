@@ -7,7 +7,7 @@ from evaluate.reporting import charts
 from evaluate.reporting.breakdowns import MEASURE_NAMES, ByFmr, Discard, Groups, discard_names
 from evaluate.reporting.page import Page
 from evaluate.reporting.uncertainty import differences
-from evaluate.reporting.words import rate_name
+from evaluate.reporting.words import rate_name, told_of
 
 
 def breakdowns(page: Page, name: str, models: Mapping[str, ByFmr | None]) -> None:
@@ -24,18 +24,16 @@ def breakdowns(page: Page, name: str, models: Mapping[str, ByFmr | None]) -> Non
 
 
 def _discard(page: Page, name: str, quality: str, fmr: str, models: Mapping[str, Discard]) -> None:
-    first = next(iter(models.values()))
+    counts = told_of(models, lambda part: f"{part.genuine:,} genuine pairs, of which {part.refused:,} are refused")
     page.section(
         f"{name}: errors by quality ({quality}) at FMR {rate_name(fmr)}",
-        f"False non-match rate of {first.genuine:,} genuine pairs in percent, without those of the lowest quality; the "
-        "threshold is chosen on all pairs and stays. A quality that tells nothing leaves the line level. In brackets, "
-        "and shaded, 95 % intervals by resampling people, or pairs where nobody is named. Refused in all: "
-        + ", ".join(f"{part.refused:,} ({model})" for model, part in models.items())
-        + ".",
+        f"{counts}. False non-match rate in percent, without those of the lowest quality; the threshold is chosen on "
+        "all pairs and stays. A quality that tells nothing leaves the line level. In brackets, and shaded, 95 % "
+        "intervals by resampling people, or pairs where nobody is named.",
     )
     drawn = charts.discard("Error versus discard", {model: part.steps for model, part in models.items()}, page.colours)
     page.figures({f"{name}_discard_{quality}_{fmr}": drawn})
-    columns = discard_names(first.rates)
+    columns = discard_names(dict.fromkeys(key for part in models.values() for key in part.rates))
     page.table(
         "FNMR",
         columns,

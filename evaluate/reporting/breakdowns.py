@@ -12,6 +12,7 @@ MEASURE_NAMES = {
     "fnmr_max_over_geometric_mean": "FNMR: max / geometric mean",
     "fdr": "FDR",
     "garbe": "GARBE",
+    "sged": "SGED",
     "worst_accuracy": "worst accuracy",
 }
 SMALLER_IS_WORSE = ("fdr", "worst_accuracy")
@@ -75,6 +76,8 @@ class Groups(Uncertain):
 
     def told(self, name: str) -> tuple[str, str, str]:
         """A measure, its interval if it has one, and whether equal groups would be as far apart by chance."""
+        if name not in self.measures:  # as in files from before there was this one
+            return "–", "", ""
         value, chance = self.measures[name], self.chance[name]
         if value is None:
             return "–", "", "a group without errors"

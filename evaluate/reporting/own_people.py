@@ -7,23 +7,27 @@ from evaluate.reporting import charts
 from evaluate.reporting.page import Page, rows_table
 from evaluate.reporting.schema import OwnGallery, OwnPairs, Thresholds
 from evaluate.reporting.sections import bands, compare, intervals
-from evaluate.reporting.words import rate_name, search_names
+from evaluate.reporting.words import rate_name, rates_of, search_names, told_of
 
 
 def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
     """1:1 over all pairs."""
     if not models:
         return
-    first = next(iter(models.values()))
+    counts = told_of(
+        models,
+        lambda part: (
+            f"{part.images:,} images of {part.people:,} people, {part.genuine:,} genuine and "
+            f"{part.impostor:,} impostor pairs"
+        ),
+    )
     page.section(
         "Own people, 1:1",
-        f"{first.images:,} images of {first.people:,} people: {first.genuine:,} genuine and {first.impostor:,} "
-        "impostor pairs. A pair is accepted when its cosine exceeds the threshold. In brackets 95 % intervals by "
-        "resampling people.",
+        f"{counts}. A pair is accepted when its cosine exceeds the threshold. In brackets 95 % intervals by resampling "
+        "people.",
     )
     _thresholds(page, "Threshold for a FAR of", models)
-    fars = sorted({far for part in models.values() for far in part.tar}, key=float)
-    columns = {far: rate_name(far) for far in fars}
+    columns = {far: rate_name(far) for far in rates_of(part.tar for part in models.values())}
     page.table(
         "TAR at FAR", columns, {model: part.tar for model, part in models.items()}, intervals=intervals(models, columns)
     )
@@ -43,17 +47,21 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
     """1:N in a gallery."""
     if not models:
         return
-    first = next(iter(models.values()))
+    counts = told_of(
+        models,
+        lambda part: (
+            f"{part.gallery:,} images of {part.people:,} people in the gallery, {part.probes:,} probes of them, "
+            f"{part.unknown:,} of unknown people"
+        ),
+    )
     page.section(
         "Own people, 1:N",
-        f"{first.gallery:,} images of {first.people:,} people in the gallery, {first.probes:,} probes of them, "
-        f"{first.unknown:,} of unknown people. A probe is given the most similar image's name when its cosine exceeds "
-        "the threshold; FPIR is the share of unknown probes that get a name, TPIR that of the others that get the "
-        "right one. At rank k the right one is among the k most similar images. In brackets 95 % intervals by "
-        "resampling people.",
+        f"{counts}. A probe is given the most similar image's name when its cosine exceeds the threshold; FPIR is the "
+        "share of unknown probes that get a name, TPIR that of the others that get the right one. At rank k the right "
+        "one is among the k most similar images. In brackets 95 % intervals by resampling people.",
     )
     _thresholds(page, "Threshold for an FPIR of", models)
-    fpirs = sorted({fpir for part in models.values() for fpir in part.tpir}, key=float)
+    fpirs = rates_of(part.tpir for part in models.values())
     columns = search_names(fpirs)
     page.table(
         "Rates", columns, {model: part.rates for model, part in models.items()}, intervals=intervals(models, columns)
@@ -72,7 +80,7 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
 
 def _thresholds(page: Page, heading: str, models: Mapping[str, Thresholds]) -> None:
     """Cosines, which unlike all other figures of a page are not percentages."""
-    columns = sorted({rate for part in models.values() for rate in part.threshold}, key=float)
+    columns = rates_of(part.threshold for part in models.values())
     if not columns:
         return
 

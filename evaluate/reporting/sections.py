@@ -23,7 +23,7 @@ from evaluate.reporting.schema import (
     VerificationSet,
 )
 from evaluate.reporting.uncertainty import Uncertain, differences
-from evaluate.reporting.words import rate_name, search_names
+from evaluate.reporting.words import rate_name, rates_of, search_names, told_of
 
 Models = dict[str, dict]  # results of one kind by model name
 
@@ -39,14 +39,14 @@ def ijb(page: Page, target: str, models: Models) -> None:
     name = {"IJBB": "IJB-B", "IJBC": "IJB-C"}[target]
     one = {model: result["verification"] for model, result in models.items() if "verification" in result}
     if one:
-        first = next(iter(one.values()))
+        counts = told_of(one, lambda part: f"{part.genuine:,} genuine and {part.impostor:,} impostor template pairs")
         page.section(
             f"{name} 1:1 verification",
-            f"{first.genuine:,} genuine and {first.impostor:,} impostor template pairs. "
-            "True accept rate in percent at fixed false accept rates; in brackets 95 % intervals by resampling people.",
+            f"{counts}. True accept rate in percent at fixed false accept rates; in brackets 95 % intervals by "
+            "resampling people.",
         )
         curves = {model: (part.roc.far, part.roc.tar) for model, part in one.items()}
-        marks = {far: float(far) for far in first.tar}
+        marks = {far: float(far) for far in rates_of(part.tar for part in one.values())}
         drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), bands(one, marks))}
         for model, part in one.items():
             title = "Scores" if len(one) == 1 else f"Scores · {model}"
@@ -54,7 +54,7 @@ def ijb(page: Page, target: str, models: Models) -> None:
                 title + " (threshold at FAR 1e-4)", "cosine", part.histogram, part.threshold[IJB_FAR]
             )
         page.figures(drawn)
-        columns = {far: rate_name(far) for far in first.tar}
+        columns = {far: rate_name(far) for far in marks}
         ours = {model: part.tar for model, part in one.items()}
         page.table(
             "TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR), intervals=intervals(one, columns)
@@ -74,7 +74,7 @@ def ijb(page: Page, target: str, models: Models) -> None:
         closed = bands({model: part.joint for model, part in many.items()}, {f"rank{k}": k for k in (1, 5, 10)})
         opened = bands(
             {model: part.open_set for model, part in many.items()},
-            {fpir: float(fpir) for fpir in next(iter(many.values())).open_set.tpir},
+            {fpir: float(fpir) for fpir in rates_of(part.open_set.tpir for part in many.values())},
         )
         missed = {
             model: {fpir: (1 - high, 1 - low) for fpir, (low, high) in points.items()}
@@ -98,7 +98,7 @@ def _rates(
     models: Mapping[str, Identification],
     published: Sequence[tuple[dict, Mapping[str, float]]] = (),
 ) -> None:
-    columns = search_names(next(iter(models.values())).tpir)
+    columns = search_names(rates_of(part.tpir for part in models.values()))
     ours = {model: part.rates for model, part in models.items()}
     page.table(title, columns, ours, published, intervals=intervals(models, columns))
     compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
@@ -193,7 +193,8 @@ def megaface(page: Page, models: Models) -> None:
     """Rank-1 by distractors and verification."""
     results: dict[str, MegaFace] = {model: parts["megaface"] for model, parts in models.items()}
     first = next(iter(results.values()))
-    page.section("MegaFace", f"{first.probes:,} FaceScrub probes, up to {first.distractors:,} distractors.")
+    counts = told_of(results, lambda part: f"{part.probes:,} FaceScrub probes, up to {part.distractors:,} distractors")
+    page.section("MegaFace", f"{counts}.")
     rank1 = {model: ([int(n) for n in part.rank1], list(part.rank1.values())) for model, part in results.items()}
     curves = {model: (part.roc.far, part.roc.tar) for model, part in results.items()}
     shaded = bands(results, {n: int(n) for part in results.values() for n in part.rank1})
@@ -230,12 +231,13 @@ def _png(figure: Figure) -> bytes:
 def tinyface(page: Page, models: Models) -> None:
     """Ranks among TinyFace's distractors."""
     results: dict[str, TinyFace] = {model: parts["tinyface"] for model, parts in models.items()}
-    first = next(iter(results.values()))
-    page.section(
-        "TinyFace",
-        f"{first.probes:,} probes among {first.mates:,} images of their people and {first.distractors:,} distractors. "
-        "In brackets 95 % intervals by resampling people.",
+    counts = told_of(
+        results,
+        lambda part: (
+            f"{part.probes:,} probes among {part.mates:,} images of their people and {part.distractors:,} distractors"
+        ),
     )
+    page.section("TinyFace", f"{counts}. In brackets 95 % intervals by resampling people.")
     columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 20)}
     ours = {model: part.rates for model, part in results.items()}
     page.table("TinyFace", columns, ours, intervals=intervals(results, columns))

@@ -1,12 +1,28 @@
 """How figures are called and read, alike in every table and chart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+Part = TypeVar("Part")
 
 
 def rate_name(rate: float | str) -> str:
     """A rate that is asked for, such as a FAR: 1e-4, 2.5e-3, 1."""
     digits, exponent = f"{float(rate):.5e}".split("e")
     return f"{float(digits):g}" + (f"e{int(exponent)}" if int(exponent) else "")
+
+
+def rates_of(figures: Iterable[Iterable[str]]) -> list[str]:
+    """The rates that any of the figures are by, rising."""
+    return sorted({rate for keys in figures for rate in keys}, key=float)
+
+
+def told_of(models: Mapping[str, Part], tell: Callable[[Part], str]) -> str:
+    """What there is to ``tell`` of each model: once where it is the same of all, else with its name behind."""
+    texts = {name: tell(part) for name, part in models.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{text} ({name})" for name, text in texts.items())
 
 
 def tar_names(fars: Iterable[str]) -> dict[str, str]:

@@ -1,19 +1,18 @@
 """Aligned faces from loose crops: the similarity of five landmarks to the usual template, warped by DALI."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
-from torch import Tensor
 
 from pipelines.common.alignment import SIZE, relative, sampling_matrix, similarity, template
 from pipelines.common.errors import UserError
 from pipelines.loading.decoder import Decoder
-from pipelines.loading.loader import read_batches
-from pipelines.sources.lists import ListSource
+from pipelines.loading.landmarks import Landmarks
+from pipelines.loading.loader import Batch, read_batches
+from pipelines.sources.source import Source
 
 
 def sampling_matrices(landmarks: np.ndarray, image_size: int = SIZE) -> np.ndarray:
@@ -39,23 +38,21 @@ def _complex(landmarks: np.ndarray) -> np.ndarray:
     return landmarks[..., 0] + 1j * landmarks[..., 1]
 
 
-def aligned_images(
-    paths: Sequence[Path],
-    landmarks: np.ndarray,
-    batches: Iterable[np.ndarray],
+def read_aligned(
+    source: Source,
+    indices: np.ndarray,
     *,
     batch_size: int,
     image_size: int = SIZE,
-    device: torch.device | str,
-    threads: int = 4,
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield float32 images (b, 3, image_size, image_size), RGB in [-1, 1], and where their landmarks are in them,
-    float32 (b, 5, 2) as parts of the sides, for each array of indices in ``batches``.
+    device: torch.device | str = "cpu",
+    threads: int = 2,
+    landmarks: Landmarks,
+) -> Iterator[Batch]:
+    """As `read_once`, of loose crops, which are aligned by their ``landmarks``, in pixels; batches carry where in the
+    aligned images these are, float32 (b, 5, 2) as parts of the sides.
 
-    ``paths`` are n image files, ``landmarks`` (n, 5, 2) in their pixels; a batch holds at most ``batch_size`` indices.
     Raises ``ValueError`` or ``OSError`` for an image that cannot be read or decoded.
     """
-    matrices, places = sampling_matrices(landmarks, image_size), aligned_landmarks(landmarks, image_size)
     decoder = Decoder(
         batch_size=batch_size,
         image_size=image_size,
@@ -65,14 +62,13 @@ def aligned_images(
         parameters=("matrix",),
         any_size=True,
     )
-    read = read_batches(
-        ListSource([str(path) for path in paths]),
-        batches,
+    return read_batches(
+        source,
+        (indices[begin : begin + batch_size] for begin in range(0, len(indices), batch_size)),
         decoder,
-        parameters=lambda indices: {"matrix": matrices[indices]},
-        landmarks=lambda indices: places[indices],
+        parameters=lambda chosen: {"matrix": sampling_matrices(landmarks(chosen), image_size)},
+        landmarks=lambda chosen: aligned_landmarks(landmarks(chosen), image_size),
     )
-    return (batch.inputs for batch in read)
 
 
 def _warp(images: DataNode, image_size: int, *, matrix: DataNode) -> DataNode:

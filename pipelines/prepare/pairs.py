@@ -9,7 +9,7 @@ from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.common.log import get_logger
 from pipelines.prepare.convert import all_labels
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, labels_by_name
 
 logger = get_logger(__name__)
 
@@ -126,7 +126,7 @@ def find_images(source: Source, wanted: list[tuple[str, int]]) -> list[np.ndarra
     """The encoded images (name, number) of a source: the number-th image of that identity, counted from 1."""
     labels = all_labels(source, np.arange(len(source)))
     order = np.argsort(labels, kind="stable")
-    numbers = {source.identity(label): label for label in range(source.num_classes)}
+    numbers = labels_by_name(source)
     indices = []
     for name, number in wanted:
         if name not in numbers:

@@ -16,7 +16,7 @@ from pipelines.common.files import distinct_names
 from pipelines.sources import as_one, open_source
 from pipelines.sources.changes import ChangedSource
 from pipelines.sources.selected import SelectedSource
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, labels_by_name
 
 APART, SHARED = "apart", "shared"
 
@@ -117,7 +117,7 @@ def _shared_names(of: DataSet, source: Source) -> Iterator[tuple[int, str]]:
     if of.labels == SHARED:
         yield from ((label, source.identity(label)) for label in range(source.num_classes))
         return
-    numbers = {source.identity(label): label for label in range(source.num_classes)}
+    numbers = labels_by_name(source)
     found: dict[str, str] = {}
     for number, line in _lines(of.labels):
         name, tab, wanted = line.partition("\t")
@@ -138,7 +138,7 @@ def _chosen(of: DataSet, source: Source) -> np.ndarray | None:
     if of.images:
         chosen[_listed_images(of, len(source))] = True
     if of.identities:
-        numbers = {source.identity(label): label for label in range(source.num_classes)}
+        numbers = labels_by_name(source)
         wanted = np.zeros(source.num_classes, bool)
         for number, line in _lines(of.identities):
             if line not in numbers:

@@ -42,6 +42,11 @@ class Source(Protocol):
         """Hint that these images will be read soon."""
 
 
+def labels_by_name(source: Source) -> dict[str, int]:
+    """The label of each identity of ``source`` by its name."""
+    return {source.identity(label): label for label in range(source.num_classes)}
+
+
 class LabelledSource:
     """The base of sources that know all labels, int64 (n,), from the start: they add ``read`` and ``place``."""
 

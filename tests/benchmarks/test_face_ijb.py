@@ -9,7 +9,8 @@ from PIL import Image
 from benchmarks.face_ijb import write_faces
 from evaluate.protocols.ijb_lists import IJB
 from pipelines.common.alignment import TEMPLATE
-from pipelines.loading.aligned import aligned_images
+from pipelines.loading.aligned import read_aligned
+from pipelines.sources.lists import ListSource
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +55,10 @@ def test_all_probes_meet_all_galleries(release):
 
 def test_landmarks_take_the_faces_back(release):
     images = release.images()
-    paths = [release.image_path(name) for name in images.names]
+    source = ListSource([str(release.image_path(name)) for name in images.names])
     sharpest = np.argsort(-images.detector)[:4]
-    ((aligned, _),) = aligned_images(paths, images.landmarks, [sharpest], batch_size=4, device="cpu")
-    for image in aligned:
+    (batch,) = read_aligned(source, sharpest, batch_size=4, landmarks=images.landmarks.__getitem__)
+    for image in batch.images:
         marked = [image[:, round(z.imag), round(z.real)].mean().item() for z in TEMPLATE]
         assert min(marked) > 0.6  # white within the face's colour, whose mean lies below
 

@@ -101,3 +101,7 @@ def test_features_of_other_data_are_refused(faces, monkeypatch):
     np.save(faces / "x.npy", np.full((120, 16), np.nan, np.float32))
     with pytest.raises(UserError, match=r"not finite for 120 of 120 images, the first is .*p00/0\.jpg"):
         call(monkeypatch, command.main, faces / "a", *features, "--output", faces / "out")
+    assert not (faces / "out").exists()
+    (faces / "out").touch()
+    with pytest.raises(NotADirectoryError):  # before any work
+        call(monkeypatch, command.main, faces / "a", "--checkpoint", "none", "--output", faces / "out")

@@ -128,3 +128,22 @@ def test_command(tmp_path, monkeypatch, capsys, kind):
     with Image.open(tmp_path / "out" / "overlap.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB"))
     assert np.ptp(pixels, axis=2).max() > 50  # photographs are in it, and not just words
+
+
+def test_embeddings_of_the_chosen_images_are_kept(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "train", {"a": 3, "b": 3})
+    write_folder(tmp_path / "test", {"c": 3, "d": 1})
+    monkeypatch.setattr(options, "load_network", lambda *_: Network(Pixels(), 56))
+
+    def run(*more):
+        words = [tmp_path / "train", tmp_path / "test", "--checkpoint", "any", "--output", tmp_path / "out", *more]
+        monkeypatch.setattr(sys, "argv", ["overlap", *map(str, words), "--images", "2", "--threshold", "-1"])
+        overlap.main()
+        return json.loads((tmp_path / "out" / "overlap.json").read_text()), " ".join(capsys.readouterr().out.split())
+
+    expected, said = run()
+    assert len(expected["shared"]) == 2 and "embeddings are in" not in said
+    for there in (0, 1):
+        found, said = run("--cache", tmp_path / "cache")
+        assert found == expected
+        assert f"{4 * there} of 4 embeddings are in" in said and f"{3 * there} of 3 embeddings are in" in said

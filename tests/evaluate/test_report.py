@@ -13,12 +13,16 @@ from matplotlib.figure import Figure
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report
 from evaluate.megaface import megaface, normalised
+from evaluate.own_people.faces import Faces
+from evaluate.own_people.gallery import own_gallery
+from evaluate.own_people.pairs import own_pairs
 from evaluate.protocols.folds import verify
 from evaluate.protocols.identification import joint, joint_top, open_set, search
 from evaluate.reporting import sections
 from evaluate.reporting.page import PUBLISHED, Page
 from evaluate.reporting.results import read_results, write_json, write_results
 from evaluate.reporting.schema import HardPair, OneToMany
+from evaluate.tinyface import tinyface
 from evaluate.verification import verification_set
 from pipelines.common.errors import UserError
 
@@ -44,7 +48,17 @@ def results(tmp_path_factory):
     probes = normalised(np.repeat(rng.standard_normal((4, 8)), 3, axis=0) + 0.3 * rng.standard_normal((12, 8)))
     found = megaface(probes, np.repeat(np.arange(4), 3), normalised(rng.standard_normal((500, 8))))
     write_results(folder / "mega", "<first> & co", megaface=found)
+    person = np.repeat(np.arange(4), 3)
+    write_results(folder / "tiny", None, tinyface=tinyface(probes, probes, pairs[:9, 0, 0], person, person))
+    write_results(folder / "pairs", None, own_pairs=own_pairs(faces(8), [0.01]))
+    write_results(folder / "gallery", None, own_gallery=own_gallery(faces(8), faces(8, seed=1), None))
     return folder
+
+
+def faces(people, each=3, seed=0):
+    rng = np.random.default_rng(seed)
+    names = [f"p{k}" for k in range(people) for _ in range(each)]
+    return Faces([f"{name}.jpg" for name in names], names, normalised(rng.standard_normal((len(names), 8))))
 
 
 def make(results, output, *names):
@@ -90,7 +104,7 @@ def test_page_holds_everything_and_loads_nothing(results, tmp_path):
     check = Check()
     check.feed(page)
     assert check.open == []
-    assert all(load.startswith(("#", "data:", "https://github.com/")) for load in check.loads)
+    assert all(load.startswith(("#", "data:", "https://github.com/", "https://arxiv.org/")) for load in check.loads)
     text = " ".join(check.text)
     for words in ("IJB-C 1:1", "IJB-C 1:N", "Verification sets", "MegaFace", "hardest", "TopoFR", "<first> & co"):
         assert words in text
@@ -110,6 +124,45 @@ def test_the_better_of_two_models_is_marked(results, tmp_path, undrawn):
     ours = [re.findall(r"<td( class=\"best\")?>([\d.]+)", row) for row in rows]
     for (mark, value), (other_mark, other) in zip(*ours):
         assert bool(mark) == (float(value) >= float(other)) and bool(other_mark) == (float(other) >= float(value))
+
+
+COUNTS = {
+    "first": ("verification", "impostor"),
+    "mega": ("megaface", "distractors"),
+    "tiny": ("tinyface", "distractors"),
+    "pairs": ("own_pairs", "images"),
+    "gallery": ("own_gallery", "gallery"),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_what_models_were_measured_on_is_told_of_each_where_it_differs(results, tmp_path, undrawn, kind):
+    content = json.loads((results / kind / "results.json").read_text())
+    part, count = COUNTS[kind]
+    number = content[part][count]
+    for name, more in (("a", 0), ("b", 0), ("c", 1000)):
+        content["name"], content[part][count] = name, number + more
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(content))
+    leads = [
+        re.search('<p class="lead">(.*?)</p>', make(tmp_path, tmp_path / "page", *names)).group(1)
+        for names in ("a", "ab", "ac")
+    ]
+    told, dot, rest = leads[0].partition(".")
+    other = told.replace(f"{number:,} ", f"{number + 1000:,} ", 1)
+    assert other != told and leads == [leads[0], leads[0], f"{told} (a); {other} (c){dot}{rest}"]
+
+
+def test_every_far_of_any_model_is_shown(results, tmp_path, undrawn):
+    content = json.loads((results / "first" / "results.json").read_text())
+    for name, far in (("a", "1e-06"), ("b", "0.1")):
+        (tmp_path / name).mkdir()
+        one = {key: value for key, value in content["verification"].items() if key not in ("interval", "resamples")}
+        one["tar"] = {key: value for key, value in one["tar"].items() if key != far}
+        changed = content | {"name": name, "verification": one}
+        (tmp_path / name / "results.json").write_text(json.dumps(changed))
+    head = re.search("<th>TAR at FAR</th>(.*?)</tr>", make(tmp_path, tmp_path / "page", "a", "b")).group(1)
+    assert re.findall("<th>(.*?)</th>", head) == ["1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1"]
 
 
 def write_set(folder, name=None, accuracy=0.9, **sets):

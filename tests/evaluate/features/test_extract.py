@@ -14,13 +14,16 @@ from PIL import Image
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
-from evaluate.features import extract as module
-from evaluate.features.extract import extract, input_of
-from evaluate.features.network import Network
+from evaluate.features.embed import Embedder
+from evaluate.features.extract import extract, features_key, loose_crops
+from evaluate.features.network import Network, load_network
+from evaluate.features.ranks import World
 from evaluate.protocols.ijb_lists import IJB
+from pipelines.loading.aligned import read_aligned
 from tests.evaluate.networks import write_onnx
 
 CHUNK = 8
+ALONE = World(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +41,30 @@ def data(tmp_path_factory):
     return folder
 
 
-def run(folder, output, **options):
+def run(
+    folder,
+    output,
+    *,
+    network=None,
+    checkpoint=None,
+    given=None,
+    dtype=torch.float32,
+    world=ALONE,
+    read=read_aligned,
+    batch_size=4,  # whole ones in a piece: whoever goes on has the same batches
+):
     found = IJB(folder, "IJBC")
     images = found.images()
-    return extract(found, images, folder / "model.onnx", None, output, batch_size=5, threads=1, chunk=CHUNK, **options)
+    source, landmarks = loose_crops(found, images)
+    checkpoint = checkpoint or folder / "model.onnx"
+    network = network or load_network(checkpoint, given=given)
+    embed = Embedder(network.model, network.input_size, world, batch_size=batch_size, threads=1, read=read)
+    key = features_key(checkpoint, None, network.input, images, None, dtype)
+    return extract(embed, source, landmarks, output, key, dtype=dtype, chunk=CHUNK)
 
 
 def on_a_rank(folder, output):
-    os.environ |= {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
-    try:
-        return run(folder, output)
-    finally:
-        del os.environ["RANK"], os.environ["WORLD_SIZE"]
+    return run(folder, output, world=World(torch.device("cpu"), dist.get_rank(), dist.get_world_size()))
 
 
 @pytest.fixture(scope="module")
@@ -58,48 +73,42 @@ def whole(data, tmp_path_factory):
 
 
 def test_features_are_those_of_the_aligned_images(data, whole):
-    from evaluate.features.network import load_network
-    from pipelines.loading.aligned import aligned_images
-
     found = IJB(data, "IJBC")
-    images = found.images()
-    paths = [found.image_path(name) for name in images.names]
-    chosen = np.array([3, len(paths) - 1])
-    ((pixels, _),) = aligned_images(paths, images.landmarks, [chosen], batch_size=2, device="cpu", threads=1)
+    source, landmarks = loose_crops(found, found.images())
+    chosen = np.array([3, len(source) - 1])
+    (batch,) = read_aligned(source, chosen, batch_size=2, landmarks=landmarks)
     model = load_network(data / "model.onnx").model
     with torch.inference_mode():
-        expected = torch.cat([model(pixels), model(pixels.flip(3))], 1)
-    assert whole.shape == (len(paths), 32) and np.abs(whole).max() > 1
+        expected = torch.cat([model(batch.images), model(batch.images.flip(3))], 1)
+    assert whole.shape == (len(source), 32) and np.abs(whole).max() > 1
     np.testing.assert_allclose(whole[chosen], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_path, monkeypatch):
-    real, seen = module.aligned_images, []
+def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_path):
+    seen = []
 
-    def counting(paths, landmarks, batches, **options):
-        def counted():
-            for batch in batches:
-                seen.append(batch)
-                yield batch
-
-        for number, images in enumerate(real(paths, landmarks, counted(), **options)):
-            if number == 5 and not (tmp_path / "second").exists():
+    def interrupted(source, indices, **options):
+        for batch in read_aligned(source, indices, **options):
+            if batch.indices[0] >= 20 and not (tmp_path / "second").exists():
                 raise KeyboardInterrupt
-            yield images
+            seen.append(batch.indices)
+            yield batch
 
-    monkeypatch.setattr(module, "aligned_images", counting)
+    def run_again():
+        return run(data, tmp_path, read=interrupted, batch_size=5)
+
     with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path)
+        run_again()
     assert not (tmp_path / "features.npy").exists()
     done = sorted((tmp_path / "features.partial").glob("*.npy"))
-    assert len(done) == 2  # of 8 images each, in batches of 5 and 3
+    assert len(done) == 2  # of 8 images each, of batches of 5
     (tmp_path / "second").touch()
     seen.clear()
-    features = np.load(run(data, tmp_path))
+    features = np.load(run_again())
     assert min(np.concatenate(seen)) == 2 * CHUNK
     np.testing.assert_allclose(features, whole, rtol=1e-4, atol=1e-4)
     seen.clear()
-    run(data, tmp_path)
+    run_again()
     assert not seen and not (tmp_path / "features.partial").exists()
 
 
@@ -134,7 +143,7 @@ def test_a_killed_extraction_goes_on_to_the_same_features(data, whole, tmp_path)
 
 def test_half_precision_is_that_of_the_file_alone(data, whole, tmp_path):
     """And is not taken for features of full precision, nor these for it."""
-    halves = np.load(run(data, tmp_path, dtype=np.float16))
+    halves = np.load(run(data, tmp_path, dtype=torch.float16))
     assert halves.dtype == np.float16
     np.testing.assert_array_equal(halves, whole.astype(np.float16))
     assert np.load(run(data, tmp_path)).dtype == np.float32
@@ -142,7 +151,7 @@ def test_half_precision_is_that_of_the_file_alone(data, whole, tmp_path):
 
 def test_two_ranks_share_the_work(data, whole, tmp_path, ranks):
     paths = ranks(2, on_a_rank, data, tmp_path)
-    assert paths == [tmp_path / "features.npy", None]
+    assert paths == 2 * [tmp_path / "features.npy"]
     np.testing.assert_allclose(np.load(paths[0]), whole, rtol=1e-4, atol=1e-4)
 
 
@@ -156,15 +165,13 @@ def test_another_checkpoint_is_not_mixed_in(data, whole, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
-def test_weights_in_folders_are_told_apart(data, tmp_path, monkeypatch, name):
+def test_weights_in_folders_are_told_apart(data, tmp_path, name):
     """Features of one folder do not pass for those of another, whichever kind of file it holds."""
-    found = IJB(data, "IJBC")
-    images, firsts = found.images(), []
+    firsts = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         (folder / name).write_bytes(folder.name.encode())
-        monkeypatch.setattr(module, "load_network", lambda path, *_: Network(Means(path), 112))
-        features = extract(found, images, folder, None, tmp_path / "out", batch_size=16, threads=1)
+        features = run(data, tmp_path / "out", network=Network(Means(folder), 112), checkpoint=folder)
         firsts.append(np.load(features)[0, 0])
     assert firsts[1] == pytest.approx(2 * firsts[0])
 
@@ -226,31 +233,50 @@ def test_landmarks_that_align_nothing_are_named(data, tmp_path, value, message):
         run(copy, tmp_path / "out")
 
 
-def test_a_network_without_numbers_writes_no_features(data, tmp_path, monkeypatch):
+def test_a_network_without_numbers_writes_no_features(data, tmp_path):
     class Broken(torch.nn.Module):
         def forward(self, images):
             features = images.mean((2, 3))
             return torch.where(torch.arange(len(features))[:, None] == 1, torch.nan, features)
 
-    monkeypatch.setattr(module, "load_network", lambda *_: Network(Broken(), 112))
-    with pytest.raises(ValueError, match=r"not finite for 2 of 8 images, the first is 2\.jpg"):
-        run(data, tmp_path)
+    with pytest.raises(ValueError, match=r"not finite for 2 of 8 images, the first is .*/2\.jpg"):
+        run(data, tmp_path, network=Network(Broken(), 112))
     assert not (tmp_path / "features.npy").exists() and not list((tmp_path / "features.partial").glob("*.npy"))
 
 
 def test_features_of_another_input_are_not_mixed_in(data, whole, tmp_path):
-    path = run(data, tmp_path)
-    assert input_of(path) == "RGB in [-1, 1], as the graph normalises nothing"
+    run(data, tmp_path)
     again = np.load(run(data, tmp_path, given={"bgr": True}))
-    assert input_of(path).startswith("BGR in [-1, 1]")
     assert np.abs(again - whole).max() > 0.1
 
 
-def test_ijbs_results_say_what_the_network_took(data, tmp_path, monkeypatch):
-    words = ["--data", data, "--checkpoint", data / "model.onnx", "--output", tmp_path, "--input-range", "0,1"]
-    monkeypatch.setattr(sys, "argv", ["ijb", *map(str, words), "--threads", "1"])
+def run_command(monkeypatch, data, output, *options):
+    words = ["--data", data, "--checkpoint", data / "model.onnx", "--output", output, "--threads", "1", *options]
+    monkeypatch.setattr(sys, "argv", ["ijb", *map(str, words)])
     ijb.main()
-    assert json.loads((tmp_path / "results.json").read_text())["input"] == "RGB in [0, 1], set by --input-range"
+    return json.loads((output / "results.json").read_text())
+
+
+def test_ijbs_results_say_what_the_network_took(data, tmp_path, monkeypatch):
+    result = run_command(monkeypatch, data, tmp_path, "--input-range", "0,1")
+    assert result["input"] == "RGB in [0, 1], set by --input-range"
+
+
+def test_figures_from_the_cache_are_those_of_features_in_the_output_folder(data, tmp_path, monkeypatch, capsys):
+    expected = run_command(monkeypatch, data, tmp_path / "a")
+    count = len(IJB(data, "IJBC").images().names)
+    for there, name in ((0, "b"), (count, "c")):
+        found = run_command(monkeypatch, data, tmp_path / name, "--name", "a", "--cache", tmp_path / "cache")
+        assert found == expected and f"{there} of {count} embeddings are in" in capsys.readouterr().out
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["results.json"]
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    write_lists(copy, lambda _, line: [line[0], str(float(line[1]) + 9), *line[2:]] if len(line) > 10 else line)
+    run_command(monkeypatch, copy, tmp_path / "d", "--cache", tmp_path / "cache")
+    assert f"0 of {count} embeddings are in" in capsys.readouterr().out  # the same images, otherwise aligned
+    with pytest.raises(SystemExit):
+        run_command(monkeypatch, data, tmp_path / "e", "--cache", tmp_path / "cache", "--half")
+    assert "--half is for" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_missing_costs_no_features(data, tmp_path):

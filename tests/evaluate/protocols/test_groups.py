@@ -27,8 +27,32 @@ def test_measures_at_the_ends():
     equal, one = np.full(4, 0.1), np.array([0, 0, 0, 0.1])
     assert groups.gini(equal) == pytest.approx(0) and groups.gini(one) == pytest.approx(1)
     assert groups.gini(np.zeros(4)) == 0 and groups.discrepancy(equal, equal) == 1
+    assert groups.sum_of_differences(equal) == pytest.approx(0) and groups.sum_of_differences(one) == pytest.approx(6)
     assert groups.max_over_geometric_mean(equal) == pytest.approx(1)
     assert np.isnan(groups.max_over_geometric_mean(one))
+
+
+SPEECH = {  # word error rates of five groups of speakers, and |1 - E_g / mean| as Ležovičová published them
+    "NoAug": (
+        [44.54652876432241, 23.90868111094954, 29.653309079235996, 57.00788935424175, 62.94694455836844],
+        [0.02, 0.45, 0.32, 0.31, 0.44],
+    ),
+    "Whisper": (
+        [40.29675261231722, 25.50674786332286, 34.130090241614646, 53.83669300202205, 58.14347805320724],
+        [0.05, 0.40, 0.19, 0.27, 0.37],
+    ),
+}
+
+
+@pytest.mark.parametrize("rates, terms", SPEECH.values(), ids=SPEECH)
+def test_sged_is_the_sum_of_published_terms(rates, terms):
+    rates, equal = np.array(rates) / 100, np.full(5, 0.02)
+    rounding = len(terms) * 0.005
+    assert groups.sum_of_differences(rates) == pytest.approx(sum(terms), abs=rounding)
+    for fmr, fnmr in ((equal, rates), (rates, equal)):
+        assert groups.sged(fmr, fnmr) == pytest.approx(sum(terms) / 2, abs=rounding / 2)
+    several = groups.sum_of_differences(np.stack([rates, 3 * rates, np.zeros(5)]))
+    assert several == pytest.approx([several[0], several[0], 0])
 
 
 def test_rates_are_of_pairs_within_a_group():
@@ -93,10 +117,11 @@ def simulated(seed, factor, people=60, each=8):
 
 def test_equal_groups_seldom_exceed_chance_and_unequal_ones_do():
     equal = [simulated(seed, 1.0) for seed in range(60)]
-    for name in ("garbe", "fmr_max_over_geometric_mean"):
+    for name in ("garbe", "sged", "fmr_max_over_geometric_mean"):
         exceeded = sum(found[name] > chance[name] for found, chance in equal)
         assert exceeded <= 8  # 3 are expected; 9 or more are of a chance below 1 %
     assert sum(found["fdr"] < chance["fdr"] for found, chance in equal) <= 8
     found, chance = simulated(0, 4.0)
     assert found["garbe"] > chance["garbe"] and found["fdr"] < chance["fdr"]
+    assert found["sged"] > chance["sged"]
     assert found["worst_accuracy"] < chance["worst_accuracy"]

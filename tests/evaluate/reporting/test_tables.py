@@ -97,6 +97,7 @@ def test_no_interval_of_groups_is_broken(narrow):
     )
     lines = narrow(print_breakdown, "IJBC 1:1", found)
     assert intervals_in(lines) == [*2 * ["[0.0123, 0.456]", "[1.23, 7.89]"], "[0.765, 1]", "[0.00139, 0.801]"]
+    assert [line.split() for line in lines if "SGED" in line] == [["SGED", "–"]]  # of a file from before it
     assert lines[0] == "IJBC 1:1: groups at the threshold of FMR 1e-3"
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipelines.common.alignment import TEMPLATE, matrix, relative_template, similarity
-from pipelines.loading.aligned import aligned_images, aligned_landmarks, sampling_matrices
+from pipelines.loading.aligned import aligned_landmarks, read_aligned, sampling_matrices
+from pipelines.sources.lists import ListSource
 
 rng = np.random.default_rng(0)
 
@@ -72,38 +73,35 @@ def crops(tmp_path_factory):
     return paths, np.array(landmarks)
 
 
-def run(crops, batches, size=112):
-    paths, landmarks = crops
-    parts = aligned_images(paths, landmarks, batches, batch_size=10, image_size=size, device="cpu", threads=2)
-    images = [images for images, _ in parts]
-    assert [len(part) for part in images] == [len(batch) for batch in batches]
+def run(crops, indices, size=112):
+    source, landmarks = ListSource([str(path) for path in crops[0]]), crops[1].__getitem__
+    batches = read_aligned(source, indices, batch_size=10, image_size=size, threads=2, landmarks=landmarks)
+    images = [batch.images for batch in batches]
+    assert max(map(len, images)) <= 10
     return torch.cat(images)
 
 
 def test_crops_are_those_of_opencv(crops):
-    order = [np.array([5, 3, 8]), np.arange(10, 20), np.array([0])]
+    order = np.r_[5, 3, 8, 10:20, 0]
     ours = (run(crops, order).permute(0, 2, 3, 1).numpy() + 1) * 127.5
     matrices = transforms(crops[1])
     theirs = np.stack(
-        [
-            cv2.warpAffine(cv2.imread(str(crops[0][i])), matrices[i], (112, 112))[..., ::-1]
-            for i in np.concatenate(order)
-        ]
+        [cv2.warpAffine(cv2.imread(str(crops[0][i])), matrices[i], (112, 112))[..., ::-1] for i in order]
     ).astype(float)
     # OpenCV rounds positions to 1/32 of a pixel; a shift of a tenth of a pixel would fail this.
     assert np.abs(ours - theirs).mean() < 0.15
     shifted = np.stack(
         [
             cv2.warpAffine(cv2.imread(str(crops[0][i])), matrices[i] + [[0, 0, 0.1], [0, 0, 0]], (112, 112))[..., ::-1]
-            for i in np.concatenate(order)
+            for i in order
         ]
     )
     assert np.abs(shifted - theirs).mean() > 0.15
 
 
 def test_another_size_is_the_same_face(crops):
-    large = run(crops, [np.arange(8)], 112)
-    small = run(crops, [np.arange(8)], 56)
+    large = run(crops, np.arange(8), 112)
+    small = run(crops, np.arange(8), 56)
     assert small.shape == (8, 3, 56, 56)
     halved = torch.nn.functional.avg_pool2d(large, 2)
     assert (halved - small)[..., 16:40, 16:40].abs().mean() < 0.005
@@ -114,4 +112,4 @@ def test_an_image_that_does_not_decode_is_named(crops, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image at all")
     with pytest.raises(ValueError, match="broken.jpg"):
-        run(([*paths[:3], broken], landmarks[:4]), [np.array([0, 1]), np.array([2, 3])])
+        run(([*paths[:3], broken], landmarks[:4]), np.arange(4))

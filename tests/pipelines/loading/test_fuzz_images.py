@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import re
-import tempfile
 import threading
 import traceback
 import warnings
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from pipelines.common.alignment import TEMPLATE
-from pipelines.loading.aligned import aligned_images
+from pipelines.loading.aligned import read_aligned
 from pipelines.loading.loader import Loader, read_once
 from pipelines.prepare.check import check
 from pipelines.sources.memory import MemorySource
@@ -95,13 +94,9 @@ def _swept(consume, batches):
 
 
 def _aligned(batch):
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / str(number) for number in range(len(batch))]
-        for path, content in zip(paths, batch):
-            path.write_bytes(content)
-        landmarks = np.tile(np.stack([TEMPLATE.real, TEMPLATE.imag], 1), (len(batch), 1, 1))
-        batches = aligned_images(paths, landmarks, [np.arange(len(batch))], batch_size=BATCH, device="cpu", threads=2)
-        _swept(list, batches)
+    landmarks = np.tile(np.stack([TEMPLATE.real, TEMPLATE.imag], 1), (len(batch), 1, 1))
+    indices = np.arange(len(batch))
+    _swept(list, read_aligned(MemorySource(batch), indices, batch_size=BATCH, landmarks=landmarks.__getitem__))
 
 
 def _busy():
