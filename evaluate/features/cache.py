@@ -14,7 +14,7 @@ from evaluate.features.pieces import Piece, in_pieces, make_missing, rows_a_file
 from evaluate.protocols.embeddings import finite
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import save_array
+from pipelines.common.files import load_array, save_array
 from pipelines.loading.landmarks import Landmarks, template_landmarks
 from pipelines.sources.source import Source
 
@@ -81,8 +81,8 @@ class CachedEmbedder(Embedder):
 
 def _read(path: Path, rows: int) -> np.ndarray:
     try:
-        piece = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
+        piece = load_array(path)
+    except UserError:
         piece = np.empty(0)
     if piece.ndim != 3 or len(piece) != rows or piece.dtype != np.float32:
         raise UserError(f"{path} is damaged, or no file of embeddings: remove it, and it is made anew")

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from evaluate.features.embed import embed_batches
-from evaluate.features.network import load_network
+from evaluate.features.network import Network, load_network
 from evaluate.features.pieces import Piece, in_pieces, make_missing, split
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import remove_leftovers, replacing, save_array
+from pipelines.common.files import load_array, remove_leftovers, replacing, save_array
 from pipelines.loading.aligned import aligned_images
 
 CHUNK = 4096  # images a piece; what an interruption costs each rank at most
@@ -54,7 +54,7 @@ def extract(
         network = load_network(checkpoint, backbone, world.device, given)
         if world.main:
             say(f"the network takes {network.input}")
-            _discard_others(final, folder, _key(checkpoint, backbone, network.input, images, autocast, dtype), chunk)
+            _discard_others(final, folder, _key(network, images, autocast, dtype), chunk)
         world.barrier()
 
         def make(share: list[Piece]) -> None:
@@ -109,22 +109,11 @@ def input_of(features: Path) -> str:
     return json.loads(features.with_suffix(".json").read_text())["input"]
 
 
-def _key(
-    checkpoint: Path,
-    backbone: str | None,
-    taken: str,
-    images: Images,
-    autocast: torch.dtype | None,
-    dtype: type[np.floating],
-) -> str:
+def _key(network: Network, images: Images, autocast: torch.dtype | None, dtype: type[np.floating]) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in."""
-    files = (
-        [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
-    )
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
     kept = {} if dtype is np.float32 else {"features": np.dtype(dtype).name}
-    model = {"checkpoint": stamps, "network": backbone, "input": taken}
+    model = {"network": network.digest(), "input": network.input}
     return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast), **kept})
 
 
@@ -169,7 +158,7 @@ def join(pieces: list[Piece], final: Path, folder: Path) -> None:
     rows = sum(len(indices) for _, indices in pieces)
     with replacing(final) as temporary, temporary.open("wb") as file:
         for path, _ in pieces:
-            piece = np.load(path)
+            piece = load_array(path)
             if not file.tell():
                 layout = {"descr": piece.dtype.str, "fortran_order": False, "shape": (rows, piece.shape[1])}
                 np.lib.format.write_array_header_1_0(file, layout)
