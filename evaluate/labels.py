@@ -28,7 +28,7 @@ from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT
 from pipelines.common.command import finite_number, run, say
-from pipelines.common.files import save_array
+from pipelines.common.files import check_folder, save_array
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_sources
 from pipelines.sources.changes import Changes
@@ -77,10 +77,11 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Find wrong labels, print and write them; returns what ``labels.json`` holds."""
     source = open_sources(args.data)
-    args.output.mkdir(parents=True, exist_ok=True)
+    check_folder(args.output)
     labels = source.labels(np.arange(len(source)))
     labels[labels >= source.num_classes] = -1
     check_comparable(labels)
+    args.output.mkdir(parents=True, exist_ok=True)
     embeddings, taken = read_or_embed(args, source)
     found = find_label_errors(
         embeddings, labels, source.num_classes, stray=args.stray, move=args.move, merge=args.merge
