@@ -1,5 +1,7 @@
 """Whether a checkpoint is one of this run, and how its batches are shared among the processes that go on with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,19 @@ def config_changes(meta: dict[str, Any], config: dict[str, Any]) -> str | None:
     keys = [key for key in {**before, **now} if key != "output" and before.get(key) != now.get(key)]
     changed = [f"{key} from {before.get(key, 'its default')} to {now.get(key, 'its default')}" for key in keys]
     return f"the config has changed at step {meta['step']}: {'; '.join(changed)}" if changed else None
+
+
+@contextmanager
+def blaming(changes: str | None) -> Iterator[None]:
+    """What a checkpoint lacks for this run is told with the ``changes`` of its config, which are the likely reason."""
+    try:
+        yield
+    except UserError as error:
+        if changes is None:
+            raise
+        raise UserError(
+            f"{str(error).rstrip('.')}; {changes}: restore what it cannot go on with, or choose another output"
+        ) from error
 
 
 def _by_key(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

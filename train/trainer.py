@@ -49,7 +49,7 @@ from train.pictures import batch_sheet, showing_first
 from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
 from train.recipes import Run, StepResult, create_recipe
-from train.resume import batches_a_step, check_resumable, config_changes
+from train.resume import batches_a_step, blaming, check_resumable, config_changes
 from train.run_folder import RunFolder
 from train.sections.auto import settled
 from train.seeds import seed_generators, step_seed
@@ -104,7 +104,8 @@ class Trainer:
         self.meter = Meter(world.device, self.global_batch)
         if found:
             path, meta = found
-            self.checkpoints.load(path, self.parts)
+            with blaming(self.changes):
+                self.checkpoints.load(path, self.parts)
             self.step = meta["step"]
         self.buffers = SoundBuffers(self.backbone, self.recipe, self.result)
 

@@ -27,6 +27,7 @@ def dumped(*overrides):
         (["schedule.epochs=3"], ["schedule.epochs from 20.0 to 3.0"]),
         (["precision=fp32"], ["precision from bf16 to fp32"]),
         (["output=runs/b"], []),
+        ([], []),
     ],
 )
 def test_values_that_are_others_are_told_by_their_keys(changes, told):
