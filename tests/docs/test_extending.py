@@ -202,11 +202,11 @@ def test_the_recipe_adds_its_penalty(page):
 
 
 def test_parts_outside_the_repository_train(tmp_path):
-    """One run of a margin, a backbone and a recipe of the page, by the page's own script."""
+    """One run of a margin, a backbone and a recipe of the page, by the page's own script, which reads it, too."""
     first = {section: next(block.code for block in BLOCKS if block.section == section) for section in SECTIONS}
     parts = [first[section] for section in ("A margin", "A backbone", "A recipe")]
     (tmp_path / "my_parts.py").write_text("\n".join(parts))
-    (tmp_path / "my_run.py").write_text(next(block.code for block in BLOCKS if block.section == SCRIPT))
+    (tmp_path / "my_facemill.py").write_text(next(block.code for block in BLOCKS if block.section == SCRIPT))
     for image in range(24):
         (tmp_path / f"faces/{image % 4}").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"faces/{image % 4}/{image}.jpg").write_bytes(jpeg(image, 32))
@@ -223,9 +223,12 @@ def test_parts_outside_the_repository_train(tmp_path):
     }
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "my_run.py", "--config", "my.yaml"]
+    command = [sys.executable, "my_facemill.py", "train", "--config", "my.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "my_facemill.py", "folders", "faces", "--checkpoint", "run", "--output", "found"]
+    read = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert read.returncode == 0, read.stdout + read.stderr
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert all(record["norm_penalty"] > 0 for record in records)
