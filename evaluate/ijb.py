@@ -224,7 +224,7 @@ def extracted(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.n
             features = embed(source, landmarks)
             return features if world.main else None, {"input": taken}
         dtype = torch.float16 if args.half else torch.float32
-        key = features_key(args.checkpoint, args.network, taken, images, embed.autocast, dtype)
+        key = features_key(embed, taken, images, dtype)
         file = extract(embed, source, landmarks, args.output, key, dtype=dtype)
         return load_features(file, len(source), 2) if world.main else None, {"input": taken}
 

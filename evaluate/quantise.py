@@ -21,7 +21,7 @@ from evaluate.features.ranks import World
 from evaluate.protocols.folds import verify
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
-from pipelines.common.files import distinct_names, replacing
+from pipelines.common.files import check_file, distinct_names, replacing
 from pipelines.loading.landmarks import Landmarks, landmarks_beside, template_landmarks
 from pipelines.loading.loader import read_once
 from pipelines.sources import open_source
@@ -63,6 +63,7 @@ def main() -> None:
 
     assert isinstance(network.model, Preprocessed) and isinstance(network.model.model, OnnxNetwork)
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    check_file(args.output)
     with replacing(args.output) as temporary:
         quantise(network.model.model, network.model.preprocessing, _calibration(args, network.input_size), temporary)
         eight = Preprocessed(network.model.preprocessing, OnnxNetwork(temporary)).eval()
@@ -145,9 +146,10 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _add_to_card(card: Path, name: str, found: dict[str, Comparison], faults: list[str]) -> None:
-    """Put the figures at the end of the card, in the place of those of an earlier file of that name."""
+    """Put the figures at the end of the card, and take out those of an earlier file of that name."""
     title = f"## In 8 bits: {name}\n"
-    text = card.read_text(encoding="utf-8").partition(f"\n{title}")[0]
+    before, _, rest = card.read_text(encoding="utf-8").partition(f"\n{title}")
+    text = before + "".join(rest.partition("\n## ")[1:])  # the sections behind it stay
     lines = [
         f"| {set_} | {100 * each.before:.2f} | {100 * each.after:.2f} | {each.cosine:.4f} |"
         for set_, each in found.items()

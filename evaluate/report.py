@@ -7,7 +7,8 @@ beside the page, too.
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
             "own people: rank-1": own.get("gallery"),
         }
         figures |= {title: (part.rank1, part, "rank1") for title, part in ranked.items() if part}
+        for title, part in results.get("protocols", {}).items():
+            key, value = next(iter(part.rates.items()))
+            figures[f"{title} {key}"] = value, part, key
         cells = "".join(
             f"<div class='tile'><b>{100 * value:.2f}<small>%</small></b>"
             + "".join(f"<span class='ci'>{bracket(pair)}</span>" for pair in part.bounds([key]).values())
@@ -66,7 +70,8 @@ def tiles(models: dict[str, dict[str, dict]]) -> str:
 
 
 def read_models(paths: Sequence[Path]) -> dict[str, dict[str, dict]]:
-    """Figures by model, then by target, "sets", "rfw", "megaface", "tinyface", "ijbs" or "own", from ``results.json``.
+    """Figures of ``results.json`` by model, then by target, "sets", "rfw", "megaface", "tinyface", "ijbs", "own" or
+    "protocols".
 
     Results that bear one name are one model's, unless they have a figure in common: then each is a model of its own,
     called by its folder.
@@ -110,9 +115,33 @@ def _by_kind(results: Results) -> dict[str, dict]:
         "tinyface": {"tinyface": results.tinyface},
         "ijbs": results.ijbs or {},
         "own": {"pairs": results.own_pairs, "gallery": results.own_gallery},
+        "protocols": results.protocols or {},
     }
     kinds = {kind: {name: part for name, part in parts.items() if part} for kind, parts in kinds.items()}
     return {kind: parts for kind, parts in kinds.items() if parts}
+
+
+def _rfw(page: Page, models: Models) -> None:
+    breakdowns(page, "RFW", {name: found["rfw"] for name, found in models.items()})
+
+
+def _own(page: Page, models: Models) -> None:
+    own_people.pairs(page, {name: parts["pairs"] for name, parts in models.items() if "pairs" in parts})
+    own_people.gallery(page, {name: parts["gallery"] for name, parts in models.items() if "gallery" in parts})
+
+
+# By what `_by_kind` calls them, in their order.
+_SECTIONS: dict[str, Callable[[Page, Models], None]] = {
+    "IJBC": partial(sections.ijb, target="IJBC"),
+    "IJBB": partial(sections.ijb, target="IJBB"),
+    "sets": sections.bins,
+    "rfw": _rfw,
+    "megaface": sections.megaface,
+    "tinyface": sections.tinyface,
+    "ijbs": sections.ijbs,
+    "own": _own,
+    "protocols": sections.protocols,
+}
 
 
 def main() -> None:
@@ -128,22 +157,9 @@ def main() -> None:
     def of(kind: str) -> Models:
         return {name: results[kind] for name, results in models.items() if kind in results}
 
-    for target in ("IJBC", "IJBB"):
-        if of(target):
-            sections.ijb(page, target, of(target))
-    if of("sets"):
-        sections.bins(page, of("sets"))
-    if of("rfw"):
-        breakdowns(page, "RFW", {name: found["rfw"] for name, found in of("rfw").items()})
-    if of("megaface"):
-        sections.megaface(page, of("megaface"))
-    if of("tinyface"):
-        sections.tinyface(page, of("tinyface"))
-    if of("ijbs"):
-        sections.ijbs(page, of("ijbs"))
-    if of("own"):
-        own_people.pairs(page, {name: parts["pairs"] for name, parts in of("own").items() if "pairs" in parts})
-        own_people.gallery(page, {name: parts["gallery"] for name, parts in of("own").items() if "gallery" in parts})
+    for kind, draw in _SECTIONS.items():
+        if of(kind):
+            draw(page, of(kind))
     page.write(args.output / "index.html", tiles(models))
     say(f"written: {args.output / 'index.html'}")
 

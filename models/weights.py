@@ -14,7 +14,7 @@ from models.mobilefacenet_files import translated
 from models.registry import BACKBONES, create_model, model_arguments
 from models.timm_backbone import TimmBackbone
 from models.weight_files import named_tensors, read_file, weight_file
-from pipelines.common.errors import UserError, brief
+from pipelines.common.errors import UserError, brief, one_line
 
 # The images that published networks were trained on where they are not RGB in [-1, 1], as arguments of `create_model`.
 _TRAINED_ON = {
@@ -76,7 +76,7 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
     path = Path(path)
     described = _described(path)
     found = _of_name(described, options) if described else None
-    weights = read_weights(path, _expected((found or {}) | options))
+    weights = read_weights(path, _expected(path, (found or {}) | options))
     if found is None:
         found = _of_name(_guessed(weights.tensors, path, options.get("name")), options)
     options = {"embedding_size": 512, "input_size": 112} | found | options
@@ -186,12 +186,18 @@ def _of_name(found: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     return {size: found[size] for size in ("embedding_size", "input_size") if size in found}
 
 
-def _expected(options: dict[str, Any]) -> nn.Module | None:
+def _expected(path: Path, options: dict[str, Any]) -> nn.Module | None:
     """The backbone that a file is said to hold, without memory for its weights; None where nothing names it."""
     if options.get("name") not in BACKBONES:
         return None
-    with torch.device("meta"):
-        return create_model(**options)
+    try:
+        with torch.device("meta"):
+            return create_model(**options)
+    except UserError:
+        raise
+    except Exception as error:  # torch's and Python's, of values that no network has
+        told = ", ".join(f"{name}: {value}" for name, value in options.items())
+        raise UserError(f"{path}: there is no network of {told} ({one_line(error)}): mend its config") from error
 
 
 def _guessed(tensors: dict[str, Tensor], path: Path, name: str | None) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def _explain(problem: Mapping[str, Any], root: type[Section], options: Mapping[s
     if problem["type"] == "missing":
         return f"{name} is missing"
     if problem["type"] == "value_error":
-        return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+        reason = problem["msg"].removeprefix("Value error, ")
+        return f"{name}: {reason}" if name else reason  # of the whole config
     if problem["type"] == "model_type":
         return f"{name} must be a section of keys and values, not {brief(problem['input'])}"
     value = "null" if problem["input"] is None else brief(problem["input"])

@@ -1,13 +1,13 @@
 """Whether a checkpoint is one of this run, and how its batches are shared among the processes that go on with it."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
 from train.config import Config
-from train.sections.optim import Optim
 
 
 def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
@@ -35,7 +35,7 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
     if config.checkpoint.resume == "never":
         raise UserError(f"{config.output} holds a run; set checkpoint.resume=auto to go on, or another output")
     for name, value in ours.items():
-        if name in ("ranks", "groups") or meta.get(name, value) == value:
+        if name in ("ranks", "config") or meta.get(name, value) == value:
             continue
         if name == "fingerprint":
             raise UserError(
@@ -54,17 +54,36 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
         )
 
 
-def groups_as_text(optim: Optim) -> str:
-    """``optim.groups`` and the shares of the rate beside them, unless these are 1, as a checkpoint notes them."""
-    groups = json.dumps([group.model_dump(exclude_defaults=True) for group in optim.groups])
-    shares = {name: getattr(optim, name) for name in ("backbone_lr", "layer_decay")}
-    return groups + "".join(f", {name} {share:g}" for name, share in shares.items() if share != 1)
+def config_changes(meta: dict[str, Any], config: dict[str, Any]) -> str | None:
+    """A line to tell which values of ``config`` are others than when the checkpoint of ``meta`` was written.
 
-
-def regrouped(meta: dict[str, Any], ours: dict[str, Any]) -> str | None:
-    """A line to tell that the checkpoint of ``meta`` had other groups of parameters.
-
-    That is allowed: the optimiser's state is by names of parameters, and their rates and decays are the config's.
+    They count from there on: that a run is given more epochs, a lower rate or another margin is allowed, but is to be
+    seen. Where the results are written is none of its business. Checkpoints of older versions note no config.
     """
-    before, now = meta.get("groups", "[]"), ours["groups"]
-    return None if before == now else f"optim.groups: {before} up to step {meta['step']}, from here on {now}"
+    if "config" not in meta:
+        return None
+    before, now = _by_key(meta["config"]), _by_key(config)
+    keys = [key for key in {**before, **now} if key != "output" and before.get(key) != now.get(key)]
+    changed = [f"{key} from {before.get(key, 'its default')} to {now.get(key, 'its default')}" for key in keys]
+    return f"the config has changed at step {meta['step']}: {'; '.join(changed)}" if changed else None
+
+
+@contextmanager
+def blaming(changes: str | None) -> Iterator[None]:
+    """What a checkpoint lacks for this run is told with the ``changes`` of its config, which are the likely reason."""
+    try:
+        yield
+    except UserError as error:
+        if changes is None:
+            raise
+        raise UserError(
+            f"{str(error).rstrip('.')}; {changes}: restore what it cannot go on with, or choose another output"
+        ) from error
+
+
+def _by_key(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree of sections by ``section.key``."""
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        values |= _by_key(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return values

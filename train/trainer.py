@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -48,7 +49,7 @@ from train.pictures import batch_sheet, showing_first
 from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
 from train.recipes import Run, StepResult, create_recipe
-from train.resume import batches_a_step, check_resumable, groups_as_text, regrouped
+from train.resume import batches_a_step, blaming, check_resumable, config_changes
 from train.run_folder import RunFolder
 from train.sections.auto import settled
 from train.seeds import seed_generators, step_seed
@@ -83,13 +84,13 @@ class Trainer:
         self.folder.claim(world)
         noted = self.folder.note_checkpoint
         self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep, on_complete=noted)
-        self.meta: dict[str, int | str] = {"num_classes": num_classes, "images": len(data.source)}
+        self.meta: dict[str, Any] = {"num_classes": num_classes, "images": len(data.source)}
         self.meta |= {"seed": config.seed, "model": config.model.name}
         found = self.checkpoints.newest("global_batch", *self.meta)
         self.accumulate = batches_a_step(config, world, found[1] if found else {})
         self.meta |= {"global_batch": self.global_batch, "ranks": world.size, "fingerprint": data.fingerprint()}
-        self.meta |= {"groups": groups_as_text(config.optim), "trained": config.model.trained}
-        self.regrouped = regrouped(found[1], self.meta) if found else None
+        self.meta |= {"trained": config.model.trained, "config": given.model_dump(mode="json")}
+        self.changes = config_changes(found[1], self.meta["config"]) if found else None
         if found:
             check_resumable(config, *found, self.meta)
         else:
@@ -103,7 +104,8 @@ class Trainer:
         self.meter = Meter(world.device, self.global_batch)
         if found:
             path, meta = found
-            self.checkpoints.load(path, self.parts)
+            with blaming(self.changes):
+                self.checkpoints.load(path, self.parts)
             self.step = meta["step"]
         self.buffers = SoundBuffers(self.backbone, self.recipe, self.result)
 
@@ -307,8 +309,8 @@ class Trainer:
         )
         if self.settled:
             log.say(f"auto: {', '.join(self.settled)}")
-        if self.regrouped:
-            log.say(self.regrouped)
+        if self.changes:
+            log.say(self.changes)
         return log
 
     def _show_batch(self, images: Tensor) -> None:

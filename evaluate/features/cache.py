@@ -13,6 +13,7 @@ from evaluate.features.embed import Embedder
 from evaluate.features.pieces import embed_missing, rows_a_file, split
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
+from pipelines.common.files import load_array
 from pipelines.loading.landmarks import Landmarks, template_landmarks
 from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
@@ -30,11 +31,9 @@ class CachedEmbedder(Embedder):
 
     Attributes:
         cache: where such folders lie.
-        digest: of the network.
     """
 
     cache: Path = field(kw_only=True)
-    digest: str = field(kw_only=True)
 
     def batches(
         self, source: Source, indices: np.ndarray, landmarks: Landmarks = template_landmarks
@@ -74,8 +73,8 @@ class CachedEmbedder(Embedder):
 
 def _read(path: Path, rows: int) -> np.ndarray:
     try:
-        piece = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
+        piece = load_array(path)
+    except UserError:
         piece = np.empty(0)
     if piece.ndim != 3 or len(piece) != rows or piece.dtype != np.float32:
         raise UserError(f"{path} is damaged, or no file of embeddings: remove it, and it is made anew")

@@ -74,6 +74,7 @@ class Embedder:
         show: whether the main rank shows how far it is.
         read: how images become batches: `read_once`, or `read_aligned` where they are loose crops, whose landmarks are
             in pixels.
+        digest: of the network, by which what is kept of its embeddings is known (`Network.digest`).
     """
 
     model: nn.Module
@@ -85,6 +86,7 @@ class Embedder:
     flip: bool = True
     show: bool = False
     read: Callable[..., Iterator[Batch]] = read_once
+    digest: str = ""
 
     def batches(
         self, source: Source, indices: np.ndarray, landmarks: Landmarks = template_landmarks

@@ -15,7 +15,7 @@ from evaluate.protocols.embeddings import finite
 from evaluate.protocols.ijb_lists import IJB, Images
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.files import remove_leftovers, replacing
+from pipelines.common.files import load_array, remove_leftovers, replacing
 from pipelines.loading.landmarks import Landmarks
 from pipelines.sources.lists import ListSource
 from pipelines.sources.source import Source
@@ -95,26 +95,15 @@ def _check_landmarks(images: Images) -> None:
         )
 
 
-def features_key(
-    checkpoint: Path,
-    backbone: str | None,
-    taken: str,
-    images: Images,
-    autocast: torch.dtype | None,
-    dtype: torch.dtype,
-) -> str:
+def features_key(embed: Embedder, taken: str, images: Images, dtype: torch.dtype) -> str:
     """What the features depend on, so that pieces of another model or list are not mixed in.
 
-    Of images and weights it knows the names and times alone: it is there at once, where the cache's reads them all.
+    Of images it knows the names alone: it is there at once, where the cache's reads them all.
     """
-    files = (
-        [checkpoint] if checkpoint.is_file() else sorted(checkpoint.glob("*.pt")) + [*checkpoint.glob("*.safetensors")]
-    )
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256("\n".join(images.names).encode(errors="surrogateescape") + images.landmarks.tobytes())
     kept = {} if dtype == torch.float32 else {"features": str(dtype).removeprefix("torch.")}
-    model = {"checkpoint": stamps, "network": backbone, "input": taken}
-    return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(autocast), **kept})
+    model = {"network": embed.digest, "input": taken}
+    return json.dumps({**model, "images": digest.hexdigest(), "dtype": str(embed.autocast), **kept})
 
 
 def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
@@ -140,7 +129,7 @@ def join(pieces: list[Piece], final: Path, folder: Path) -> None:
     rows = sum(len(indices) for _, indices in pieces)
     with replacing(final) as temporary, temporary.open("wb") as file:
         for path, _ in pieces:
-            piece = np.load(path)
+            piece = load_array(path)
             piece = piece.reshape(len(piece), -1)
             if not file.tell():
                 layout = {"descr": piece.dtype.str, "fortran_order": False, "shape": (rows, piece.shape[1])}

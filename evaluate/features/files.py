@@ -1,8 +1,6 @@
 """Features of a data set's images from a file, of this room's own extraction or of another program."""
 
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -53,7 +51,9 @@ def _array(path: Path) -> np.ndarray:
                 return np.stack([loaded["embs"], *mirrored], axis=1)
             if len(names) == 1:
                 return loaded[names[0]]
-    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged header, or archive, ends in almost any class
         raise UserError(f"{path} is no sound .npy or .npz file of numbers: {one_line(error)}") from None
     raise UserError(f"{path} must hold one array, or embs and embs_f; it holds {', '.join(names) or 'none'}")
 

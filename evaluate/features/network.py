@@ -1,8 +1,9 @@
 """A trained network from whatever holds it: a run folder, its ``model.pt``, any state dict, or an ONNX file."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ class Network:
     model: nn.Module
     input_size: int
     input: str = "RGB in [-1, 1]"  # what the backbone or file inside takes, and what told so
-    file: Path | None = None  # where its weights are none of ``model``'s tensors: an ONNX file
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `create_model`, which made the backbone
+    files: Sequence[Path] = ()  # that hold weights which are none of ``model``'s tensors: an ONNX file and its own
 
     def digest(self) -> str:
-        """A hash (SHA-256) of what it takes and of its weights."""
-        digest = hashlib.sha256(f"{self.input} {self.input_size}".encode())
+        """A hash (SHA-256) of what it takes, of how it was made, and of its weights."""
+        options = json.dumps(dict(self.options), sort_keys=True, default=str)
+        digest = hashlib.sha256(f"{self.input} {self.input_size} {options}".encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        if self.file:
-            digest.update(self.file.read_bytes())
+        for file in self.files:
+            digest.update(file.read_bytes())
         return digest.hexdigest()
 
 
@@ -61,17 +64,18 @@ def load_network(
     found = Preprocessing((0, 1) if unit_range or imagenet else (-1, 1), mean, std, bgr)
     preprocessing, text = overruled(found, "as the checkpoint tells" if bgr or unit_range or imagenet else "", given)
     if preprocessing == found:  # which the backbone does by itself
-        return Network(model, size, text)
+        return Network(model, size, text, options)
     model.bgr = model.unit_range = model.imagenet = False
-    return Network(Preprocessed(preprocessing, model).eval(), size, text)
+    return Network(Preprocessed(preprocessing, model).eval(), size, text, options)
 
 
 def _onnx_network(path: Path, device: torch.device | str, given: dict[str, Any]) -> Network:
     try:
+        from evaluate.features.onnx_graph import files_of
         from evaluate.features.onnx_network import OnnxNetwork
     except ModuleNotFoundError:
         raise UserError("ONNX files need two packages: pip install 'facemill[onnx]'") from None
     model = OnnxNetwork(path, device)
     input_range, why = ((-1, 1), "") if "input_range" in given else model.input_range()
     preprocessing, text = overruled(Preprocessing(input_range), why, given)
-    return Network(Preprocessed(preprocessing, model).eval(), model.input_size, text, path)
+    return Network(Preprocessed(preprocessing, model).eval(), model.input_size, text, files=files_of(path))

@@ -1,9 +1,11 @@
 """Which images an ONNX graph takes, told from the arithmetic at its start."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from models.onnx_file import quiet_session
 
@@ -17,6 +19,14 @@ _AFFINE = {"Add", "Sub", "Mul", "Div"}
 _STATISTICS = "BatchNormalization"
 _RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
 _BLACK, _WHITE = 0, 255  # the values of the two images that show the arithmetic
+
+
+def files_of(path: Path) -> list[Path]:
+    """The ONNX file at ``path``, and those beside it that hold tensors of its graph."""
+    model = onnx.load(str(path), load_external_data=False)
+    tensors = [tensor for graph in (model.graph, *model.functions) for tensor in _tensors(graph)]
+    outside = {ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
+    return [path, *(path.parent / name for name in sorted(outside))]
 
 
 def range_of_start(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> tuple[float, float] | None:
@@ -60,6 +70,16 @@ def likely_range(at_zero: np.ndarray, slope: np.ndarray) -> tuple[float, float] 
         return float((off_centre + 4 * (too_small + too_large)).mean())
 
     return min(_RANGES, key=lambda limits: fault(*limits))
+
+
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """Those of its nodes, too, and of the graphs in these."""
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _start(model: onnx.ModelProto, path: Path) -> onnx.ModelProto | None:

@@ -62,8 +62,9 @@ def load_embedder(
         "flip": flip,
         "show": True,
         "read": read,
+        "digest": network.digest(),
     }
     base = network.model, network.input_size, world
     if cache := getattr(args, "cache", None):
-        return CachedEmbedder(*base, cache=cache, digest=network.digest(), **options), network.input
+        return CachedEmbedder(*base, cache=cache, **options), network.input
     return Embedder(*base, **options), network.input

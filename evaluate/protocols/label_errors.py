@@ -116,6 +116,8 @@ def _settled(
     people = find_people(embeddings, labels, -1.0 if stray is None else stray)
     for _ in range(_ROUNDS):
         likeness = people.likeness[~np.isnan(people.likeness)]
+        if not len(likeness):
+            raise UserError("the features tell no faces apart: they are all alike, or too large for float32")
         cut = two_groups(likeness, _strangers(embeddings, people, likeness, generator), stray)
         people = find_people(embeddings, labels, cut.threshold)
     return people, cut

@@ -5,16 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
+from pipelines.common.files import load_array
 
 
 def read_quality(path: Path, images: int) -> np.ndarray:
     """A number an image, float64 (images,), from a ``.npy``; the higher the better."""
-    try:
-        values = np.load(path, allow_pickle=False)
-        sound = isinstance(values, np.ndarray) and values.dtype.kind in "fiu" and values.shape == (images,)
-    except (ValueError, EOFError):
-        sound = False
-    if not sound:
+    values = load_array(path)
+    if values.dtype.kind not in "fiu" or values.shape != (images,):
         raise UserError(f"{path} must be a .npy file of a number an image, ({images},), in the images' order")
     if not np.isfinite(values).all():
         raise UserError(f"{path}: the quality of image {np.flatnonzero(~np.isfinite(values))[0]} is not finite")

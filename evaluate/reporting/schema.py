@@ -198,6 +198,13 @@ class TinyFace(Uncertain):
         return {"rank1": self.rank1, "rank5": self.rank5, "rank20": self.rank20}
 
 
+class Rates(Uncertain):
+    """What any protocol gives: ``rates`` by what they are called, the first put first, and a ``text`` that explains."""
+
+    text: str = ""
+    rates: Annotated[dict[Name, Rate | None], Field(min_length=1)]
+
+
 class Confusion(BaseModel):
     """Two images that are alike, or unlike, though they should not be; ``people`` whom they show, ``images`` paths."""
 
@@ -280,12 +287,14 @@ class Results(File):
     ijbs: Annotated[dict[str, Identification], Field(min_length=1)] | None = None  # by pairing
     own_pairs: OwnPairs | None = None
     own_gallery: OwnGallery | None = None
+    protocols: Annotated[dict[Name, Rates], Field(min_length=1)] | None = None  # others, by their names
 
     @model_validator(mode="after")
     def _any(self) -> "Results":
         if (self.verification or self.identification) and not self.target:
             raise ValueError("target is missing: IJBB or IJBC")
-        kinds = "verification", "identification", "sets", "megaface", "tinyface", "ijbs", "own_pairs", "own_gallery"
+        own = "own_pairs", "own_gallery"
+        kinds = "verification", "identification", "sets", "megaface", "tinyface", "ijbs", *own, "protocols"
         if not any(getattr(self, kind) for kind in kinds):
             raise ValueError(f"there is neither {', '.join(kinds[:-1])} nor {kinds[-1]}")
         return self

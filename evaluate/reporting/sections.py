@@ -19,6 +19,7 @@ from evaluate.reporting.schema import (
     Identification,
     MegaFace,
     PairKind,
+    Rates,
     TinyFace,
     VerificationSet,
 )
@@ -34,7 +35,7 @@ def published_rows(page: Page, kind: str, sort: str) -> list[tuple[dict, Mapping
     return sorted(rows, key=lambda pair: -pair[1].get(sort, 0))
 
 
-def ijb(page: Page, target: str, models: Models) -> None:
+def ijb(page: Page, models: Models, target: str) -> None:
     """1:1 and 1:N of one target."""
     name = {"IJBB": "IJB-B", "IJBC": "IJB-C"}[target]
     one = {model: result["verification"] for model, result in models.items() if "verification" in result}
@@ -255,6 +256,17 @@ def ijbs(page: Page, models: Models) -> None:
         parts: dict[str, Identification] = {name: found[pairing] for name, found in models.items() if pairing in found}
         quoted = [(row, row["ijbs"][pairing]) for row in page.published if pairing in row.get("ijbs", {})]
         _rates(page, pairing.replace("_", " ").capitalize(), parts, sorted(quoted, key=lambda pair: -pair[1]["rank1"]))
+
+
+def protocols(page: Page, models: Models) -> None:
+    """A table of rates for each protocol that has no section of its own."""
+    for title in dict.fromkeys(name for parts in models.values() for name in parts):
+        parts: dict[str, Rates] = {model: found[title] for model, found in models.items() if title in found}
+        columns = {name: name for part in parts.values() for name in part.rates}
+        page.section(title, next(iter(parts.values())).text)
+        ours = {model: part.rates for model, part in parts.items()}
+        page.table(title, columns, ours, intervals=intervals(parts, columns))
+        compare(page, columns, {model: (part.rates, part) for model, part in parts.items()})
 
 
 def compare(

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 
 _UMASK = os.umask(0o077)  # there is no other way to ask for it
 os.umask(_UMASK)
@@ -43,6 +43,17 @@ def read_file(path: str) -> np.ndarray:
     """The bytes of a file, uint8 (bytes,); for small ones twice as quick as ``np.fromfile``."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123  a str: there may be millions
         return np.frombuffer(file.read(), np.uint8)
+
+
+def load_array(path: str | Path) -> np.ndarray:
+    """The array of a ``.npy`` file. Raises ``UserError`` where it is none of numbers, damaged or cut off."""
+    with Path(path).open("rb") as file:
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a damaged header ends in almost any class
+            raise UserError(f"{path} is no sound .npy file ({one_line(error)})") from None
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def find_augmentation(name: str) -> Augmentation:
     return AUGMENTATIONS[name]
 
 
-def _augmentation(
+def augmentation(
     move: Callable[..., np.ndarray] | None = None, /, **draws: Draw
 ) -> Callable[[Callable[..., DataNode]], Callable[..., DataNode]]:
     """Register the decorated function as the set of its name, with the parameters that ``draws`` make."""
@@ -70,7 +70,7 @@ def _augmentation(
     return register
 
 
-@_augmentation(
+@augmentation(
     shrink=chance(0.1),
     shrunk=uniform(0.5, 0.8),
     blur=chance(0.2),
@@ -115,7 +115,7 @@ _PLACE = {
 }
 
 
-@_augmentation(
+@augmentation(
     kind=one_of(4, 0.2),
     sigma=uniform(0.1, 5),
     turns=permutation(4),
@@ -151,7 +151,7 @@ def rsp(
     return images
 
 
-@_augmentation(
+@augmentation(
     crop=chance(0.2),
     shrink=chance(0.2),
     shrunk=uniform(0.2, 1),
@@ -218,7 +218,7 @@ def _cropped(
     return np.where(crop[:, None, None], inside, landmarks).astype(np.float32)
 
 
-@_augmentation(
+@augmentation(
     _cropped,
     crop=chance(0.5),
     crop_area=uniform(0.6, 1),

@@ -78,7 +78,7 @@ def detector(weights: Path) -> Landmarks:
 
     Wu, Peng and Yu, "YuNet: A Tiny Millisecond-level Face Detector" (2023).
     """
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read at import: OpenCV 5 warns of a processor at each image
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # read at import; OpenCV 5 warns at each image
     try:
         import cv2
     except ImportError:
@@ -89,8 +89,8 @@ def detector(weights: Path) -> Landmarks:
     def network(size: tuple[int, int]) -> Any:
         return cv2.FaceDetectorYN.create(str(weights), "", size, _SURE)
 
-    try:
-        network((SIZE, SIZE))
+    try:  # another network fails only where it is run
+        network((SIZE, SIZE)).detect(np.zeros((SIZE, SIZE, 3), np.uint8))
     except cv2.error:
         raise UserError(f"OpenCV cannot read {weights}: give the .onnx file of its detector YuNet") from None
 

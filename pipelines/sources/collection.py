@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.files import distinct_names
+from pipelines.common.files import distinct_names, load_array
 from pipelines.sources import as_one, open_source
 from pipelines.sources.changes import ChangedSource
 from pipelines.sources.selected import SelectedSource
@@ -155,10 +155,7 @@ def _listed_images(of: DataSet, count: int) -> np.ndarray:
     """The numbers in the list of images of a set that has ``count``, int64 (n,)."""
     assert of.images is not None  # as for whoever calls
     if of.images.endswith(".npy"):
-        try:
-            numbers = np.load(of.images, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise UserError(f"{of.images} is no sound .npy file ({error})") from None
+        numbers = load_array(of.images)
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
             raise UserError(f"{of.images} has {numbers.dtype} {numbers.shape}, not a row of whole numbers")
         if len(wrong := numbers[(numbers < 0) | (numbers >= count)]):

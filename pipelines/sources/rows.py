@@ -25,8 +25,11 @@ class RowFile:
     def __init__(self, path: Path) -> None:
         self._reader = RangeReader(path)
         header = io.BytesIO(self._reader.read(0, min(_HEADER, self._reader.size)).tobytes())
-        np.lib.format.read_magic(header)
-        self.shape, fortran, self.dtype = np.lib.format.read_array_header_1_0(header)
+        try:
+            np.lib.format.read_magic(header)
+            self.shape, fortran, self.dtype = np.lib.format.read_array_header_1_0(header)
+        except Exception as error:  # a damaged one ends in almost any class
+            raise ValueError(f"{path} has no sound .npy header ({error})") from None
         self._start = header.tell()
         self.in_rows = not fortran
         self.whole = self._reader.size == self._start + self.dtype.itemsize * math.prod(self.shape)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -14,11 +15,14 @@ import torch
 import yaml
 from PIL import Image
 
+from evaluate.features.network import load_network
 from losses import MARGINS, PartialFC, create_margin
 from models.registry import BACKBONES
+from pipelines.loading.augment import AUGMENTATIONS
 from pipelines.loading.loader import Batch
 from pipelines.sources import READERS
 from tests.docs.blocks import ROOT, blocks
+from tests.evaluate.networks import write_onnx
 from train.recipes import RECIPES
 
 PAGE = ROOT / "docs/extending.md"
@@ -31,7 +35,7 @@ SECTIONS = [section for section in dict.fromkeys(block.section for block in BLOC
 def own_tables():
     """The tables as they were, after each test."""
     needed = [block.needed for block in BLOCKS]
-    tables = [BACKBONES, MARGINS, READERS, RECIPES, *(table for table in needed if table is not None)]
+    tables = [AUGMENTATIONS, BACKBONES, MARGINS, READERS, RECIPES, *(table for table in needed if table is not None)]
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before):
@@ -128,6 +132,41 @@ def test_the_protocol_gives_known_figures(page):
     assert abs(rate(wide, np.arange(100_000) % 4 == 0) - NormalDist().cdf(-1.5)) < 0.005
 
 
+def test_the_protocols_command_writes_what_a_report_shows(tmp_path):
+    """A file of the page's two blocks, on pairs whose distances a second implementation knows; two models of it."""
+    section = [block.code for block in BLOCKS if block.section == "An evaluation protocol"]
+    (tmp_path / "eer.py").write_text("\n".join([section[0], section[-1]]))
+    images, same = [jpeg(seed, 112) for seed in range(40)], [pair % 2 == 0 for pair in range(20)]
+    (tmp_path / "tiny.bin").write_bytes(pickle.dumps((images, same)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def call(*words):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for seed, model in enumerate("ab"):
+        write_onnx(tmp_path / f"{model}.onnx", seed=seed)
+        said = call("eer.py", "tiny.bin", "--checkpoint", f"{model}.onnx", "--output", model, "--cache", "kept")
+        assert "EER" in said and "of 40 embeddings are in kept" in said
+        features = load_network(tmp_path / f"{model}.onnx").model
+        pixels = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(image)))) for image in images])
+        pixels = pixels.permute(0, 3, 1, 2) / 127.5 - 1
+        x = torch.nn.functional.normalize(features(pixels) + features(pixels.flip(3)))
+        cosines = (x[0::2] * x[1::2]).sum(1).numpy()
+        refused, accepted = (
+            np.array([f(cosines[np.array(same) == kind], t) for t in sorted({-2.0, *cosines})])
+            for kind, f in ((True, lambda c, t: (c < t).mean()), (False, lambda c, t: (c >= t).mean()))
+        )
+        written = json.loads((tmp_path / model / "results.json").read_text())["protocols"]["Equal error rate"]
+        assert abs(written["rates"]["EER"] - (refused + accepted)[np.abs(refused - accepted).argmin()] / 2) <= 0.05
+        low, high = written["interval"]["EER"]
+        assert 0 <= low < written["rates"]["EER"] < high <= 1
+    call("-m", "evaluate.report", "--results", "a", "b", "--output", "report")
+    shown = (tmp_path / "report/index.html").read_text()
+    assert "<h2>Equal error rate</h2>" in shown and "Pairs of tiny.bin." in shown and "b − a" in shown
+
+
 def test_the_optimiser_steps_as_published(page):
     lion = page("An optimiser")["Lion"]
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
@@ -163,11 +202,11 @@ def test_the_recipe_adds_its_penalty(page):
 
 
 def test_parts_outside_the_repository_train(tmp_path):
-    """One run of a margin, a backbone and a recipe of the page, by the page's own script."""
+    """One run of a margin, a backbone and a recipe of the page, by the page's own script, which reads it, too."""
     first = {section: next(block.code for block in BLOCKS if block.section == section) for section in SECTIONS}
     parts = [first[section] for section in ("A margin", "A backbone", "A recipe")]
     (tmp_path / "my_parts.py").write_text("\n".join(parts))
-    (tmp_path / "my_run.py").write_text(next(block.code for block in BLOCKS if block.section == SCRIPT))
+    (tmp_path / "my_facemill.py").write_text(next(block.code for block in BLOCKS if block.section == SCRIPT))
     for image in range(24):
         (tmp_path / f"faces/{image % 4}").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"faces/{image % 4}/{image}.jpg").write_bytes(jpeg(image, 32))
@@ -184,9 +223,12 @@ def test_parts_outside_the_repository_train(tmp_path):
     }
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "my_run.py", "--config", "my.yaml"]
+    command = [sys.executable, "my_facemill.py", "train", "--config", "my.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "my_facemill.py", "folders", "faces", "--checkpoint", "run", "--output", "found"]
+    read = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert read.returncode == 0, read.stdout + read.stderr
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert all(record["norm_penalty"] > 0 for record in records)

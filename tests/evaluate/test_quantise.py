@@ -37,7 +37,8 @@ def run(monkeypatch, folder, *options):
 
 
 def test_what_is_written_is_in_8_bits_and_near(folder, monkeypatch, capsys):
-    (folder / "README.md").write_text("# a card\n")
+    others = "\n## In 8 bits: other.onnx\n\nits table\n\n## Licence\n\nits text\n"
+    (folder / "README.md").write_text(f"# a card\n\n## In 8 bits: small.onnx\n\nan old table\n{others}")
     monkeypatch.setattr(quantise, "MOST_DROP", 1)  # of 20 pairs each is 5 points
     monkeypatch.setattr(quantise, "LEAST_COSINE", 0.9)
     for _ in range(2):
@@ -54,8 +55,17 @@ def test_what_is_written_is_in_8_bits_and_near(folder, monkeypatch, capsys):
     ]
     assert [list(scale.dims) for scale in scales] == [[weights[0].dims[0]]]  # a scale a channel
     card = (folder / "README.md").read_text()
-    assert card.startswith("# a card\n") and card.count("## In 8 bits: small.onnx") == card.count("| lfw.bin |") == 1
+    assert card.startswith(f"# a card\n{others}\n## In 8 bits: small.onnx") and card.count("| lfw.bin |") == 1
     (folder / "small.onnx").unlink()
+
+
+def test_a_folder_in_the_place_of_the_file_is_told_before_the_work(folder, monkeypatch, capsys):
+    (folder / "small.onnx").mkdir()
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, folder)
+    said = capsys.readouterr()
+    assert end.value.code == 2 and "small.onnx" in said.err and "float32" not in said.out
+    (folder / "small.onnx").rmdir()
 
 
 @pytest.mark.parametrize(("name", "value"), [("MOST_DROP", -1.1), ("LEAST_COSINE", 1.1)])

@@ -200,6 +200,14 @@ def test_configs_of_other_projects_are_passed_over(tmp_path, text):
     assert same(load_backbone(tmp_path / "model.pt")[0], model)
 
 
+@pytest.mark.parametrize("value", ["embedding_size: -1", "width: 1e308", "input_size: [112]", "embedding_size: many"])
+def test_values_that_no_network_has_are_one_line(tmp_path, value):
+    torch.save(small().state_dict(), tmp_path / "model.pt")
+    (tmp_path / "config.yaml").write_text(f"model: {{name: r18, {value}}}")
+    with pytest.raises(UserError, match=f"model.pt: there is no network of name: r18.*{value[:4]}.*mend its config"):
+        load_backbone(tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_changed_bit_is_noticed(tmp_path, compressed):
     """PyTorch reads on: most places in a file of weights are weights."""

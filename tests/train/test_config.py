@@ -159,7 +159,9 @@ def test_every_number_of_every_option_is_bounded(section):
 
 
 def test_an_optimiser_that_the_centres_do_not_have(file):
-    with pytest.raises(ValueError, match="class centres have no rule 'muon'; set head.optim.name to sgd or adamw or"):
+    with pytest.raises(
+        ValueError, match="yaml: class centres have no rule 'muon'; set head.optim.name to sgd or adamw or"
+    ):
         load_config(file, ["optim.name=muon"])
     config = load_config(file, ["optim.name=muon", "head.optim.name=sgd", f"seed={2**63 - 1}"])
     assert (config.optim.name, config.centre_rule["algorithm"], config.seed) == ("muon", "sgd", 2**63 - 1)

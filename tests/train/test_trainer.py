@@ -177,6 +177,10 @@ def resume_error(config, *overrides):
         (["checkpoint.resume=never"], "holds a run"),
         (["model.name=mbf"], "its model is plain, here it is mbf"),
         (["head.num_classes=9"], "its num_classes is 8, here it is 9"),
+        (
+            ["optim.name=adamw"],
+            "exp_avg; the config has changed at step 3: optim.name from sgd to adamw",
+        ),
     ],
 )
 def test_another_run_is_not_resumed(ranks, config, tmp_path, change, words):

@@ -108,6 +108,7 @@ def write_checkpoint(config: Config, saved: Saved) -> Path:
         _fill(trainer, saved, batches=config.optim.accumulate)
         ranks = len(saved.files)
         meta = trainer.meta | {"global_batch": trainer.global_batch * ranks, "ranks": ranks}
+        meta["config"] = config.model_dump(mode="json")  # what goes on from it is compared with
         written = trainer.checkpoints.save(trainer.step, trainer.parts, meta)
         trainer.checkpoints.finish()
         return written

@@ -102,7 +102,8 @@ def test_what_cannot_be_kept_is_named(tmp_path):
     kept, _ = embedders(tmp_path / "other")
     kept(FaceSource())
     damaged = files(tmp_path / "other")[2]
-    for content in (damaged.read_bytes()[:-2], b"", b"nothing" * 99):
+    whole = damaged.read_bytes()
+    for content in (whole[:-2], b"", b"nothing" * 99, b"PK\x03\x04" + bytes(99), whole.replace(b"}", b"{")):
         damaged.write_bytes(content)
         with pytest.raises(ValueError, match="000002.npy is damaged.*remove it"):
             kept(FaceSource())

@@ -66,11 +66,14 @@ def damaged(path, kind):
         content = bytearray(path.with_suffix(".npz").read_bytes())
         content[3000:3100] = bytes(100)
         path.write_bytes(content)
+    elif kind == "bracket":
+        np.save(path, views(60))
+        path.write_bytes(path.read_bytes().replace(b"}", b"{", 1))
     else:
         path.write_bytes({"empty": b"", "text": b"1 2 3\n" * 50, "head": b"\x93NUMPY\x01\x00"}[kind])
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "head", "pickle", "cut", "spoilt"])
+@pytest.mark.parametrize("kind", ["empty", "text", "head", "bracket", "pickle", "cut", "spoilt"])
 def test_other_files_are_one_line(tmp_path, kind):
     damaged(tmp_path / "f.npy", kind)
     with pytest.raises(ValueError, match="f.npy is no sound .npy or .npz file of numbers"):

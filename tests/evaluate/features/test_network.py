@@ -1,13 +1,16 @@
 import argparse
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from evaluate.features.network import load_network
 from evaluate.features.options import add_network_options
 from evaluate.features.preprocessing import input_options
 from models import create_model
+from tests.evaluate.networks import write_onnx
 
 IMAGES = torch.rand(3, 3, 112, 112) * 2 - 1
 
@@ -127,3 +130,56 @@ def test_options_that_are_no_numbers_are_refused_in_words(option, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args([option])
     assert f"'{option.partition('=')[2]}' is n" in capsys.readouterr().err
+
+
+def test_the_digest_knows_what_tensors_do_not_tell(tmp_path):
+    """Two networks of the same tensors, which take other pairs of places into their pooling."""
+    digests, found = [], []
+    for share in (0.1, 0.9):
+        torch.manual_seed(0)
+        options = {"embedding_size": 8, "width": 0.25, "pool": "pair_relation", "pair_rank": 8, "pair_share": share}
+        tensors = create_model("r18", input_size=112, **options).state_dict()
+        for name in tensors:
+            tensors[name] *= 1e-9 if name.endswith("attention_p") else 1  # or one pair would have all of the attention
+        torch.save(tensors, tmp_path / "model.pt")
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"name": "r18", "input_size": 112, **options}}))
+        network = load_network(tmp_path)
+        digests.append(network.digest())
+        found.append(outputs(network.model))
+    assert not torch.equal(*found) and digests[0] != digests[1]
+    assert load_network(tmp_path / "model.pt").digest() == digests[1]
+
+
+def test_the_digest_knows_tensors_beside_an_onnx_file(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = write_onnx(tmp_path / "a.onnx")
+    outside = {"save_as_external_data": True, "location": "a.data", "size_threshold": 0}
+    onnx.save_model(onnx.load(path), str(path), **outside)
+    before = load_network(path).digest()
+    data = tmp_path / "a.data"
+    data.write_bytes(bytes(data.stat().st_size))
+    assert load_network(path).digest() != before
+
+
+def test_files_of_an_onnx_graph_are_found_wherever_a_node_keeps_a_tensor(tmp_path):
+    """As an initializer, as a constant, and as a constant within a branch."""
+    onnx = pytest.importorskip("onnx")
+    from evaluate.features.onnx_graph import files_of
+
+    helper = onnx.helper
+
+    def tensor(name):
+        made = onnx.numpy_helper.from_array(np.zeros(4, np.float32), name)
+        onnx.external_data_helper.set_external_data(made, f"{name}.data")
+        made.ClearField("raw_data")
+        return made
+
+    def constant(name):
+        return helper.make_node("Constant", [], [name], value=tensor(name))
+
+    branches = {f"{way}_branch": helper.make_graph([constant(way)], way, [], []) for way in ("then", "else")}
+    nodes = [constant("own"), helper.make_node("If", ["which"], ["out"], **branches)]
+    graph = helper.make_graph(nodes, "graph", [], [], [tensor("first")])
+    (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    found = files_of(tmp_path / "a.onnx")
+    assert [path.name for path in found] == ["a.onnx", "else.data", "first.data", "own.data", "then.data"]

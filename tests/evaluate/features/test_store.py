@@ -111,7 +111,10 @@ def test_embeddings_that_are_not_finite_name_an_image(file, tmp_path):
         filled(file, tmp_path / "store", network=Network(Zero(), SIZE))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-2], lambda data: b"nothing" * 99, lambda data: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-2], lambda data: b"nothing" * 99, lambda data: b"", lambda data: data.replace(b"}", b"{")],
+)
 def test_a_damaged_file_is_named(file, tmp_path, damage):
     store = filled(file, tmp_path / "store")
     path = tmp_path / "store/000002.npy"

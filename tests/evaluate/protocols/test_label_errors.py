@@ -89,6 +89,12 @@ def test_what_cannot_be_compared_is_refused(labels):
         found(np.eye(3, dtype=np.float32), np.array(labels))
 
 
+def test_features_that_tell_nobody_apart_are_refused():
+    """All alike, as an untrained network's may be: nothing is left of them without their mean."""
+    with pytest.raises(UserError, match="tell no faces apart"):
+        found(np.zeros((6, 4), np.float32), np.arange(6) // 2)
+
+
 def test_two_identities_are_enough():
     generator = np.random.default_rng(4)
     embeddings = images_of(unit(generator.normal(size=(2, SIZE))), generator)

@@ -32,6 +32,9 @@ def test_a_person_and_a_quality_for_each_image(tmp_path):
         np.save(tmp_path / "q.npy", bad)
         with pytest.raises(UserError, match="a number an image"):
             read_quality(tmp_path / "q.npy", 2)
+    (tmp_path / "q.npy").write_bytes(b"PK\x03\x04" + bytes(99))  # which numpy takes for an archive
+    with pytest.raises(UserError, match="q.npy is no sound .npy file"):
+        read_quality(tmp_path / "q.npy", 2)
     np.save(tmp_path / "q.npy", np.array([1, np.nan]))
     with pytest.raises(UserError, match="quality of image 1 is not finite"):
         read_quality(tmp_path / "q.npy", 2)

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.common.errors import UserError
 from pipelines.common.files import (
     check_file,
     check_folder,
     distinct_names,
+    load_array,
     remove_leftovers,
     replacing,
     save_array,
@@ -86,6 +88,27 @@ def test_an_array_that_does_not_fit_is_named(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert np.array_equal(np.load(path), numbers[::2]) and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "change", [("}", "{"), ("'descr'", "b'descr'"), ("<f8", "<,8"), ("(4, 2)", "(4, 3)"), ("NUM", "PKM")]
+)
+def test_a_damaged_array_is_one_line(tmp_path, change):
+    """Whatever class numpy's errors are of: a tokenizer's, a syntax error, a type error."""
+    save_array(tmp_path / "a.npy", np.zeros((4, 2)))
+    assert load_array(tmp_path / "a.npy").shape == (4, 2)
+    content = (tmp_path / "a.npy").read_bytes()
+    damaged = content.replace(*(text.encode() for text in change))
+    assert damaged != content
+    (tmp_path / "a.npy").write_bytes(damaged)
+    with pytest.raises(UserError, match="a.npy is no sound .npy file"):
+        load_array(tmp_path / "a.npy")
+
+
+def test_an_archive_of_arrays_is_no_array(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros(3))
+    with pytest.raises(UserError, match="a.npz is no sound .npy file"):
+        load_array(tmp_path / "a.npz")
 
 
 def test_an_error_has_the_name_that_the_user_gave(tmp_path):

@@ -105,16 +105,18 @@ def test_command_with_a_detector(tmp_path, monkeypatch):
     class Detector:
         @classmethod
         def create(cls, weights, config, size, score):
-            if Path(weights).read_bytes() != b"weights":
+            if Path(weights).read_bytes() == b"others":
                 raise Unreadable("(-2: Unspecified error)\n in function 'readNet'")
             detector = cls()
-            detector.size = size
+            detector.size, detector.content = size, Path(weights).read_bytes()
             return detector
 
         def detect(self, image):
-            assert self.size == (400, 380)
+            if self.content != b"weights":
+                raise Unreadable("invalid dimension K")
             if not image.any():
                 return 1, None
+            assert self.size == (400, 380)
             boxes = np.array([[0, 0, 10, 10], [5, 5, 300, 300]], np.float32)
             points = np.stack([np.arange(5) * (1 + 2j), LANDMARKS]).view(np.float64)
             return 1, np.concatenate([boxes, points, np.ones((2, 1))], axis=1).astype(np.float32)
@@ -125,9 +127,10 @@ def test_command_with_a_detector(tmp_path, monkeypatch):
     Image.new("RGB", (400, 380)).save(tmp_path / "faces" / "ann" / "2.png")
     with pytest.raises(FileNotFoundError, match="no weights"):
         call(monkeypatch, tmp_path / "faces", tmp_path / "out", "--detector", tmp_path / "yunet.onnx")
-    (tmp_path / "yunet.onnx").write_bytes(b"others")
-    with pytest.raises(ValueError, match="OpenCV cannot read .*yunet.onnx: give"):
-        call(monkeypatch, tmp_path / "faces", tmp_path / "out", "--detector", tmp_path / "yunet.onnx")
+    for content in (b"others", b"a network that fails where it is run"):
+        (tmp_path / "yunet.onnx").write_bytes(content)
+        with pytest.raises(ValueError, match="OpenCV cannot read .*yunet.onnx: give"):
+            call(monkeypatch, tmp_path / "faces", tmp_path / "out", "--detector", tmp_path / "yunet.onnx")
     (tmp_path / "yunet.onnx").write_bytes(b"weights")
     call(monkeypatch, tmp_path / "faces", tmp_path / "out", "--detector", tmp_path / "yunet.onnx")
     (crop,) = people_in(open_source(tmp_path / "out"))["ann"]

@@ -104,9 +104,10 @@ def test_a_list_of_images_may_be_an_array(tmp_path, two):
         np.save(tmp_path / "images.npy", np.array(content))
         with pytest.raises(UserError, match=said):
             opened(tmp_path, {"path": "a", "images": str(tmp_path / "images.npy")})
-    (tmp_path / "images.npy").write_bytes(b"text")
-    with pytest.raises(UserError, match="is no sound .npy file"):
-        opened(tmp_path, {"path": "a", "images": str(tmp_path / "images.npy")})
+    for content in (b"text", b"PK\x03\x04" + bytes(99)):  # the latter numpy takes for an archive
+        (tmp_path / "images.npy").write_bytes(content)
+        with pytest.raises(UserError, match="is no sound .npy file"):
+            opened(tmp_path, {"path": "a", "images": str(tmp_path / "images.npy")})
 
 
 def test_a_shared_class_whose_first_images_do_not_count(tmp_path, two):

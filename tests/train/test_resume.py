@@ -1,0 +1,40 @@
+"""What a run that goes on with another config tells of it."""
+
+import json
+
+import pytest
+
+from train.config import Config, apply_override
+from train.resume import config_changes
+
+
+def dumped(*overrides):
+    """A config as a checkpoint holds it."""
+    tree = {"data": {"train": "faces"}, "model": {"name": "mbf"}, "output": "runs/a"}
+    for override in overrides:
+        apply_override(tree, override)
+    return json.loads(json.dumps(Config.model_validate(tree).model_dump(mode="json")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["data.augment=arcface"], ["data.augment from flip to arcface"]),
+        (["model={name: r18, pool: pair_relation}"], ["model.name from mbf to r18", "model.pool from its default to"]),
+        (["head.m=0.4", "head.optim.lr=0.5"], ["head.optim.lr from 1.0 to 0.5", "head.m from its default to 0.4"]),
+        (["recipe={name: distill, teacher: t.onnx}"], ["recipe.name from plain to distill", "recipe.teacher from"]),
+        (["optim.layer_decay=0.75"], ["optim.layer_decay from 1.0 to 0.75"]),
+        (["schedule.epochs=3"], ["schedule.epochs from 20.0 to 3.0"]),
+        (["precision=fp32"], ["precision from bf16 to fp32"]),
+        (["output=runs/b"], []),
+        ([], []),
+    ],
+)
+def test_values_that_are_others_are_told_by_their_keys(changes, told):
+    found = config_changes({"config": dumped(), "step": 8}, dumped(*changes))
+    parts = found.removeprefix("the config has changed at step 8: ").split("; ") if found else []
+    assert len(parts) == len(told) and all(part.startswith(words) for part, words in zip(parts, told)), found
+
+
+def test_nothing_is_told_where_nothing_is_known():
+    assert config_changes({"step": 8}, dumped()) is None
