@@ -16,7 +16,7 @@ from train.config import load_config
 from train.console import COMMANDS
 
 _FENCE = re.compile(
-    r"^(?: *<!-- not run: (?P<reason>[^\n]+) -->\n)?"
+    r"^(?: *<!-- (?:not run: (?P<reason>[^\n]+)|(?P<afresh>begins afresh)) -->\n)?"
     r"(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -26,13 +26,18 @@ _SCRIPT = re.compile(r"(?:^|\s)(train/run|scripts/slurm)\.(?:py|sh)\b")
 
 
 class Fence(NamedTuple):
-    """A fenced block; ``reason`` is what a comment ``<!-- not run: … -->`` right before it says."""
+    """A fenced block.
+
+    ``reason`` is what a comment ``<!-- not run: … -->`` right before it says, ``afresh`` whether there is one
+    ``<!-- begins afresh -->``: it is for other readers than the commands above it, and knows nothing of them.
+    """
 
     language: str
     code: str
     file: Path
     line: int  # of its first line of code
     reason: str | None
+    afresh: bool
 
     @property
     def lines(self) -> list[tuple[int, str]]:
@@ -88,11 +93,11 @@ class _Parsed(Exception):
 
 def fences(file: Path) -> list[Fence]:
     """All fenced blocks, in order."""
-    text = file.read_text()
-    return [
-        Fence(found["language"], found["code"], file, text.count("\n", 0, found.start("code")) + 1, found["reason"])
-        for found in _FENCE.finditer(text)
-    ]
+    text, found = file.read_text(), []
+    for match in _FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        found.append(Fence(match["language"], match["code"], file, line, match["reason"], bool(match["afresh"])))
+    return found
 
 
 def commands(file: Path) -> list[Command]:
