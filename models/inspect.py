@@ -157,6 +157,7 @@ def _inspect(args: argparse.Namespace) -> list[dict[str, Any]]:
     else:
         model, options = create_model(args.model), {"name": args.model, "input_size": 112}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    say(f"measuring the speed of steps of {args.batch_size} images (--batch-size)")
     measured = speed(model, options["input_size"], device, args.batch_size)
     kind = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     table.add_column(f"images/s on {kind}: forward")

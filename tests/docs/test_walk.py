@@ -52,7 +52,7 @@ WALKS = {
     ),
     "docs/export.md": Walk(
         "runs/a lfw.bin results/a/results.json results/overlap/overlap.json data/mine photographs yunet.onnx",
-        "model.onnx model.pt2 exported/a/model.safetensors exported/a/config.json exported/a/README.md "
+        "model.onnx model_fp16.onnx model.pt2 exported/a/model.safetensors exported/a/config.json exported/a/README.md "
         "model_int8.onnx exported/a/model_int8.onnx aligned/train.rec",
     ),
     "docs/fine_tune.md": Walk(

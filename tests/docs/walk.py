@@ -24,6 +24,7 @@ SUBSTITUTIONS = {
     r"--nproc[-_]per[-_]node=8": "--nproc-per-node=2",
     r"synthetic data/synthetic": r"\g<0> --identities 40 --images-per-identity 6 --held-out 20",
     r"--images 256": "--images 16",
+    r"inspect r100": r"\g<0> --batch-size 2",
     r"--identities 300": "--identities 12",
     r"--seeds 2048 1": "--seeds 1",
     # A config of one's own; one more place for several that are trained on one page.

@@ -76,9 +76,9 @@ class World:
 
 
 def shrunk(config: dict) -> dict:
-    """A config with a small network, small batches and two epochs, for a processor."""
+    """A config with a small network, small batches and one epoch, for a processor."""
     config["data"] |= {"train": config["data"]["train"].lstrip("/"), "batch_size": 8}
-    config["schedule"] |= {"epochs": 2, "warmup_epochs": 0}
+    config["schedule"] |= {"epochs": 1, "warmup_epochs": 0}
     config["device"] = "cpu"
     model = config["model"]
     convolutional = re.match(r"r\d", model["name"])
