@@ -38,7 +38,7 @@ WALKS = {
         "runs/celeba/model.pt data/celeba297/train.rec face_ijb/IJBC/meta data/face_ijb/IJBC/meta benchmarks/results",
     ),
     "docs/celeba8k.md": Walk(
-        "faces/celeba8k faces/celeba297 faces/lfw.bin faces/cfp_fp.bin faces/teacher.onnx",
+        "home/faces/celeba8k home/faces/celeba297 home/faces/lfw.bin home/faces/cfp_fp.bin home/faces/teacher.onnx",
         "runs/celeba8k_cpu/model.pt runs/celeba8k_cpu_stage2/model.pt runs/celeba8k_cpu_distill/model.pt "
         "report/index.html exported/faces/model.safetensors exported/faces/README.md exported/faces.onnx "
         "exported/faces.int8.onnx",

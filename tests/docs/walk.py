@@ -43,6 +43,7 @@ def check_out(folder: Path, world: World, given: list[str]) -> None:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("results"))
     write_configs(folder / "configs")
     shutil.copy(folder / "configs/glint360k_r100.yaml", folder / "configs/own.yaml")
+    (folder / "home").mkdir()
     for name in given:
         world.lay(name, folder)
 
@@ -72,7 +73,7 @@ def take(line: int, step: str, folder: Path) -> None:
     alone = re.match(r"python (-m (?!benchmarks)|train/run\.py)", step) and not re.search(r"[|>$]", step)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("HOME", str(folder))
+        patch.setenv("HOME", str(folder / "home"))
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         patch.setenv("PYTHONPATH", str(folder))
         patch.setenv("WANDB_MODE", "offline")

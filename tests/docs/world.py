@@ -162,8 +162,8 @@ def landmarks(world: World, path: Path) -> None:
 
 
 def training_set(world: World, path: Path) -> None:
-    """RecordIO with the usual verification sets beside it."""
-    shutil.copytree(world.faces, path)
+    """RecordIO of two images a person, with the usual verification sets beside it."""
+    make_dataset(path, identities=40, images_per_identity=2, held_out=20, processes=1)
     for name in ("lfw", "cfp_fp", "agedb_30"):
         shutil.copy(path / "heldout.bin", path / f"{name}.bin")
 
@@ -263,7 +263,7 @@ def results(command: Callable[[], None], *arguments: str) -> Callable[[World, Pa
 
 def arcface_torch(world: World, path: Path) -> None:
     """A checkout with a config, and the folder of a run of two ranks under way."""
-    values = OWN | {"network": "mbf", "embedding_size": 16, "rec": "data/ms1mv3", "num_classes": 40, "num_image": 240}
+    values = OWN | {"network": "mbf", "embedding_size": 16, "rec": "data/ms1mv3", "num_classes": 40, "num_image": 80}
     values |= {"batch_size": 8, "num_epoch": 2, "save_all_states": True}
     (path / "configs").mkdir(parents=True)
     (path / "configs/base.py").write_text(module(BASE))
@@ -278,7 +278,7 @@ def arcface_torch(world: World, path: Path) -> None:
     folder = path / "work_dirs/ms1mv3_r50"
     folder.mkdir(parents=True)
     torch.save(backbone.state_dict(), folder / "model.pt")
-    save_ranks(folder, backbone, centres, rule.state_dict(), epoch=1, global_step=15, total_iters=30)
+    save_ranks(folder, backbone, centres, rule.state_dict(), epoch=1, global_step=5, total_iters=10)
 
 
 def activate(world: World, path: Path) -> None:
@@ -293,7 +293,7 @@ MAKERS: dict[str, Callable[[World, Path], None]] = {
     r"photographs": photographs(75),
     r"new_people": photographs(20),
     r"few_people": people(12),
-    r"faces/celeba297": people(2),
+    r"home/faces/celeba297": people(2),
     r"faces|celeba297|people|my_people|my_faces": people(40),
     r"landmarks\.txt": landmarks,
     r"(.*/)?\w+\.bin": lambda world, path: shutil.copy(world.faces / "heldout.bin", path),
@@ -302,7 +302,7 @@ MAKERS: dict[str, Callable[[World, Path], None]] = {
     r"data/IJB[BC]": ijb,
     r"tinyface": tinyface,
     r"ijbs": ijbs,
-    r"faces/celeba8k": shards,
+    r"home/faces/celeba8k": shards,
     r"data/\w+": training_set,
     r"(.*/)?\w+\.onnx": lambda world, path: export_onnx(Teacher(world.faces), path, SIDE, dynamic_batch=True),
     r"runs/\w+/best\.pt": lambda world, path: run(world, path.parent) or shutil.copy(path.with_name("model.pt"), path),
