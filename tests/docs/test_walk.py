@@ -82,7 +82,7 @@ WALKS = {
         "runs/mine/model.pt results/mine/results.json",
     ),
     "docs/python.md": Walk("runs/a lfw.bin", "", program="jq"),
-    "docs/reliability.md": Walk("data/glint360k lfw.bin", "shared/runs/a/model.pt runs/51/model.pt"),
+    "docs/reliability.md": Walk("data/glint360k lfw.bin", "shared/runs/a/model.pt"),
     "docs/training.md": Walk(
         f"data/glint360k data/synthetic data/wf42m data/ms1mv3 data/mine backbone.pth convnext_tiny.safetensors {BINS}",
         "runs/a/model.pt runs/a/best.pt runs/a/checkpoints runs/a/log.jsonl runs/a/tensorboard runs/a/config.yaml "
