@@ -9,7 +9,7 @@ import argparse
 
 from rich.console import Console
 
-from pipelines.common.command import at_least, run
+from pipelines.common.command import at_least, run, say
 from pipelines.common.json_output import add_json_option, only_json
 from train.config import load_config
 from train.planning.calibration import this_device
@@ -42,6 +42,7 @@ def main() -> None:
         device = this_device() if here else named_device(arguments.device)
         cluster = Cluster(device, links_of(device, arguments.link, gpus, arguments.within), gpus * arguments.nodes)
         data = data_size(config, arguments.identities, arguments.images)
+        say(f"tracing a step of {config.model.name}, which takes longer the deeper it is")
         plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config), timed=device.name == "cpu")
         console = Console(markup=False, emoji=False, highlight=False)
         for part in tables(plan):

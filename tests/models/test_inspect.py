@@ -120,7 +120,8 @@ def test_a_file_and_a_wrong_name(tmp_path, monkeypatch, capsys):
     path, onnx = tmp_path / "x.pt", tmp_path / "x.ONNX"
     onnx.touch()
     torch.save(create_model("mbf", width=0.25, input_size=32, embedding_size=16).state_dict(), path)
-    assert "'width': 0.25" in run_inspect(monkeypatch, capsys, path, "--batch-size", 4)
+    told = run_inspect(monkeypatch, capsys, path, "--batch-size", 4)
+    assert "'width': 0.25" in told and "steps of 4 images" in told
     assert "–" in run_inspect(monkeypatch, capsys, path, "--batch-size", 1)
     for arguments, message in (((path, "--batch-size", 0), "0 is less than 1"), ((onnx,), "is an ONNX file")):
         with pytest.raises(SystemExit):

@@ -9,7 +9,7 @@ from evaluate.features.ranks import World
 from models.registry import BACKBONES
 from models.sharded import read_sharded
 from pipelines.loading.batch import Batch
-from tests.train.migration.theirs import checkout
+from tests.train.migration.theirs import checkout, save_ranks
 from tests.train.plain_run import Plain
 from train.config import load_config
 from train.migration.checkpoint import find_saved
@@ -50,10 +50,11 @@ def train_theirs(folder, optimizer, batches):
     }
     rule = rules[optimizer]([{"params": backbone.parameters()}, {"params": centres}])
     first = rule.param_groups[0]["lr"]
-    count, losses = len(list(backbone.parameters())), []
+    losses = []
     for global_step in range((SAVED + GOES_ON) * batches):
         if global_step == SAVED * batches:
-            save(folder, backbone, centres, rule.state_dict(), count, global_step)
+            state = rule.state_dict()
+            save_ranks(folder, backbone, centres, state, epoch=1, global_step=global_step, total_iters=TOTAL)
             losses.clear()
         for group in rule.param_groups:
             group["lr"] = first * (1 - global_step / TOTAL)
@@ -65,23 +66,6 @@ def train_theirs(folder, optimizer, batches):
             rule.step()
             rule.zero_grad()
     return [sum(losses[i : i + batches]) for i in range(0, len(losses), batches)]
-
-
-def save(folder, backbone, centres, state, count, global_step):
-    folder.mkdir(exist_ok=True)
-    for rank, rows in enumerate(centres):
-        own = {number: state["state"][number] for number in range(count) if number in state["state"]}
-        own[count] = state["state"][count + rank]
-        groups = [{**state["param_groups"][0]}, {**state["param_groups"][1], "params": [count]}]
-        content = {
-            "epoch": 1,
-            "global_step": global_step,
-            "state_dict_backbone": backbone.state_dict(),
-            "state_dict_softmax_fc": {"weight": rows.detach()},
-            "state_optimizer": {"state": own, "param_groups": groups},
-            "state_lr_scheduler": {"power": 1.0, "total_iters": TOTAL, "warmup_iters": 0},
-        }
-        torch.save(content, folder / f"checkpoint_gpu_{rank}.pt")
 
 
 class WithFrozen(Plain):

@@ -1,4 +1,6 @@
-"""What lies on the disk of those who come from arcface_torch: a checkout with a config and its base."""
+"""What those who come from arcface_torch have: a checkout with a config and its base, and what their ranks save."""
+
+import torch
 
 BASE = {
     "margin_list": (1.0, 0.5, 0.0),
@@ -48,3 +50,22 @@ def checkout(folder, *, base=BASE, scheduler="", marks=(), lines="", **own):
     path = configs / "mine.py"
     path.write_text(module(OWN | own) + lines)
     return path
+
+
+def save_ranks(folder, backbone, centres, state, *, epoch, global_step, total_iters):
+    """``checkpoint_gpu_N.pt`` of each rank: its rows of the centres, and its own of the optimiser's ``state``."""
+    folder.mkdir(exist_ok=True)
+    count = len(list(backbone.parameters()))
+    for rank, rows in enumerate(centres):
+        own = {number: state["state"][number] for number in range(count) if number in state["state"]}
+        own[count] = state["state"][count + rank]
+        groups = [{**state["param_groups"][0]}, {**state["param_groups"][1], "params": [count]}]
+        content = {
+            "epoch": epoch,
+            "global_step": global_step,
+            "state_dict_backbone": backbone.state_dict(),
+            "state_dict_softmax_fc": {"weight": rows.detach()},
+            "state_optimizer": {"state": own, "param_groups": groups},
+            "state_lr_scheduler": {"power": 1.0, "total_iters": total_iters, "warmup_iters": 0},
+        }
+        torch.save(content, folder / f"checkpoint_gpu_{rank}.pt")

@@ -72,7 +72,12 @@ def printed(monkeypatch, capsys, *arguments):
 def test_the_command_prints_a_plan(small, monkeypatch, capsys):
     where = ["--gpus", "2", "--nodes", "4", "--device", "a100"]
     text = printed(monkeypatch, capsys, "--config", str(small), *where, "data.batch_size=32")
-    for words in ("mbf on 8 x a100, 32 images a rank, 93,431 identities", "what fits", "images/s"):
+    for words in (
+        "tracing a step of mbf",
+        "mbf on 8 x a100, 32 images a rank, 93,431 identities",
+        "what fits",
+        "images/s",
+    ):
         assert words in text
     assert "the global batch is 256, that of the config's source 64" in text
 
