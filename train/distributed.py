@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
 
 from evaluate.features.ranks import World, take_device
 from pipelines.common.cpu import keep_freed_memory
@@ -88,7 +87,7 @@ def agreed(action: Callable[[], Value], group: dist.ProcessGroup | None = None) 
     value: Any = None
     try:
         value = action()
-    except (Exception, CheckpointException) as raised:  # the latter is no Exception
+    except Exception as raised:
         error = raised
     if dist.get_world_size() == 1:
         if error:

@@ -1,12 +1,13 @@
-"""The class centres of an earlier run as the start of a new one."""
+"""The class centres of an earlier run as the start of a new one.
+
+What reads checkpoints takes a second to import, so only a run that starts from one does.
+"""
 
 from pathlib import Path
 
 from losses import PartialFC
 from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
-from models.sharded import load_sharded
 from pipelines.common.errors import UserError
-from train.checkpoint import Checkpoints
 from train.step_folders import complete
 
 
@@ -18,7 +19,11 @@ def stored_classes(folder: str | Path) -> int:
         ValueError: a file is not what its name says.
     """
     checkpoint = _newest(folder)
-    return Checkpoints.meta(checkpoint, "num_classes")["num_classes"] if checkpoint else arcface_torch_classes(folder)
+    if not checkpoint:
+        return arcface_torch_classes(folder)
+    from train.checkpoint import Checkpoints
+
+    return Checkpoints.meta(checkpoint, "num_classes")["num_classes"]
 
 
 def load_centres(head: PartialFC, folder: str | Path) -> None:
@@ -36,6 +41,8 @@ def load_centres(head: PartialFC, folder: str | Path) -> None:
 
 
 def _load_sharded(head: PartialFC, checkpoint: Path) -> None:
+    from models.sharded import load_sharded
+
     try:
         load_sharded(checkpoint, {"head": {"weight": head.shard(head.weight.detach())}})
     except UserError as error:

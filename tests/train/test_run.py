@@ -116,8 +116,8 @@ def test_mistakes_end_in_one_line(config, monkeypatch, overrides, words):
 
 
 def test_a_mistake_is_told_before_the_slow_imports():
-    """The loop and torch's distributed parts take more than a second, for which --help and --keys need not wait."""
+    """The loop and torch's distributed parts take more than a second, for which --help and a plan need not wait."""
     slow = "train.trainer", "torch.distributed.tensor", "torch.distributed.checkpoint", "scipy"
-    code = f"import sys, train.run; print([name for name in {slow} if name in sys.modules])"
+    code = f"import sys, train.run, train.plan; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
