@@ -80,6 +80,7 @@ def take(line: int, step: str, folder: Path) -> None:
         if alone and is_ours(step):
             code, *said = called(command.main, *command.arguments)
         else:
-            done = subprocess.run(["bash", "-o", "pipefail", "-c", step], capture_output=True, text=True)
+            shell = ["bash", "-o", "pipefail", "-c", step]
+            done = subprocess.run(shell, capture_output=True, text=True, timeout=1200)
             code, said = done.returncode, [done.stdout, done.stderr]
     assert code == 0, "\n".join([f"line {line}: {step}", *(text[-3000:] for text in said)])

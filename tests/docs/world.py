@@ -76,13 +76,15 @@ class World:
 
 
 def shrunk(config: dict) -> dict:
-    """A config with a small network, small batches and one epoch, for a processor."""
+    """A config with a small network, small batches, one epoch and one verification set, for a processor."""
     config["data"] |= {"train": config["data"]["train"].lstrip("/"), "batch_size": 8}
     config["schedule"] |= {"epochs": 1, "warmup_epochs": 0}
     config["device"] = "cpu"
+    if bins := config.get("verify", {}).get("bins"):
+        config["verify"]["bins"] = bins[:1]
     model = config["model"]
     convolutional = re.match(r"r\d", model["name"])
-    model |= {"width": 0.125, "input_size": SIDE} if convolutional else {"input_size": 36}
+    model |= {"name": "r18", "width": 0.125, "input_size": SIDE} if convolutional else {"input_size": 36}
     model |= {"compile": False, "embedding_size": 16}
     return config
 
