@@ -49,10 +49,9 @@ def read_index(rec: str | Path) -> RecordIndex:
     """The index of a ``.rec``, from its ``.idx`` and ``property`` or from the cache ``<name>.cache.npz``.
 
     An ``.idx`` that is missing or does not belong to the file is replaced by a scan of the file, with a warning; it is
-    not overwritten. The class count is the one of ``property``, else the number of identity
-    records, else the names in ``identities.json``, else the greatest label + 1; where that leaves great gaps, classes
-    are numbered anew. A cache counts while all four files are what they were. Images that are missing are told of at
-    every start.
+    not overwritten. The class count is the one of ``property``, else the number of identity records, else the names in
+    ``identities.json``, else the greatest label + 1; where that leaves great gaps, classes are numbered anew. A cache
+    counts while all four files are what they were. Images that are missing are told of at every start.
     """
     rec = Path(rec)
     files = rec, rec.with_suffix(".idx"), rec.with_name("property"), rec.with_name(FILE)

@@ -318,7 +318,7 @@ def test_images_of_another_size_are_resized_before():
 def test_a_new_set_is_one_function(monkeypatch):
     monkeypatch.setattr(augment, "AUGMENTATIONS", dict(AUGMENTATIONS))
 
-    @augment._augmentation(kind=choice(0, 1, 2))
+    @augment.augmentation(kind=choice(0, 1, 2))
     def test_set(images, image_size, *, kind):
         if kind == 1:
             images = fn.flip(images, horizontal=0, vertical=1)

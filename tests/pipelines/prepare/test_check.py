@@ -138,7 +138,7 @@ class TestCommands:
         assert command("convert", folder / "faces", folder / "records")[0] == 0
         rec = folder / "records" / "train.rec"
         content = bytearray(rec.read_bytes())
-        offsets = scan(rec)
+        offsets, _ = scan(rec)
         content[offsets[2] + 500 : offsets[2] + 700] = bytes(200)  # within image 2 of a
         struct.pack_into("<f", content, offsets[4] + 12, 77)  # the label of image 1 of b
         content[offsets[6] + 10] = 1  # the record of c, which now announces 65 536 labels
@@ -165,7 +165,7 @@ class TestCommands:
             "b": [people["b"][1]],
         }
         listed = np.loadtxt(tmp_path / "repaired" / "train.idx", np.int64)[:, 1]
-        assert listed.tolist() == scan(tmp_path / "repaired" / "train.rec").tolist()
+        assert listed.tolist() == scan(tmp_path / "repaired" / "train.rec")[0].tolist()
         assert command("check", tmp_path / "repaired")[0] == 0
 
     def test_its_former_name_says_the_new_one(self, tmp_path, command):

@@ -170,12 +170,12 @@ def test_a_shuffle_is_a_permutation_that_its_key_decides(tmp_path):
 def test_sets_too_large_for_insightface_layout_are_written_without_it(tmp_path, people, monkeypatch):
     monkeypatch.setattr(convert_module, "LABEL_LIMIT", 14)
     convert(open_source(tmp_path / "faces"), tmp_path / "plain")
-    reader = RecordReader(tmp_path / "plain" / "train.rec", scan(tmp_path / "plain" / "train.rec"))
+    reader = RecordReader(tmp_path / "plain" / "train.rec", scan(tmp_path / "plain" / "train.rec")[0])
     assert len(reader) == 10 and len(reader.unpack(0)[1])
     assert people_in(open_source(tmp_path / "plain")) == people
     monkeypatch.setattr(convert_module, "LABEL_LIMIT", 15)
     convert(open_source(tmp_path / "faces"), tmp_path / "with")
-    assert len(scan(tmp_path / "with" / "train.rec")) == 1 + 10 + 4
+    assert len(scan(tmp_path / "with" / "train.rec")[0]) == 1 + 10 + 4
 
 
 def test_only_images_of_another_size_are_encoded_anew(tmp_path):
