@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import results
 from evaluate.features.embed import Embedder
 from evaluate.features.network import load_network
-from evaluate.features.pairs import read_pairs
+from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.folds import FOLDS, verify
 from evaluate.reporting.words import rate_name
@@ -126,7 +126,8 @@ def verified(checkpoint: Path, bins: list[Path], known: Path, threads: int) -> F
     for name, path in zip(distinct_names([path.with_suffix("") for path in bins]), bins):
         if name not in found:
             pairs = read_pairs(path)
-            features = embeddings(checkpoint, MemorySource(pairs.encoded, name=str(path)), threads)
+            images = PairImages(path, pairs.encoded)
+            features = embeddings(checkpoint, images.source, threads)[images.rows]
             found[name] = [float(fold) for fold in verify(features[:, None], pairs.same).folds]
             keep(found, known)
     return found

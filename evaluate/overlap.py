@@ -18,6 +18,7 @@ from torch import Tensor
 
 from evaluate.features.embed import Embedder
 from evaluate.features.options import add_cache_option, add_checkpoint_option, add_network_options, load_embedder
+from evaluate.features.pairs import PairImages
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite
 from evaluate.reporting.findings import Overlap, SharedIdentity
@@ -42,11 +43,13 @@ _ROWS = 100  # pairs of identities shown
 
 
 def open_identities(path: Path) -> Source:
-    """A data set as ``open_source`` takes it, or a ``.bin`` set with every image a class."""
+    """A data set as ``open_source`` takes it, or a ``.bin`` set with every distinct image a class."""
     if path.suffix != ".bin":
         return open_source(path)
     encoded = read_bin(path).encoded
-    return MemorySource(encoded, np.arange(len(encoded)), name=str(path))
+    everything = np.arange(len(encoded))
+    images = MemorySource(encoded, everything, name=str(path))
+    return SelectedSource(images, PairImages(path, encoded).first, everything)
 
 
 def images_by_identity(source: Source, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +86,13 @@ def mean_embeddings(embedder: Embedder, source: Source, most: int) -> tuple[Tens
         done += len(embeddings)
     assert sums is not None  # there are images
     return torch.nn.functional.normalize(sums), present
+
+
+def joined_embeddings(embedder: Embedder, sources: Sequence[Source], most: int) -> tuple[Tensor, np.ndarray]:
+    """What `mean_embeddings` gives for the `JoinedSource` of ``sources``; they are embedded, and kept, one by one."""
+    means, labels = zip(*(mean_embeddings(embedder, source, most) for source in sources))
+    classes = np.cumsum([0, *(source.num_classes for source in sources)])
+    return torch.cat(means), np.concatenate([own + start for own, start in zip(labels, classes)])
 
 
 def nearest(first: Tensor, second: Tensor, *, device: torch.device | str = "cpu") -> tuple[np.ndarray, np.ndarray]:
@@ -151,9 +161,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     embedder, taken = load_embedder(args, World(device))
     tests = {name: open_identities(path) for name, path in zip(distinct_names(args.second), args.second)}
     sources = open_identities(args.first), JoinedSource(tests) if len(tests) > 1 else next(iter(tests.values()))
-    (first_means, first_labels), (second_means, second_labels) = (
-        mean_embeddings(embedder, source, args.images) for source in sources
-    )
+    first_means, first_labels = mean_embeddings(embedder, sources[0], args.images)
+    second_means, second_labels = joined_embeddings(embedder, list(tests.values()), args.images)
     cosines, rows = nearest(first_means, second_means, device=device)
     found = [row for row in np.argsort(-cosines, kind="stable").tolist() if cosines[row] >= args.threshold]
     pairs = [(int(first_labels[rows[row]]), int(second_labels[row])) for row in found]

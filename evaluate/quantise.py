@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evaluate.features.embed import Embedder
 from evaluate.features.network import load_network
-from evaluate.features.pairs import read_pairs
+from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.preprocessing import Preprocessed, add_input_options, input_options
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import verify
@@ -132,8 +132,8 @@ class Comparison:
 
 
 def _compared(embed: Embedder, embed_eight: Embedder, path: Path, pairs: BinSet) -> Comparison:
-    source, landmarks = MemorySource(pairs.encoded, name=str(path)), landmarks_beside(path, len(pairs.encoded))
-    before, after = embed(source, landmarks), embed_eight(source, landmarks)
+    images = PairImages(path, pairs.encoded)
+    before, after = images.embedded(embed), images.embedded(embed_eight)
     was, now = (verify(features, pairs.same).accuracy for features in (before, after))
     return Comparison(was, now, float(cosines(before, after).mean()))
 

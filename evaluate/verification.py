@@ -25,7 +25,7 @@ from evaluate.features.options import (
     add_network_options,
     load_embedder,
 )
-from evaluate.features.pairs import read_pairs
+from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import mean_norms
 from evaluate.protocols.folds import (
@@ -50,9 +50,7 @@ from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.files import check_folder, distinct_names
 from pipelines.common.json_output import add_json_option, only_json
-from pipelines.loading.landmarks import landmarks_beside
 from pipelines.sources.bins import BinSet
-from pipelines.sources.memory import MemorySource
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -89,6 +87,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         check_folder(args.output)
     names = distinct_names([bare(path) for path in args.bins])
     pairs_of = {name: read_pairs(path) for name, path in zip(names, args.bins)}
+    images = {name: PairImages(path, pairs_of[name].encoded) for name, path in zip(names, args.bins)}
     groups = read_groups(args.groups) if args.groups else {}
     beside = {
         name: read_beside(path, pairs_of[name].same, quality="file" in args.quality, people=bool(groups))
@@ -101,8 +100,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         for (name, pairs), path in zip(pairs_of.items(), args.bins):
             # XQLFW is LFW's pairs in other qualities, and is published by thresholds of its own.
             thresholds = XQLFW_THRESHOLDS if "xqlfw" in path.name.lower() else ACCURACY_THRESHOLDS
-            landmarks = landmarks_beside(path, len(pairs.encoded))
-            features = embed(MemorySource(pairs.encoded, name=str(path)), landmarks)
+            features = images[name].embedded(embed)
             result = verify(features, pairs.same, thresholds)
             sets[name] = verification_set(result, pairs.same)
             judged[name] = Judged(result.distances, pairs.same, beside[name])

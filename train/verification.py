@@ -8,13 +8,11 @@ from PIL import Image
 from torch import nn
 
 from evaluate.features.embed import Embedder
-from evaluate.features.pairs import read_pairs
+from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult, verify
 from pipelines.common.files import distinct_names
-from pipelines.loading.landmarks import Landmarks, landmarks_beside
 from pipelines.loading.loader import read_once
-from pipelines.sources.memory import MemorySource
 from train.config import Config
 from train.pictures import worst_picture
 from train.sections.auto import settled
@@ -41,13 +39,13 @@ class Verifier:
         names = distinct_names([path.with_suffix("") for path in paths])
         self.sets = {name: self._read(path) for name, path in zip(names, paths)}
 
-    def _read(self, path: Path) -> tuple[MemorySource, Landmarks, np.ndarray]:
-        """The images (2P), their landmarks, and whether each pair is one person (P,)."""
+    def _read(self, path: Path) -> tuple[PairImages, np.ndarray]:
+        """The images of the pairs, and whether each pair is one person (P,)."""
         pairs = read_pairs(path)
-        source = MemorySource(pairs.encoded, name=str(path))
+        images = PairImages(path, pairs.encoded)
         for _ in read_once(
-            source,
-            np.arange(self.world.rank, len(source), self.world.size),
+            images.source,
+            np.arange(self.world.rank, len(images.source), self.world.size),
             batch_size=self.config.verify.batch_size,
             image_size=self.config.model.input_size,
             device=self.world.device,
@@ -55,7 +53,7 @@ class Verifier:
             threads=settled(self.config.data.threads),
         ):
             pass
-        return source, landmarks_beside(path, len(source)), pairs.same
+        return images, pairs.same
 
     def __call__(self, backbone: nn.Module, autocast: torch.dtype | None = None) -> dict[str, VerificationResult]:
         """Results by set; the same on every rank. By default in float32, as the command ``evaluate.verification``."""
@@ -67,10 +65,10 @@ class Verifier:
             threads=settled(self.config.data.threads),
             autocast=autocast,
         )
-        return {name: verify(embed(source, points), same) for name, (source, points, same) in self.sets.items()}
+        return {name: verify(images.embedded(embed), same) for name, (images, same) in self.sets.items()}
 
     def worst(self, name: str, result: VerificationResult) -> Image.Image:
         """The pairs of a set that are judged worst."""
-        source, _, same = self.sets[name]
-        encoded, _ = source.read(np.arange(len(source)))
+        images, same = self.sets[name]
+        encoded, _ = images.source.read(images.rows)
         return worst_picture(result, same, encoded)

@@ -1,12 +1,19 @@
 """Verification pairs as the protocol needs them: a ``.bin`` or ``.xz`` set, or a list with its folder of images."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from evaluate.protocols.folds import FOLDS
 from pipelines.common.errors import UserError
 from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.loading.landmarks import Landmarks, landmarks_beside
 from pipelines.prepare.pairs import read_pairs as read_list
 from pipelines.sources.bins import BinSet, read_bin
+from pipelines.sources.memory import MemorySource
+from pipelines.sources.selected import SelectedSource
+from pipelines.sources.source import Source
 
 
 def read_pairs(path: Path) -> BinSet:
@@ -48,3 +55,27 @@ def listed(path: Path) -> BinSet:
             raise UserError(f"{path} lists image {number} of '{name}': there is no {folder / name / stem}.jpg")
         encoded.append(files[name][stem].read_bytes())
     return BinSet(encoded, same)
+
+
+class PairImages:
+    """The images of a verification set, each once: in its pairs they come again (LFW's 12 000 are 7 701).
+
+    Attributes:
+        first: int64 (n,), where among the images of the pairs each distinct one first stands.
+        rows: int64 (2P,), the distinct image that each image of the pairs is.
+        source: the distinct images; messages tell where they first stand.
+        landmarks: theirs.
+    """
+
+    def __init__(self, path: Path, encoded: Sequence[bytes]) -> None:
+        landmarks = landmarks_beside(path, len(encoded))
+        known: dict[tuple[bytes, bytes], int] = {}
+        keys = zip(encoded, map(np.ndarray.tobytes, landmarks(np.arange(len(encoded)))))
+        self.rows = np.array([known.setdefault(key, len(known)) for key in keys])
+        _, self.first = np.unique(self.rows, return_index=True)
+        self.source = SelectedSource(MemorySource(encoded, name=str(path)), self.first, np.arange(0))
+        self.landmarks: Landmarks = lambda indices: landmarks(self.first[indices])
+
+    def embedded(self, embed: Callable[[Source, Landmarks], np.ndarray]) -> np.ndarray:
+        """Features (2P, v, d) of all images of the pairs by an `Embedder`; every rank must call."""
+        return embed(self.source, self.landmarks)[self.rows]

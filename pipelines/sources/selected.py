@@ -48,4 +48,6 @@ class SelectedSource:
 
     def _renumbered(self, labels: np.ndarray) -> np.ndarray:
         known = (labels >= 0) & (labels < len(self._classes))
-        return np.where(known, self._classes[np.where(known, labels, 0)], -1)
+        renumbered = np.full(labels.shape, -1, np.int64)
+        renumbered[known] = self._classes[labels[known]]
+        return renumbered

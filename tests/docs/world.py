@@ -79,7 +79,7 @@ def shrunk(config: dict) -> dict:
     """A config with a small network, small batches, one epoch and one verification set, for a processor."""
     config["data"] |= {"train": config["data"]["train"].lstrip("/"), "batch_size": 8}
     config["schedule"] |= {"epochs": 1, "warmup_epochs": 0}
-    config["device"] = "cpu"
+    config |= {"device": "cpu", "precision": "auto"}  # many a processor has no bf16
     if bins := config.get("verify", {}).get("bins"):
         config["verify"]["bins"] = bins[:1]
     model = config["model"]

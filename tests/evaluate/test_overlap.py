@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluate import overlap
+from evaluate import overlap, verification
 from evaluate.features import options
 from evaluate.features.embed import Embedder
 from evaluate.features.network import Network
@@ -147,3 +147,24 @@ def test_embeddings_of_the_chosen_images_are_kept(tmp_path, monkeypatch, capsys)
         found, said = run("--cache", tmp_path / "cache")
         assert found == expected
         assert f"{4 * there} of 4 embeddings are in" in said and f"{3 * there} of 3 embeddings are in" in said
+
+
+def test_sets_of_pairs_are_embedded_once_by_both_commands(tmp_path, monkeypatch, capsys):
+    """Each image once, though it is in several pairs, and of several sets each alone, as verification takes them."""
+    people = write_folder(tmp_path / "train", {"a": 2, "b": 2})
+    names = ["x.bin", "y.bin"]
+    for place, name in enumerate(names):
+        images = [jpeg(50 + 12 * place + seed) for seed in range(12)] + [people["b"][0]] * 8
+        write_bin(tmp_path / name, images, np.arange(10) % 2 == 0)
+    monkeypatch.setattr(options, "load_network", lambda *_: Network(Pixels(), 56))
+    bins, rest = [str(tmp_path / name) for name in names], ["--checkpoint", "any", "--cache", str(tmp_path / "cache")]
+    found = ["overlap", str(tmp_path / "train"), *bins, *rest, "--output", str(tmp_path / "out"), "--images", "1"]
+    monkeypatch.setattr(sys, "argv", [*found, "--threshold", ".99"])
+    overlap.main()
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("0 of 13 embeddings are in") == 2 and "2 of 26 images of x.bin, y.bin are also" in said
+    shared = json.loads((tmp_path / "out" / "overlap.json").read_text())["shared"]
+    assert sorted(entry["second"] for entry in shared) == ["x.bin/12", "y.bin/12"]
+    monkeypatch.setattr(sys, "argv", ["verification", "--bins", *bins, *rest])
+    verification.main()
+    assert " ".join(capsys.readouterr().out.split()).count("13 of 13 embeddings are in") == 2

@@ -1,10 +1,16 @@
-"""Pairs of a list and a folder of images: RFW's ``X_pairs.txt``."""
+"""Pairs of a list and a folder of images, RFW's ``X_pairs.txt``, and what is embedded of pairs."""
 
+import numpy as np
 import pytest
+import torch
 
-from evaluate.features.pairs import read_pairs
+from evaluate.features.embed import Embedder
+from evaluate.features.pairs import PairImages, read_pairs
+from evaluate.features.ranks import World
+from pipelines.sources.memory import MemorySource
 from tests.pipelines.photos import jpeg
 
+REPEATED = [0, 1, 0, 2, 1, 1]  # which of three images each image of three pairs is
 PEOPLE = ("m.01", "m.02", "m.03")
 
 
@@ -43,3 +49,48 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "other").rename(tmp_path / "African")
     with pytest.raises(ValueError, match="1 pairs, too few"):
         read_pairs(path)
+
+
+class Means(torch.nn.Module):
+    """Means of the image's parts, moved by the eyes: it is told which images it sees."""
+
+    wants_landmarks = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, images, landmarks):
+        self.seen += len(images)
+        return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) + landmarks[:, 0].sum(1, keepdim=True)
+
+
+def embedder(model, batch_size):
+    return Embedder(model, 56, World(torch.device("cpu")), batch_size=batch_size, threads=1)
+
+
+def test_an_image_of_several_pairs_is_embedded_once(tmp_path):
+    encoded = [jpeg(seed) for seed in REPEATED]
+    images, model = PairImages(tmp_path / "x.bin", encoded), Means()
+    assert images.rows.tolist() == REPEATED and len(images.source) == 3
+    found = images.embedded(embedder(model, 3))
+    assert model.seen == 2 * 3
+    np.testing.assert_allclose(found, embedder(Means(), 6)(MemorySource(encoded)), rtol=1e-6, atol=1e-6)
+
+
+def test_the_same_image_with_other_landmarks_is_another(tmp_path):
+    encoded = [jpeg(seed) for seed in REPEATED]
+    landmarks = np.zeros((6, 5, 2), np.float32)
+    landmarks[4:] = 0.5
+    np.save(tmp_path / "x.landmarks.npy", landmarks)
+    images = PairImages(tmp_path / "x.bin", encoded)
+    assert images.rows.tolist() == [0, 1, 0, 2, 3, 3]
+    found = images.embedded(embedder(Means(), 4))
+    expected = embedder(Means(), 6)(MemorySource(encoded), landmarks.__getitem__)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert np.abs(found[1] - found[4]).max() > 0.1
+
+
+def test_messages_tell_where_an_image_first_stands_in_the_set(tmp_path):
+    source = PairImages(tmp_path / "x.bin", [jpeg(seed) for seed in REPEATED]).source
+    assert [source.describe(index) for index in range(3)] == [f"{tmp_path}/x.bin, image {place}" for place in (0, 1, 3)]
