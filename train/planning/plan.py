@@ -103,7 +103,7 @@ def make_plan(
         other = trace_step(config, setting, not again).memory.total
         keeping, recomputing = (other, trace.memory.total) if again else (trace.memory.total, other)
     expected = forecast(config, setting, trace, device, cluster.links)
-    tiling = given.model_copy(update={"model": config.model})  # whose tiles are as large as they will be
+    tiling = config.model_copy(update={"head": given.head})  # whose tiles are as large as they will be
     steps = None if data.images is None else round(config.schedule.epochs * (data.images // expected.images))
     return Plan(
         config=config,

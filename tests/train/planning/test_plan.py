@@ -56,6 +56,7 @@ def small(tmp_path):
     tree = {
         "data": {"train": "/nowhere/ms1mv3", "batch_size": 16},
         "model": {"name": "mbf", "input_size": 36, "checkpoint_activations": "auto"},
+        "precision": "auto",
         "output": str(tmp_path / "run"),
     }
     path = tmp_path / "small.yaml"
