@@ -25,7 +25,7 @@ from train.class_means import set_class_means
 from train.config import Config
 from train.fine_tune import load_centres, stored_classes
 from train.freezing import restrict
-from train.recipes import Recipe
+from train.recipes import Recipe, Run, create_recipe
 from train.sections.auto import settled
 from train.sections.data import Data
 from train.sections.head import Head
@@ -77,6 +77,23 @@ def landmarks_of(config: Config, source: Source) -> Landmarks | None:
             )
         return None
     return LandmarkFile(Path(path), len(source)) if path else template_landmarks
+
+
+def build_recipe(config: Config, source: Source, world: World) -> Recipe:
+    """The recipe, which is told of the run that begins; all ranks call."""
+    recipe = create_recipe(config.recipe.name, **config.recipe.options)
+    recipe.begin(
+        Run(
+            source,
+            world,
+            Path(config.output),
+            embedding_size=config.model.embedding_size,
+            autocast=HALF[settled(config.precision)],
+            threads=settled(config.data.threads),
+            max_bad_fraction=config.data.max_bad_fraction,
+        )
+    )
+    return recipe
 
 
 def build_loader(

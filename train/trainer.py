@@ -4,56 +4,38 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from evaluate.features.ranks import World
 from evaluate.protocols.folds import VerificationResult
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
-from losses import CentreOptimizer
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
-from train.build import (
-    HALF,
-    TrainingData,
-    build_backbone,
-    build_centre_optimizer,
-    build_head,
-    build_loader,
-    count_classes,
-    landmarks_of,
-    open_data,
-    place_centres,
-    replicate,
-)
+from train.build import build_loader, build_recipe, count_classes, landmarks_of, open_data, place_centres
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.distributed import agreed, average_batch_statistics, first_of_node, limit_waiting
-from train.ema import WeightAverage
 from train.environment import environment
-from train.freezing import hold_norms
-from train.gate import SoundBuffers, StepGate
-from train.groups import parameters_of, trained_groups
+from train.gate import SoundBuffers
 from train.head_schedule import HeadSchedule
+from train.learner import Learner
 from train.meter import Meter
-from train.optim import LearningRate, average_gradients, create_optimizer, set_learning_rate
+from train.optim import LearningRate
 from train.pictures import batch_sheet, showing_first
 from train.planning.automatic import settled_here, settled_values
 from train.progress import RunLog, duration, step_line
-from train.recipes import Run, StepResult, create_recipe
 from train.resume import batches_a_step, blaming, check_resumable, config_changes
 from train.run_folder import RunFolder
-from train.sections.auto import settled
 from train.seeds import seed_generators, step_seed
-from train.state import OptimizerState, Part, save_weights
+from train.state import Part, save_weights
 from train.stop import Signals, Stopped, Votes
 from train.timetable import Timetable
 from train.verification import Verifier
@@ -79,7 +61,6 @@ class Trainer:
         num_classes = count_classes(config, data.source)
         given, config = config, settled_here(config, world, num_classes)
         self.config, self.settled = config, list(settled_values(given, config))
-        self.half = HALF[settled(config.precision)]
         self.verifier = Verifier(config, world)
         self.folder.claim(world)
         noted = self.folder.note_checkpoint
@@ -96,76 +77,34 @@ class Trainer:
         else:
             agreed(self.folder.check_unused)
 
-        self._build(data, num_classes, fresh=not found)
-        self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
-        self.head_schedule = HeadSchedule(config.head, self.steps_per_epoch)
-        self.timetable = Timetable(config, self.learning_rate.total, self.steps_per_epoch)
-        self.gate = StepGate(world.device, scaled=config.precision == "fp16")
-        self.meter = Meter(world.device, self.global_batch)
-        if found:
-            path, meta = found
-            with blaming(self.changes):
-                self.checkpoints.load(path, self.parts)
-            self.step = meta["step"]
-        self.buffers = SoundBuffers(self.backbone, self.recipe, self.result)
-
-    def _build(self, data: TrainingData, num_classes: int, fresh: bool) -> None:
-        """The parts that are trained, and what feeds and trains them."""
-        config, world = self.config, self.world
-        model, optim, seed = config.model, config.optim, config.seed
-        torch.manual_seed(seed)
-        self.recipe = create_recipe(config.recipe.name, **config.recipe.options)
-        self.recipe.begin(
-            Run(
-                data.source,
-                world,
-                self.output,
-                embedding_size=model.embedding_size,
-                autocast=self.half,
-                threads=settled(config.data.threads),
-                max_bad_fraction=config.data.max_bad_fraction,
-            )
-        )
+        torch.manual_seed(config.seed)
+        recipe = build_recipe(config, data.source, world)
         self.loader = build_loader(
             config.data,
             data.source,
-            self.recipe,
+            recipe,
             world,
-            seed=seed,
-            image_size=model.input_size,
+            seed=config.seed,
+            image_size=config.model.input_size,
             accumulate=self.accumulate,
             quarantine=self.output / "quarantine.jsonl",
             landmarks=landmarks_of(config, data.source),
             shares=data.shares,
         )
         self.steps_per_epoch = self.loader.steps_per_epoch
-        self.backbone = build_backbone(model, world, seed=seed, batch_size=config.data.batch_size, fresh=fresh)
-        network = self.recipe.network(self.backbone)
-        self.average = WeightAverage(self.backbone, optim.ema) if optim.ema else None
-        self.recipe.to(world.device)
-        self.network = replicate(network.to(world.device), world, compile=model.compile, compress=optim.compress)
-        self.head = build_head(
-            config.head,
-            world,
-            embedding_size=model.embedding_size,
-            num_classes=num_classes,
-            entropy=self.recipe.entropy,
-            half=self.half is not None,
-            seed=seed,
-            fresh=fresh,
-        )
-        if fresh:
-            place_centres(config, self.head, self.backbone, data.source, world)
-        groups, of_recipe = trained_groups(self.backbone, self.recipe, optim)
-        self.optimizer = create_optimizer(groups, optim)
-        self.recipe_optimizer = create_optimizer(of_recipe, optim) if of_recipe else None
-        self.centre_optimizer = build_centre_optimizer(config, self.head)
-        # What a step would otherwise list anew, of hundreds of parameters.
-        self.recipe_parameters = parameters_of(of_recipe)
-        self.trained = parameters_of(groups + of_recipe)
-        self.optimizers = [optimizer for optimizer in (self.optimizer, self.recipe_optimizer) if optimizer]
-        self.network.train()  # and so it stays: what evaluates it gives it its modes back
-        hold_norms(self.backbone, model)
+        self.learner = Learner(config, world, recipe, num_classes, accumulate=self.accumulate, fresh=not found)
+        self.learning_rate = LearningRate(config.schedule, config.optim.lr, self.steps_per_epoch)
+        self.head_schedule = HeadSchedule(config.head, self.steps_per_epoch)
+        self.timetable = Timetable(config, self.learning_rate.total, self.steps_per_epoch)
+        self.meter = Meter(world.device, self.global_batch)
+        if found:
+            path, meta = found
+            with blaming(self.changes):
+                self.checkpoints.load(path, self.parts)
+            self.step = meta["step"]
+        else:
+            place_centres(config, self.learner.head, self.learner.backbone, data.source, world)
+        self.buffers = SoundBuffers(self.learner.backbone, recipe, self.learner.result)
 
     @property
     def global_batch(self) -> int:
@@ -173,29 +112,9 @@ class Trainer:
         return self.config.data.batch_size * self.world.size * self.accumulate
 
     @property
-    def result(self) -> nn.Module:
-        """The network that is verified and saved as the run's: the averaged one where there is one."""
-        return self.average.network if self.average else self.backbone
-
-    @property
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds, by its names there: what is listed here is saved and resumed, and nothing else."""
-        parts: dict[str, Part] = {
-            "backbone": self.backbone,
-            "optimizer": OptimizerState(self.backbone, self.optimizer),
-            "head": self.head,
-            "recipe": self.recipe,
-            "centre_optimizer": self.centre_optimizer.state_dict(),
-            "scaler": self.gate,
-            "skipped": self.gate.skipped,
-            "window": self.meter.window,
-            "best": self.best,
-        }
-        if self.recipe_optimizer:
-            parts["recipe_optimizer"] = OptimizerState(self.recipe, self.recipe_optimizer)
-        if self.average:
-            parts["ema"] = self.average.network
-        return parts
+        return {**self.learner.parts, "window": self.meter.window, "best": self.best}
 
     @property
     def epoch(self) -> float:
@@ -254,46 +173,16 @@ class Trainer:
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of backbone and centres from ``optim.accumulate`` batches."""
-        lr = self.learning_rate(self.step)
-        for optimizer in self.optimizers:
-            set_learning_rate(optimizer, lr)
-        self.centre_optimizer.lr = lr * self.config.head.optim.lr
-        self.head_schedule.apply(self.head, self.step)
-        self.centre_optimizer.grad_scale = self.gate.scale if self.gate.scaled else 1.0
+        self.head_schedule.apply(self.learner.head, self.step)
         # Dropout and its like: a seed of its own for each step and rank, so that there is no state to save.
         seed_generators(step_seed(self.config.seed, self.step, self.world.rank), self.world.device)
-        metrics: dict[str, Tensor] = {}
-        finite = torch.ones_like(self.meter.spoilt)
-        for part in range(self.accumulate):
-            result = self._forward_backward(next(batches), last=part + 1 == self.accumulate)
-            metrics, finite = result.metrics, finite & result.loss.detach().isfinite()
-        self._update(finite)
+        lr = self.learning_rate(self.step)
+        # A checkpoint under way is of the weights as they are.
+        update = self.learner.update(batches, self.step, self.epoch, lr, before_change=self.checkpoints.copied)
+        for loss in update.losses:
+            self.meter.add(loss)
         self.step += 1
-        return metrics
-
-    def _forward_backward(self, batch: Batch, last: bool) -> StepResult:
-        device = self.world.device.type
-        network = self.network
-        quiet = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
-        with quiet:
-            if self.recipe.views(self.epoch) == 1:  # other rows are known to the recipe alone
-                self.head.prepare(batch.labels)
-            with torch.autocast(device, self.half, enabled=self.half is not None):
-                result = self.recipe.step(batch, network, self.head, self.epoch)
-            (result.loss * (self.gate.scale / self.accumulate)).backward()
-        self.meter.add(result.loss.detach())
-        return result
-
-    def _update(self, finite: Tensor) -> None:
-        average_gradients(self.recipe_parameters)
-        taken = self.gate.decide(self.trained, self.config.optim.clip, finite, self.centre_optimizer.finite())
-        self.checkpoints.copied()  # the one under way is of the weights as they are
-        every: list[torch.optim.Optimizer | CentreOptimizer] = [*self.optimizers, self.centre_optimizer]
-        for optimizer in every:
-            self.gate.step(optimizer, taken)
-            optimizer.zero_grad()
-        if self.average:
-            self.average.update(self.step, taken)
+        return update.metrics
 
     # -- logs, verification, checkpoints -------------------------------------------------------------------------------
 
@@ -324,7 +213,7 @@ class Trainer:
         """
         self.buffers.settle(self.meter.spoilt)
         self.meter.spoilt.zero_()
-        skipped, in_a_row = self.gate.skipped.tolist()
+        skipped, in_a_row = self.learner.gate.skipped.tolist()
         if in_a_row >= self.config.optim.max_skipped:
             self.checkpoints.finish()
             good = self.checkpoints.all()
@@ -345,8 +234,8 @@ class Trainer:
             **figures,
             **{name: float(value) for name, value in metrics.items() if value.isfinite()},
         }
-        if self.gate.scaled:
-            record["loss_scale"] = self.gate.scale.item()
+        if self.learner.gate.scaled:
+            record["loss_scale"] = self.learner.gate.scale.item()
         if skipped:
             record["skipped_steps"] = skipped
         if self.loader.replaced:
@@ -359,10 +248,11 @@ class Trainer:
             return {}
         began = time.perf_counter()
         self._settle()
-        average_batch_statistics(self.result)
+        average_batch_statistics(self.learner.result)
         # What is printed last, and lasts, is what evaluation computes; before, the step's own precision is enough.
         last = self.step >= self.learning_rate.total
-        results = self.verifier(self.result, None if last or self.world.device.type == "cpu" else self.half)
+        exact = last or self.world.device.type == "cpu"
+        results = self.verifier(self.learner.result, None if exact else self.learner.half)
         seconds = time.perf_counter() - began
         self.verify_seconds += seconds
         self.meter.leave_out(seconds)  # the next log step's images/s are those of training
@@ -370,7 +260,7 @@ class Trainer:
         if self.log:
             self.log.verified(self.step, {name: float(result.accuracy) for name, result in results.items()}, seconds)
             if mean > self.best:
-                save_weights(self.result, self.output / "best.pt")
+                save_weights(self.learner.result, self.output / "best.pt")
             for name, result in results.items() if last else ():
                 self.log.show(f"worst/{name}", self.step, partial(self.verifier.worst, name, result))
         self.best.fill_(max(self.best.item(), mean))
@@ -379,9 +269,9 @@ class Trainer:
     def _save(self) -> None:
         began = time.perf_counter()
         self._settle()
-        average_batch_statistics(self.backbone)
-        if self.average:
-            average_batch_statistics(self.average.network)
+        average_batch_statistics(self.learner.backbone)
+        if self.learner.average:
+            average_batch_statistics(self.learner.average.network)
         self.checkpoints.save(self.step, self.parts, self.meta)
         self.timetable.saved()
         self.meter.leave_out(time.perf_counter() - began)
@@ -411,7 +301,7 @@ class Trainer:
         self.checkpoints.finish()
         if not self.log:
             return
-        save_weights(self.result, self.output / "model.pt")
+        save_weights(self.learner.result, self.output / "model.pt")
         if results:
             figures = {name: SetFigures(**result.summary()) for name, result in results.items()}
             self.log.say(accuracy_table(figures))

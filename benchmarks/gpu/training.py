@@ -65,8 +65,8 @@ def fixed_batches(setting: Setting, world: World, like: Trainer, count: int) -> 
         batch_size=like.config.data.batch_size,
         seed=1,
         image_size=like.config.model.input_size,
-        num_uniforms=1 + like.recipe.num_uniforms,
-        clean_view=like.recipe.clean_view,
+        num_uniforms=1 + like.learner.recipe.num_uniforms,
+        clean_view=like.learner.recipe.clean_view,
         rank=world.rank,
         world_size=world.size,
     )

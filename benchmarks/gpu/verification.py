@@ -54,7 +54,7 @@ def _trained(setting: Setting, world: World) -> Trainer:
 def _compare(report: Report, setting: Setting, run: Trainer, source: MemorySource, same: np.ndarray) -> None:
     features = {}
     for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
-        embed = Embedder(run.backbone, run.config.model.input_size, run.world, batch_size=256, autocast=dtype)
+        embed = Embedder(run.learner.backbone, run.config.model.input_size, run.world, batch_size=256, autocast=dtype)
         began = time.perf_counter()
         features[name] = embed(source)
         seconds = time.perf_counter() - began

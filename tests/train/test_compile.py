@@ -42,7 +42,7 @@ def fit(config, overrides, backend, graphs=1):
     counters.clear()
     with torch._dynamo.config.patch(error_on_recompile=graphs == 1):
         trainer.fit()
-    assert all(module.training for module in trainer.network.modules())
+    assert all(module.training for module in trainer.learner.network.modules())
     return counters["stats"]["unique_graphs"], dict(counters["graph_break"])
 
 

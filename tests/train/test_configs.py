@@ -29,7 +29,7 @@ def take_steps(path: str, overrides: list[str], count: int) -> tuple[list[float]
     torch.manual_seed(0)
     world = World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
     trainer = Trainer(load_config(path, overrides), world)
-    first = next(parameter for parameter in trainer.backbone.parameters() if parameter.requires_grad)
+    first = next(parameter for parameter in trainer.learner.backbone.parameters() if parameter.requires_grad)
     before = first.detach().clone()
     batches = iter(trainer.loader)
     losses = []

@@ -15,7 +15,7 @@ from models.registry import BACKBONES
 from models.sharded import read_sharded
 from models.weights import load_backbone, read_weights
 from tests.train.plain_run import Normalised
-from tests.train.support import curve
+from tests.train.support import curve, spoilt
 from train.config import load_config
 from train.ema import WeightAverage
 from train.step_folders import complete
@@ -29,14 +29,10 @@ class Watched(Trainer):
 
     bad_at = None
 
-    def _forward_backward(self, batch, last):
-        if self.step == self.bad_at:
-            batch.images[0] = torch.nan
-        return super()._forward_backward(batch, last)
-
-    def _update(self, finite):
-        super()._update(finite)
-        self.states = [*getattr(self, "states", []), double(self.backbone)]
+    def train_step(self, batches):
+        metrics = super().train_step(spoilt(batches) if self.step == self.bad_at else batches)
+        self.states = [*getattr(self, "states", []), double(self.learner.backbone)]
+        return metrics
 
 
 def double(network):
@@ -126,20 +122,20 @@ def run_of_steps(config, overrides, bad_at=None):
     """The average behind six steps and by the formula, then whether any statistic of it is not finite."""
     trainer = make(config, [*overrides, "optim.ema=0.6"])
     trainer.bad_at = bad_at
-    start, batches = double(trainer.backbone), iter(trainer.loader)
+    start, batches = double(trainer.learner.backbone), iter(trainer.loader)
     for _ in range(6):
         trainer.train_step(batches)
     trainer.loader.close()
     trainer.folder.release()
-    found, states = double(trainer.result), trainer.states
+    found, states = double(trainer.learner.result), trainer.states
     finite = all(tensor.isfinite().all() for tensor in found.values())
     trainer._settle()
-    sound = all(tensor.isfinite().all() for tensor in double(trainer.result).values())
+    sound = all(tensor.isfinite().all() for tensor in double(trainer.learner.result).values())
     if bad_at is None:
         expected = by_formula(start, states, 0.6)
     else:  # the average stands still, as if that step had a decay of 1
         weights, shares = (
-            {name for name, _ in trainer.backbone.named_parameters()},
+            {name for name, _ in trainer.learner.backbone.named_parameters()},
             [1 - min(0.6, (1 + t) / (10 + t)) if t != bad_at else 0.0 for t in range(6)],
         )
         expected = {name: start[name] for name in weights}
@@ -177,7 +173,7 @@ def fit(config, overrides):
     trainer = make(config, overrides)
     trainer.verifier = verifier = Asked()
     trainer.fit()
-    return double(trainer.result), all(network is trainer.result for network in verifier.networks)
+    return double(trainer.learner.result), all(network is trainer.learner.result for network in verifier.networks)
 
 
 class Asked:
@@ -250,7 +246,7 @@ def begun(config, overrides):
     trainer = make(config, overrides)
     trainer.loader.close()
     trainer.folder.release()
-    return double(trainer.result)
+    return double(trainer.learner.result)
 
 
 def refused(config, overrides):

@@ -125,9 +125,9 @@ def test_what_is_frozen_normalises_as_in_evaluation(ranks, config, start):
 def compare(config, overrides):
     trainer = make(config, overrides)
     images = torch.randn(4, 3, 32, 32)
-    training = trainer.network(images).detach()
+    training = trainer.learner.network(images).detach()
     model = create_model("r18", 16, 32, width=0.125)
-    model.load_state_dict(trainer.backbone.state_dict())
+    model.load_state_dict(trainer.learner.backbone.state_dict())
     return float((training - model.eval()(images)).abs().max() / training.abs().max())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from evaluate.features.ranks import World
 from models.registry import BACKBONES
 from models.sharded import read_sharded
 from tests.train.plain_run import Normalised
+from tests.train.support import spoilt
 from train.config import load_config
 from train.gate import SoundBuffers, StepGate
 from train.step_folders import complete
@@ -23,21 +25,29 @@ class Poisoned(Trainer):
 
     what, at, rank = "", 0, 0
 
-    def _forward_backward(self, batch, last):
-        bad = self.step == self.at and self.world.rank == self.rank
-        if bad and self.what == "image":
-            batch.images[0] = torch.nan
-        return super()._forward_backward(batch, last)
+    def train_step(self, batches):
+        if self.step != self.at or self.world.rank != self.rank:
+            return super().train_step(batches)
+        if self.what == "image":
+            return super().train_step(spoilt(batches))
+        change = self.learner._change
 
-    def _update(self, finite):
-        if self.step == self.at and self.world.rank == self.rank and self.what in ("gradient", "centre"):
-            if self.what == "gradient":  # after the exchange: the other rank knows nothing of it
-                next(self.backbone.parameters()).grad[0, 0, 0, 0] = math.inf
-            elif self.centre_optimizer.fused:
-                self.centre_optimizer._batches[0].d_reduced[0] = math.nan
-            else:
-                self.head.weight.grad[0] = math.nan
-        super()._update(finite)
+        def poisoned(*given):
+            self.poison()
+            change(*given)
+
+        with patch.object(self.learner, "_change", poisoned):
+            return super().train_step(batches)
+
+    def poison(self):
+        """When the gradients have been exchanged: the other rank knows nothing of it."""
+        learner = self.learner
+        if self.what == "gradient":
+            next(learner.backbone.parameters()).grad[0, 0, 0, 0] = math.inf
+        if self.what == "centre" and learner.centre_optimizer.fused:
+            learner.centre_optimizer._batches[0].d_reduced[0] = math.nan
+        elif self.what == "centre":
+            learner.head.weight.grad[0] = math.nan
 
 
 def make(config, overrides, what="", at=0, rank=0):
@@ -50,8 +60,9 @@ def make(config, overrides, what="", at=0, rank=0):
 
 def learnt(trainer):
     """Everything an update changes, copied."""
-    parts = [*trainer.backbone.parameters(), trainer.head.weight, *trainer.centre_optimizer.state.values()]
-    for state in trainer.optimizer.state.values():
+    learner = trainer.learner
+    parts = [*learner.backbone.parameters(), learner.head.weight, *learner.centre_optimizer.state.values()]
+    for state in learner.optimizer.state.values():
         parts += state.values()
     return [tensor.detach().clone() for tensor in parts]
 
@@ -67,7 +78,7 @@ def steps_around(config, overrides, what, rank):
     trainer.train_step(batches)
     behind = learnt(trainer)
     skipped = trainer._settle() - skipped
-    buffers = all(buffer.isfinite().all() for buffer in trainer.backbone.buffers())
+    buffers = all(buffer.isfinite().all() for buffer in trainer.learner.backbone.buffers())
     for _ in range(2):
         trainer.train_step(batches)
     moved = learnt(trainer)

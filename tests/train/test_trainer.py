@@ -57,7 +57,8 @@ def fit(config, *overrides, fails_at=None):
     with pytest.raises(Fault) if fails_at else nullcontext():
         trainer.fit()
     assert trainer.loader._ahead.closed, "a closed loader decodes nothing"
-    return begun, {name: tensor.clone() for name, tensor in trainer.recipe.state_dict().items()}, sorted(trainer.parts)
+    learnt = {name: tensor.clone() for name, tensor in trainer.learner.recipe.state_dict().items()}
+    return begun, learnt, sorted(trainer.parts)
 
 
 def same(ours, theirs, **tolerance):

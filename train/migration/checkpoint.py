@@ -119,14 +119,14 @@ def write_checkpoint(config: Config, saved: Saved) -> Path:
 
 def _fill(trainer: Trainer, saved: Saved, batches: int) -> None:
     first = _read(saved.files[0])
-    averages = [trainer.average.network] if trainer.average else []  # theirs has none: it begins here
+    averages = [trainer.learner.average.network] if trainer.learner.average else []  # theirs has none: it begins here
     try:
-        for network in (trainer.backbone, *averages):
+        for network in (trainer.learner.backbone, *averages):
             network.load_state_dict(first["state_dict_backbone"])
     except RuntimeError as error:
         raise UserError(f"{saved.files[0]} does not fit {trainer.config.model.name}: {one_line(error)}") from None
-    load_arcface_torch(trainer.head, saved.files[0].parent)
-    trainer.step = trainer.head.step = saved.global_step // batches
+    load_arcface_torch(trainer.learner.head, saved.files[0].parent)
+    trainer.step = trainer.learner.head.step = saved.global_step // batches
     optimizer = first["state_optimizer"]
     names = _trained_in_order(first["state_dict_backbone"], trainer)
     _fill_backbone(trainer, optimizer, names, batches)
@@ -142,7 +142,7 @@ def _fill(trainer: Trainer, saved: Saved, batches: int) -> None:
 
 def _trained_in_order(state: Mapping[str, Tensor], trainer: Trainer) -> list[str]:
     """The backbone's parameters in the order in which their optimiser numbers them: that of the state dict."""
-    parameters = dict(trainer.backbone.named_parameters())
+    parameters = dict(trainer.learner.backbone.named_parameters())
     return [name for name in state if name in parameters]
 
 
@@ -153,7 +153,7 @@ def _fill_backbone(trainer: Trainer, theirs: Mapping[str, Any], names: Sequence[
             f"their optimiser has {len(numbers)} parameters of the backbone, {trainer.config.model.name} has "
             f"{len(names)}: the checkpoint is of another network"
         )
-    part = OptimizerState(trainer.backbone, trainer.optimizer)
+    part = OptimizerState(trainer.learner.backbone, trainer.learner.optimizer)
     state = part.state_dict()
     for number, name in enumerate(names):
         for key, tensor in state["state"].get(name, {}).items():
@@ -163,11 +163,11 @@ def _fill_backbone(trainer: Trainer, theirs: Mapping[str, Any], names: Sequence[
 
 def _fill_centres(trainer: Trainer, theirs: Mapping[str, Any], rows: slice, batches: int) -> None:
     moments = [value for value in theirs.values() if isinstance(value, Tensor) and value.ndim]
-    if trainer.head.sample_rate < 1 and any(len(moment) != rows.stop - rows.start for moment in moments):
+    if trainer.learner.head.sample_rate < 1 and any(len(moment) != rows.stop - rows.start for moment in moments):
         theirs = {}  # their first Partial FC has that of the classes drawn last alone, and resumes without it
     for key, ours in _CENTRE_STATE.items():
-        if ours in trainer.centre_optimizer.state:
-            state = trainer.centre_optimizer.state[ours][rows]
+        if ours in trainer.learner.centre_optimizer.state:
+            state = trainer.learner.centre_optimizer.state[ours][rows]
             state.copy_(_scaled(theirs, key, state, batches, "the centres"))
 
 

@@ -27,8 +27,8 @@ IMAGES = 96  # of the data set, which is not looked at: batches are the scene's
 def replay(path, steps):
     """Our losses."""
     trainer = Trainer(load_config(path), World(torch.device("cpu"), dist.get_rank(), dist.get_world_size()))
-    scene.set_weights(trainer.backbone)
-    scene.set_centres(trainer.head.weight)
+    scene.set_weights(trainer.learner.backbone)
+    scene.set_centres(trainer.learner.head.weight)
     losses = []
     while trainer.step < steps:
         trainer.meter.window.zero_()
@@ -41,7 +41,7 @@ def replay(path, steps):
 
 def the_batch(trainer):
     size = trainer.config.data.batch_size
-    images, labels = scene.batch(trainer.step, size, trainer.head.num_classes, trainer.config.model.input_size)
+    images, labels = scene.batch(trainer.step, size, trainer.learner.head.num_classes, trainer.config.model.input_size)
     images = images.contiguous(memory_format=torch.channels_last)
     return Batch(images, labels, torch.arange(size), torch.zeros(size, 1))
 

@@ -83,11 +83,11 @@ def counted_step(config, overrides):
     votes.close()
     source = open_data(config.data).source
     with Counted() as verification:
-        average_batch_statistics(trainer.backbone)
-        Embedder(trainer.backbone, SIDE, trainer.world, batch_size=16)(source)
+        average_batch_statistics(trainer.learner.backbone)
+        Embedder(trainer.learner.backbone, SIDE, trainer.world, batch_size=16)(source)
     trainer.loader.close()
-    trained = sum(p.numel() for p in trainer.network.parameters() if p.requires_grad)
-    buffers = sum(b.numel() for name, b in trainer.backbone.named_buffers() if "running" in name)
+    trained = sum(p.numel() for p in trainer.learner.network.parameters() if p.requires_grad)
+    buffers = sum(b.numel() for name, b in trainer.learner.backbone.named_buffers() if "running" in name)
     rows = -(-len(source) // ranks) * ranks  # equal shares, the last ones filled up
     beside = {("all_reduce", 8 * buffers): 1, ("all_gather", 8 * SIZE * rows): 1}  # as docs/scaling.md has them
     return [
