@@ -30,7 +30,7 @@ from train.learner import Learner
 from train.meter import Meter
 from train.optim import LearningRate
 from train.pictures import batch_sheet, showing_first
-from train.planning.automatic import settled_here, settled_values
+from train.planning.automatic import advice, settled_here, settled_values
 from train.progress import RunLog, duration, step_line
 from train.resume import batches_a_step, blaming, check_resumable, config_changes
 from train.run_folder import RunFolder
@@ -198,8 +198,9 @@ class Trainer:
         )
         if self.settled:
             log.say(f"auto: {', '.join(self.settled)}")
-        if self.changes:
-            log.say(self.changes)
+        for note in (advice(self.config, self.world.device), self.changes):
+            if note:
+                log.say(note)
         return log
 
     def _show_batch(self, images: Tensor) -> None:

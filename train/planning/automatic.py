@@ -68,6 +68,13 @@ def _free_memory() -> int:
     return 1024 * int(lines["MemAvailable"].split()[0])
 
 
+def advice(config: Config, device: torch.device) -> str | None:
+    """What is worth telling of a value that is no ``auto``; None where nothing is."""
+    if config.precision == "bf16" and device.type == "cpu" and not multiplies_bf16():
+        return "this processor does not multiply bf16: precision=fp32 is faster, and precision=auto finds it"
+    return None
+
+
 def settled_values(before: Config, after: Config) -> Iterator[str]:
     """``section.key=value`` for each value that was ``auto``."""
     for path in AUTOMATIC:

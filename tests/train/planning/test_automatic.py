@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 import yaml
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from pipelines.common.cpu import multiplies_bf16
 from pipelines.common.errors import UserError
 from tests.train.planning.support import config
 from train.distributed import joined, own_cores
-from train.planning.automatic import settle, settled_values
+from train.planning.automatic import advice, settle, settled_values
 from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.step import USABLE, Setting, chosen_tile, trace_step
 from train.trainer import train
@@ -60,6 +61,16 @@ def test_a_processor_without_products_of_bf16_computes_in_float32(monkeypatch, g
     given = config({"name": "vit_t"}, precision="auto")
     assert settle(given, setting(gpu=gpu), 4).precision == precision
     assert settle(given, setting(gpu=gpu), 4, lambda slow: True).precision == "fp32"  # another rank's cannot
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_processor_that_emulates_bf16_is_told_of(monkeypatch, device, able):
+    monkeypatch.setattr("train.planning.automatic.multiplies_bf16", lambda: able)
+    given = config({"name": "vit_t"}, precision="bf16")
+    told = advice(given, torch.device(device))
+    assert bool(told) == (device == "cpu" and not able)
+    assert advice(config({"name": "vit_t"}), torch.device(device)) is None
 
 
 def test_what_is_said_stays():
