@@ -17,6 +17,7 @@ from models.mobilefacenet_paper import PaperMobileFaceNet, ReLU6MobileFaceNet
 from models.timm_backbone import PREFIX, is_timm, timm_constructor, timm_names
 from models.unmasked_vit import UnmaskedTransformer
 from models.vit import TransFace, VisionTransformer
+from pipelines.common.arguments import check_arguments
 from pipelines.common.errors import unknown
 
 
@@ -92,7 +93,7 @@ def create_model(name: str, embedding_size: int = 512, input_size: int = 112, **
         A module from float images (b, 3, input_size, input_size), RGB in [-1, 1], to embeddings (b, embedding_size).
 
     Raises:
-        ValueError: for an unknown name or option.
+        ValueError: for an unknown name or option, or one that is out of its range.
     """
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
@@ -100,6 +101,7 @@ def create_model(name: str, embedding_size: int = 512, input_size: int = 112, **
     for option in options:
         if option not in known:
             raise unknown(f"option of {name}", option, known)
+    check_arguments(BACKBONES[name], options, of=name)
     return BACKBONES[name](embedding_size=embedding_size, input_size=input_size, **options)
 
 

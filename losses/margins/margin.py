@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.margins.options import Cosine, Scale, checked
+from losses.margins.options import Cosine, Scale
+from pipelines.common.arguments import checked
 
 # exp() stays inside float32 from e^-87 to e^88; logits of up to 70 leave e^18 for the sum over classes.
 _UNSHIFTED = 70.0

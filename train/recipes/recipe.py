@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from evaluate.features.ranks import World
 from losses import PartialFC
+from pipelines.common.arguments import checked
 from pipelines.common.transfers import to_device
 from pipelines.loading.loader import Batch
 from pipelines.sources.source import Source
 
-# What the options of recipes may be: a config is checked against the constructors' annotations.
+# What the options of recipes may be: constructors' arguments and a config are checked by the annotations.
 Factor = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 DropoutRate = Annotated[float, Field(ge=0, lt=1)]
@@ -69,6 +70,11 @@ class Recipe(nn.Module):
     clean_view = False
     entropy = False
     second_pass: float = 0.0
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def begin(self, run: Run) -> None:
         """What is to be done before a run begins or goes on, and before `network`; all ranks call.

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from losses import PartialFC
 from models.modes import evaluating
-from pipelines.common.errors import UserError
 from pipelines.common.transfers import to_device
 from pipelines.loading.loader import Batch
 from train.recipes.backbones import PatchWeighing, require
@@ -40,8 +39,6 @@ class TransFace(Recipe):
 
     def __init__(self, probability: Share = 0.2, weight_gradient: bool = False) -> None:
         super().__init__()
-        if not 0 <= probability <= 1:
-            raise UserError(f"recipe transface: probability must be in [0, 1], not {probability}")
         self.probability = self.second_pass = probability
         self.weight_gradient = weight_gradient
 
