@@ -1,6 +1,6 @@
 """What the parts check notices what is wrong, where a CPU can show it."""
 
-import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,7 +141,7 @@ def test_a_wait_for_the_device_is_noticed_in_its_thread(monkeypatch):
 def test_the_step_fails_on_the_last_rank_only(monkeypatch):
     for rank, fails in ((0, False), (1, True)):
         run = object.__new__(failure._Failing)
-        run.step, run.world = 5, dataclasses.make_dataclass("World", ["rank", "size"])(rank, 2)
+        run.step, run.world = 5, SimpleNamespace(rank=rank, size=2)
         monkeypatch.setattr(failure.Trainer, "train_step", lambda self, batches: {})
         if fails:
             with pytest.raises(UserError, match="on purpose"):
@@ -154,9 +154,9 @@ def test_accuracies_of_another_precision_are_compared(setting, report, monkeypat
     features = iter([np.eye(80, 128)[:, None].repeat(2, 1), np.ones((80, 2, 128))])
     monkeypatch.setattr(verification, "Embedder", lambda *_, **__: lambda source: next(features))
     same = np.arange(40) % 2 == 0
-    run = dataclasses.make_dataclass("Run", ["backbone", "config", "world"])
-    config = dataclasses.make_dataclass("Config", ["model"])(dataclasses.make_dataclass("Model", ["input_size"])(56))
-    verification._compare(report, setting, run(None, config, None), np.zeros(80), same)
+    config = SimpleNamespace(model=SimpleNamespace(input_size=56))
+    run = SimpleNamespace(learner=SimpleNamespace(backbone=None), config=config, world=None)
+    verification._compare(report, setting, run, np.zeros(80), same)
     assert [row["name"] for row in checks(report)] == ["accuracies differ by"]
 
 
