@@ -193,8 +193,8 @@ def _expected(path: Path, options: dict[str, Any]) -> nn.Module | None:
     try:
         with torch.device("meta"):
             return create_model(**options)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except Exception as error:  # torch's and Python's, of values that no network has
         told = ", ".join(f"{name}: {value}" for name, value in options.items())
         raise UserError(f"{path}: there is no network of {told} ({one_line(error)}): mend its config") from error
