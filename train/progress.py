@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipelines.common.errors import UserError
 from pipelines.common.files import naming, replacing
+from pipelines.common.progress import duration
 from train.step_folders import latest_step
 from train.trackers import MLflow, WeightsAndBiases
 
@@ -86,12 +87,6 @@ SINKS: dict[str, Callable[[Path], Sink]] = {
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
 }
-
-
-def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def step_line(record: dict[str, Any], total_steps: int, seconds_left: float) -> str:

@@ -18,6 +18,7 @@ from evaluate.protocols.folds import VerificationResult
 from evaluate.reporting.schema import SetFigures
 from evaluate.reporting.tables import accuracy_table
 from pipelines.common.errors import UserError
+from pipelines.common.progress import duration
 from pipelines.loading.loader import Batch
 from train.build import build_loader, build_recipe, count_classes, landmarks_of, open_data, place_centres
 from train.checkpoint import Checkpoints
@@ -31,7 +32,7 @@ from train.meter import Meter
 from train.optim import LearningRate
 from train.pictures import batch_sheet, showing_first
 from train.planning.automatic import advice, settled_here, settled_values
-from train.progress import RunLog, duration, step_line
+from train.progress import RunLog, step_line
 from train.resume import batches_a_step, blaming, check_resumable, config_changes
 from train.run_folder import RunFolder
 from train.seeds import seed_generators, step_seed

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from evaluate.features.ranks import World
@@ -57,7 +56,7 @@ def embed_missing(
 
     def make(share: list[Piece]) -> None:
         features = batches(np.concatenate([indices for _, indices in share]))
-        joined = in_pieces(features, [len(indices) for _, indices in share], show=False)
+        joined = in_pieces(features, [len(indices) for _, indices in share])
         for (path, indices), piece in zip(share, joined, strict=True):
             finite(piece, "the network's embeddings", lambda row: describe(int(indices[row])))  # noqa: B023
             save_array(path, piece)
@@ -65,19 +64,12 @@ def embed_missing(
     make_missing(pieces, world, make)
 
 
-def in_pieces(features: Iterator[Tensor], lengths: Sequence[int], *, show: bool) -> Iterator[np.ndarray]:
-    """Join batches of features (b, v, d) to pieces (length, v, d) of these ``lengths``, one after the other.
-
-    ``show``: whether a progress bar is drawn.
-    """
-    columns = TextColumn("images of this rank"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, disable=not show) as progress:
-        task = progress.add_task("", total=sum(lengths))
-        rows: list[np.ndarray] = []
-        for length in lengths:
-            while sum(map(len, rows)) < length:
-                rows.append(next(features).cpu().numpy())
-                progress.advance(task, len(rows[-1]))
-            joined = np.concatenate(rows)
-            yield joined[:length]
-            rows = [joined[length:]]
+def in_pieces(features: Iterator[Tensor], lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    """Join batches of features (b, v, d) to pieces (length, v, d) of these ``lengths``, one after the other."""
+    rows: list[np.ndarray] = []
+    for length in lengths:
+        while sum(map(len, rows)) < length:
+            rows.append(next(features).cpu().numpy())
+        joined = np.concatenate(rows)
+        yield joined[:length]
+        rows = [joined[length:]]

@@ -14,6 +14,7 @@ from evaluate.features.readable import embed_readable
 from evaluate.protocols.embeddings import finite
 from pipelines.common.errors import UserError
 from pipelines.common.files import save_array
+from pipelines.common.progress import with_progress
 from pipelines.sources.rows import RowFile
 from pipelines.sources.source import Source
 
@@ -101,8 +102,10 @@ class EmbeddingStore:
             autocast=autocast,
             max_bad_fraction=max_bad_fraction,
         )
-        joined = in_pieces(features, list(map(len, parts)), show=world.main)
-        for (path, part), piece in zip(pieces, joined, strict=True):
+        lengths = list(map(len, parts))
+        if world.main:
+            features = with_progress(features, "images of this rank", sum(lengths))
+        for (path, part), piece in zip(pieces, in_pieces(features, lengths), strict=True):
             bad = np.array([int(index) in bad_images for index in part])
             with np.errstate(invalid="ignore"):  # 0 / 0 is told as what it is, not finite
                 piece /= np.linalg.norm(piece, axis=2, keepdims=True)

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from evaluate.protocols.intervals import Difference
 from evaluate.reporting import charts
 from evaluate.reporting.breakdowns import MEASURE_NAMES, ByFmr, Discard, Groups, discard_names
 from evaluate.reporting.page import Page
-from evaluate.reporting.uncertainty import differences
+from evaluate.reporting.rated import measured_unlike, rated
 from evaluate.reporting.words import rate_name, told_of
 
 
@@ -34,18 +33,7 @@ def _discard(page: Page, name: str, quality: str, fmr: str, models: Mapping[str,
     drawn = charts.discard("Error versus discard", {model: part.steps for model, part in models.items()}, page.colours)
     page.figures({f"{name}_discard_{quality}_{fmr}": drawn})
     columns = discard_names(dict.fromkeys(key for part in models.values() for key in part.rates))
-    page.table(
-        "FNMR",
-        columns,
-        {model: part.rates for model, part in models.items()},
-        intervals={model: part.bounds(columns) for model, part in models.items()},
-        least=True,
-    )
-    (base, against), *others = models.items()
-    gained: dict[str, dict[str, Difference]] = {
-        f"{model} − {base}": differences((part.rates, part), (against.rates, against)) for model, part in others
-    }
-    page.differences("Difference in points, paired", columns, gained)
+    rated(page, "FNMR", columns, {model: (part.rates, part) for model, part in models.items()}, least=True)
 
 
 def _groups(page: Page, name: str, fmr: str, models: Mapping[str, Groups]) -> None:
@@ -80,7 +68,12 @@ def _groups(page: Page, name: str, fmr: str, models: Mapping[str, Groups]) -> No
     )
     for key in titles:
         columns = {group: group for group in names}
-        page.table(key.upper(), columns, rates[key], intervals=intervals[key], least=True)
+        unlike = [
+            group
+            for group in names
+            if measured_unlike(part.groups[group] for part in models.values() if group in part.groups)
+        ]
+        page.table(key.upper(), columns, rates[key], intervals=intervals[key], least=True, unlike=unlike)
     page.texts(
         "How far apart",
         MEASURE_NAMES,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from evaluate.reporting import charts
 from evaluate.reporting.page import Page, rows_table
+from evaluate.reporting.rated import bands, rated
 from evaluate.reporting.schema import OwnGallery, OwnPairs, Thresholds
-from evaluate.reporting.sections import bands, compare, intervals
 from evaluate.reporting.words import rate_name, rates_of, search_names, told_of
 
 
@@ -28,10 +28,7 @@ def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
     )
     _thresholds(page, "Threshold for a FAR of", models)
     columns = {far: rate_name(far) for far in rates_of(part.tar for part in models.values())}
-    page.table(
-        "TAR at FAR", columns, {model: part.tar for model, part in models.items()}, intervals=intervals(models, columns)
-    )
-    compare(page, columns, {model: (part.tar, part) for model, part in models.items()})
+    rated(page, "TAR at FAR", columns, {model: (part.tar, part) for model, part in models.items()})
     marks = {far: float(far) for far in columns}
     curves = {model: (part.roc.far, part.roc.tar) for model, part in models.items()}
     drawn = {"own_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), bands(models, marks))}
@@ -63,10 +60,7 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
     _thresholds(page, "Threshold for an FPIR of", models)
     fpirs = rates_of(part.tpir for part in models.values())
     columns = search_names(fpirs)
-    page.table(
-        "Rates", columns, {model: part.rates for model, part in models.items()}, intervals=intervals(models, columns)
-    )
-    compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
+    rated(page, "Rates", columns, {model: (part.rates, part) for model, part in models.items()})
     ranks = {f"rank{k}": k for k in (1, 5, 10)}
     cmc = {model: (range(1, len(part.cmc) + 1), part.cmc) for model, part in models.items()}
     drawn = {"own_cmc": charts.cmc("CMC", cmc, page.colours, bands(models, ranks))}

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -66,16 +66,18 @@ class Page:
         spread: Mapping[str, Mapping[str, float | None]] | None = None,
         intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
         least: bool = False,
+        unlike: Collection[str] = (),
     ) -> None:
         """Rates in percent: our models first, their best in bold, then published rows; ``columns`` maps keys to titles.
 
         ``spread`` holds standard deviations in the shape of ``ours``, ``intervals`` their 95 % intervals; the best is
-        the largest, or the ``least`` of errors.
+        the largest, or the ``least`` of errors, and nothing stands out in columns that were measured ``unlike``.
         """
         choose = min if least else max
         best = {
             key: choose((rate for row in ours.values() if (rate := row.get(key)) is not None), default=None)
             for key in columns
+            if key not in unlike
         }
 
         def cell(row: Mapping[str, float | None], key: str, name: str | None = None) -> str:
@@ -88,7 +90,7 @@ class Page:
                 text += f' <span class="pm">± {100 * deviation:.2f}</span>'
             if intervals and name and (pair := intervals[name].get(key)):
                 text += f' <span class="ci">{bracket(pair)}</span>'
-            mark = ' class="best"' if name and len(ours) > 1 and value == best[key] else ""
+            mark = ' class="best"' if name and len(ours) > 1 and value == best.get(key) else ""
             return f"<td{mark}>{text}</td>"
 
         rows = [self.row(name, (cell(row, key, name) for key in columns)) for name, row in ours.items()]

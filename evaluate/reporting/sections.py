@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,6 +12,7 @@ from evaluate.reporting import charts
 from evaluate.reporting.breakdown_sections import breakdowns
 from evaluate.reporting.page import Page, rows_table
 from evaluate.reporting.pictures import Pair, pair_sheet
+from evaluate.reporting.rated import bands, compare, measured_unlike, rated
 from evaluate.reporting.schema import (
     IJB_FAR,
     MEGAFACE_FAR,
@@ -23,7 +24,7 @@ from evaluate.reporting.schema import (
     TinyFace,
     VerificationSet,
 )
-from evaluate.reporting.uncertainty import Uncertain, differences
+from evaluate.reporting.uncertainty import differences
 from evaluate.reporting.words import rate_name, rates_of, search_names, told_of
 
 Models = dict[str, dict]  # results of one kind by model name
@@ -56,11 +57,13 @@ def ijb(page: Page, models: Models, target: str) -> None:
             )
         page.figures(drawn)
         columns = {far: rate_name(far) for far in marks}
-        ours = {model: part.tar for model, part in one.items()}
-        page.table(
-            "TAR at FAR", columns, ours, published_rows(page, target, IJB_FAR), intervals=intervals(one, columns)
+        rated(
+            page,
+            "TAR at FAR",
+            columns,
+            {model: (part.tar, part) for model, part in one.items()},
+            published_rows(page, target, IJB_FAR),
         )
-        compare(page, columns, {model: (part.tar, part) for model, part in one.items()})
         breakdowns(page, name, {model: part.by for model, part in one.items()})
     many = {model: result["identification"] for model, result in models.items() if "identification" in result}
     if many:
@@ -100,9 +103,7 @@ def _rates(
     published: Sequence[tuple[dict, Mapping[str, float]]] = (),
 ) -> None:
     columns = search_names(rates_of(part.tpir for part in models.values()))
-    ours = {model: part.rates for model, part in models.items()}
-    page.table(title, columns, ours, published, intervals=intervals(models, columns))
-    compare(page, columns, {model: (part.rates, part) for model, part in models.items()})
+    rated(page, title, columns, {model: (part.rates, part) for model, part in models.items()}, published)
 
 
 def _hardest(page: Page, title: str, hardest: Mapping[PairKind, list[HardPair]]) -> None:
@@ -155,7 +156,8 @@ def bins(page: Page, models: Models) -> None:
         model: {name: pair for name, part in sets.items() for pair in part.bounds(["accuracy"]).values()}
         for model, sets in models.items()
     }
-    page.table("Accuracy", columns, ours, rows, spread, bounds)
+    unlike = [name for name in names if measured_unlike(sets[name] for sets in models.values() if name in sets)]
+    page.table("Accuracy", columns, ours, rows, spread, bounds, unlike=unlike)
     (first, base), *others = models.items()
     gained: dict[str, dict[str, Difference]] = {
         f"{model} − {first}": {
@@ -215,7 +217,8 @@ def megaface(page: Page, models: Models) -> None:
         model: {keys[model][key]: pair for key, pair in part.bounds(keys[model]).items()}
         for model, part in results.items()
     }
-    page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"), intervals=bounds)
+    unlike = columns if measured_unlike(results.values()) else ()
+    page.table("MegaFace", columns, ours, published_rows(page, "megaface", "rank1"), intervals=bounds, unlike=unlike)
     compare(
         page,
         {n: f"rank-1, {int(n):,}" for n in first.rank1} | {MEGAFACE_FAR: "TAR at FAR 1e-6"},
@@ -240,9 +243,7 @@ def tinyface(page: Page, models: Models) -> None:
     )
     page.section("TinyFace", f"{counts}. In brackets 95 % intervals by resampling people.")
     columns = {f"rank{k}": f"rank-{k}" for k in (1, 5, 20)}
-    ours = {model: part.rates for model, part in results.items()}
-    page.table("TinyFace", columns, ours, intervals=intervals(results, columns))
-    compare(page, columns, {model: (part.rates, part) for model, part in results.items()})
+    rated(page, "TinyFace", columns, {model: (part.rates, part) for model, part in results.items()})
 
 
 def ijbs(page: Page, models: Models) -> None:
@@ -264,26 +265,4 @@ def protocols(page: Page, models: Models) -> None:
         parts: dict[str, Rates] = {model: found[title] for model, found in models.items() if title in found}
         columns = {name: name for part in parts.values() for name in part.rates}
         page.section(title, next(iter(parts.values())).text)
-        ours = {model: part.rates for model, part in parts.items()}
-        page.table(title, columns, ours, intervals=intervals(parts, columns))
-        compare(page, columns, {model: (part.rates, part) for model, part in parts.items()})
-
-
-def compare(
-    page: Page,
-    columns: Mapping[str, str],
-    models: Mapping[str, tuple[Mapping[str, float | None], Uncertain]],
-) -> None:
-    """Every model's figures against the first one's, in pairs, where both were resampled alike."""
-    (name, first), *others = models.items()
-    rows = {f"{other} − {name}": differences(part, first) for other, part in others}
-    page.differences("Difference in points, paired", columns, rows)
-
-
-def bands(models: Mapping[str, Uncertain], place: Mapping[str, float]) -> charts.Bands:
-    """The intervals of each model's figures, at the ``place`` where a chart shows them."""
-    return {name: {place[key]: pair for key, pair in part.bounds(place).items()} for name, part in models.items()}
-
-
-def intervals(models: Mapping[str, Uncertain], keys: Iterable[str]) -> dict[str, dict[str, tuple[float, float]]]:
-    return {model: part.bounds(keys) for model, part in models.items()}
+        rated(page, title, columns, {model: (part.rates, part) for model, part in parts.items()})

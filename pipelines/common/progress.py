@@ -1,18 +1,54 @@
-"""How far a command is, while it works."""
+"""How far a command is, while it works: a bar in a terminal, elsewhere a line a minute."""
 
-from collections.abc import Iterable, Iterator, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Batch = TypeVar("Batch", bound=Sized)
+_SECONDS = 60.0  # from line to line
 
 
 def with_progress(batches: Iterable[Batch], text: str, total: int) -> Iterator[Batch]:
-    """Pass batches on and show how many of the ``total`` there were."""
-    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    """Pass batches on and show how many of the ``total`` there were, the one that is passed on among them."""
+    with (_bar if Console().is_terminal else _lines)(text, total) as advance:
+        for batch in batches:
+            advance(len(batch))
+            yield batch
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+@contextmanager
+def _bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = TextColumn(text, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress:
         task = progress.add_task("", total=total)
-        for batch in batches:
-            yield batch
-            progress.advance(task, len(batch))
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def _lines(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    start = told = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal told, done
+        done += count
+        now = time.monotonic()
+        if now - told >= _SECONDS:
+            told = now
+            left = (now - start) * (total / done - 1)
+            print(f"{text}: {done:,} of {total:,}, {duration(left)} left", flush=True)
+
+    try:
+        yield advance
+    finally:
+        print(f"{text}: {done:,} of {total:,} in {duration(time.monotonic() - start)}", flush=True)

@@ -19,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.progress import Progress
 
 from pipelines.common.errors import UserError
+from pipelines.common.progress import with_progress
 from pipelines.common.sheets import sheet
 from pipelines.sources.bins import write_bin
 from pipelines.sources.recordio import write_dataset
@@ -99,9 +99,8 @@ def _photographs(seed: int, counts: Sequence[int], processes: int | None) -> Ite
         processes or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), _end_with_parent
     )
     try:
-        with Progress() as progress:
-            drawn = executor.map(_draw, [seed] * len(counts), range(len(counts)), counts)
-            yield iter(progress.track(drawn, len(counts), description="drawing identities"))
+        drawn = executor.map(_draw, [seed] * len(counts), range(len(counts)), counts)
+        yield with_progress(drawn, "drawing photographs", sum(counts))
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -125,6 +125,15 @@ def test_the_better_of_two_models_is_marked(results, tmp_path, undrawn):
         assert bool(mark) == (float(value) >= float(other)) and bool(other_mark) == (float(other) >= float(value))
 
 
+def test_none_is_marked_where_two_models_saw_other_people_or_pairs(tmp_path, undrawn):
+    one, other = np.arange(400) % 2 == 0, np.arange(600) % 2 == 0
+    for name, noise, same in (("a", 1, one), ("b", 1.2, one), ("c", 1.2, other)):
+        write_pairs(tmp_path / name, noise, same)
+    pages = [make(tmp_path, tmp_path / "page", *names) for names in ("ab", "ac", "abc")]
+    tables = [re.search(r"<th>Accuracy</th>.*?</table>", page, re.DOTALL).group() for page in pages]
+    assert [table.count('<td class="best">') for table in tables] == [1, 0, 0]
+
+
 COUNTS = {
     "first": ("verification", "impostor"),
     "mega": ("megaface", "distractors"),
