@@ -34,15 +34,16 @@ from evaluate.reporting.tables import print_rates, print_thresholds
 from evaluate.reporting.words import rate_name, search_names, tar_names
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
+from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.prepare.align import detector
 
 
 def rate(text: str) -> float:
-    """A rate of false accepts, of an option."""
+    """A rate of false accepts, of an option, with the digits by which its figures are called."""
     try:
-        value = float(text)
+        value = float(f"{float(text):g}")
     except ValueError:
         value = 0.0
     if not 0 < value < 1:
@@ -69,7 +70,10 @@ def parse_arguments() -> argparse.Namespace:
     add_cache_option(parser)
     add_name_option(parser)
     add_json_option(parser, "what results.json holds")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.far:
+        args.far = list(dict.fromkeys(args.far))  # a rate given twice is one
+    return args
 
 
 def main() -> None:
@@ -85,10 +89,15 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if not args.data.is_dir():
         raise FileNotFoundError(f"there is no folder {args.data}")
     folders = {kind: args.data / kind for kind in ("gallery", "probe", "unknown") if (args.data / kind).is_dir()}
+    several = folders.keys() >= {"gallery", "probe"}
+    if not several and (alone := folders.keys() & {"gallery", "probe"}):
+        raise UserError(
+            f"{args.data} holds {alone.pop()}/ alone: 1:N needs gallery/ and probe/; for 1:1 no person may be called so"
+        )
     align = detector(args.align) if args.align else None
     embed, taken = load_embedder(args, World(take_device()), flip=not args.no_flip)
     crops: dict[str, np.ndarray] = {}
-    if folders.keys() >= {"gallery", "probe"}:
+    if several:
         faces = {kind: read_faces(folder, embed, align, crops) for kind, folder in folders.items()}
         many = own_gallery(faces["gallery"], faces["probe"], faces.get("unknown"), args.far or FPIRS)
         many.worst = draw_confusions(many, args.output, crops)

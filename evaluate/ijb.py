@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluate.breakdowns.templates import image_qualities, template_breakdown
+from evaluate.breakdowns.templates import given_qualities, template_breakdown
 from evaluate.features.extract import extract, features_key, loose_crops
 from evaluate.features.files import load_features
 from evaluate.features.options import (
@@ -24,7 +24,7 @@ from evaluate.features.options import (
 )
 from evaluate.features.preprocessing import input_options
 from evaluate.features.ranks import ranks
-from evaluate.protocols.embeddings import finite
+from evaluate.protocols.embeddings import finite, mean_norms
 from evaluate.protocols.identification import (
     Search,
     joint,
@@ -196,6 +196,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--views is for --features; a checkpoint's images have both")
     if args.ways and (args.norm or args.no_detector_score):
         parser.error("--ways says itself what --norm and --no-detector-score do")
+    if (args.quality or args.groups) and "verification" not in args.protocol:
+        parser.error("--quality and --groups are for the thresholds of --protocol verification")
     if args.half and (args.cache or not args.checkpoint):
         parser.error("--half is for the features.npy that --checkpoint writes, without --cache")
     return args
@@ -247,8 +249,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     images = data.images()
     # All lists are read before the long work, so that a fault in one is told at once.
     pairs = data.pairs() if "verification" in args.protocol else None
-    people = (data.galleries(), data.probes()) if "identification" in args.protocol else None
+    lists = (data.galleries(), data.probes()) if args.groups or "identification" in args.protocol else None
+    people = lists if "identification" in args.protocol else None
     groups = read_groups(args.groups) if args.groups else {}
+    qualities = given_qualities(args.quality, images)
     name_of = images.names.__getitem__
     ways = [(way, *WAYS[way]) for way in args.ways or ()] or [("", args.norm or "keep", not args.no_detector_score)]
     if any(weighed for *_, weighed in ways):
@@ -256,6 +260,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     features, taken = image_features(args, data, images)
     if features is None:
         return None
+    if "norm" in args.quality:
+        qualities["norm"] = mean_norms(features)
     documents: dict[str, dict[str, Any]] = {}
     for way, norm, weighed in ways:
         detector = images.detector if weighed else None
@@ -268,9 +274,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         if pairs:
             one = figures["verification"]
             attach_images(one.hardest, images, data)
-            if args.quality or groups:
-                qualities = image_qualities(args.quality, features, images)
-                subjects = [*data.galleries().values(), data.probes()] if groups else []
+            if qualities or groups:
+                subjects = [*lists[0].values(), lists[1]] if lists else []
                 one.by = template_breakdown(templates, pairs, images, qualities, groups, subjects)
                 print_breakdown(f"{args.target} {way}".strip() + " 1:1", one.by)
         settings = Settings(views=features.shape[1], flip=args.flip, norm=norm, detector_score=weighed)

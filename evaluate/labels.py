@@ -66,7 +66,10 @@ def parse_arguments() -> argparse.Namespace:
     add_network_options(parser)
     add_cache_option(parser)
     add_json_option(parser, "what labels.json holds")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.views and args.checkpoint:
+        parser.error("--views is for --features; a checkpoint's images have one")
+    return args
 
 
 def main() -> None:

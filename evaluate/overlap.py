@@ -127,9 +127,11 @@ def sheet(sources: Sequence[Source], pairs: Sequence[tuple[int, int]], captions:
 
 
 def changes(source: Source, shared: Sequence[SharedIdentity], pairs: Sequence[tuple[int, int]]) -> Changes:
-    """All images of the shared identities of the first set, to be left out."""
+    """All images of the first set's identities among the ``shared``, to be left out; the most similar come first."""
     labels = source.labels(np.arange(len(source)))
-    why = {label: f"{entry.first} is {entry.second} ({entry.cosine:.2f})" for entry, (label, _) in zip(shared, pairs)}
+    why: dict[int, str] = {}
+    for entry, (label, _) in zip(shared, pairs):
+        why.setdefault(label, f"{entry.first} is {entry.second} ({entry.cosine:.2f})")
     images = np.flatnonzero(np.isin(labels, list(why))).tolist()
     return Changes.of(source, {image: (NOBODY, why[int(labels[image])]) for image in images})
 

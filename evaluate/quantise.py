@@ -18,7 +18,7 @@ from evaluate.features.network import load_network
 from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.preprocessing import Preprocessed, add_input_options, input_options
 from evaluate.features.ranks import World
-from evaluate.protocols.folds import verify
+from evaluate.protocols.folds import thresholds_of, verify
 from pipelines.common.command import at_least, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_file, distinct_names, replacing
@@ -64,8 +64,10 @@ def main() -> None:
     assert isinstance(network.model, Preprocessed) and isinstance(network.model.model, OnnxNetwork)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     check_file(args.output)
+    graph = network.model.model
     with replacing(args.output) as temporary:
-        quantise(network.model.model, network.model.preprocessing, _calibration(args, network.input_size), temporary)
+        images = _calibration(args, network.input_size, graph.batch or 1)
+        quantise(graph, network.model.preprocessing, images, temporary)
         eight = Preprocessed(network.model.preprocessing, OnnxNetwork(temporary)).eval()
         world = World(torch.device("cpu"))
         embed, embed_eight = (
@@ -96,8 +98,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"there is no card {args.card}: python -m models.export --output FOLDER writes one")
 
 
-def _calibration(args: argparse.Namespace, size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Images for calibration, of a data set as `open_source` takes it or of a ``.bin`` set, with their landmarks."""
+def _calibration(args: argparse.Namespace, size: int, least: int) -> Iterator[tuple[Tensor, ...]]:
+    """Images for calibration, of a data set as `open_source` takes it or of a ``.bin`` set, with their landmarks.
+
+    ``least``: that the network takes at a time, so that fewer would be none.
+    """
     path: Path = args.calibrate
     landmarks: Landmarks = template_landmarks
     if path.suffix == ".bin":
@@ -108,7 +113,12 @@ def _calibration(args: argparse.Namespace, size: int) -> Iterator[tuple[Tensor, 
     if not len(source):
         raise UserError(f"{path} holds no images")
     indices = np.unique(np.linspace(0, len(source) - 1, args.images).astype(np.int64))
-    few = min(_BATCH, len(indices))
+    if len(indices) < least:
+        raise UserError(
+            f"calibration has {len(indices)} images, but the network takes {least} at a time: give more by --calibrate "
+            "and --images, or export it with --dynamic-batch"
+        )
+    few = min(max(_BATCH, least), len(indices))
     batches = read_once(source, indices, batch_size=few, image_size=size, threads=args.threads, landmarks=landmarks)
     return (batch.inputs for batch in batches)
 
@@ -134,7 +144,7 @@ class Comparison:
 def _compared(embed: Embedder, embed_eight: Embedder, path: Path, pairs: BinSet) -> Comparison:
     images = PairImages(path, pairs.encoded)
     before, after = images.embedded(embed), images.embedded(embed_eight)
-    was, now = (verify(features, pairs.same).accuracy for features in (before, after))
+    was, now = (verify(features, pairs.same, thresholds_of(path.name)).accuracy for features in (before, after))
     return Comparison(was, now, float(cosines(before, after).mean()))
 
 

@@ -29,17 +29,16 @@ from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.ranks import ranks
 from evaluate.protocols.embeddings import mean_norms
 from evaluate.protocols.folds import (
-    ACCURACY_THRESHOLDS,
-    XQLFW_THRESHOLDS,
     VerificationResult,
     resampled,
     roc_band,
+    thresholds_of,
     verify,
     worst_pairs,
 )
 from evaluate.protocols.resampling import draw
 from evaluate.protocols.rfw import rfw_groups
-from evaluate.protocols.side_lists import read_groups
+from evaluate.protocols.side_lists import read_groups, unpacked
 from evaluate.reporting.breakdowns import ByFmr
 from evaluate.reporting.pictures import save_figure, worst_sheet
 from evaluate.reporting.results import write_results
@@ -97,11 +96,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     judged: dict[str, Judged] = {}
     with ranks() as world:
         embed, taken = load_embedder(args, world, flip=not args.no_flip)
-        for (name, pairs), path in zip(pairs_of.items(), args.bins):
-            # XQLFW is LFW's pairs in other qualities, and is published by thresholds of its own.
-            thresholds = XQLFW_THRESHOLDS if "xqlfw" in path.name.lower() else ACCURACY_THRESHOLDS
+        for name, pairs in pairs_of.items():
             features = images[name].embedded(embed)
-            result = verify(features, pairs.same, thresholds)
+            result = verify(features, pairs.same, thresholds_of(name))
             sets[name] = verification_set(result, pairs.same)
             judged[name] = Judged(result.distances, pairs.same, beside[name])
             if (args.quality or groups) and world.main:
@@ -130,7 +127,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def bare(path: Path) -> Path:
     """Without ``.bin``, ``.xz``, ``.bin.xz`` or ``.txt``."""
-    return (path.with_suffix("") if path.suffix == ".xz" else path).with_suffix("")
+    return unpacked(path).with_suffix("")
 
 
 def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> None:

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from evaluate.features.ranks import World
 from pipelines.common import drivers
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def environment(device: torch.device, meta: Mapping[str, Any]) -> dict[str, Any]:
+def environment(world: World, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Names and values, none nested; ``meta``: what a checkpoint notes of its run, whose data and batch they are.
 
     Without a git checkout ``revision`` is None, without a GPU ``driver`` is.
     """
+    device = world.device
     return {
         "facemill": _version("facemill"),
         "revision": revision(_ROOT),
@@ -27,7 +29,8 @@ def environment(device: torch.device, meta: Mapping[str, Any]) -> dict[str, Any]
         "dali": next((f"{name} {_version(name)}" for name in drivers.dali_builds()), None),
         "driver": drivers.installed_driver(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        **{name: meta[name] for name in ("ranks", "global_batch", "images", "num_classes", "fingerprint")},
+        "ranks": world.size,
+        **{name: meta[name] for name in ("global_batch", "images", "num_classes", "fingerprint")},
     }
 
 

@@ -76,7 +76,8 @@ class StepGate:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The scale, and the number of good steps since it has changed."""
-        return {"scale": self.scale, "good_steps": self._good_steps}
+        # Copies, for both change before an optimiser's step: a checkpoint is copied behind the loop till then.
+        return {"scale": self.scale.clone(), "good_steps": self._good_steps.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up a saved state."""

@@ -1,7 +1,5 @@
 """What changes in the head from step to step: how much of the margin is in force, and which share of the classes."""
 
-from fractions import Fraction
-
 from losses import PartialFC
 from train.sections.head import Head
 
@@ -15,7 +13,7 @@ class HeadSchedule:
     sets in between, is not here.
     """
 
-    def __init__(self, config: Head, steps_per_epoch: int | Fraction) -> None:
+    def __init__(self, config: Head, steps_per_epoch: int) -> None:
         self._config, self._steps_per_epoch = config, steps_per_epoch
         self._warmup = round(config.warmup_epochs * steps_per_epoch)
 
@@ -25,7 +23,7 @@ class HeadSchedule:
 
     def sample_rate(self, step: int) -> float:
         """Share of the classes that take part in a step."""
-        epoch = float(step / self._steps_per_epoch)  # rounded once, as for the milestones of the learning rate
+        epoch = step / self._steps_per_epoch  # rounded once, as for the milestones of the learning rate
         begun = [stage.sample_rate for stage in self._config.stages if epoch >= stage.epoch]
         return begun[-1] if begun else self._config.sample_rate
 

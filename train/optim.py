@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
@@ -94,12 +93,9 @@ class LearningRate:
 
     It climbs linearly through the warm-up, from ``lr / (W + 1)`` at step 0 to ``lr · W / (W + 1)`` at the last of its W
     steps, is ``lr`` at step W, and falls from there by the schedule. It is never zero.
-
-    Args:
-        steps_per_epoch: exactly; with accumulated batches it need not be a whole number.
     """
 
-    def __init__(self, config: Schedule, lr: float, steps_per_epoch: int | Fraction) -> None:
+    def __init__(self, config: Schedule, lr: float, steps_per_epoch: int) -> None:
         self.config, self.lr, self.steps_per_epoch = config, lr, steps_per_epoch
         self.total = max(1, round(config.epochs * steps_per_epoch))
         self.warmup = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
@@ -115,5 +111,5 @@ class LearningRate:
             return self.lr * (1 - done) ** self.config.power
         if self.config.name == "cosine":
             return self.lr * (1 + math.cos(math.pi * done)) / 2
-        epoch = float(step / self.steps_per_epoch)  # rounded once: epoch 1.1 of 10 steps begins at step 11, not later
+        epoch = step / self.steps_per_epoch  # rounded once: epoch 1.1 of 10 steps begins at step 11, not later
         return self.lr * self.config.gamma ** sum(epoch >= milestone for milestone in self.config.milestones)

@@ -17,6 +17,7 @@ from train.planning.data_sets import data_size
 from train.planning.devices import BETWEEN, DEVICES, WITHIN, links_of, named_device
 from train.planning.plan import Cluster, make_plan, source_batch
 from train.planning.report import tables
+from train.shipped import find_config
 
 
 def main() -> None:
@@ -36,14 +37,15 @@ def main() -> None:
     add_json_option(parser, "bytes, seconds, FLOPs")
     arguments = parser.parse_args()
     with only_json(arguments.json) as tell:
-        config = load_config(arguments.config, arguments.overrides)
+        path = find_config(arguments.config)
+        config = load_config(path, arguments.overrides)
         here = arguments.device == "this"
         gpus = arguments.gpus or (1 if here else 8)
         device = this_device() if here else named_device(arguments.device)
         cluster = Cluster(device, links_of(device, arguments.link, gpus, arguments.within), gpus * arguments.nodes)
         data = data_size(config, arguments.identities, arguments.images)
         say(f"tracing a step of {config.model.name}, which takes longer the deeper it is")
-        plan = make_plan(config, cluster, data, made_for=source_batch(arguments.config), timed=device.name == "cpu")
+        plan = make_plan(config, cluster, data, made_for=source_batch(path), timed=device.name == "cpu")
         console = Console(markup=False, emoji=False, highlight=False)
         for part in tables(plan):
             console.print(part, soft_wrap=True)

@@ -13,7 +13,7 @@ from train.config import Config
 def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
     """Batches that each process takes in a step.
 
-    It is what the config says, unless the checkpoint of ``meta`` ({} for none) was written by another number of
+    It is what the config says, unless the run of ``meta``, a checkpoint's ({} for none), began on another number of
     processes: then it is what keeps the global batch.
 
     Raises:

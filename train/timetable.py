@@ -1,7 +1,6 @@
 """When a run logs, verifies and saves: by the number of the step, by epochs, by the clock."""
 
 import time
-from fractions import Fraction
 
 from train.config import Config
 
@@ -9,7 +8,7 @@ from train.config import Config
 class Timetable:
     """The times of a run of ``total`` steps; each of them is one at its last step, too."""
 
-    def __init__(self, config: Config, total: int, steps_per_epoch: int | Fraction) -> None:
+    def __init__(self, config: Config, total: int, steps_per_epoch: int) -> None:
         self.total = total
         self._config, self._steps_per_epoch = config, steps_per_epoch
         self._saved_at = time.monotonic()
@@ -28,10 +27,13 @@ class Timetable:
         ends_epochs = epochs and step % (epochs * self._steps_per_epoch) == 0
         return self._is_due(step, self._config.checkpoint.every_steps) or bool(ends_epochs)
 
-    def is_time_to_save(self) -> bool:
-        """Whether a checkpoint is due by this process's clock."""
-        minutes = self._config.checkpoint.every_minutes
-        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+    def asks_to_save(self) -> bool:
+        """Whether a checkpoint is due by this process's clock: once, for what is asked is done steps later."""
+        minutes, now = self._config.checkpoint.every_minutes, time.monotonic()
+        due = minutes is not None and now - self._saved_at > 60 * minutes
+        if due:
+            self._saved_at = now
+        return due
 
     def saved(self) -> None:
         """Count the minutes to the next checkpoint from here."""

@@ -69,8 +69,10 @@ class Trainer:
         self.meta: dict[str, Any] = {"num_classes": num_classes, "images": len(data.source)}
         self.meta |= {"seed": config.seed, "model": config.model.name}
         found = self.checkpoints.newest("global_batch", *self.meta)
-        self.accumulate = batches_a_step(config, world, found[1] if found else {})
-        self.meta |= {"global_batch": self.global_batch, "ranks": world.size, "fingerprint": data.fingerprint()}
+        earlier = found[1] if found else {}
+        self.accumulate = batches_a_step(config, world, earlier)
+        self.meta |= {"global_batch": self.global_batch, "fingerprint": data.fingerprint()}
+        self.meta |= {"ranks": earlier.get("ranks", world.size)}  # on which it began: `optim.accumulate` is for them
         self.meta |= {"trained": config.model.trained, "config": given.model_dump(mode="json")}
         self.changes = config_changes(found[1], self.meta["config"]) if found else None
         if found:
@@ -120,7 +122,7 @@ class Trainer:
     @property
     def epoch(self) -> float:
         """Epochs behind the step, a whole number to the last bit where one ends."""
-        return float(self.step / self.steps_per_epoch)
+        return self.step / self.steps_per_epoch
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -134,7 +136,7 @@ class Trainer:
                 return {}
             if self.world.main:
                 self.folder.write("config.yaml", yaml.safe_dump(self.config.model_dump(), sort_keys=False))
-                made_with = environment(self.world.device, self.meta)
+                made_with = environment(self.world, self.meta)
                 self.folder.write("environment.json", json.dumps(made_with, indent=1) + "\n")
             self.log = self._open_log()
             if self.log:
@@ -158,7 +160,7 @@ class Trainer:
                 limit_waiting(self.config.dist.timeout)
             if times.logs(self.step):
                 self._log_step(metrics)
-            is_time = self.world.main and times.is_time_to_save()
+            is_time = self.world.main and times.asks_to_save()
             stop, wanted, failed = votes.exchange(signals.received, is_time, self.checkpoints.failed)
             if failed:
                 self.checkpoints.finish()

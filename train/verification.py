@@ -10,7 +10,7 @@ from torch import nn
 from evaluate.features.embed import Embedder
 from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.ranks import World
-from evaluate.protocols.folds import VerificationResult, verify
+from evaluate.protocols.folds import VerificationResult, thresholds_of, verify
 from pipelines.common.files import distinct_names
 from pipelines.loading.loader import read_once
 from train.config import Config
@@ -65,7 +65,10 @@ class Verifier:
             threads=settled(self.config.data.threads),
             autocast=autocast,
         )
-        return {name: verify(images.embedded(embed), same) for name, (images, same) in self.sets.items()}
+        return {
+            name: verify(images.embedded(embed), same, thresholds_of(name))
+            for name, (images, same) in self.sets.items()
+        }
 
     def worst(self, name: str, result: VerificationResult) -> Image.Image:
         """The pairs of a set that are judged worst."""

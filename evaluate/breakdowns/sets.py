@@ -10,7 +10,7 @@ from evaluate.breakdowns.pairs import Pairs, breakdown, pair_groups, reachable
 from evaluate.protocols.discard import threshold_at
 from evaluate.protocols.resampling import people
 from evaluate.protocols.rfw import rfw_sets
-from evaluate.protocols.side_lists import read_people, read_quality
+from evaluate.protocols.side_lists import read_people, read_quality, unpacked
 from evaluate.reporting.breakdowns import ByFmr
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
@@ -48,7 +48,7 @@ def read_beside(path: Path, same: np.ndarray, *, quality: bool, people: bool) ->
     Where nobody is named, a genuine pair is a person of its own, and an impostor pair two; with ``people`` an error.
     """
     images = 2 * len(same)
-    listed, qualities = path.with_suffix(".people.txt"), path.with_suffix(".quality.npy")
+    listed, qualities = (unpacked(path).with_suffix(suffix) for suffix in (".people.txt", ".quality.npy"))
     names, person = None, unnamed(same)
     if listed.exists():
         names = read_people(listed, images)
@@ -74,7 +74,7 @@ def unnamed(same: np.ndarray) -> np.ndarray:
 def set_breakdown(name: str, judged: Judged, norms: np.ndarray | None, groups: Mapping[str, str]) -> ByFmr | None:
     """A set's errors by the images' ``norms`` (2P,), by the quality beside it, and by ``groups`` of named people.
 
-    None, and a line that tells so, where it has too few impostor pairs.
+    None, and a line that tells so, where it has too few impostor pairs, or no genuine one.
     """
     given = {"norm": norms, "file": judged.beside.quality}
     qualities = {key: np.minimum(value[::2], value[1::2]) for key, value in given.items() if value is not None}
@@ -117,6 +117,9 @@ def _breakdown(
     thresholds = {fmr: threshold_at(scores[~same], fmr) for fmr in reachable(int((~same).sum()))}
     if not thresholds:
         say(f"{name}: {(~same).sum()} impostor pairs tell nothing of FMR 1e-2, so no figures by quality or group")
+        return None
+    if not same.any():
+        say(f"{name}: without a genuine pair there is no FNMR, so no figures by quality or group")
         return None
     kept, pairs = ((), None) if group is None else pair_groups((group[::2], group[1::2]), names, same, name)
     return breakdown(

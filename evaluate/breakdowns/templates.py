@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from evaluate.breakdowns.pairs import Pairs, breakdown, pair_groups, reachable
-from evaluate.protocols.embeddings import mean_norms
 from evaluate.protocols.ijb_lists import Images, TemplateList
 from evaluate.protocols.resampling import people
 from evaluate.protocols.roc import Roc
@@ -18,16 +17,20 @@ from pipelines.common.command import say
 from pipelines.common.errors import UserError
 
 
-def image_qualities(given: Sequence[str], features: np.ndarray, images: Images) -> dict[str, np.ndarray]:
-    """The images' qualities (n,) by name: ``norm`` of ``features`` (n, v, d), the ``detector``'s score, or a file's."""
+def given_qualities(names: Sequence[str], images: Images) -> dict[str, np.ndarray]:
+    """The images' qualities (n,) that are there beforehand, by name: the ``detector``'s score, and those of files.
+
+    The ``norm`` of the features is not among them.
+    """
     found: dict[str, np.ndarray] = {}
-    for name in given:
+    for name in names:
         if name == "norm":
-            found[name] = mean_norms(features)
-        elif name == "detector":
-            found[name] = images.detector.astype(np.float64)
-        else:
-            found[Path(name).stem] = read_quality(Path(name), len(images.names))
+            continue
+        title = name if name == "detector" else Path(name).stem
+        if title in found or title == "norm":
+            raise UserError(f"--quality {name}: there is another quality of the name {title}; rename the file")
+        scores = images.detector if name == "detector" else read_quality(Path(name), len(images.names))
+        found[title] = scores.astype(np.float64)
     return found
 
 

@@ -112,14 +112,17 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
     for place in (final.parent, folder):
         remove_leftovers(place)
     stamp = final.with_suffix(".json")
-    if final.exists() and not (stamp.exists() and stamp.read_text() == key):
-        final.unlink()
+    if final.exists():
+        if not stamp.exists():
+            raise UserError(f"{final} is not this command's, which would replace it: move it, or name another --output")
+        if stamp.read_text() != key:
+            final.unlink()
     if not final.exists():
         mark = folder / "key.json"
         if not (mark.exists() and mark.read_text() == f"{chunk} {key}"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            for path, text in ((mark, f"{chunk} {key}"), (stamp, key)):
+            for path, text in ((stamp, key), (mark, f"{chunk} {key}")):  # whose mark is there has its stamp, too
                 with replacing(path) as temporary:
                     temporary.write_text(text)
 

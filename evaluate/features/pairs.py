@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from evaluate.protocols.folds import FOLDS
+from evaluate.protocols.image_files import by_stem, is_image
+from evaluate.protocols.side_lists import unpacked
 from pipelines.common.errors import UserError
-from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.loading.landmarks import Landmarks, landmarks_beside
 from pipelines.prepare.pairs import read_pairs as read_list
 from pipelines.sources.bins import BinSet, read_bin
@@ -49,7 +50,7 @@ def listed(path: Path) -> BinSet:
     for name, number in (image for pair in pairs for image in pair):
         if name not in files:
             found = (folder / name).iterdir() if (folder / name).is_dir() else ()
-            files[name] = {image.stem: image for image in found if image.suffix.lower() in IMAGE_SUFFIXES}
+            files[name] = by_stem(image for image in found if is_image(image.name))
         stem = f"{name}_{number:04d}"
         if stem not in files[name]:
             raise UserError(f"{path} lists image {number} of '{name}': there is no {folder / name / stem}.jpg")
@@ -68,7 +69,7 @@ class PairImages:
     """
 
     def __init__(self, path: Path, encoded: Sequence[bytes]) -> None:
-        landmarks = landmarks_beside(path, len(encoded))
+        landmarks = landmarks_beside(unpacked(path), len(encoded))
         known: dict[tuple[bytes, bytes], int] = {}
         keys = zip(encoded, map(np.ndarray.tobytes, landmarks(np.arange(len(encoded)))))
         self.rows = np.array([known.setdefault(key, len(known)) for key in keys])

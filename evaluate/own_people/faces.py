@@ -8,9 +8,9 @@ import numpy as np
 
 from evaluate.features.embed import Embedder
 from evaluate.protocols.embeddings import normalised
+from evaluate.protocols.image_files import is_image
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
-from pipelines.common.formats import IMAGE_SUFFIXES
 from pipelines.loading.landmarks import template_landmarks
 from pipelines.prepare.align import Align, Landmarks
 from pipelines.prepare.reading import read_all
@@ -34,7 +34,7 @@ def open_folder(folder: Path) -> FileSource:
     """The images ``identity/image``, or, where none lies in a folder, each of a person of their own."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    flat = sorted(str(path) for path in folder.iterdir() if path.name.lower().endswith(IMAGE_SUFFIXES))
+    flat = sorted(str(path) for path in folder.iterdir() if is_image(path.name))
     if not flat or any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
         return FolderSource(folder)
     return ListSource(flat, *number_names([Path(path).name for path in flat]))

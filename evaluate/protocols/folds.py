@@ -1,6 +1,7 @@
 """Verification of pairs: 10-fold accuracy, and TAR at a fixed FAR."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -40,6 +41,11 @@ class VerificationResult:
         """The number of pairs and the single figures."""
         names = ("accuracy", "std", "val", "val_std", "far", "threshold")
         return {"pairs": len(self.distances)} | {name: getattr(self, name) for name in names}
+
+
+def thresholds_of(name: str) -> np.ndarray:
+    """Those (t,) by which the set of this ``name``, which folders may lead, is published."""
+    return XQLFW_THRESHOLDS if "xqlfw" in Path(name).name.lower() else ACCURACY_THRESHOLDS
 
 
 def verify(features: np.ndarray, same: np.ndarray, thresholds: np.ndarray = ACCURACY_THRESHOLDS) -> VerificationResult:

@@ -186,7 +186,9 @@ def resampled_limits(found: Search, subject: np.ndarray, signs: np.ndarray, fpir
     """The thresholds (B, k) of ``limit_at`` with the subjects (Q,) of the probes without a mate resampled."""
     others = np.flatnonzero(~found.mated)[np.argsort(-found.best_other[~found.mated], kind="stable")]
     count = (signs > 0) @ np.bincount(subject[others], minlength=signs.shape[1])
-    return limits(found.best_other[others], subject[others], np.outer(count, fpirs), signs)
+    wanted = _allowed(count[:, None], np.array(fpirs))
+    wanted = np.where(count[:, None] > 0, wanted, 0)  # where nobody is left, the highest score of all is the limit
+    return limits(found.best_other[others], subject[others], wanted, signs)
 
 
 def resampled_ranks(rank: np.ndarray, subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
@@ -199,12 +201,17 @@ def _by_rate(fpirs: Sequence[float], tpir: np.ndarray) -> dict[str, np.ndarray]:
     return {f"{fpir:g}": column for fpir, column in zip(fpirs, tpir.T)}
 
 
+def _allowed(count: int | np.ndarray, fpir: float | np.ndarray) -> np.ndarray:
+    """How many of ``count`` best scores reach the threshold: not more than ``fpir`` of them, but one at least."""
+    return np.maximum(np.floor(count * fpir * (1 + 1e-12)), 1)
+
+
 def limit_at(found: Search, fpir: float) -> float:
     """The n * fpir-th largest best score of the n probes without a mate, at least the largest; to be exceeded."""
     others = np.sort(found.best_other[~found.mated])[::-1]
     if not len(others) or not found.mated.any():
         raise UserError("the open-set figures need probes with and without a mate in each gallery")
-    return float(others[max(int(len(others) * fpir) - 1, 0)])
+    return float(others[int(_allowed(len(others), fpir)) - 1])
 
 
 def tpir_at(found: Search, fpir: float) -> float:

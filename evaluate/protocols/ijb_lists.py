@@ -10,8 +10,10 @@ and ``loose_crop/`` the images.
 
 import codecs
 import csv
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -97,20 +99,40 @@ class IJB:
 
 def _table(path: Path, columns: int, dtype: type) -> tuple[list[str], np.ndarray]:
     """A name and ``columns`` numbers a line: names (n) and numbers (n, columns)."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # file names may be in any encoding
-        names = [line.split(maxsplit=1)[0] for line in file if line.strip()]
-    if not names:
+    names: list[str] = []
+    rest = _parted(path, names)
+    first = next(rest, None)
+    if first is None:
         raise UserError(f"{path} lists no image")
     try:
         # Whole numbers too are read as float64, or numpy would cut 12.7 to 12 without a word.
-        numbers = np.loadtxt(path, np.float64, comments=None, usecols=range(1, columns + 1), ndmin=2, encoding="latin1")
+        numbers = np.loadtxt(chain([first], rest), np.float64, comments=None, usecols=range(columns), ndmin=2)
     except ValueError as error:
         raise UserError(f"{path} must hold a name and {columns} numbers a line: {one_line(error)}") from None
+    names = [name if name.isascii() else _decoded(name) for name in names]
     if np.issubdtype(dtype, np.integer) and (bad := _no_whole_numbers(numbers).any(axis=1)).any():
         row = int(bad.argmax())
         raise UserError(f"{path} must hold whole numbers, {names[row]} has {' and '.join(map(str, numbers[row]))}")
     numbers = numbers.astype(dtype)
     return names, numbers
+
+
+def _parted(path: Path, names: list[str]) -> Iterator[str]:
+    """What follows the name in each line; the name is put into ``names``, which are to be ``_decoded``.
+
+    File names may be in any encoding: as ASCII, no byte of theirs is taken for a blank, as one of à is in Latin-1.
+    """
+    with path.open(encoding="ascii", errors="surrogateescape") as file:
+        for line in file:
+            parts = line.split(None, 1)
+            if parts:
+                names.append(parts[0])
+                yield parts[-1]
+
+
+def _decoded(name: str) -> str:
+    """The name in UTF-8, without the mark that Windows' programs write before a file's first."""
+    return name.encode("ascii", "surrogateescape").decode("utf-8-sig", "surrogateescape")
 
 
 def _no_whole_numbers(numbers: np.ndarray) -> np.ndarray:

@@ -106,7 +106,10 @@ def _probes(path: Path, videos: Mapping[str, Iterable[int]], stills: Mapping[str
 
 
 def _gallery(path: Path, against: str) -> list[Template]:
-    """The templates of a gallery: a subject's files together in ``booking``, else each by itself."""
+    """The templates of a gallery: a subject's files together in ``booking``, else each by itself.
+
+    A row of ``booking`` that is listed twice counts twice, as in the published evaluation.
+    """
     rows = [(_number(subject, path, line), file) for line, (_, subject, file, *_) in _rows(path, 3)]
     if against != "booking":
         return [(subject, (file,)) for subject, file in dict.fromkeys(rows)]

@@ -8,6 +8,11 @@ from pipelines.common.errors import UserError
 from pipelines.common.files import load_array
 
 
+def unpacked(path: Path) -> Path:
+    """``lfw.bin`` of ``lfw.bin.xz``, by whose name the files beside it are called; any other set's path as it is."""
+    return path.with_suffix("") if path.name.endswith(".bin.xz") else path
+
+
 def read_quality(path: Path, images: int) -> np.ndarray:
     """A number an image, float64 (images,), from a ``.npy``; the higher the better."""
     values = load_array(path)
@@ -37,6 +42,8 @@ def read_groups(path: Path) -> dict[str, str]:
             raise UserError(f"{path} line {number} must hold a person and a group, with a tab or a comma between")
         if groups.setdefault(person, group) != group:
             raise UserError(f"{path} line {number}: {person} is in two groups, {groups[person]} and {group}")
+    if not groups:
+        raise UserError(f"{path} names nobody: it must hold a person and a group a line, with a tab or a comma between")
     return groups
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.io import loadmat
 
 from evaluate.protocols.identification import best_mates, search
+from evaluate.protocols.image_files import by_stem, images_below
 from pipelines.common.errors import UserError, one_line
-from pipelines.common.formats import IMAGE_SUFFIXES
 
 FOLDERS = ("Probe", "Gallery_Match", "Gallery_Distractor")
 # By folder the list, and its variables: names (n, 1), cells of text, and numbers of people (n, 1).
@@ -50,7 +50,7 @@ def read_lists(folder: Path, mat: Path | None = None) -> Lists:
     for name in FOLDERS:
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"there is no {folder / name}: --data needs {', '.join(FOLDERS)}, aligned")
-        files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = images_below(folder / name)
         if not files:
             raise UserError(f"{folder / name} holds no image")
         found.append(files)
@@ -82,11 +82,11 @@ def _listed(path: Path, images: str, ids: str, files: list[Path]) -> tuple[list[
         raise UserError(f"{path} is no sound .mat list: {one_line(error)}") from None
     if len(names) != len(people):
         raise UserError(f"{path} has {len(names)} names in {images}, {len(people)} numbers in {ids}")
-    by_stem = {file.stem: file for file in files}
-    missing = [name for name in names if Path(name).stem not in by_stem]
+    file_of = by_stem(files)
+    missing = [name for name in names if Path(name).stem not in file_of]
     if missing:
         raise UserError(f"{len(missing)} of {len(names)} images of {path} are not there, the first is {missing[0]}")
-    return [by_stem[Path(name).stem] for name in names], people
+    return [file_of[Path(name).stem] for name in names], people
 
 
 def _people(files: list[Path]) -> np.ndarray:

@@ -1,10 +1,11 @@
 """What ``results.json`` holds of pairs by quality and by group of people."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from evaluate.reporting.fields import Count, Curve, Lengths, Number, Rate
+from evaluate.reporting.fields import Count, Curve, Lengths, Number, Rate, RateKey, number_of
 from evaluate.reporting.uncertainty import Uncertain
 
 MEASURE_NAMES = {
@@ -18,6 +19,12 @@ MEASURE_NAMES = {
 SMALLER_IS_WORSE = ("fdr", "worst_accuracy")
 
 
+def _share(key: str) -> str:
+    if key != "pauc" and not 0 <= number_of(key) <= 1:
+        raise ValueError(f"{key!r} is no share of the pairs, and not pauc")
+    return key
+
+
 def discard_names(rates: Iterable[str]) -> dict[str, str]:
     """What the rates of `Discard` are called in a table."""
     return {key: "mean, 0–20 % left out" if key == "pauc" else f"{100 * float(key):g} % left out" for key in rates}
@@ -26,7 +33,7 @@ def discard_names(rates: Iterable[str]) -> dict[str, str]:
 class DiscardSteps(Lengths):
     """FNMR by the share of pairs that are left out, and its 95 % interval."""
 
-    discarded: Curve
+    discarded: Annotated[Curve, Field(min_length=2)]
     fnmr: Curve
     low: Curve
     high: Curve
@@ -44,7 +51,7 @@ class Discard(Uncertain):
     threshold: Number
     genuine: Count
     refused: Count
-    rates: dict[str, Rate]
+    rates: dict[Annotated[str, AfterValidator(_share)], Rate]
     steps: DiscardSteps
 
 
@@ -74,6 +81,12 @@ class Groups(Uncertain):
     measures: dict[str, Number]
     chance: dict[str, Number]
 
+    @model_validator(mode="after")
+    def _known(self) -> "Groups":
+        if lost := sorted(self.measures.keys() - self.chance.keys()):
+            raise ValueError(f"chance lacks {', '.join(lost)}")
+        return self
+
     def told(self, name: str) -> tuple[str, str, str]:
         """A measure, its interval if it has one, and whether equal groups would be as far apart by chance."""
         if name not in self.measures:  # as in files from before there was this one
@@ -93,5 +106,5 @@ class Groups(Uncertain):
 class ByFmr(BaseModel):
     """Figures at thresholds that are chosen on all pairs, by their FMR."""
 
-    quality: dict[str, dict[str, Discard]] = {}  # by the quality's name, by FMR
-    groups: dict[str, Groups] = {}  # by FMR
+    quality: dict[str, dict[RateKey, Discard]] = {}  # by the quality's name, by FMR
+    groups: dict[RateKey, Groups] = {}  # by FMR

@@ -9,10 +9,10 @@ commands write may be missing.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, PositiveFloat, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
 
 from evaluate.reporting.breakdowns import ByFmr
-from evaluate.reporting.fields import Count, Curve, Lengths, Number, Rate
+from evaluate.reporting.fields import Count, Curve, Lengths, Number, Rate, RateKey
 from evaluate.reporting.uncertainty import Interval, Uncertain
 
 FORMAT = 1  # of the files that are written; files from before it was written count as 0
@@ -30,7 +30,7 @@ def _text(value: object) -> object:
     return value
 
 
-_Far = Annotated[PositiveFloat, BeforeValidator(float)]  # a key in JSON is a text
+_Far = Annotated[float, Field(gt=0, le=1), BeforeValidator(float)]  # a key in JSON is a text
 _PRINTABLE = BeforeValidator(lambda text: printable(text) if isinstance(text, str) else text)
 Name = Annotated[str, _PRINTABLE, Field(min_length=1)]
 FileName = Annotated[Any, AfterValidator(_text)]  # a str of any bytes, which pydantic's own would refuse
@@ -39,11 +39,9 @@ PairKind = Literal["genuine", "impostor"]
 
 
 def _with_key(needed: str) -> AfterValidator:
-    """Figures by a rate, count or the like, among which is the one that a report puts first."""
+    """Figures by a rate, among which is the one that a report puts first."""
 
     def check(figures: dict[str, object]) -> dict[str, object]:
-        for key in figures:
-            float(key)
         if needed not in figures:
             raise ValueError(f"'{needed}' is missing")
         return figures
@@ -69,7 +67,7 @@ class Det(Lengths):
 
 
 class Histogram(Lengths):
-    edges: Curve
+    edges: Annotated[Curve, Field(min_length=2)]
     genuine: list[FiniteFloat]
     impostor: list[FiniteFloat]
 
@@ -114,9 +112,9 @@ class HardPair(BaseModel):
 class OneToOne(Uncertain):
     """IJB 1:1; ``tar``, its intervals, ``far`` (which is really met) and ``threshold`` by the FAR that is asked for."""
 
-    tar: Annotated[dict[str, Rate | None], _with_key(IJB_FAR)]
-    far: dict[str, Number] | None = None
-    threshold: Annotated[dict[str, Number], _with_key(IJB_FAR)]
+    tar: Annotated[dict[RateKey, Rate | None], _with_key(IJB_FAR)]
+    far: dict[RateKey, Number] | None = None
+    threshold: Annotated[dict[RateKey, Number], _with_key(IJB_FAR)]
     rule: str | None = None
     genuine: Count
     impostor: Count
@@ -132,7 +130,7 @@ class Identification(Uncertain):
     rank1: Rate | None
     rank5: Rate | None = None
     rank10: Rate | None = None
-    tpir: dict[str, Rate | None]
+    tpir: dict[RateKey, Rate | None]
 
     @property
     def ranks(self) -> dict[str, float | None]:
@@ -145,7 +143,7 @@ class Identification(Uncertain):
 
 
 class Joint(Identification):
-    threshold: dict[str, Number] | None = None
+    threshold: dict[RateKey, Number] | None = None
     cmc: Curve
 
 
@@ -176,8 +174,8 @@ class MegaFace(Uncertain):
     distractors: Count
     searches: Count | None = None
     rank1: Annotated[dict[str, Rate], Field(min_length=1), AfterValidator(_counts)]
-    tar: Annotated[dict[str, Rate | None], _with_key(MEGAFACE_FAR)]
-    threshold: dict[str, Number] | None = None
+    tar: Annotated[dict[RateKey, Rate | None], _with_key(MEGAFACE_FAR)]
+    threshold: dict[RateKey, Number] | None = None
     roc: Roc
     noises: dict[str, Noises] | None = None
 
@@ -219,21 +217,28 @@ class Thresholds(Uncertain):
     ``confusions`` are by title, ``worst`` is their picture in the results' folder.
     """
 
-    threshold: dict[str, FiniteFloat]
-    threshold_interval: dict[str, Interval]
+    threshold: dict[RateKey, FiniteFloat]
+    threshold_interval: dict[RateKey, Interval]
     confusions: dict[str, list[Confusion]]
     worst: FileName | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> "Thresholds":
+        if lost := sorted(self.threshold.keys() - self.threshold_interval.keys()):
+            raise ValueError(f"threshold_interval lacks {', '.join(lost)}")
+        return self
 
 
 class OwnPairs(Thresholds):
     """All pairs of one's own images; ``tar`` and ``far``, the one really met, by the wanted FAR."""
 
+    threshold: Annotated[dict[RateKey, FiniteFloat], Field(min_length=1)]
     images: Count
     people: Count
     genuine: Count
     impostor: Count
-    tar: dict[str, Rate]
-    far: dict[str, Rate]
+    tar: Annotated[dict[RateKey, Rate], Field(min_length=1)]
+    far: dict[RateKey, Rate]
     roc: Roc
     histogram: Histogram
 

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import Any, TextIO
 
 from pipelines.common.errors import UserError, escaped, one_line
 
@@ -28,17 +29,12 @@ def run(main: Callable[[], None]) -> None:
     One of several ranks tells its error and ends at once, without leaving the process group: the others may sit in a
     collective, and to leave is to wait for them. Set ``FACEMILL_TRACEBACK=1`` to see where an error came from.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files are any bytes, whatever the terminal prints
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
     if not several:  # a rank that sits in a collective would not hear it
         signal.signal(signal.SIGTERM, _end)
     try:
         main()
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit(0, several)
     except KeyboardInterrupt:
         _exit(130, several)
     except Exception as error:
@@ -50,6 +46,33 @@ def run(main: Callable[[], None]) -> None:
         if line is not None:
             print(f"error on rank {os.environ['RANK']}: {line}" if several else f"error: {line}", file=sys.stderr)
         _exit(1 if line is None else 2, several)
+
+
+class _Lasting(io.FileIO):
+    """A stream whose reader (head, less) may go away: the rest is lost, and the work that prints it goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    """In place of a standard ``stream``: one that outlives its reader and prints names of any bytes."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(errors="backslashreplace")
+    if stream not in (sys.__stdout__, sys.__stderr__):
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lasting(stream.fileno(), "wb", closefd=False)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering or stream.write_through,  # written through: python -u
+    )
 
 
 def say(text: object) -> None:
@@ -95,8 +118,8 @@ def cosine(text: str) -> float:
     return number
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """For ``type`` of an argument: a whole number of ``least`` or more."""
+def at_least(least: int, *, most: int | None = None) -> Callable[[str], int]:
+    """For ``type`` of an argument: a whole number of ``least`` or more, up to ``most`` if given."""
 
     def parse(text: str) -> int:
         try:
@@ -105,6 +128,8 @@ def at_least(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
         if number < least:
             raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        if most is not None and number > most:
+            raise argparse.ArgumentTypeError(f"{number} is more than {most}")
         return number
 
     return parse

@@ -17,15 +17,20 @@ from pipelines.common.json_output import add_json_option, only_json
 from pipelines.common.pillow import QUALITY
 from pipelines.prepare.align import Align, detector, read_landmarks
 from pipelines.prepare.check import ERRORS, KINDS, Report, check
-from pipelines.prepare.convert import FORMS, LEFT_OUT, Written, all_labels, convert
+from pipelines.prepare.convert import FORMS, LEFT_OUT, SHARD_SIZE, Written, all_labels, convert
 from pipelines.prepare.encode import Reencode
+from pipelines.prepare.output import check_new
 from pipelines.prepare.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
 from pipelines.prepare.summary import identity_sheet, in_words, save_page, summarise
 from pipelines.sources import open_source, open_sources
 from pipelines.sources.bins import write_bin
 from pipelines.sources.folder import FolderSource
+from pipelines.sources.source import Source
 
 _EXAMPLES = 3  # of each problem that are shown; the report has all
+_PAIRS = 6000
+_SHEET = 12  # rows, and columns
+_QUALITIES = at_least(1, most=100)  # of JPEGs; libjpeg would take any number for one of these
 
 
 def main() -> None:
@@ -48,7 +53,7 @@ def main() -> None:
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("convert", help="write data sets as RecordIO or as WebDataset shards")
-    parser.set_defaults(command=_convert)
+    parser.set_defaults(command=_convert, refuse=parser.error)
     parser.add_argument(
         "data", nargs="+", help="several become one; the people of each are others than those of the rest"
     )
@@ -66,23 +71,28 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         "--shuffle", type=at_least(0), metavar="SEED", help="in a random order (RecordIO: im2rec's layout)"
     )
     parser.add_argument("--size", type=at_least(1), help="resize images that are not SIZE x SIZE pixels")
-    parser.add_argument("--quality", type=at_least(1), help="encode all images anew, as JPEGs of this quality")
-    parser.add_argument("--shard-size", type=at_least(1), default=10_000, help="images a shard")
+    parser.add_argument("--quality", type=_QUALITIES, help="encode all images anew, as JPEGs of this quality")
+    parser.add_argument("--shard-size", type=at_least(1), help=f"images a WebDataset shard; default: {SHARD_SIZE}")
     parser.add_argument("--threads", type=at_least(1), help="default: the CPUs available")
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    if arguments.shard_size and arguments.to != "webdataset":
+        arguments.refuse("--shard-size is for --to webdataset")
+    check_new(arguments.out)
     changes = arguments.size or arguments.quality
+    source = open_sources(arguments.data, arguments.changes)
     written = convert(
-        open_sources(arguments.data, arguments.changes),
+        source,
         arguments.out,
         form=arguments.to,
         shuffle=arguments.shuffle,
         transform=Reencode(arguments.size, arguments.quality) if changes else None,
-        shard_size=arguments.shard_size,
+        shard_size=arguments.shard_size or SHARD_SIZE,
         threads=arguments.threads,
+        data=arguments.data,
     )
-    _tell(arguments.out, written)
+    _tell(arguments.out, written, source)
 
 
 def _add_align(commands: argparse._SubParsersAction) -> None:
@@ -93,11 +103,12 @@ def _add_align(commands: argparse._SubParsersAction) -> None:
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--landmarks", action="store_true", help="DATA has lines 'identity/image.jpg x1 y1 … x5 y5'")
     how.add_argument("--detector", type=Path, help="find them by OpenCV's YuNet, whose weights are this .onnx file")
-    parser.add_argument("--quality", type=at_least(1), default=QUALITY, help="of the JPEGs written")
+    parser.add_argument("--quality", type=_QUALITIES, default=QUALITY, help="of the JPEGs written")
     parser.add_argument("--threads", type=at_least(1), help="default: the CPUs available")
 
 
 def _align(arguments: argparse.Namespace) -> None:
+    check_new(arguments.out)
     if arguments.detector:
         source, landmarks = open_source(arguments.data), detector(arguments.detector)
     else:
@@ -105,7 +116,7 @@ def _align(arguments: argparse.Namespace) -> None:
     places = np.zeros((len(source), 5, 2), np.float32)
     transform = Align(landmarks, arguments.quality, places)
     written = convert(source, arguments.out, transform=transform, threads=arguments.threads, landmarks=places)
-    _tell(arguments.out, written)
+    _tell(arguments.out, written, source)
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:
@@ -142,9 +153,13 @@ def _check(arguments: argparse.Namespace) -> None:
         check_file(arguments.report)
     with only_json(arguments.json) as tell:
         report = _checked(arguments, save=arguments.report)
-        bad = len(report.bad_images(*ERRORS))
-        remedy = f"{bad} images: 'prepare repair' leaves them out" if bad else "nothing"
-        say(f"training would stumble over {remedy}")
+        over = []
+        if bad := len(report.bad_images(*ERRORS)):
+            over.append(f"{bad} images: 'prepare repair' leaves them out")
+        if report.missing:
+            whole = report.images + report.missing
+            over.append(f"{report.missing} of {whole} images, which are missing: {report.shortage}")
+        say(f"training would stumble over {'; over '.join(over) or 'nothing'}")
         if arguments.report:
             say(arguments.report)
         tell(report.as_dict())
@@ -154,27 +169,30 @@ def _check(arguments: argparse.Namespace) -> None:
 def _repair(arguments: argparse.Namespace) -> None:
     kinds = *ERRORS, *arguments.drop
     Report(0, 0).bad_images(*kinds)  # a kind that does not exist should not cost an hour
+    check_new(arguments.out)
     bad = _checked(arguments).bad_images(*kinds)
     source = open_sources(arguments.data)
     kept = np.setdiff1d(np.arange(len(source)), bad)
-    _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads))
+    _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads), source)
     say(f"{len(bad)} bad images were dropped")
 
 
 def _add_inspect(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("inspect", help="figures of a data set, and pictures of random identities")
-    parser.set_defaults(command=_inspect)
+    parser.set_defaults(command=_inspect, refuse=parser.error)
     parser.add_argument("data")
     parser.add_argument("--sheet", type=Path, help="a PNG to write: a row an identity")
     parser.add_argument("--html", type=Path, help="a page to write with figures and pictures")
-    parser.add_argument("--rows", type=at_least(1), default=12, help="identities on the sheet")
-    parser.add_argument("--columns", type=at_least(1), default=12, help="images of each")
+    parser.add_argument("--rows", type=at_least(1), help=f"identities on the sheet; default: {_SHEET}")
+    parser.add_argument("--columns", type=at_least(1), help=f"images of each; default: {_SHEET}")
     parser.add_argument("--sample", type=at_least(1), default=1000, help="images that are looked into")
     parser.add_argument("--seed", type=at_least(0), default=0)
     add_json_option(parser, "the figures")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    if (arguments.rows or arguments.columns) and not (arguments.sheet or arguments.html):
+        arguments.refuse("--rows and --columns are for --sheet and --html")
     for picture in filter(None, (arguments.sheet, arguments.html)):
         check_file(picture)
     with only_json(arguments.json) as tell:
@@ -184,7 +202,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         for name, value in texts.items():
             say(f"{name:<22}{value}")
         if arguments.sheet or arguments.html:
-            sheet = identity_sheet(source, rows=arguments.rows, columns=arguments.columns, seed=arguments.seed)
+            rows, columns = arguments.rows or _SHEET, arguments.columns or _SHEET
+            sheet = identity_sheet(source, rows=rows, columns=columns, seed=arguments.seed)
         if arguments.sheet:
             with replacing(arguments.sheet) as temporary:
                 sheet.save(temporary, "PNG")
@@ -206,26 +225,31 @@ def _add_split(commands: argparse._SubParsersAction) -> None:
 
 
 def _split(arguments: argparse.Namespace) -> None:
+    outs = arguments.out / "train", arguments.out / "heldout"
+    for out in outs:
+        check_new(out)
     source = open_source(arguments.data)
     parts = split_identities(source, arguments.held_out, seed=arguments.seed)
-    for name, indices in zip(("train", "heldout"), parts):
-        written = convert(source, arguments.out / name, indices=indices, threads=arguments.threads)
-        _tell(arguments.out / name, written)
+    for out, indices in zip(outs, parts):
+        _tell(out, convert(source, out, indices=indices, threads=arguments.threads), source)
 
 
 def _add_pairs(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("pairs", help="make a .bin verification set")
-    parser.set_defaults(command=_pairs)
+    parser.set_defaults(command=_pairs, refuse=parser.error)
     parser.add_argument("data")
     parser.add_argument("out", type=Path, help="the .bin file to write")
     parser.add_argument("--pairs-file", type=Path, help="in LFW's format; of a folder it takes name/name_0001.jpg")
     parser.add_argument(
-        "--count", type=at_least(1), default=6000, help="pairs to draw, half of them genuine, in ten folds"
+        "--count", type=at_least(1), help=f"pairs to draw, half of them genuine, in ten folds; default: {_PAIRS}"
     )
-    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument("--seed", type=at_least(0), help="of what is drawn; default: 0")
 
 
 def _pairs(arguments: argparse.Namespace) -> None:
+    drawn = arguments.count is not None or arguments.seed is not None
+    if drawn and arguments.pairs_file:
+        arguments.refuse("--count and --seed are for drawn pairs, not for those of --pairs-file")
     check_file(arguments.out)
     source = open_source(arguments.data)
     if arguments.pairs_file:
@@ -234,7 +258,8 @@ def _pairs(arguments: argparse.Namespace) -> None:
         folder = isinstance(source, FolderSource)
         images = find_files(Path(arguments.data), wanted) if folder else find_images(source, wanted)
     else:
-        pairs, same = draw_pairs(all_labels(source, np.arange(len(source))), arguments.count, seed=arguments.seed)
+        labels = all_labels(source, np.arange(len(source)))
+        pairs, same = draw_pairs(labels, arguments.count or _PAIRS, seed=arguments.seed or 0)
         images, _ = source.read(pairs.ravel())
     write_bin(arguments.out, images, same)
     say(f"{arguments.out}: {same.sum()} genuine and {(~same).sum()} impostor pairs")
@@ -257,10 +282,12 @@ def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
     return report
 
 
-def _tell(out: Path, written: Written) -> None:
+def _tell(out: Path, written: Written, source: Source) -> None:
     say(f"{out}: {written.images} images of {written.identities} identities")
     if written.left_out:
         say(f"{written.left_out} images were left out: {out / LEFT_OUT} says which and why")
+    if source.missing:
+        say(f"{source.missing} images are missing and cannot be brought back from what is there: {source.shortage}")
 
 
 if __name__ == "__main__":

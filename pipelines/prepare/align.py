@@ -50,7 +50,7 @@ class Align:
 def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:
     """The photographs and landmarks of a file with lines ``path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5``.
 
-    Relative paths are taken from the file's folder. A photograph's folder is its identity.
+    Relative paths are taken from the file's folder. A photograph's folder, which a path has to name, is its identity.
     """
     paths, names, points = [], [], []
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:  # file names may be in any encoding
@@ -64,9 +64,11 @@ def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:
                     raise ValueError
             except ValueError:
                 raise UserError(f"{path}, line {number} is not 'path x1 y1 … x5 y5': '{line.strip()[:80]}'") from None
-            place = path.parent / image
-            paths.append(str(place))
-            names.append(place.parent.name)
+            identity = Path(image).parent.name
+            if identity in ("", ".."):
+                raise UserError(f"{path}, line {number}: '{image[:80]}' has no identity: write 'identity/image.jpg'")
+            paths.append(str(path.parent / image))
+            names.append(identity)
             points.append(values[:, 0] + 1j * values[:, 1])
     if not paths:
         raise UserError(f"{path} lists no landmarks")

@@ -33,16 +33,22 @@ _GREY = 1.5  # greatest mean distance between an image's colour channels, in lev
 
 @dataclass
 class Report:
-    """``problems`` maps each of KINDS to {index of the image, or class: what there is to say}."""
+    """``problems`` maps each of KINDS to {index of the image, or class: what there is to say}.
+
+    ``missing`` images are not among the ``images``: the files announce them and do not hold them; ``shortage`` says
+    which file is short.
+    """
 
     images: int
     identities: int
+    missing: int = 0
+    shortage: str = ""
     problems: dict[str, dict[int, str]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
 
     @property
     def sound(self) -> bool:
-        """Nothing in the data set that training would stumble over."""
-        return not any(self.problems[kind] for kind in ERRORS)
+        """Nothing in the data set that training would stumble over: it counts missing images as bad ones."""
+        return not self.missing and not any(self.problems[kind] for kind in ERRORS)
 
     def bad_images(self, *kinds: str) -> np.ndarray:
         """Indices of the images with problems of these kinds, int64, ascending."""
@@ -56,6 +62,8 @@ class Report:
         return {
             "images": self.images,
             "identities": self.identities,
+            "missing": self.missing,
+            "shortage": self.shortage,
             "counts": {kind: len(found) for kind, found in self.problems.items()},
             "problems": {kind: sorted(found.items()) for kind, found in self.problems.items()},
         }
@@ -86,7 +94,7 @@ class _Checker:
         self.size = (image_size, image_size) if image_size else None
         self.threads = threads
         self.headers = HeaderReader()
-        self.report = Report(size, source.num_classes)
+        self.report = Report(size, source.num_classes, source.missing, source.shortage)
         self.bytes = np.zeros(size, np.int64)
         self.pictures = np.zeros((size, 2), np.uint64)
         self.good = np.zeros(size, bool)

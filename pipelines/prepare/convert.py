@@ -10,9 +10,11 @@ import io
 import itertools
 import json
 import operator
+import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -26,15 +28,17 @@ from pipelines.common.formats import image_suffix
 from pipelines.common.progress import with_progress
 from pipelines.loading.permutation import ROUNDS, permute
 from pipelines.prepare.output import complete
-from pipelines.prepare.reading import Read, Transform, read_all
+from pipelines.prepare.reading import Read, Transform, read_all, read_leniently
 from pipelines.sources.identities import write_identities
 from pipelines.sources.recordio import LABEL_LIMIT, IRHeader, RecordWriter, pack, write_dataset
 from pipelines.sources.source import Source
 
 FORMS = ("recordio", "webdataset")
 LEFT_OUT = "left_out.jsonl"
+SHARD_SIZE = 10_000  # images
 _DEFAULT_SIDE = 112  # of the images, in pixels, where it cannot be read off the first one
 _LABELS_AT_A_TIME = 1 << 20
+_SAMPLE = 64  # images by which a data set is known again
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,10 @@ def convert(
     indices: np.ndarray | None = None,
     shuffle: int | None = None,
     transform: Transform | None = None,
-    shard_size: int = 10_000,
+    shard_size: int = SHARD_SIZE,
     threads: int | None = None,
     landmarks: np.ndarray | None = None,
+    data: Sequence[str | Path] = (),
 ) -> Written:
     """Write the images ``indices`` of ``source`` (default: all) as the folder ``out``.
 
@@ -62,7 +67,8 @@ def convert(
     and where there are more records than that layout can number (2^24), it is in im2rec's. Shards hold ``shard_size``
     images. An identity without an image gets no class. In im2rec's layout and in shards, one whose images turn out to
     be unreadable keeps its class, because classes are numbered before images are read. An interrupted run can be
-    started again; the shards that it finished are kept.
+    started again; the shards that it finished are kept if it was of the same images, as far as ``data``, the paths that
+    ``source`` was opened from, its labels and a sample of the images tell.
 
     ``landmarks``, float32 (len(source), 5, 2), whose rows a transform may set, are written for RecordIO: those of the
     images in it, in its order.
@@ -78,12 +84,14 @@ def convert(
         "shard_size": shard_size,
         "plan": hashlib.blake2b(plan.order.tobytes() + plan.classes.tobytes()).hexdigest(),
         "names": hashlib.blake2b("\n".join(plan.names).encode(errors="surrogatepass")).hexdigest(),
+        "images": _identification(source, plan.order, data),
     }
     with complete(out, job) as folder:
         left_out = folder / LEFT_OUT
         if form == "recordio":
             left_out.unlink(missing_ok=True)
         with naming(left_out), left_out.open("a") as log:
+            log.write("\n")  # a killed run may have left half a line
             writing = _Writing(source, plan, folder, log, transform, threads, np.zeros(len(plan.names), bool), [])
             if form == "webdataset":
                 names = writing.write_shards(shard_size)
@@ -91,10 +99,12 @@ def convert(
                 names = writing.write_sorted()
             else:
                 names = writing.write_records()
-        lines = dict.fromkeys(left_out.read_text().splitlines(keepends=True))  # a shard begun twice says it twice
-        for index in np.flatnonzero(plan.damaged).tolist():
-            lines[_line(source, plan.considered[index], "no label: it is damaged, negative or taken away")] = None
-        left_out.write_text("".join(lines)) if lines else left_out.unlink()
+        lines = _lines(left_out)
+        for index in lines.keys() & writing.taken:
+            del lines[index]  # it was unreadable when its shard was begun before
+        for index in plan.considered[plan.damaged].tolist():
+            lines[index] = _line(source, index, "no label: it is damaged, negative or taken away")
+        left_out.write_text("".join(lines.values())) if lines else left_out.unlink()
         write_identities(folder, names)
         if landmarks is not None:
             assert form == "recordio"
@@ -102,8 +112,23 @@ def convert(
         written = len(plan.considered) - len(lines)
         if not written:
             shutil.rmtree(folder)  # there is nothing to go on with
-            raise UserError(f"no image could be read; the first: {next(iter(lines)).strip()}")
+            raise UserError(f"no image could be read; the first: {next(iter(lines.values())).strip()}")
     return Written(len(names), written, len(lines))
+
+
+def _identification(source: Source, indices: np.ndarray, data: Sequence[str | Path]) -> str:
+    """What tells images from others with the same labels: where they lie, and what some of them hold.
+
+    What a source knows without reading images may be no more than labels; and what lies at a path may have been made
+    anew.
+    """
+    known = [*map(os.path.abspath, data), source.fingerprint()]
+    digest = hashlib.blake2b(ascii(known).encode())
+    some = indices[np.linspace(0, len(indices) - 1, _SAMPLE).astype(np.int64)]
+    for image in read_leniently(source, np.unique(some)):
+        digest.update(ascii(source.describe(image.index)).encode())
+        digest.update(bytes(image.encoded))
+    return digest.hexdigest()
 
 
 def all_labels(source: Source, indices: np.ndarray) -> np.ndarray:
@@ -193,7 +218,16 @@ class _Writing:
 
 
 def _line(source: Source, index: int, reason: str) -> str:
-    return json.dumps({"image": source.describe(int(index)), "reason": reason}) + "\n"
+    return json.dumps({"index": int(index), "image": source.describe(int(index)), "reason": reason}) + "\n"
+
+
+def _lines(path: Path) -> dict[int, str]:
+    """The lines of ``left_out.jsonl`` by the image's number: a shard that is begun twice tells of an image twice."""
+    lines = {}
+    for line in path.read_text().splitlines(keepends=True):
+        with suppress(ValueError):  # empty, or half a line of a shard that was begun again
+            lines[json.loads(line)["index"]] = line
+    return lines
 
 
 def _side(good: Iterator[tuple[int, Read]]) -> tuple[int, Iterator[tuple[int, Read]]]:

@@ -17,13 +17,10 @@ def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
     """A folder to write to, ``.<out>.partial``, which becomes ``out`` if the block ends well.
 
     What an earlier, interrupted run with the same ``job`` (what it was to write) left there is kept for the block to
-    go on with, half-written files excepted; what another job left is removed. Raises ``ValueError`` if ``out`` exists
-    and holds anything.
+    go on with, half-written files excepted; what another job left is removed. Raises as `check_new` does.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; remove it or name another folder")
-    check_folder(out.parent)
+    check_new(out)
     partial = out.with_name(f".{out.name}.partial")
     if partial.exists() and _job(partial) != job:
         shutil.rmtree(partial)
@@ -35,6 +32,16 @@ def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
     (partial / _JOB).unlink()
     partial.replace(out)
     sync(out.parent)
+
+
+def check_new(out: Path) -> None:
+    """Raise ``ValueError`` if ``out`` exists and holds anything, ``OSError`` if it could not be made; nothing is made.
+
+    For commands that write after long work.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; remove it or name another folder")
+    check_folder(out.parent)
 
 
 def _job(folder: Path) -> object:

@@ -117,16 +117,21 @@ def _open(path: Path) -> Source:
         raise FileNotFoundError(f"there is no data set at {path}")
     if (path / "train.rec").is_file():
         return _open_files([path / "train.rec"])
-    if records := sorted(path.glob("*.rec")):
+    if records := sorted(path.glob(_visible(".rec"))):
         raise UserError(f"{path} has no train.rec; name the file that is meant: {', '.join(map(str, records[:5]))}")
     if (path / "data.mdb").is_file():
         return _open_files([path / "data.mdb"])
     if files := saved_files(path):
         return _open_files(files)
     for suffix in READERS:
-        if suffix not in _BY_NAME_ONLY and (files := sorted(path.glob(f"*{suffix}"))):
+        if suffix not in _BY_NAME_ONLY and (files := sorted(path.glob(_visible(suffix)))):
             return _open_files(files)
     return FolderSource(path)
+
+
+def _visible(suffix: str) -> str:
+    """A glob of the files of a folder with this suffix: macOS's ._train.tar beside train.tar is no shard."""
+    return f"[!.]*{suffix}"
 
 
 def _open_files(paths: list[Path]) -> Source:

@@ -16,6 +16,7 @@ from evaluate.reporting.results import read_results, write_results
 from evaluate.verification import verification_set
 from pipelines.common.errors import UserError
 from pipelines.sources.bins import write_bin
+from tests.command import called
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
 
@@ -129,6 +130,24 @@ def test_what_lies_beside_a_set_must_fit_it(tmp_path):
         read_beside(path, same, quality=False, people=True)
 
 
+@pytest.mark.parametrize("groups", [{}, {"p0": "x", "p1": "y"}])
+def test_a_set_without_genuine_pairs_has_no_breakdown(capsys, groups):
+    distances, same = np.linspace(1, 3, 200), np.zeros(200, bool)
+    names = [f"p{k % 2}" for k in range(400)]
+    judgement = Judged(distances, same, Beside(names, np.arange(400) % 2, np.arange(400.0)))
+    assert set_breakdown("lfw", judgement, np.ones(400), groups) is None
+    assert "lfw: without a genuine pair there is no FNMR, so no figures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["lfw.bin", "lfw.xz", "lfw.bin.xz", "lfw.txt"])
+def test_what_lies_beside_a_set_is_called_as_the_set_is(tmp_path, name):
+    (tmp_path / "lfw.people.txt").write_text("a\na\nb\nc\n")
+    np.save(tmp_path / "lfw.quality.npy", np.array([4.0, 3, 2, 1]))
+    found = read_beside(tmp_path / name, np.array([True, False]), quality=True, people=True)
+    assert found.names == ["a", "a", "b", "c"] and found.quality.tolist() == [4, 3, 2, 1]
+    assert verification.bare(tmp_path / name) == tmp_path / "lfw"
+
+
 def test_command(tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     same = np.arange(200) % 2 == 0
@@ -165,6 +184,30 @@ def test_ijb_by_quality_and_group(tmp_path, monkeypatch):
         if one["far"][fmr] <= float(fmr):  # else the ROC's nearest point exceeds the FMR
             assert part["rates"]["0"] == pytest.approx(1 - one["tar"][fmr], abs=1e-9)
     assert all(set(part["groups"]) == {"x", "y"} for part in one["by"]["groups"].values())
+
+
+def test_qualities_and_groups_are_read_before_the_long_work(tmp_path):
+    write_release(tmp_path, 0.001, dimension=4)
+    number = len(ijb.IJB(tmp_path, "IJBC").images().names)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "sharp.npy", np.ones(number))
+    sharp = [tmp_path / folder / "sharp.npy" for folder in ("a", "b")]
+    arguments = ["--data", tmp_path, "--features", tmp_path / "none.npy", "--output", tmp_path / "o"]
+
+    def error(*options):
+        ended = called(ijb.main, *arguments, *options)
+        assert ended.code == 2 and "none.npy" not in ended.error
+        return ended.error
+
+    assert "another quality of the name sharp" in error("--quality", *sharp)
+    assert "nrom" in error("--quality", "nrom")
+    for option in (["--quality", "norm"], ["--groups", tmp_path / "groups.csv"]):
+        assert "--protocol verification" in error(*option, "--protocol", "identification")
+    (tmp_path / "groups.csv").write_text("a,x\n")
+    probes = next((tmp_path / "IJBC" / "meta").glob("*probe*"))
+    probes.rename(probes.with_suffix(".away"))
+    assert probes.name in error("--groups", tmp_path / "groups.csv", "--protocol", "verification")
 
 
 def test_a_templates_quality_is_the_mean_of_its_medias_means():

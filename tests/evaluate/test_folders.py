@@ -111,3 +111,26 @@ def test_what_is_no_rate(far, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command.parse_arguments()
     assert f"'{far}' is no rate between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_rate_given_twice_is_one(tmp_path, monkeypatch, capsys):
+    """Each threshold keeps the interval that it has when its rate is asked for alone."""
+    write_folder(tmp_path / "data", dict.fromkeys("abcdefgh", 3))
+    wanted = {far: evaluated(tmp_path, monkeypatch, "--far", far)[0]["own_pairs"] for far in ("0.01", "0.1")}
+    capsys.readouterr()
+    found, _ = evaluated(tmp_path, monkeypatch, "--far", "1e-2", "0.1", "1e-6", "0.010000001", ".01", "1e-6")
+    for field in ("tar", "threshold", "threshold_interval", "interval"):
+        assert found["own_pairs"][field] == {far: one[field][far] for far, one in wanted.items()}
+    assert "too few for FAR 1e-6\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("there, other", [("gallery", "probes"), ("probe", "galery")])
+def test_a_misspelt_folder_is_no_other_protocol(tmp_path, monkeypatch, there, other):
+    """Their images lie flat, so that 1:1 would take the two folders for two people."""
+    for kind in (there, other):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "data" / kind / f"{number}.jpg").write_bytes(jpeg(number))
+    with pytest.raises(UserError, match=f"data holds {there}/ alone: 1:N needs gallery/ and probe/"):
+        evaluated(tmp_path, monkeypatch)
+    assert not (tmp_path / "out").exists()

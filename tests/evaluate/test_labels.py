@@ -105,3 +105,9 @@ def test_features_of_other_data_are_refused(faces, monkeypatch):
     (faces / "out").touch()
     with pytest.raises(NotADirectoryError):  # before any work
         call(monkeypatch, command.main, faces / "a", "--checkpoint", "none", "--output", faces / "out")
+
+
+def test_views_are_of_features(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, command.main, "a", "--checkpoint", "c", "--views", "2")
+    assert "--views is for --features" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from pipelines.prepare.convert import convert
 from pipelines.sources import open_source, open_sources
 from pipelines.sources.bins import write_bin
 from pipelines.sources.memory import MemorySource
-from tests.pipelines.photos import jpeg, write_folder
+from tests.pipelines.photos import encoded, jpeg, picture, write_folder
 
 
 class Pixels(torch.nn.Module):
@@ -128,6 +128,26 @@ def test_command(tmp_path, monkeypatch, capsys, kind):
     with Image.open(tmp_path / "out" / "overlap.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB"))
     assert np.ptp(pixels, axis=2).max() > 50  # photographs are in it, and not just words
+
+
+def test_the_reason_is_the_most_similar_of_several(tmp_path, monkeypatch):
+    """A is in the test set twice, as it is and half covered."""
+    people = write_folder(tmp_path / "train", {"A": 1, "B": 1})
+    whole = picture(0)
+    next((tmp_path / "train/A").iterdir()).write_bytes(encoded(whole))
+    half = whole.copy()
+    half.paste(picture(77).crop((0, 0, 112, 30)), (0, 0))
+    for name, image in (("x", encoded(half)), ("y", encoded(whole)), ("z", people["B"][0])):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "1.jpg").write_bytes(image)
+    monkeypatch.setattr(options, "load_network", lambda *_: Network(Pixels(), 56))
+    words = [tmp_path / "train", tmp_path / "test", "--checkpoint", "any", "--output", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["overlap", *map(str, words)])
+    overlap.main()
+    shared = json.loads((tmp_path / "out/overlap.json").read_text())["shared"]
+    assert {(entry["first"], entry["second"]) for entry in shared} == {("A", "x"), ("A", "y"), ("B", "z")}
+    told = (tmp_path / "out/changes.txt").read_text()
+    assert "A is y (1.00)" in told and "A is x" not in told and "B is z (1.00)" in told
 
 
 def test_embeddings_of_the_chosen_images_are_kept(tmp_path, monkeypatch, capsys):

@@ -106,3 +106,25 @@ def test_a_file_in_half_precision_is_refused(folder, monkeypatch, capsys, tmp_pa
     with pytest.raises(SystemExit):
         command.run(quantise.main)
     assert "is not in float32" in capsys.readouterr().err
+
+
+def test_a_network_that_takes_many_images_at_a_time(folder, monkeypatch, capsys, tmp_path):
+    """More than the batches of calibration would otherwise have; of fewer images nothing could be learnt."""
+    model = trained(partial(create_model, "mbf", width=0.25, embedding_size=32, input_size=32))
+    export_onnx(model, tmp_path / "any.onnx", 32, dynamic_batch=True)
+    graph = onnx.load(tmp_path / "any.onnx")
+    for values in (graph.graph.input, graph.graph.output):
+        values[0].type.tensor_type.shape.dim[0].dim_value = 18
+    onnx.save(graph, tmp_path / "many.onnx")
+    words = ["--calibrate", "lfw.bin", "--bins", "lfw.bin", "--output", str(tmp_path / "small.onnx"), "--force"]
+    monkeypatch.chdir(folder)
+    for images, ends in ((17, 2), (18, 0)):
+        monkeypatch.setattr(sys, "argv", ["quantise", str(tmp_path / "many.onnx"), *words, "--images", str(images)])
+        try:
+            command.run(quantise.main)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        error = capsys.readouterr().err
+        assert code == ends and (tmp_path / "small.onnx").exists() == (not ends)
+        assert ("17 images, but the network takes 18 at a time" in error) == bool(ends)

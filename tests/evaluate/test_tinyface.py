@@ -8,6 +8,7 @@ from scipy.io import savemat
 from evaluate import tinyface as command
 from evaluate.protocols.tinyface import FOLDERS, MAT_LISTS, closed_set, read_lists
 from evaluate.tinyface import tinyface
+from pipelines.common.errors import UserError
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
 
@@ -108,6 +109,27 @@ def test_the_releases_lists_tell_whose_images_count(tmp_path):
     assert (found.probe_person.tolist(), found.mate_person.tolist()) == ([40, 50], [50, 40, 50])
     assert len(found.distractors) == 2
     assert set(MAT_LISTS) == set(FOLDERS[:2])
+
+
+def test_what_other_programs_leave_is_no_image(tmp_path):
+    folder = tmp_path / ".hidden"  # where a set lies is nobody's matter
+    write_set(folder, GOOD)
+    wanted = read_lists(folder)
+    assert len(wanted.probes) == 2
+    write_set(folder, [("Probe", "._3_1.jpg"), ("Gallery_Distractor/.AppleDouble", "x.jpg"), ("Gallery_Match", ".jpg")])
+    found = read_lists(folder)
+    for field in ("probes", "mates", "distractors"):
+        assert getattr(found, field) == getattr(wanted, field)
+
+
+@pytest.mark.parametrize("twice", ["3_1.png", "more/3_1.jpg"])
+def test_two_images_for_a_name_of_a_list_are_told(tmp_path, twice):
+    write_set(tmp_path, GOOD)
+    write_lists(tmp_path)
+    (tmp_path / "Probe" / twice).parent.mkdir(exist_ok=True)
+    (tmp_path / "Probe" / twice).write_bytes(jpeg(99))
+    with pytest.raises(UserError, match=r"Probe/3_1\.jpg and .*have one name|and .*Probe/3_1\.jpg have one name"):
+        read_lists(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from evaluate import verification
 from evaluate.protocols.folds import (
     ACCURACY_THRESHOLDS,
     VAL_THRESHOLDS,
-    XQLFW_THRESHOLDS,
     roc_band,
+    thresholds_of,
     verify,
     worst_pairs,
 )
@@ -78,7 +78,7 @@ def test_xqlfw_is_judged_by_cosine_distances_on_its_own_grid():
         best = np.argmax([((distances[train] < t) == same[train]).mean() for t in grid])
         folds.append(((distances[test] < grid[best]) == same[test]).mean())
         chosen.append(grid[best])
-    result = verify(features, same, XQLFW_THRESHOLDS)
+    result = verify(features, same, thresholds_of("cross/XQLFW"))
     np.testing.assert_allclose(result.folds, folds)
     assert result.threshold == pytest.approx(2 * np.mean(chosen))
     assert result.threshold != verify(features, same).threshold  # the set tells the grids apart

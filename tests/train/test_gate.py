@@ -16,6 +16,7 @@ from tests.train.plain_run import Normalised
 from tests.train.support import spoilt
 from train.config import load_config
 from train.gate import SoundBuffers, StepGate
+from train.state import snapshot
 from train.step_folders import complete
 from train.trainer import Trainer
 
@@ -225,3 +226,14 @@ def test_buffers_go_back_to_the_last_sound_ones():
     layer.running_mean.fill_(1e30)  # finite, and of a loss that was not
     buffers.settle(torch.tensor(True))
     assert layer.running_mean.tolist() == [5.0] * 3
+
+
+def test_a_snapshot_keeps_the_loss_scale_of_its_step():
+    """It is read behind the loop, while the next step may already be refused."""
+    gate = StepGate(torch.device("cpu"), scaled=True)
+    before = snapshot(gate)
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.full((2,), math.nan)
+    with patch.object(dist, "get_world_size", return_value=1):
+        gate.decide([parameter], None, torch.tensor(True))
+    assert gate.scale < before["scale"] == 2**16 and before["good_steps"] == 0

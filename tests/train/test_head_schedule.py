@@ -1,7 +1,5 @@
 """Margin warm-up and stages of sampling: by their formulas, in the loss, and in runs that are resumed."""
 
-from fractions import Fraction
-
 import pytest
 import torch
 
@@ -22,7 +20,6 @@ def test_values():
     assert [schedule.margin_share(step) for step in range(7)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1])
     rates = [schedule.sample_rate(step) for step in range(22)]
     assert rates == [0.1] * 11 + [0.3] * 9 + [1.0] * 2
-    assert HeadSchedule(config, Fraction(7, 3)).sample_rate(5) == 1
     assert HeadSchedule(Head(), 10).margin_share(0) == 1 == HeadSchedule(Head(), 10).sample_rate(99)
 
 

@@ -12,14 +12,17 @@ import losses.head.partial_fc
 from losses import PartialFC, create_margin
 from losses.head.collective import rank, world_size
 from models import create_model
+from pipelines.common.errors import UserError
 from pipelines.common.transfers import HostCopy
 from pipelines.loading.loader import Batch
 from tests.train.support import close, curve
+from train.freezing import restrict
 from train.groups import trained_groups
 from train.optim import create_optimizer
 from train.recipes import RECIPES, create_recipe
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
+from train.sections.model import Model
 from train.sections.optim import Optim
 
 
@@ -168,6 +171,18 @@ def test_topofr_trains_the_scale_of_embeddings():
     assert end.norm() < 0.8 * start.norm()
 
 
+@pytest.mark.parametrize("kept", [{"freeze": ["!fc.weight"]}, {"lora": {"rank": 2}}])
+def test_topofr_leaves_the_scale_to_who_keeps_it(kept):
+    backbone = create_model("r18", 16, 32, width=0.125)
+    with torch.no_grad():
+        backbone.features.bias.fill_(1.0)
+    restrict(backbone, Model(name="r18", **kept))
+    trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    network = create_recipe("topofr").network(backbone)
+    assert [name for name, parameter in network.named_parameters() if parameter.requires_grad] == trained
+    assert (backbone.features.weight == 1).all() and (backbone.features.bias == 1).all()
+
+
 def test_topofr_as_its_code_does_it():
     """The last norm trained from 1 on, and rows weighed by the mixture alone, 1 to 2."""
     torch.manual_seed(0)
@@ -227,10 +242,26 @@ def test_contraface_begins_as_the_plain_recipe():
     assert rows == [8, 8, 16]
 
 
+def test_contraface_sets_the_heads_dropout_alone():
+    """Those between a ViT's blocks stay as its own options made them."""
+    recipe, backbone = create_recipe("contraface", late_dropout=0.7), create_model("timm/test_vit", 16, 32)
+    before = {name: m.p for name, m in backbone.named_modules() if isinstance(m, torch.nn.Dropout)}
+    network, head = recipe.network(backbone), PartialFC(create_margin("arcface"), 16, 4)
+    recipe.step(batch_of(4, 32, 0), network, head, 0.0)
+    after = {name: m.p for name, m in backbone.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert len(before) > 5 and after == before | {"dropout": 0.7}
+
+
 @pytest.mark.parametrize("name", ["transface", "contraface"])
 def test_a_backbone_that_does_not_fit(name):
     with pytest.raises(ValueError, match=f"recipe {name} needs"):
         create_recipe(name).network(create_model("mbf", 16, 56))
+
+
+@pytest.mark.parametrize(("name", "options"), [("edgeface_xxs", {}), ("timm/test_vit", {"pool": "own"})])
+def test_contraface_needs_a_dropout_before_the_last_layer(name, options):
+    with pytest.raises(UserError, match="contraface needs a backbone with dropout, such as .* model.pool=flatten$"):
+        create_recipe("contraface").network(create_model(name, 16, 64, **options))
 
 
 class Layers(torch.nn.Module):
@@ -239,6 +270,7 @@ class Layers(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = torch.nn.ModuleList([torch.nn.Linear(3 * 18 * 18, 12), torch.nn.Linear(12, 8)])
+        self.dropout = torch.nn.Dropout(0)
 
     def forward(self, images):
         return self.head(self.trunk(images))
@@ -247,7 +279,7 @@ class Layers(torch.nn.Module):
         return self.layers[0](images.flatten(1)).tanh()
 
     def head(self, features):
-        return self.layers[1](features)
+        return self.layers[1](self.dropout(features))
 
     def forward_patches(self, images):
         patches = images.mean(1).unfold(1, 6, 6).unfold(2, 6, 6).flatten(1, 2).flatten(2)
@@ -293,7 +325,7 @@ def on_a_rank(name, options):
 
 
 @pytest.mark.parametrize(
-    "name, options", [("transface", {"probability": 0.5}), ("contraface", {"gather": True, "contrast": 5.0})]
+    "name, options", [("transface", {"probability": 0.5}), ("contraface", {"gather": True, "contrast": 5.0, "late_dropout": 0})]
 )
 def test_two_ranks_are_one(ranks, name, options):
     single = on_a_rank(name, options)

@@ -221,13 +221,18 @@ def test_several_sets_are_resumed_on_other_ranks_with_their_weights(ranks, confi
 
 
 def test_the_global_batch_stays_on_other_ranks(ranks, config, tmp_path):
-    """One rank of 16, then two of 4 that take two batches each; three cannot share it."""
+    """One rank of 16, then two of 4 that take two batches each, as often as they begin; three cannot share it."""
     ranks(1, fit, config)
     whole = curve(tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         if path.name != "step_000000012":
             shutil.rmtree(path)
     assert [begun for begun, _, _ in ranks(2, fit, config, "data.batch_size=4")] == [12, 12]
+    close(curve(tmp_path / "run"), whole)
+    made_with = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (made_with["ranks"], made_with["global_batch"]) == (2, 16)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_000000018")
+    assert [begun for begun, _, _ in ranks(2, fit, config, "data.batch_size=4")] == [16, 16]
     close(curve(tmp_path / "run"), whole)
     errors = ranks(3, resume_error, config, "data.batch_size=4", "schedule.epochs=9")
     assert all("3 x data.batch_size=4 does not divide it" in error for error in errors)

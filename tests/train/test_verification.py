@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from evaluate.features.ranks import World
+from models import create_model
 from pipelines.sources.bins import write_bin
 from tests.command import called
 from train.config import load_config
@@ -51,6 +52,18 @@ def test_sets_of_one_name_are_both_verified(config, finish, tmp_path):
     finish(config, f"verify.bins=[{paths[0]},{paths[1]}]", "schedule.epochs=1")
     ((step, found),) = accuracies(tmp_path / "run")
     assert step == 6 and found.keys() == {"verify/a/lfw", "verify/b/lfw"}
+
+
+def test_xqlfw_is_judged_while_training_as_afterwards(config, tmp_path):
+    paths = [
+        write_pairs(tmp_path / folder / f"{name}.bin") for folder, name in (("xqlfw", "lfw"), ("a", "xqlfw_aligned"))
+    ]
+    settings = load_config(config, [f"verify.bins=[{paths[0]},{paths[1]}]", *SMALL])
+    results = Verifier(settings, World(torch.device("cpu"), 0, 1))(
+        create_model("mbf", width=0.0625, embedding_size=16, input_size=32)
+    )
+    steps = {name: result.thresholds[1] for name, result in results.items()}
+    assert steps == {"lfw": 0.01, "xqlfw_aligned": 0.002}
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

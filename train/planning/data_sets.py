@@ -30,6 +30,7 @@ KNOWN = {
     "glint360k": DataSize(360_232, 17_091_657),
     "wf4m": DataSize(205_990, 4_235_242),
     "wf12m": DataSize(617_970, 12_720_066),
+    "wf12m_conflict": DataSize(1_017_970, 12_720_066),
     "wf42m": DataSize(2_059_906, 42_474_557),
 }
 
@@ -68,5 +69,7 @@ def _known(entry: TrainingSet) -> DataSize | None:
     """The size of a published set of which all counts, and whose identities are nobody else's."""
     if entry.labels != APART or entry.images or entry.identities:
         return None
-    parts = Path(entry.path).parts
-    return next((size for part in parts for name, size in KNOWN.items() if part.startswith(name)), None)
+    for part in reversed(Path(entry.path).parts):
+        if names := [name for name in KNOWN if part.startswith(name)]:
+            return KNOWN[max(names, key=len)]
+    return None

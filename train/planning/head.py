@@ -41,7 +41,7 @@ def trace_head(
     taken on the meta device, with torch's kernels: Triton's keep no (B, n) numbers in float32.
 
     Args:
-        rows: of the global batch, B.
+        rows: of the global batch, B; 0 where the recipe does not call the head.
         tile: centres in a tile.
         ranks: the first of them is looked at, whose share of the centres is the largest.
         timer: for the seconds of operators, on a CPU.
@@ -59,12 +59,14 @@ def trace_head(
             uniform = torch.empty(rows, device=device)
         with recorder.phase("forward", "tiles of centres", "head forward"):
             # ``forward`` would leave autocast, which the meta device does not have.
-            loss = head._loss(embeddings, labels, None, uniform).loss
+            loss = head._loss(embeddings, labels, None, uniform).loss if rows else None
         with recorder.phase("backward", "tiles of centres", "head backward"):
-            loss.backward()
+            if loss is not None:
+                loss.backward()
             del loss
         with recorder.phase("update", "tiles of centres", "centres' update"):
-            centres.step(torch.empty((), dtype=torch.bool, device=device) if gpu else None)
+            if rows:
+                centres.step(torch.empty((), dtype=torch.bool, device=device) if gpu else None)
     return recorder.phases
 
 

@@ -14,7 +14,7 @@ from losses import create_margin
 from losses.head.tile_torch import shifted
 from train.config import Config
 from train.planning.devices import Links
-from train.recipes import ContraFace, Recipe, TopoFR, TransFace, create_recipe
+from train.recipes import ContraFace, Distill, Recipe, TopoFR, TransFace, create_recipe
 
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast"]
 
@@ -94,6 +94,8 @@ def _head_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange
     margin = create_margin(config.head.margin, **config.head.options)
     size = config.model.embedding_size
     rows = recipe.views(config.schedule.epochs) * ranks * config.data.batch_size
+    if not rows:
+        return []
     exchanges = [
         Exchange("embeddings", "all_gather", _FLOAT * rows * size),
         Exchange("norms", "all_gather", _FLOAT * rows),
@@ -133,6 +135,9 @@ def _recipe_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchan
             exchanges.append(Exchange("embeddings, as they are", "all_gather", 2 * embeddings, calls=2))
             exchanges.append(Exchange("labels of the contrast", "all_gather", _LONG * images))
         exchanges.append(Exchange("gap to the hardest negative", "all_reduce", _FLOAT))
+    if isinstance(recipe, Distill):  # the teacher is not read: its embeddings are taken to be of the student's size
+        exchanges.append(Exchange("embeddings, as they are", "all_gather", embeddings))
+        exchanges.append(Exchange("embeddings of the teacher", "all_gather", embeddings))
     return exchanges
 
 

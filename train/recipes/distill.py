@@ -65,6 +65,9 @@ class Distill(Recipe):
         if self.cosine and self.teacher.dimension != run.embedding_size:
             self.projection = nn.Linear(run.embedding_size, self.teacher.dimension, bias=False)
 
+    def views(self, epoch: float) -> int:
+        return 1 if self.margin else 0
+
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         assert self.teacher is not None  # for `begin` comes first
         targets = self.teacher(batch)

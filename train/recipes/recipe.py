@@ -91,7 +91,7 @@ class Recipe(nn.Module):
         return backbone
 
     def views(self, epoch: float) -> int:
-        """Embeddings that each image has in a step of this epoch: rows of the head.
+        """Embeddings of each image that the head has in a step of this epoch: its rows. 0: it is not called.
 
         Where it is one, the head has drawn the classes of ``batch.labels`` when ``step`` is called. Others know their
         rows' labels and call ``head.prepare`` with them before the network runs.

@@ -52,10 +52,11 @@ class TopoFR(Recipe):
         some 20 or 30 apart, images parts of 1: the topological loss outweighs the margin loss, and what it cannot do by
         the scale it does by drawing the embeddings together. The published code trains the weight from 1 on; with a
         small data set that is too late. Here it starts at 1/(2·√d) for d dimensions, the factor by which the distances
-        of images are multiplied, d being their values.
+        of images are multiplied, d being their values. Where ``model.freeze`` or ``model.lora`` keeps the norm as it
+        is, it stays so.
         """
         norm = last_norm(backbone)
-        if norm is not None and norm.affine:
+        if norm is not None and norm.affine and norm.bias.requires_grad:
             weight, bias = norm.weight.requires_grad_(), norm.bias
             if not self.fit_scale:
                 return backbone

@@ -14,11 +14,14 @@ from PIL import Image
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
+from evaluate.features import extract as extract_module
 from evaluate.features.embed import Embedder
 from evaluate.features.extract import extract, features_key, loose_crops
 from evaluate.features.network import Network, load_network
 from evaluate.features.ranks import World
 from evaluate.protocols.ijb_lists import IJB
+from pipelines.common import files
+from pipelines.common.errors import UserError
 from pipelines.loading.aligned import read_aligned
 from tests.evaluate.networks import write_onnx
 
@@ -138,6 +141,35 @@ def test_a_killed_extraction_goes_on_to_the_same_features(data, whole, tmp_path)
     features = np.load(run(data, tmp_path))
     np.testing.assert_array_equal(features, whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features.json", "features.npy"]
+
+
+@pytest.mark.parametrize("left", range(1, 4))  # files of the second call that are there when it is killed
+def test_features_are_never_taken_for_those_of_a_call_that_was_killed(data, whole, tmp_path, monkeypatch, left):
+    """The first call's, of half precision, are dropped for the second's, which is killed at any of its files."""
+    other = run(data, tmp_path, dtype=torch.float16)
+    replacing, written = files.replacing, []
+
+    def dying(path):
+        if len(written) == left:
+            raise KeyboardInterrupt
+        written.append(path)
+        return replacing(path)
+
+    for module in (extract_module, files):
+        monkeypatch.setattr(module, "replacing", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(np.load(run(data, tmp_path)), whole)
+    assert np.load(run(data, tmp_path, dtype=torch.float16)).dtype == np.float16
+    assert other == tmp_path / "features.npy"
+
+
+def test_a_file_of_somebody_else_is_left_alone(data, tmp_path):
+    np.save(tmp_path / "features.npy", np.ones(3))
+    with pytest.raises(UserError, match=r"features\.npy is not this command's"):
+        run(data, tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), np.ones(3))
 
 
 def test_half_precision_is_that_of_the_file_alone(data, whole, tmp_path):

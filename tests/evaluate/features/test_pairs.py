@@ -7,6 +7,7 @@ import torch
 from evaluate.features.embed import Embedder
 from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.ranks import World
+from pipelines.common.errors import UserError
 from pipelines.sources.memory import MemorySource
 from tests.pipelines.photos import jpeg
 
@@ -51,6 +52,16 @@ def test_what_is_missing_is_named(tmp_path):
         read_pairs(path)
 
 
+def test_two_images_of_one_number_are_told(tmp_path):
+    path = write(tmp_path, tmp_path / "African")
+    (tmp_path / "African/m.01/._m.01_0001.jpg").write_bytes(b"of macOS")
+    (tmp_path / "African/m.01/m.01_0001.txt").write_bytes(b"no image")
+    assert read_pairs(path).encoded[0] == jpeg(1)
+    (tmp_path / "African/m.01/m.01_0001.png").write_bytes(jpeg(9))
+    with pytest.raises(UserError, match=r"m\.01_0001\.(jpg|png) and .*m\.01_0001\.(jpg|png) have one name"):
+        read_pairs(path)
+
+
 class Means(torch.nn.Module):
     """Means of the image's parts, moved by the eyes: it is told which images it sees."""
 
@@ -78,12 +89,13 @@ def test_an_image_of_several_pairs_is_embedded_once(tmp_path):
     np.testing.assert_allclose(found, embedder(Means(), 6)(MemorySource(encoded)), rtol=1e-6, atol=1e-6)
 
 
-def test_the_same_image_with_other_landmarks_is_another(tmp_path):
+@pytest.mark.parametrize("name", ["x.bin", "x.xz", "x.bin.xz"])
+def test_the_same_image_with_other_landmarks_is_another(tmp_path, name):
     encoded = [jpeg(seed) for seed in REPEATED]
     landmarks = np.zeros((6, 5, 2), np.float32)
     landmarks[4:] = 0.5
     np.save(tmp_path / "x.landmarks.npy", landmarks)
-    images = PairImages(tmp_path / "x.bin", encoded)
+    images = PairImages(tmp_path / name, encoded)
     assert images.rows.tolist() == [0, 1, 0, 2, 3, 3]
     found = images.embedded(embedder(Means(), 4))
     expected = embedder(Means(), 6)(MemorySource(encoded), landmarks.__getitem__)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluate.own_people.faces import Faces
+from evaluate.own_people.faces import Faces, open_folder
 from evaluate.own_people.gallery import own_gallery
 from evaluate.protocols.embeddings import normalised
 from pipelines.common.errors import UserError
@@ -40,6 +40,14 @@ def test_gallery_is_the_matrix_of_all_scores():
     wrong = found.confusions["Probes that find somebody else"]
     assert all(one.people[0] != one.people[1] for one in wrong)
     assert wrong[0].score == pytest.approx(np.where(own, -np.inf, scores)[rank > 0].max())
+
+
+def test_images_that_lie_flat_are_a_person_each(tmp_path):
+    for name in ("3.jpg", "4.PNG", "._3.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".AppleDouble").mkdir()
+    source = open_folder(tmp_path)
+    assert [source.identity(label) for label in source.labels(np.arange(len(source)))] == ["3.jpg", "4.PNG"]
 
 
 def test_probes_of_nobody_in_the_gallery():

@@ -1,9 +1,20 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from evaluate.protocols.identification import joint, joint_top, open_set, search, tpir_at
+from evaluate.protocols.identification import (
+    Search,
+    joint,
+    joint_top,
+    limit_at,
+    open_set,
+    resampled_limits,
+    search,
+    tpir_at,
+)
+from evaluate.protocols.resampling import draw
 
 
 def unit(x):
@@ -85,3 +96,25 @@ def test_open_set_needs_strangers():
     probes, gallery, mate = make(3)
     with pytest.raises(ValueError, match="with and without a mate"):
         tpir_at(search(probes, gallery, mate), 0.1)
+
+
+@pytest.mark.parametrize("probes, fpir", [(19, 0.1), (100, 0.29), (199, 0.01), (57, 0.1), (200, 1.0)])
+def test_resampled_thresholds_follow_the_rule_of_the_threshold(probes, fpir):
+    """Each is that of the probes of the people who are left, as sorting them in plain Python finds it."""
+    rng = np.random.default_rng(probes)
+    best, person = rng.uniform(0, 1, probes), rng.integers(0, 15, probes)
+    person[0] = 14
+    found = Search(  # and a mated probe of one person more
+        np.r_[np.full(probes, -1), 0], np.r_[np.full(probes, np.nan), 0.9], np.r_[best, 0.0], np.zeros(0), np.zeros(0)
+    )
+
+    def threshold(scores):
+        allowed = max(int(Fraction(str(fpir)) * len(scores)), 1)
+        return sorted(scores, reverse=True)[allowed - 1]
+
+    assert limit_at(found, fpir) == threshold(best.tolist())
+    signs = np.r_[draw(16, 300), -np.ones((1, 16), np.int8)]
+    limits = resampled_limits(found, np.r_[person, 15], signs, [fpir, 0.5])[:, 0]
+    for limit, sign in zip(limits, signs[:-1].tolist()):
+        assert limit == threshold([score for score, who in zip(best.tolist(), person.tolist()) if sign[who] > 0])
+    assert limits[-1] == best.max()  # where nobody is left

@@ -148,6 +148,20 @@ def test_names_in_any_encoding(folder):
     assert os.fsencode(data.image_path(name)).endswith(b"loose_crop/caf\xe9/1.jpg")
 
 
+@pytest.mark.parametrize(
+    "name",  # in UTF-8 with the bytes a0 and 85, which are blanks of Latin-1; with blanks of Unicode; no UTF-8
+    ["à.jpg".encode(), "Å.jpg".encode(), "no\u00a0break\u3000or\u2028line.jpg".encode(), b"a\xa0b\x85c.jpg"],
+)
+def test_no_byte_of_a_name_is_a_blank(folder, name):
+    before = IJB(folder, "IJBC").images()
+    for path in (meta(folder, "name_5pts_score.txt"), meta(folder, "face_tid_mid.txt")):
+        path.write_bytes(name + b" " + path.read_bytes().split(b" ", 1)[1])
+    after = IJB(folder, "IJBC").images()
+    assert after.names == [os.fsdecode(name), *before.names[1:]]
+    for field in ("landmarks", "detector", "template", "media"):
+        np.testing.assert_array_equal(getattr(after, field), getattr(before, field))
+
+
 def test_missing_lists_are_named(folder):
     meta(folder, "1N_gallery_G2.csv").unlink()
     with pytest.raises(FileNotFoundError, match="gallery_G2"):

@@ -13,10 +13,17 @@ def test_groups_are_people_and_what_follows_the_last_mark(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, told", [("a,x\nb\n", "line 2 must hold"), ("a,x\na,y\n", "a is in two groups, x and y"), (",x\n", "line 1")]
+    "text, told",
+    [
+        ("a,x\nb\n", "line 2 must hold"),
+        ("a,x\na,y\n", "a is in two groups, x and y"),
+        (",x\n", "line 1"),
+        ("", "g.csv names nobody"),
+        ("\ufeff\n \n", "g.csv names nobody"),
+    ],
 )
 def test_what_is_no_list_of_groups_is_told(tmp_path, text, told):
-    (tmp_path / "g.csv").write_text(text)
+    (tmp_path / "g.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=told):
         read_groups(tmp_path / "g.csv")
 

@@ -1,13 +1,16 @@
 """results.json: what may stand in it, and what is told of a file that is none."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
+from evaluate import report
 from evaluate.megaface import normalised
 from evaluate.protocols.folds import verify
 from evaluate.protocols.identification import joint, joint_top, open_set, search
+from evaluate.reporting.page import Page
 from evaluate.reporting.results import read_results, write_results
 from evaluate.reporting.schema import OneToMany
 from evaluate.verification import verification_set
@@ -72,4 +75,78 @@ def test_every_figure_of_the_protocols_is_in_the_schema():
 def test_a_binary_file_is_no_result(tmp_path):
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="results.json is no JSON"):
+        read_results(tmp_path)
+
+
+HISTOGRAM = {"edges": [0.0, 1.0], "genuine": [1.0], "impostor": [1.0]}
+ROC = {"far": [0.1], "tar": [0.5]}
+COUNTED = dict(images=4, people=2, genuine=1, impostor=1)
+DISCARD = dict(
+    threshold=0.5,
+    genuine=2,
+    refused=1,
+    rates={"0": 0.5, "pauc": 0.5},
+    steps={name: [0.1, 0.5] for name in ("discarded", "fnmr", "low", "high")},
+)
+ERRORS = dict(genuine=1, impostor=1, people=2, fmr=0.0, fnmr=0.0)
+GROUPS = dict(threshold=0.5, groups={"x": ERRORS, "y": ERRORS}, measures={"fdr": 1.0}, chance={"fdr": 0.9})
+SET = dict(accuracy=0.5, std=0.1, threshold=1.0, roc=ROC, band={"0.1": [0.4, 0.6]}, histogram=HISTOGRAM)
+BY_HAND = {
+    "name": "a",
+    "ijbs": {"x": {"rank1": 0.5, "tpir": {"0.01": 0.5}}},
+    "own_pairs": dict(
+        **COUNTED,
+        tar={"0.1": 0.5},
+        far={"0.1": 0.1},
+        threshold={"0.1": 0.3},
+        threshold_interval={"0.1": [0.2, 0.4]},
+        confusions={},
+        roc=ROC,
+        histogram=HISTOGRAM,
+    ),
+    "megaface": dict(probes=1, distractors=10, rank1={"10": 0.5}, tar={"1e-06": 0.5}, roc=ROC),
+    "sets": {"lfw": SET | {"by": {"quality": {"norm": {"0.01": DISCARD}}, "groups": {"0.01": GROUPS}}}},
+}
+
+
+def test_results_made_by_hand_become_a_page(tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text(json.dumps(BY_HAND))
+    monkeypatch.setattr(Page, "figures", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["", "--results", str(tmp_path), "--output", str(tmp_path / "page")])
+    report.main()
+    assert (tmp_path / "page/index.html").exists()
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("ijbs.x.tpir", {"1%": 0.5}),
+        ("ijbs.x.tpir", {"nan": 0.5}),
+        ("own_pairs.tar", {}),
+        ("own_pairs.tar", {"one": 0.5}),
+        ("own_pairs.far", {"-1": 0.5}),
+        ("own_pairs.threshold", {}),
+        ("own_pairs.threshold", {"0.1": 0.3, "inf": 0.3}),
+        ("own_pairs.threshold_interval", {}),
+        ("own_pairs.histogram", {"edges": [0.0], "genuine": [], "impostor": []}),
+        ("megaface.rank1", {"0.5": 0.5}),
+        ("megaface.tar", {"1e-06": 0.5, "1%": 0.5}),
+        ("megaface.threshold", {"1%": 0.5}),
+        ("sets.lfw.band", {"inf": [0.1, 0.2]}),
+        ("sets.lfw.by.quality.norm", {"1%": DISCARD}),
+        ("sets.lfw.by.quality.norm.0.01.rates", {"a tenth": 0.5}),
+        ("sets.lfw.by.quality.norm.0.01.steps", {name: [0.0] for name in DISCARD["steps"]}),
+        ("sets.lfw.by.groups", {"1%": GROUPS}),
+        ("sets.lfw.by.groups.0.01.chance", {}),
+    ],
+)
+def test_figures_are_by_what_a_page_can_show(tmp_path, field, value):
+    content = json.loads(json.dumps(BY_HAND))
+    where = content
+    *path, last = [key.replace(" ", ".") for key in field.replace("0.01", "0 01").split(".")]
+    for key in path:
+        where = where[key]
+    where[last] = value
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"is no result that can be shown: {'.'.join(path)}"):
         read_results(tmp_path)

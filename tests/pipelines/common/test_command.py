@@ -155,3 +155,25 @@ def test_the_former_place_of_the_synthetic_faces_says_the_new_one():
 def test_counts_that_are_none_are_refused(arguments, message):
     result = python("-m", f"pipelines.{arguments[0]}", *arguments[1:])
     assert result.returncode == 2 and result.stderr.decode().splitlines()[-1].endswith(message)
+
+
+@pytest.mark.parametrize("how", ["print(line, flush=True)", "Console().print(line)", "print(line, file=sys.stderr)"])
+def test_work_goes_on_when_the_reader_of_its_output_has_gone(tmp_path, how):
+    body = f"""
+from rich.console import Console
+line = "x" * 1000
+for _ in range(200):  # more than a pipe holds
+    {how}
+open({str(tmp_path / "done")!r}, "w").close()
+"""
+    process = command(body)
+    stream = process.stderr if "stderr" in how else process.stdout
+    assert stream.read(10) == b"x" * 10
+    stream.close()
+    assert process.wait(timeout=60) == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_pipe_that_breaks_elsewhere_is_told():
+    process = command("raise BrokenPipeError(32, 'Broken pipe')")
+    assert ended(process) == (2, "", "error: [Errno 32] Broken pipe\n")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.common.alignment import TEMPLATE, relative_template, similarity
+from pipelines.common.errors import UserError
 from pipelines.prepare import __main__ as prepare
 from pipelines.prepare.align import Align, read_landmarks
 from pipelines.sources import open_source
@@ -94,6 +95,16 @@ def test_landmarks_as_other_systems_write_them(tmp_path):
     (tmp_path / "landmarks.txt").write_bytes(b"\xef\xbb\xbfann/1.png 0 1 2 3 4 5 6 7 8 9\r\n\r\n")
     source, landmarks = read_landmarks(tmp_path / "landmarks.txt")
     assert source.place(0) == str(tmp_path / "ann" / "1.png") and landmarks(0, None)[4] == 8 + 9j
+
+
+@pytest.mark.parametrize("image", ["1.jpg", "./1.jpg", "../1.jpg", "/1.jpg"])
+def test_a_photograph_without_a_folder_has_no_identity(tmp_path, monkeypatch, image):
+    """Wherever the file of landmarks lies, and however it is called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "marks.txt").write_text(f"ann/1.png 0 1 2 3 4 5 6 7 8 9\n{image} 0 1 2 3 4 5 6 7 8 9\n")
+    for path in (Path("marks.txt"), tmp_path / "marks.txt"):
+        with pytest.raises(UserError, match=rf"marks\.txt, line 2: '{image}' has no identity: write 'identity/image"):
+            read_landmarks(path)
 
 
 def test_command_with_a_detector(tmp_path, monkeypatch):

@@ -13,7 +13,9 @@ from PIL import Image
 
 from pipelines.common import header
 from pipelines.common.command import run
+from pipelines.common.errors import UserError
 from pipelines.common.header import HeaderReader
+from pipelines.loading.quarantine import Quarantine
 from pipelines.prepare import __main__ as prepare
 from pipelines.prepare import check as check_module
 from pipelines.prepare import reading
@@ -167,6 +169,66 @@ class TestCommands:
         listed = np.loadtxt(tmp_path / "repaired" / "train.idx", np.int64)[:, 1]
         assert listed.tolist() == scan(tmp_path / "repaired" / "train.rec")[0].tolist()
         assert command("check", tmp_path / "repaired")[0] == 0
+
+    def test_missing_images_count_as_training_counts_them(self, tmp_path, command):
+        """A file that was copied in part: what is there is sound, and the rest is not there."""
+        write_folder(tmp_path / "faces", {"a": 3, "b": 4, "c": 3})
+        assert command("convert", tmp_path / "faces", tmp_path / "records")[0] == 0
+        assert command("check", tmp_path / "records", "--json")[0] == 0
+        rec = tmp_path / "records" / "train.rec"
+        offsets, _ = scan(rec)
+        rec.write_bytes(rec.read_bytes()[: offsets[7] + 100])  # within the seventh of ten images
+        with pytest.raises(UserError, match=r"4 of 10 images are missing.*cut short or damaged; copy it again"):
+            Quarantine(open_source(rec), max_fraction=0.001, path=None)
+        status, said, _ = command("check", tmp_path / "records")
+        told = f"4 of 10 images, which are missing: {rec} is cut short or damaged; copy it again\n"
+        assert status == 1 and f"training would stumble over {told}" in said
+        status, said, _ = command("check", tmp_path / "records", "--json")
+        assert (status, json.loads(said)["images"], json.loads(said)["missing"]) == (1, 6, 4)
+        assert "copy it again" in json.loads(said)["shortage"]
+        content = bytearray(rec.read_bytes())
+        content[offsets[2] + 500 : offsets[2] + 700] = bytes(200)
+        rec.write_bytes(content)
+        status, said, _ = command("check", tmp_path / "records")
+        assert status == 1 and "stumble over 1 images: 'prepare repair' leaves them out; over " + told in said
+        for words in (["repair"], ["convert"]):
+            status, said, _ = command(*words, tmp_path / "records", tmp_path / words[0])
+            assert status == 0 and "4 images are missing and cannot be brought back" in said and "copy it again" in said
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["convert", "{data}", "{out}"],
+            ["align", "{data}", "{out}", "--landmarks"],
+            ["repair", "{data}", "{out}"],
+            ["split", "{data}", "{above}", "--held-out", "1"],
+        ],
+    )
+    def test_what_is_in_the_way_is_told_before_the_work(self, tmp_path, command, monkeypatch, words):
+        """Before the data, here none, are so much as opened, and before half of it is written."""
+        out = tmp_path / "above" / "heldout"
+        out.mkdir(parents=True)
+        (out / "thesis.txt").write_text("years of work")
+        names = {"data": tmp_path / "none", "out": out, "above": out.parent}
+        status, _, error = command(*(word.format(**names) for word in words))
+        assert (status, error) == (2, f"error: {out} exists already; remove it or name another folder\n")
+        assert [path.name for path in out.parent.iterdir()] == ["heldout"]
+
+    @pytest.mark.parametrize(
+        "words, message",
+        [
+            (["convert", "x", "out", "--shard-size", "5"], "--shard-size is for --to webdataset"),
+            (["convert", "x", "out", "--quality", "101"], "argument --quality: 101 is more than 100"),
+            (["convert", "x", "out", "--quality", "0"], "argument --quality: 0 is less than 1"),
+            (["align", "x", "out", "--landmarks", "--quality", "300"], "argument --quality: 300 is more than 100"),
+            (["pairs", "x", "o.bin", "--pairs-file", "p", "--count", "20"], "--count and --seed are for drawn pairs"),
+            (["pairs", "x", "o.bin", "--pairs-file", "p", "--seed", "0"], "--count and --seed are for drawn pairs"),
+            (["inspect", "x", "--rows", "3"], "--rows and --columns are for --sheet and --html"),
+        ],
+    )
+    def test_options_that_would_do_nothing_are_refused(self, command, words, message):
+        status, said, error = command(*words)
+        assert (status, said) == (2, "") and f"prepare {words[0]}: error: {message}" in error
 
     def test_its_former_name_says_the_new_one(self, tmp_path, command):
         status, said, error = command("verify", tmp_path, "--threads", "2")

@@ -82,6 +82,20 @@ def test_what_is_left_out_is_told(tmp_path, caplog):
     assert "a.tar: 4 files (.gif 2, no suffix 2) are left out" in caplog.text
 
 
+def test_companions_that_macos_leaves_are_no_shards(tmp_path):
+    companion = b"\0\5\26\7\0\2\0\0Mac OS X        " + bytes(4072)
+    for name in ("._a.tar", "._train.rec"):
+        (tmp_path / name).write_bytes(companion)
+    write_tar(tmp_path / "a.tar", {"x/._1.jpg": companion, "x/1.jpg": jpeg(0)})
+    for data in (tmp_path, tmp_path / "*.tar"):
+        assert people_in(open_source(data)) == {"x": [jpeg(0)]}
+    (tmp_path / "faces" / "x").mkdir(parents=True)
+    (tmp_path / "faces" / "x" / "1.jpg").write_bytes(jpeg(1))
+    for name in ("._a.tar", "._b.parquet", "._train.rec"):
+        (tmp_path / "faces" / name).write_bytes(companion)
+    assert people_in(open_source(tmp_path / "faces")) == {"x": [jpeg(1)]}
+
+
 def test_names_that_are_not_utf_8(tmp_path):
     assert people(tmp_path, of("Jos\udce9/1.jpg", "x/1.jpg")) == {"Jos\udce9": 1, "x": 1}
     assert people_in(open_source(tmp_path / "a.tar")).keys() == {"Jos\udce9", "x"}  # from the cache

@@ -92,6 +92,11 @@ def test_the_command_prints_json(small, monkeypatch, capsys):
     assert tree["disk"] == 4 * tree["checkpoint"]
 
 
+def test_a_config_that_comes_along_is_planned_by_its_name(monkeypatch, capsys):
+    tree = json.loads(printed(monkeypatch, capsys, "--config", "quickstart", "--identities", "10", "--json"))
+    assert tree["data"]["identities"] == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -111,6 +116,8 @@ def test_identities_and_images_are_those_of_the_data_or_of_its_name(faces):
 
     assert (size(str(faces)).identities, size(str(faces)).images) == (8, 96)
     assert size("/nowhere/wf42m") == KNOWN["wf42m"]
+    assert size("/nowhere/wf12m_conflict/train.rec").identities == 1_017_970  # as its config's comment says
+    assert size("/glint360k_disk/ms1mv3") == KNOWN["ms1mv3"]
     assert size("/nowhere/wf12m_conflict/train.rec", identities=7).identities == 7
     assert size(str(faces), {"num_classes": 30}).identities == 30
     assert size("/nowhere/else", {"num_classes": 30}).images is None

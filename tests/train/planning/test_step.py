@@ -81,6 +81,13 @@ def test_rows_and_tiles():
     assert chosen_tile(config({"name": "r18"}), Setting(False, GIB, 1, 1000)) == 2**17
 
 
+def test_a_head_that_the_recipe_does_without_is_kept_and_no_more():
+    alone = config({"name": "mbf"}, recipe={"name": "distill", "teacher": "a.onnx", "margin": 0})
+    phases = trace_classifier(alone, gpu(identities=100_000))
+    assert phases["build"].left["centres"] == 100_000 * 512 * 4
+    assert not any(phases[name].work for name in ("forward", "backward", "update"))
+
+
 def test_the_moment_is_the_one_that_needs_most():
     trace = trace_step(config({"name": "mbf", "input_size": 32}), gpu(identities=1_000_000))
     assert isinstance(trace, StepTrace) and isinstance(trace.memory, Memory)

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from evaluate.features.embed import Embedder
 from evaluate.features.ranks import World
 from models.registry import BACKBONES
+from tests.evaluate.networks import write_onnx
 from train.build import open_data
 from train.config import load_config
 from train.distributed import average_batch_statistics
@@ -28,13 +29,13 @@ class Parts(nn.Module):
     def __init__(self, embedding_size, input_size):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8, padding=1), nn.BatchNorm2d(4), nn.Flatten())
-        self.last = nn.Sequential(nn.Dropout(0.5), nn.Linear(4 * (input_size // 8) ** 2, embedding_size))
+        self.dropout, self.last = nn.Dropout(0.5), nn.Linear(4 * (input_size // 8) ** 2, embedding_size)
 
     def trunk(self, images):
         return self.layers(images)
 
     def head(self, features):
-        return self.last(features)
+        return self.last(self.dropout(features))
 
     def forward(self, images):
         return self.head(self.trunk(images))
@@ -122,12 +123,16 @@ CASES = {
     "contraface, sampled": ["recipe={name: contraface}", "head.sample_rate=.5"],
     "contraface, gathered": ["recipe={name: contraface, gather: true}"],
     "transface": ["recipe={name: transface}"],
+    "distill": ["recipe={name: distill, teacher: TEACHER}"],
+    "distill alone": ["recipe={name: distill, teacher: TEACHER, margin: 0}", "head.sample_rate=.5"],
     "accumulated": ["optim.accumulate=2", "head.sample_rate=.5"],
     "compressed": ["optim.compress=fp16"],
 }
 
 
 def check(ranks, number, config, overrides):
+    teacher = write_onnx(config.parent / "teacher.onnx", size=SIDE, embedding_size=SIZE)
+    overrides = [override.replace("TEACHER", str(teacher)) for override in overrides]
     common = ["model.name=parts", f"data.batch_size={48 // number // 2}", "verify.bins=[]"]
     for rank in ranks(number, counted_step, str(config), [*common, *overrides]):
         for counted, predicted in rank:
