@@ -42,7 +42,7 @@ from evaluate.reporting.words import search_names
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder
-from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.formats import is_image
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.lists import ListSource
 
@@ -85,7 +85,7 @@ def find_images(folder: Path, media: Mapping[Medium, int]) -> tuple[list[str], n
     of: list[int] = []
     for subject in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
         for name in sorted(entry.name for entry in os.scandir(folder / subject)):
-            medium = medium_of(subject, name) if name.lower().endswith(IMAGE_SUFFIXES) else None
+            medium = medium_of(subject, name) if is_image(name) else None
             if medium and medium in media:
                 paths.append(os.path.join(folder, subject, name))  # noqa: PTH118  a str: there are millions
                 of.append(media[medium])

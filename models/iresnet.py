@@ -93,7 +93,8 @@ class IResNet(nn.Module):
     Args:
         depths: blocks of each of the four stages.
         width: factor on their channels, 64 to 512, which are rounded to multiples of 8.
-        dropout: probability of dropping a value before the last linear layer; ``model.dropout.p`` may be changed later.
+        dropout: probability of dropping a value before the last linear layer; ``model.dropout.p`` may be changed later,
+            as the recipe ``contraface`` does.
         se: squeeze-excite at the end of each branch.
         bgr: turn the RGB images into BGR first; MagFace's published checkpoints were trained on BGR,
         unit_range: and in [0, 1].

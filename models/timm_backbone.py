@@ -44,7 +44,8 @@ class TimmBackbone(nn.Module):
         input_size: side of the images; models that are built for one size are built for this.
         pool: ``flatten`` puts the iresnets' head behind the last map or tokens: batch norm, dropout, all values
             flattened, a linear layer, batch norm. With ``own`` timm's own pooling and classifier give the embedding.
-        dropout: probability of dropping a value before the linear layer of ``flatten``.
+        dropout: probability of dropping a value before the linear layer of ``flatten``, which the recipe ``contraface``
+            changes.
         checkpoint_activations: recompute each of timm's blocks for the gradient instead of storing its activations.
         options: other arguments of timm's model, for example ``drop_path_rate=0.1``.
 
@@ -89,7 +90,7 @@ class TimmBackbone(nn.Module):
         self.features.weight.requires_grad_(False)  # as the iresnets'
 
     def trunk(self, images_bchw: Tensor) -> Tensor:
-        """The features before the dropout, (b, c, n) of n places; `head` may be applied to them more than once."""
+        """The features before ``flatten``'s dropout, (b, c, n) of n places; `head` may be applied to them again."""
         return self.norm(feature_map(self.model, images_bchw))
 
     def head(self, x_bcn: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from evaluate.protocols.folds import FOLDS
-from evaluate.protocols.image_files import by_stem, is_image
+from evaluate.protocols.image_files import by_stem
 from evaluate.protocols.side_lists import unpacked
 from pipelines.common.errors import UserError
+from pipelines.common.formats import is_image
 from pipelines.loading.landmarks import Landmarks, landmarks_beside
 from pipelines.prepare.pairs import read_pairs as read_list
 from pipelines.sources.bins import BinSet, read_bin

@@ -8,9 +8,9 @@ import numpy as np
 
 from evaluate.features.embed import Embedder
 from evaluate.protocols.embeddings import normalised
-from evaluate.protocols.image_files import is_image
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
+from pipelines.common.formats import is_image
 from pipelines.loading.landmarks import template_landmarks
 from pipelines.prepare.align import Align, Landmarks
 from pipelines.prepare.reading import read_all

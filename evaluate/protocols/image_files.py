@@ -4,12 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.common.errors import UserError
-from pipelines.common.formats import IMAGE_SUFFIXES
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is an image by its name. One that begins with a dot is none, such as macOS's ``._3.jpg``."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+from pipelines.common.formats import is_image
 
 
 def images_below(folder: Path) -> list[Path]:

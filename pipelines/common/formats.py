@@ -28,6 +28,11 @@ _LONGEST = 12  # bytes of a beginning
 _KINDS = {suffix: re.compile(beginning, re.DOTALL) for suffix, beginning in _BEGINNINGS.items()}
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name. One that begins with a dot is none, such as macOS's ``._3.jpg``."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
 def image_suffix(encoded: bytes | memoryview | np.ndarray) -> str | None:
     """The kind of an encoded image by its first bytes, a key of SUFFIXES; None if it is none of them."""
     start = bytes(encoded[:_LONGEST])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.formats import IMAGE_SUFFIXES, is_image
 from pipelines.common.log import get_logger
 from pipelines.sources.identities import Identities
 from pipelines.sources.left_out import LeftOut
@@ -32,7 +32,7 @@ class FolderSource(FileSource):
             folders = sorted((entry.name, entry.path) for entry in entries if not entry.name.startswith("."))
         for identity, folder in folders:
             if not os.path.isdir(folder):  # noqa: PTH112  unlike DirEntry.is_dir and Path.is_dir it bears symlink loops
-                if identity.lower().endswith(IMAGE_SUFFIXES):
+                if is_image(identity):
                     left_out.add(identity, "not in a folder")
                 continue
             names, lost = _look_into(folder, left_out)
@@ -63,9 +63,8 @@ def _look_into(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                if name[0] != ".":
-                    names.append(name)
+            if is_image(name):
+                names.append(name)
             else:
                 lost |= left_out.add(name, "folder" if entry.is_dir(follow_symlinks=False) else "")
     return sorted(names), lost

@@ -42,6 +42,7 @@ CASES = {
     "topofr": (["recipe={name: topofr, gather: true}"], {}),
     "contraface": (["recipe={name: contraface, gather: true}"], {}),
     "transface": (["recipe={name: transface}", "model.name=transface_s"], {}),
+    "distill": (["recipe={name: distill, teacher: a.onnx}"], {}),
 }
 
 

@@ -325,7 +325,8 @@ def on_a_rank(name, options):
 
 
 @pytest.mark.parametrize(
-    "name, options", [("transface", {"probability": 0.5}), ("contraface", {"gather": True, "contrast": 5.0, "late_dropout": 0})]
+    "name, options",
+    [("transface", {"probability": 0.5}), ("contraface", {"gather": True, "contrast": 5.0, "late_dropout": 0})],
 )
 def test_two_ranks_are_one(ranks, name, options):
     single = on_a_rank(name, options)

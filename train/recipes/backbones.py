@@ -1,6 +1,7 @@
 """What a recipe may ask of a backbone beside its embeddings: a backbone that has it works, whichever it is."""
 
 from collections.abc import Callable
+from inspect import get_annotations
 from typing import Protocol, TypeVar, cast
 
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from pipelines.common.errors import UserError
 class TwoPart(Protocol):
     """``head(trunk(images))`` is the embedding; the head may be applied more than once (recipe ``contraface``)."""
 
+    dropout: nn.Dropout  # in the head; the recipe sets its ``p``
+
     def trunk(self, images: Tensor) -> Tensor:
         """(b, 3, h, w) in [-1, 1] → features, of any shape (b, …)."""
 
     def head(self, features: Tensor) -> Tensor:
-        """Features → (b, embedding_size), in training with a dropout mask of its own (``nn.Dropout``)."""
+        """Features → (b, embedding_size), in training with a mask of its own by ``dropout``."""
 
 
 class PatchWeighing(Protocol):
@@ -38,16 +41,16 @@ Ability = TypeVar("Ability")
 
 
 def require(backbone: nn.Module, ability: Callable[..., Ability], recipe: str, those: str) -> Ability:
-    """The backbone, if it has all methods of a protocol. Else a ``ValueError`` names the recipe and what it lacks.
+    """The backbone, if it has all of a protocol. Else a ``ValueError`` names the recipe and what it lacks.
 
     Args:
         ability: the protocol; ``type[Ability]`` would be a class of which objects can be made.
-        those: names of backbones that have them, for the message.
+        those: names of backbones that have it, for the message.
     """
-    methods = [name for name in vars(ability) if not name.startswith("_")]
-    if missing := [name for name in methods if not hasattr(backbone, name)]:
-        lacks = " and ".join(f"{name}()" for name in missing)
-        raise UserError(f"recipe {recipe} needs a backbone with {lacks}, such as {those}")
+    parts = {name: name for name in get_annotations(ability)}
+    parts |= {name: f"{name}()" for name in vars(ability) if not name.startswith("_")}
+    if missing := [part for name, part in parts.items() if not hasattr(backbone, name)]:
+        raise UserError(f"recipe {recipe} needs a backbone with {' and '.join(missing)}, such as {those}")
     return cast(Ability, backbone)
 
 

@@ -29,7 +29,7 @@ class ContraFace(Recipe):
     Args:
         contrast: factor of the contrastive loss.
         momentum: memory of its margin (see ``AdaptiveContrast``).
-        dropout: probability in the first phase.
+        dropout: probability in the first phase; with this recipe ``model.dropout`` does nothing.
         late_dropout: and in the second.
         late_epoch: where the second begins; in the published runs the learning rate falls there for the first time.
         gather: contrast over the global batch instead of each rank's own.
@@ -53,13 +53,14 @@ class ContraFace(Recipe):
         return 2 if epoch >= self.late_epoch else 1
 
     def network(self, backbone: nn.Module) -> nn.Module:
-        self._dropouts = [module for module in backbone.modules() if isinstance(module, nn.Dropout)]
-        return _Views(require(backbone, TwoPart, "contraface", "r18 … r200"))
+        parts = require(backbone, TwoPart, "contraface", "r18 … r200, or timm/NAME with model.pool=flatten")
+        self._dropout = [parts.dropout]  # in a list, as it is no part of this module
+        return _Views(parts)
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
         views, labels, uniform = self.views(epoch), batch.labels, self.margin_uniforms(batch, head)
-        for dropout in self._dropouts:
-            dropout.p = self.dropout if views == 1 else self.late_dropout
+        (dropout,) = self._dropout
+        dropout.p = self.dropout if views == 1 else self.late_dropout
         if views == 2:
             labels, uniform = labels.repeat(2), None if uniform is None else uniform.repeat(2)
             head.prepare(labels)
