@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def programs() -> Iterator[Fact]:
     old = _numbers(torch.__version__)[:2] < _TORCH
     yield Fact("PyTorch", torch.__version__.partition("+")[0] + cuda, "install torch 2.11 or newer" if old else "")
     yield _dali()
-    yield Fact("Triton", version("triton") if find_spec("triton") else "not installed: head.kernels must be torch")
+    triton = packages_distributions().get("triton")  # torch's nightlies have it by another name
+    yield Fact("Triton", version(triton[0]) if triton else "not installed: head.kernels must be torch")
     if torch.version.cuda and torch.distributed.is_nccl_available():
         yield Fact("NCCL", ".".join(map(str, torch.cuda.nccl.version())))
 
