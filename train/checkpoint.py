@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 # which have neither checksums nor the parts of `_SINCE_2`.
 FORMAT = 2
 _SINCE_2 = ("skipped",)
+_CPU = torch.device("cpu")
 
 
 class FormatError(UserError):
@@ -50,15 +51,23 @@ class Checkpoints:
     other files. A checkpoint with a number that is not finite is not written.
     """
 
-    def __init__(self, folder: Path, keep: int, on_complete: Callable[[], None] = lambda: None) -> None:
-        """``on_complete`` is called on the main rank for every checkpoint that is on the disk."""
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        device: torch.device = _CPU,
+        on_complete: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``device``: of the state. ``on_complete`` is called on the main rank for every checkpoint that is there."""
         self.folder, self.keep, self._on_complete = folder, keep, on_complete
-        self._copier = ThreadPoolExecutor(1, thread_name_prefix="copy")
+        on_gpu = device.type == "cuda"
+        # The device that is waited for at the end of a copy is the thread's own, and would be the first one.
+        take = partial(torch.cuda.set_device, device) if on_gpu else None
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="copy", initializer=take)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way)
         self._copied: Future[dict[str, Any]] | None = None
         self._written: Future[None] | None = None
         self._group: dist.ProcessGroup | None = None
-        on_gpu = torch.cuda.is_available()
         self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
 
     def all(self) -> list[Path]:
@@ -131,7 +140,7 @@ class Checkpoints:
         for path in self.all()[: -self.keep]:
             half = path.with_suffix(".partial")  # a kill in the middle leaves what nobody takes for a checkpoint
             _replace(path, half)
-            shutil.rmtree(half)
+            _discard(half)
 
     def _listed(self) -> list[str]:
         """The names of all checkpoints, on the main rank."""
@@ -140,7 +149,7 @@ class Checkpoints:
         whole = self.all()
         for path in self.folder.iterdir():
             if path.suffix == ".partial" or (is_step_folder(path) and path not in whole):
-                shutil.rmtree(path)
+                _discard(path)
         return [path.name for path in whole]
 
     def _damage(self, path: Path, *fields: str) -> str:
@@ -266,6 +275,14 @@ def _replace(path: Path, other: Path) -> None:
     shutil.rmtree(other, ignore_errors=True)
     path.rename(other)
     sync(other.parent)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder that is nobody's checkpoint; one that is still read, on a network's disk, at the next start."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        logger.warning("%s stays for now: %s", path, error.strerror)
 
 
 def _first_cause(error: CheckpointException, folder: Path) -> Exception:

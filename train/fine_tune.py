@@ -8,6 +8,7 @@ from pathlib import Path
 from losses import PartialFC
 from losses.head.arcface_torch import arcface_torch_classes, load_arcface_torch
 from pipelines.common.errors import UserError
+from train.distributed import agreed
 from train.step_folders import complete
 
 
@@ -31,7 +32,7 @@ def load_centres(head: PartialFC, folder: str | Path) -> None:
 
     Raises as `stored_classes` does, and ``ValueError`` where the embeddings are of another size or a centre is NaN.
     """
-    checkpoint = _newest(folder)
+    checkpoint, *_ = agreed(lambda: _newest(folder))  # a run that still trains may show the next rank a newer one
     if checkpoint:
         _load_sharded(head, checkpoint)
     else:

@@ -1,7 +1,9 @@
 """The folder of a run: one run at a time, on a disk that all nodes share."""
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import uuid
@@ -14,6 +16,9 @@ from train.distributed import agreed, comes_true
 
 # A whole run leaves these: where one is, there was a run, whatever else has been deleted.
 _RESULTS = ("model.pt", "best.pt")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # NFS without lockd, Lustre without flock
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -47,6 +52,10 @@ class RunFolder:
         except BlockingIOError:
             holder = self._notes.get("holder", "another process")
             raise UserError(f"{self.path} is in use by {holder}: wait for its end, or choose another output") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.warning("%s lies on a file system without locks: a second run there would not be noticed", self.path)
         self._note(holder=f"process {os.getpid()} on {socket.gethostname()}", token=token)
         remove_leftovers(self.path)
         return token

@@ -65,7 +65,8 @@ class Trainer:
         self.verifier = Verifier(config, world)
         self.folder.claim(world)
         noted = self.folder.note_checkpoint
-        self.checkpoints = Checkpoints(self.output / "checkpoints", config.checkpoint.keep, on_complete=noted)
+        folder, keep = self.output / "checkpoints", config.checkpoint.keep
+        self.checkpoints = Checkpoints(folder, keep, world.device, on_complete=noted)
         self.meta: dict[str, Any] = {"num_classes": num_classes, "images": len(data.source)}
         self.meta |= {"seed": config.seed, "model": config.model.name}
         found = self.checkpoints.newest("global_batch", *self.meta)
@@ -132,7 +133,8 @@ class Trainer:
             opened.callback(self.folder.release)
             opened.callback(self.checkpoints.wait, None if self.world.size == 1 else _LAST_SECONDS)
             opened.callback(self.loader.close)
-            if self._is_finished():
+            finished, *_ = agreed(lambda: self.world.main and self._is_finished())
+            if finished:
                 return {}
             if self.world.main:
                 self.folder.write("config.yaml", yaml.safe_dump(self.config.model_dump(), sort_keys=False))
@@ -291,14 +293,16 @@ class Trainer:
         raise Stopped(number)
 
     def _is_finished(self) -> bool:
-        """Whether there is nothing left to do. A finished run that is started again changes nothing."""
+        """Whether there is nothing left to do, which the main rank looks after, as a shared disk may show others less.
+
+        A finished run that is started again changes nothing.
+        """
         model, last = self.output / "model.pt", self.checkpoints.all()
         if self.step < self.learning_rate.total or not (last and model.exists()):
             return False
         if model.stat().st_mtime < (last[-1] / "meta.json").stat().st_mtime:  # of a shorter run, before it was extended
             return False
-        if self.world.main:
-            print(f"{self.output} is finished at step {self.step}: raise schedule.epochs to go on")
+        print(f"{self.output} is finished at step {self.step}: raise schedule.epochs to go on")
         return True
 
     def _finish(self, results: dict[str, VerificationResult]) -> None:

@@ -90,7 +90,8 @@ class PartialFC(ShardedCentres):
 
     Attributes:
         weight: see ``ShardedCentres``.
-        sample_rate: may be set anew before a step, ahead of ``prepare``; as an attribute of the margin, its ``share``.
+        sample_rate: may be set anew before a step, ahead of ``prepare``; to 1 and from 1 where the update is fused. As
+            an attribute of the margin, its ``share``.
         step: number of updates so far, counted by ``CentreOptimizer.step``; (seed, step) decides which classes are
             drawn. Part of the state dict.
     """

@@ -1,13 +1,18 @@
 """Checkpoints: complete or absent, the newest kept, read into what was saved, refused where they do not fit."""
 
+import errno
 import json
 import os
+import shutil
+import threading
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from train import checkpoint
 from train.checkpoint import FORMAT, Checkpoints
 from train.state import OptimizerState, save_weights
 from train.step_folders import complete, latest_step
@@ -146,3 +151,40 @@ def test_weights_are_written_whole(tmp_path):
     with pytest.raises(NotImplementedError):
         save_weights(broken, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def kept_though_an_old_one_stays(folder):
+    """Somebody reads it: on NFS a deleted file that is open stays, under another name, and with it its folder."""
+    checkpoints, trained, remove = Checkpoints(folder, keep=1), Trained(1), shutil.rmtree
+
+    def busy(path, ignore_errors=False):
+        if path.name == "step_000000001.partial" and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path, ignore_errors=ignore_errors)
+
+    for step in (1, 2):
+        with patch.object(shutil, "rmtree", busy):
+            checkpoints.save(step, trained.parts, {})
+            checkpoints.finish()
+    with patch.object(shutil, "rmtree", busy):
+        path, _ = Checkpoints(folder, keep=1).newest()
+    Checkpoints(folder, keep=1).newest()
+    return path.name, sorted(path.name for path in folder.iterdir())
+
+
+def test_an_old_one_that_cannot_be_deleted_ends_no_run(ranks, tmp_path):
+    assert ranks(1, kept_though_an_old_one_stays, tmp_path) == [("step_000000002", ["step_000000002"])]
+
+
+def test_copies_are_waited_for_on_the_runs_own_device(tmp_path, monkeypatch):
+    """A thread begins on the first GPU; who waits there for copies from another waits for nothing."""
+    taken = []
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: taken.append((threading.current_thread().name, device))
+    )
+    monkeypatch.setattr(checkpoint, "DefaultStager", lambda options: options)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, expected in (("cpu", []), ("cuda:1", [("copy_0", torch.device("cuda:1"))])):
+        checkpoints = Checkpoints(tmp_path, 1, torch.device(device))
+        checkpoints._copier.submit(int).result()
+        assert taken == expected and checkpoints._stager.use_pinned_memory == bool(expected)

@@ -1,7 +1,10 @@
 """A run's folder: one run at a time, seen by all ranks, cleared of what a kill has left."""
 
+import errno
+import fcntl
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -92,3 +95,16 @@ def test_results_are_not_written_over(ranks, tmp_path, left):
         Path(tmp_path / left).touch()
     (error,) = ranks(1, unused, tmp_path)
     assert error is None if left is None else "no checkpoint to go on from" in error
+
+
+def held_without_locks(path, number):
+    def flock(*_):
+        raise OSError(number, "none here")
+
+    with patch.object(fcntl, "flock", flock):
+        RunFolder(path).claim(world())
+
+
+def test_a_file_system_without_locks_is_no_obstacle(ranks, tmp_path):
+    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        assert ranks(1, held_without_locks, tmp_path / "run", number) == [None]

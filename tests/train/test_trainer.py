@@ -236,3 +236,17 @@ def test_the_global_batch_stays_on_other_ranks(ranks, config, tmp_path):
     close(curve(tmp_path / "run"), whole)
     errors = ranks(3, resume_error, config, "data.batch_size=4", "schedule.epochs=9")
     assert all("3 x data.batch_size=4 does not divide it" in error for error in errors)
+
+
+def started_again(config):
+    """A finished run whose results only the main rank sees yet."""
+    BACKBONES["plain"] = Plain
+    trainer = Trainer(load_config(config), World(torch.device("cpu"), dist.get_rank(), dist.get_world_size()))
+    if dist.get_rank():
+        trainer._is_finished = lambda: False
+    return trainer.step, trainer.fit()
+
+
+def test_the_main_rank_says_whether_a_run_is_finished(ranks, config):
+    ranks(2, fit, config)
+    assert ranks(2, started_again, config) == [(9, {})] * 2

@@ -102,8 +102,14 @@ def write_checkpoint(config: Config, saved: Saved) -> Path:
     """
     if complete(Path(config.output) / "checkpoints"):
         raise UserError(f"{config.output} holds a run already: give another output=FOLDER")
-    model = config.model.model_copy(update={"compile": False, "sync_batchnorm": False})
-    trainer = Trainer(config.model_copy(update={"model": model}), World(torch.device("cpu")))
+    of_gpus = {
+        "model": {"compile": False, "sync_batchnorm": False},
+        "head": {"kernels": "torch"},
+        "data": {"decode": "cpu"},
+        "optim": {"compress": "none"},
+    }
+    sections = {name: getattr(config, name).model_copy(update=changes) for name, changes in of_gpus.items()}
+    trainer = Trainer(config.model_copy(update=sections), World(torch.device("cpu")))
     try:
         _fill(trainer, saved, batches=config.optim.accumulate)
         ranks = len(saved.files)

@@ -116,9 +116,11 @@ def test_a_run_goes_on(migrate, ranks, monkeypatch, tmp_path, faces, optimizer, 
     own = {"lr": 0.02} if optimizer == "sgd" else {"lr": 0.002, "weight_decay": 0.1, "optimizer": "adamw"}
     path = config_of(tmp_path, faces, gradient_acc=batches, **own)
     out = tmp_path / "mine.yaml"
-    migrate(path, *overrides(tmp_path), "--checkpoint", tmp_path / "work", "--out", out)
+    of_gpus = ["head.kernels=triton", "data.decode=gpu", "optim.compress=bf16"]  # where it goes on, not where it moves
+    migrate(path, *overrides(tmp_path), *of_gpus, "--checkpoint", tmp_path / "work", "--out", out)
+    here = ["data.threads=1", "head.kernels=torch", "data.decode=cpu", "optim.compress=none"]
     for count, size in ((1, BATCH), (2, BATCH // 2)):
-        for first, losses in ranks(count, go_on, str(out), [f"data.batch_size={size}", "data.threads=1"]):
+        for first, losses in ranks(count, go_on, str(out), [f"data.batch_size={size}", *here]):
             assert first == SAVED
             assert losses == pytest.approx(theirs, rel=2e-5)  # the rounding that six steps carry on
     assert abs(theirs[-1] - theirs[0]) > 0.01 * theirs[0]  # those steps have moved something
