@@ -23,7 +23,10 @@ class Sink(Protocol):
     """Where a run's figures go. It is made with the run's folder, on rank 0 only."""
 
     def log(self, record: dict[str, Any]) -> None:
-        """Take the figures of a log step or a verification: a flat dict of numbers with ``step``."""
+        """Take the figures of a log step or a verification: a flat dict of numbers with ``step``.
+
+        The loss is None where none was finite since the last.
+        """
 
     def close(self) -> None:
         """Let nothing be lost. It is called on every way out of a run."""
