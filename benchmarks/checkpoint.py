@@ -23,7 +23,7 @@ from pipelines.common.command import run
 from pipelines.loading.loader import Batch
 from pipelines.synthetic.dataset import make_dataset
 from train.config import load_config
-from train.distributed import joined
+from train.distributed import first_of_node, joined
 from train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,8 +97,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
     data = ROOT / "data/synthetic"
-    make_dataset(data)
     with TemporaryDirectory(dir=options.folder) as folder, joined("auto", 1800) as world:
+        with first_of_node(world):
+            make_dataset(data)
         paths = [folder]
         dist.broadcast_object_list(paths)
         settings = [

@@ -16,7 +16,7 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.types import DALIDataType, DALIImageType
 
-from benchmarks.dataloaders import Batches, dataloaders
+from benchmarks.dataloaders import READY, Batches, dataloaders
 from benchmarks.measure import finish, processor_time
 from benchmarks.results import Row
 from pipelines.loading.loader import Loader
@@ -27,7 +27,7 @@ from pipelines.sources.source import Source
 Stream = Iterator[Sized]  # batches without end, as long as they have images
 
 _PAUSE = 0.3  # seconds for the batches that a way goes on to prepare when it is not asked any more
-_QUEUED = 4  # batches that may lie ready when a round begins; they are not counted
+_QUEUED = 4  # batches at least that may lie ready when a round begins
 _REMEMBERED = 32  # batches that DALI's decoding alone goes through again and again
 
 
@@ -57,7 +57,8 @@ def measure_data(
         next(batches)
     decoding_alone = _decoding_alone(source, batch_size, cores, device)
     facemill = _facemill(source, batch_size, cores, device, image_size)
-    turns = race({"DALI's decoding alone": decoding_alone, **facemill, **ways}, device, rounds, seconds)
+    all_ways = {"DALI's decoding alone": decoding_alone, **facemill, **ways}
+    turns = race(all_ways, device, rounds, seconds, queued=READY * cores)
     alone, *_, usual, best = turns.values()
     beside = {"of_decoding_alone": alone, "of_dataloader": usual, "of_best_dataloader": best}
     return [
@@ -81,12 +82,14 @@ class Turn(NamedTuple):
     cpu_us: float  # microseconds of processors, an image
 
 
-def race(ways: Mapping[str, Stream], device: torch.device, rounds: int, seconds: float) -> dict[str, list[Turn]]:
-    """Each way's turns, one a round."""
+def race(
+    ways: Mapping[str, Stream], device: torch.device, rounds: int, seconds: float, queued: int = _QUEUED
+) -> dict[str, list[Turn]]:
+    """Each way's turns, one a round. ``queued`` batches, which a way may have prepared meanwhile, are not counted."""
     turns: dict[str, list[Turn]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, batches in ways.items():
-            for _ in range(_QUEUED):
+            for _ in range(max(queued, _QUEUED)):
                 next(batches)
             finish(device)
             images, start, began = 0, time.perf_counter(), processor_time()

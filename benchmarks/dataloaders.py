@@ -19,7 +19,7 @@ from pipelines.sources.source import Source
 Batches = Iterator[Tensor]
 Fill = Callable[[np.ndarray, np.ndarray, bool], None]  # an encoded image → pixels (h, w, 3), mirrored or not
 
-_READY = 3  # batches that a worker prepares ahead
+READY = 3  # batches that a worker prepares ahead
 
 
 def dataloaders(
@@ -32,7 +32,7 @@ def dataloaders(
     """
     options: dict[str, Any] = dict(
         num_workers=workers,
-        prefetch_factor=_READY,
+        prefetch_factor=READY,
         pin_memory=device.type == "cuda",
         multiprocessing_context="fork",
         persistent_workers=True,
@@ -118,12 +118,12 @@ def _pil_decode(source: Source, index: int) -> np.ndarray:
 class _WholeBatches(Dataset):
     """Batches that a worker decodes straight into memory which it shares with the trainer, so that none is copied.
 
-    Its place in that memory is all that a batch sends; the place is used again when ``_READY + 1`` others are out.
+    Its place in that memory is all that a batch sends; the place is used again when ``READY + 1`` others are out.
     """
 
     def __init__(self, source: Source, fill: Fill, shape: tuple[int, ...], workers: int) -> None:
         self._source, self._fill = source, fill
-        self._memory = torch.empty((workers, _READY + 2, *shape), dtype=torch.uint8).share_memory_()
+        self._memory = torch.empty((workers, READY + 2, *shape), dtype=torch.uint8).share_memory_()
         self._turn = 0
 
     def __len__(self) -> int:

@@ -90,6 +90,7 @@ def needed_flop(name: str) -> dict[str, float]:
 
 def measure(name: str, ways: list[str], batch: int, rounds: int, ceilings: dict[torch.dtype, float]) -> list[Row]:
     """A row for each way: images a second, share of the ceiling, speed over the first way."""
+    torch.compiler.reset()  # else a fifth network of one class runs uncompiled: graphs are counted by its code
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     passes = {way: steps(name, WAYS[way], batch, device) for way in ways}
     times: dict[tuple[str, str], list[float]] = {(way, kind): [] for way in ways for kind in passes[way]}

@@ -90,11 +90,6 @@ def _network(
     try:
         run = trainer(setting, world, f"{network.name}_{way}", *config)
         measure(report, setting, run, network.name, way, product)
-        if setting.device == "cuda" and network.optimizer == SGD:  # one with convolutions
-            search = torch.backends.cudnn.benchmark
-            torch.backends.cudnn.benchmark = not search
-            speed(report, setting, run, network.name, f"cudnn.benchmark {not search}")
-            torch.backends.cudnn.benchmark = search
     except torch.cuda.OutOfMemoryError:
         report.skip(f"{network.name}, {way}", "does not fit into memory")
 

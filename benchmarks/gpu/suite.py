@@ -15,6 +15,7 @@ from benchmarks.gpu.conduct import ROOT, environment, python
 from benchmarks.gpu.part import Report, Setting
 from benchmarks.gpu.training import TINY, fixed_batches, group, on, trainer
 from evaluate.features.ranks import World
+from pipelines.loading.read_ahead import THREAD
 
 # Runs and how often a step of each may wait for the device: TopoFR copies what its trees and its mixture are made of.
 RECIPES = {
@@ -61,15 +62,17 @@ def _waiting(report: Report, setting: Setting, world: World, name: str, limit: i
 
 @contextmanager
 def waits(device: str) -> Iterator[list[str]]:
-    """Where this thread waits for a GPU within the block, as torch notices it: file and line of each time."""
+    """Where the step waits for a GPU within the block, as torch notices it: file and line of each time.
+
+    Its backward pass is made by a thread of autograd's; the loader's own waits as it likes.
+    """
     found: list[str] = []
     if device == "cpu":
         yield found
         return
-    thread = threading.get_ident()
 
     def note(message: Warning | str, category: type[Warning], filename: str, line: int, *_: object) -> None:
-        if _SAYS_SO in str(message) and threading.get_ident() == thread:  # others wait as they like
+        if _SAYS_SO in str(message) and threading.current_thread().name != THREAD:
             found.append(f"{filename.rpartition('/')[2]}:{line}")
 
     with warnings.catch_warnings():

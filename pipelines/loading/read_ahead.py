@@ -21,6 +21,7 @@ from pipelines.common.cpu import one_thread_here
 from pipelines.loading.batch import Batch, EncodedBatch
 from pipelines.loading.decoder import Decoder, UndecodableError
 
+THREAD = "read ahead"  # the name of those that make batches
 _PATIENCE = 10.0  # seconds that ``close`` waits for a read that hangs
 
 Mend = Callable[[EncodedBatch, dict[int, str]], EncodedBatch]
@@ -79,7 +80,7 @@ class _Worker(Thread):
     """
 
     def __init__(self, batches: Generator[Batch, None, None], room: int, stream: torch.cuda.Stream | None) -> None:
-        super().__init__(name="read ahead", daemon=True)
+        super().__init__(name=THREAD, daemon=True)
         self.made: SimpleQueue[tuple[Batch, torch.cuda.Event | None] | BaseException] = SimpleQueue()
         self.room = Semaphore(room)
         self._batches, self._stream = batches, stream

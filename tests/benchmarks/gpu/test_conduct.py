@@ -134,3 +134,20 @@ def test_the_end_of_a_process_is_not_waited_for_forever():
     process.stdout.readline()
     conduct.end(process, grace=0.2)
     assert process.returncode == -signal.SIGKILL
+
+
+def test_what_interrupts_the_waiting_for_an_end_leaves_no_process(monkeypatch):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
+    process.stdout.readline()
+    wait = process.wait
+
+    def interrupted(timeout=None):
+        if timeout is None:
+            return wait()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with pytest.raises(SystemExit):
+        conduct.end(process, 5)
+    assert process.poll() == -signal.SIGKILL

@@ -15,6 +15,7 @@ from benchmarks.gpu.training import largest_difference
 from pipelines.common.errors import UserError
 from pipelines.common.pillow import decode
 from pipelines.loading.admission import Admission
+from pipelines.loading.read_ahead import THREAD
 from pipelines.sources import open_source
 from train.planning.devices import known_device
 
@@ -118,7 +119,7 @@ def test_what_pytest_says(report, said, code, kind, passed):
     assert row["kind"] == kind and row.get("passed") == passed
 
 
-def test_a_wait_for_the_device_is_noticed_in_its_thread(monkeypatch):
+def test_a_wait_for_the_device_is_noticed_in_all_threads_but_the_loaders(monkeypatch):
     import threading
     import warnings
 
@@ -131,11 +132,12 @@ def test_a_wait_for_the_device_is_noticed_in_its_thread(monkeypatch):
     with suite.waits("cuda") as found:
         wait()
         warnings.warn("something else", stacklevel=1)
-        other = threading.Thread(target=wait)
-        other.start()
-        other.join()
+        for name in (THREAD, "of autograd"):
+            other = threading.Thread(target=wait, name=name)
+            other.start()
+            other.join()
         wait()
-    assert len(found) == 2 and found[0].startswith("test_parts.py:") and modes == ["warn", "default"]
+    assert len(found) == 3 and found[0].startswith("test_parts.py:") and modes == ["warn", "default"]
 
 
 def test_the_step_fails_on_the_last_rank_only(monkeypatch):
