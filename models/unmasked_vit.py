@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import DropRate, run_blocks
-from models.vit import Block, PatchEmbed, feature_head, initialise_linear
+from models.vit import Block, PatchEmbed, feature_head, initialise_linear, patches_of
 
 PATCH_SIZE = 8
 
@@ -40,7 +40,7 @@ class UnmaskedTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
-        patches = (input_size // PATCH_SIZE) ** 2
+        patches = patches_of(input_size, PATCH_SIZE)
         self.patch_embed = PatchEmbed(dim, PATCH_SIZE)
         self.pos_embed = nn.Parameter(torch.empty(1, patches, dim))
         self.blocks = nn.ModuleList(

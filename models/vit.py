@@ -15,8 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import DropPath, DropRate, run_blocks
+from pipelines.common.errors import UserError
 
 PATCH_SIZE = 9
+
+
+def patches_of(input_size: int, patch_size: int) -> int:
+    """Patches of a square image. Raises ``UserError`` where it holds none."""
+    if input_size < patch_size:
+        raise UserError(f"images of {input_size} pixels hold no patch of {patch_size}: take a larger model.input_size")
+    return (input_size // patch_size) ** 2
+
+
 HEADS = 8
 
 Count = Annotated[int, Field(ge=0, le=256)]
@@ -127,7 +137,7 @@ class VisionTransformer(nn.Module):
         self.mask_ratio = mask_ratio
         self.mask_registers = mask_registers
         self.checkpoint_activations = checkpoint_activations
-        patches = (input_size // PATCH_SIZE) ** 2
+        patches = patches_of(input_size, PATCH_SIZE)
         self.patch_embed = PatchEmbed(dim)
         self.pos_embed = nn.Parameter(torch.empty(1, patches, dim))
         # A parameter that is never used would keep data-parallel training waiting for its gradient.
@@ -179,6 +189,8 @@ class PatchOutput(NamedTuple):
 
 class TransFace(VisionTransformer):
     """A `VisionTransformer` whose tokens are gated by squeeze-excite over the patches."""
+
+    patch_size = PATCH_SIZE
 
     def __init__(
         self,

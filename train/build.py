@@ -140,6 +140,8 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
     backbone = create_model(**model.arguments)
     if fresh and model.init_from:
         load_weights(backbone, model.init_from)
+    elif fresh and model.lora:
+        raise UserError("model.lora keeps the network as it begins: set model.init_from to weights that are trained")
     restrict(backbone, model)
     if model.sync_batchnorm:
         if world.device.type != "cuda":
@@ -242,6 +244,7 @@ def place_centres(config: Config, head: PartialFC, backbone: nn.Module, source: 
             threads=settled(config.data.threads),
             autocast=HALF[settled(config.precision)],
             max_bad_fraction=config.data.max_bad_fraction,
+            landmarks=landmarks_of(config, source),
         )
 
 

@@ -10,6 +10,7 @@ from evaluate.features.readable import embed_readable
 from losses import PartialFC
 from pipelines.common.errors import UserError
 from pipelines.common.progress import with_progress
+from pipelines.loading.landmarks import Landmarks
 from pipelines.sources.source import Source
 
 IMAGES = 16  # of a class, its first: their mean is close to that of all
@@ -28,6 +29,7 @@ def set_class_means(
     threads: int,
     autocast: torch.dtype | None,
     max_bad_fraction: float,
+    landmarks: Landmarks | None = None,
 ) -> None:
     """Point the centres of the classes from ``first`` on where the embeddings of their images point on average.
 
@@ -39,6 +41,7 @@ def set_class_means(
         threads: of the decoding.
         autocast: the dtype to compute in.
         max_bad_fraction: of the images that cannot be read or decoded; more are a ``UserError``.
+        landmarks: of the images, for a network that wants some.
 
     Raises:
         UserError: an embedding is not finite.
@@ -56,6 +59,7 @@ def set_class_means(
             threads=threads,
             autocast=autocast,
             max_bad_fraction=max_bad_fraction,
+            landmarks=landmarks,
         )
         if world.main:
             features = with_progress(features, "class means", len(indices))

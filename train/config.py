@@ -71,6 +71,15 @@ class Config(Section):
                 raise UserError(f"head.optim.{key} is nothing that {rule}, the rule of the centres, knows")
         return self
 
+    @model_validator(mode="after")
+    def _margin_is_whole_in_the_end(self) -> "Config":
+        if self.head.warmup_epochs > self.schedule.epochs:
+            raise UserError(
+                f"head.warmup_epochs is {self.head.warmup_epochs:g}: in {self.schedule.epochs:g} epochs "
+                "(schedule.epochs) the margin would never be whole"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _empty_sections(cls, tree: Any) -> Any:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import create_model
 from models.layers import DropPath, PReLU
 
 
@@ -32,3 +33,8 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert (y == y[:, :1, :1]).all()
     assert y.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.equal(layer.eval()(y), y)
+
+
+def test_squeeze_excite_of_few_channels_has_one_at_least():
+    model = create_model("r18", 16, 32, width=0.125, se=True).eval()  # 8 channels in the first stage
+    assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from models import create_model
 from models.vit import VisionTransformer
+from pipelines.common.errors import UserError
 from tests.models.support import close
 
 
@@ -95,3 +96,9 @@ def test_published_regularisation_of_the_vits():
     assert rates("vit_t_dp005_mask0") == rates("vit_s_dp005_mask_0") == (0.05, 0)
     assert rates("vit_b_dp005_mask_005") == rates("vit_l") == rates("transface_l") == (0.05, 0.05)
     assert rates("vit_h") == (0.1, 0)
+
+
+@pytest.mark.parametrize("name, size", [("vit_t", 8), ("transface_t", 8), ("vit_b_unmasked", 7), ("vit_b_kprpe", 7)])
+def test_an_image_without_a_patch_is_told(name, size):
+    with pytest.raises(UserError, match=f"images of {size} pixels hold no patch of"):
+        create_model(name, 16, size)

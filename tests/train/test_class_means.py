@@ -72,6 +72,27 @@ def test_the_first_images_of_a_class(monkeypatch):
     torch.testing.assert_close(F.normalize(head.weight.detach()), by_a_loop(range(CLASSES), images=3))
 
 
+def test_a_network_gets_the_landmarks_of_its_images():
+    class Moved(Normalised):
+        """Embeddings that turn with the landmarks."""
+
+        wants_landmarks = True
+
+        def forward(self, images, landmarks=None):
+            moved = torch.zeros(len(images), 1) if landmarks is None else landmarks[..., 1].mean(1)[:, None]
+            return super().forward(images) + 100 * moved * torch.eye(NUMBERS)[0]
+
+    torch.manual_seed(2)
+    head, model = new_head(), Moved(NUMBERS, SIZE)
+
+    def landmarks(indices):
+        return np.full((len(indices), 5, 2), 0.5, np.float32) * (1 - 2 * (LABELS[indices] % 2))[:, None, None]
+
+    set_means(head, FaceSource(), World(torch.device("cpu")), model=model, landmarks=landmarks)
+    turned = F.normalize(head.weight.detach())[:, 0]
+    assert (turned[::2] > 0.9).all() and (turned[1::2] < -0.9).all()
+
+
 def test_images_that_cannot_be_read_and_classes_without_any(caplog):
     bad = {8: b"no image", 9: b""}
     head = new_head(CLASSES + 2)

@@ -14,7 +14,9 @@ from models.lora import merged
 from models.registry import BACKBONES
 from models.sharded import read_sharded
 from models.weights import load_weights, read_weights
+from pipelines.common.errors import UserError
 from tests.train.plain_run import Normalised
+from train.build import build_backbone
 from train.config import Config, load_config
 from train.freezing import hold_norms, restrict
 from train.keys import key_table
@@ -174,6 +176,18 @@ def test_keys_of_lora(config):
     with pytest.raises(ValueError, match=r"unknown key model.lora.rnk"):
         load_config(config, [R18 % "lora: {rnk: 4}"])
     assert "\nmodel.lora.rank " in key_table(Config)
+
+
+def test_lora_needs_a_network_that_is_trained(config):
+    """What keeps random weights, and normalises by statistics of nothing, learns nothing."""
+    with pytest.raises(UserError, match=r"model.lora keeps the network as it begins: set model.init_from"):
+        build_backbone(
+            load_config(config, [R18 % "lora: {rank: 2}"]).model,
+            World(torch.device("cpu")),
+            seed=0,
+            batch_size=8,
+            fresh=True,
+        )
 
 
 def test_lora_freezes_the_rest(config):

@@ -1,8 +1,12 @@
 """Amplitude mixing against the published result and against a plain loop over images and patches."""
 
 import numpy as np
+import pytest
 import torch
 
+from models.vit import TransFace as TransFaceNetwork
+from pipelines.loading.batch import Batch
+from train.recipes import create_recipe
 from train.recipes.patch_mix import mix_amplitudes, perturb_patches
 
 
@@ -78,3 +82,22 @@ def test_of_equal_weights_the_first_patches_are_taken():
     out = perturb_patches(images, torch.tensor([0]), weights, uniforms, top=3, patch=6)
     changed = (out != images).any(1)[0].unfold(0, 6, 6).unfold(1, 6, 6).flatten(2).any(2).flatten()
     assert changed.nonzero()[:, 0].tolist() == [0, 1, 5]
+
+
+@pytest.mark.parametrize("size", [21, 60, 71, 80, 112])
+def test_the_patches_are_the_networks(size):
+    """Also where the image has a margin that is in none, and where it has fewer patches than are perturbed."""
+    torch.manual_seed(0)
+    backbone = TransFaceNetwork(8, 2, 16, size).eval()
+    recipe = create_recipe("transface", probability=1.0)
+    recipe.network(backbone)
+    images, side = torch.rand(2, 3, size, size) * 2 - 1, size // 9
+    last = torch.zeros(2, side**2)
+    last[:, -1] = 1  # the heaviest, and alone among the first
+    backbone.forward_patches = lambda images: (None, last, None)
+    uniforms = torch.rand(2, 2 + 4 * 7)
+    uniforms[:, 1] = 0  # all are chosen
+    uniforms[:, 2], uniforms[:, 6::4] = 0.9, 0  # the first patch alone takes of its donor
+    changed = (recipe._perturbed(Batch(images, torch.zeros(2).long(), torch.arange(2), uniforms)) - images).abs() > 0.05
+    rows = changed.any(dim=(0, 1, 3)).nonzero()[:, 0].tolist()
+    assert rows and min(rows) >= 9 * (side - 1) and max(rows) < 9 * side

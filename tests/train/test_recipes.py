@@ -41,6 +41,8 @@ def batch_of(count, size, num_uniforms, clean=False, seed=0):
 class Linear(torch.nn.Module):
     """A backbone of one layer with fixed patch outputs."""
 
+    patch_size = 6
+
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Linear(3 * 18 * 18, 8)
@@ -266,6 +268,8 @@ def test_contraface_needs_a_dropout_before_the_last_layer(name, options):
 
 class Layers(torch.nn.Module):
     """A backbone for any recipe, without batch statistics and without randomness."""
+
+    patch_size = 6
 
     def __init__(self):
         super().__init__()

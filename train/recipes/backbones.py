@@ -24,6 +24,8 @@ class TwoPart(Protocol):
 class PatchWeighing(Protocol):
     """It weighs the patches of an image, whose grid is square (recipe ``transface``)."""
 
+    patch_size: int  # a patch's side in pixels; what is left of the image at the right and below is in none
+
     def forward_patches(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(b, 3, h, w) in [-1, 1] → embeddings (b, d), patch weights (b, n), patch standard deviations (b, n).
 

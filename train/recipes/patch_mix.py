@@ -49,6 +49,7 @@ def perturb_patches(images: Tensor, chosen: Tensor, weights: Tensor, uniforms: T
     row, column = place // columns, place % columns
     image = chosen[:, None].expand_as(place)
     limits = len(images), rows, columns
+    uniforms = uniforms[:, : place.shape[1]]  # a small image may have fewer patches
     donor = [(uniform * n).long().clamp(max=n - 1) for uniform, n in zip(uniforms[..., 1:].unbind(-1), limits)]
     mixed = mix_amplitudes(
         pixels[image, row, column].flatten(0, 1), pixels[tuple(donor)].flatten(0, 1), uniforms[..., 0].flatten()

@@ -43,8 +43,10 @@ class TransFace(Recipe):
         self.weight_gradient = weight_gradient
 
     def network(self, backbone: nn.Module) -> nn.Module:
-        network = _WithPatches(require(backbone, PatchWeighing, "transface", "transface_t … transface_l"))
+        weighing = require(backbone, PatchWeighing, "transface", "transface_t … transface_l")
+        network = _WithPatches(weighing)
         self._network = [network]  # in a list, so that its weights are not this module's
+        self._patch_size = weighing.patch_size
         return network
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:
@@ -68,5 +70,4 @@ class TransFace(Recipe):
         (network,) = self._network
         with evaluating(network):
             _, weights, _ = network.forward(batch.images[chosen])  # not compiled: their number differs each time
-        patches = round(weights.shape[1] ** 0.5)
-        return perturb_patches(batch.images, chosen, weights.float(), uniforms, _TOP, batch.images.shape[3] // patches)
+        return perturb_patches(batch.images, chosen, weights.float(), uniforms, _TOP, self._patch_size)

@@ -31,7 +31,7 @@ class Group(Section):
 
 
 def _not_refused(name: Any) -> Any:
-    if name in REFUSED:
+    if isinstance(name, str) and name in REFUSED:
         raise UserError(f"{name} {REFUSED[name]}, which a step here does not offer; take another, such as adamw")
     return name
 

@@ -26,6 +26,8 @@ SIDE, SIZE = 32, 16
 class Parts(nn.Module):
     """A small backbone that every recipe finds what it asks for in."""
 
+    patch_size = 8
+
     def __init__(self, embedding_size, input_size):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8, padding=1), nn.BatchNorm2d(4), nn.Flatten())
