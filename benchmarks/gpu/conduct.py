@@ -14,8 +14,8 @@ from benchmarks.gpu.part import Row, Setting, read_rows
 from benchmarks.gpu.parts import Part
 
 ROOT = Path(__file__).resolve().parents[2]
-_GRACE = 5.0  # seconds for a process to end after SIGTERM
-_PART_GRACE = 15.0  # for a part, which may have processes to end
+_GRACE = 6.0  # seconds for a part to end after SIGTERM, less than `_END`
+_OWN_GRACE = 2.0  # for what it has started, one process after the other
 _END = 8.0  # seconds for tables and files when all is done
 _EARLIER = 2.0  # seconds before its limit in which a part is to end by itself
 _TAIL = 4000  # characters kept of what a part wrote that failed
@@ -91,7 +91,7 @@ def run_part(
                 time.sleep(0.1)
             late = process.poll() is None
         finally:
-            end(process, _PART_GRACE)
+            end(process, _GRACE)
     state, said = "done", ""
     if late:
         state, said = ("cut" if part.cut else "out of time"), f"ended at its limit of {limit:.0f} s"
@@ -135,7 +135,7 @@ _OF_RANKS = {
 }
 
 
-def end(process: subprocess.Popen, grace: float = _GRACE) -> None:
+def end(process: subprocess.Popen, grace: float = _OWN_GRACE) -> None:
     """End a process that leads a session, and what it has started: politely, then surely."""
     try:
         if process.poll() is None:

@@ -48,7 +48,7 @@ def run(report: Report, setting: Setting) -> None:
         code = process.wait()
         ended = time.monotonic()
     finally:
-        end(process)
+        end(process, 5.0)  # torchrun, which has ranks to end
     if failed is None:
         raise ChildProcessError("the run ended before it was to fail:\n" + "".join(said[-30:]))
     report.figure("ranks", setting.ranks)
