@@ -58,7 +58,7 @@ def measure_data(
     decoding_alone = _decoding_alone(source, batch_size, cores, device)
     facemill = _facemill(source, batch_size, cores, device, image_size)
     all_ways = {"DALI's decoding alone": decoding_alone, **facemill, **ways}
-    turns = race(all_ways, device, rounds, seconds, queued=READY * cores)
+    turns = race(all_ways, device, rounds, seconds, queued=max(_QUEUED, READY * cores))
     alone, *_, usual, best = turns.values()
     beside = {"of_decoding_alone": alone, "of_dataloader": usual, "of_best_dataloader": best}
     return [
@@ -89,7 +89,7 @@ def race(
     turns: dict[str, list[Turn]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, batches in ways.items():
-            for _ in range(max(queued, _QUEUED)):
+            for _ in range(queued):
                 next(batches)
             finish(device)
             images, start, began = 0, time.perf_counter(), processor_time()
