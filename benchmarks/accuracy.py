@@ -1,15 +1,12 @@
-"""Accuracy: of recipes and margins, each trained alike on one small data set; or of networks, beside what is published.
+"""Accuracy of recipes and margins, each trained alike on one small data set.
 
     python -m benchmarks.accuracy --data celeba297 --bins lfw.bin
     python -m benchmarks.accuracy plain rsp topofr --seeds 1 2 3 --data celeba297 --bins lfw.bin
-    python -m benchmarks.accuracy --checkpoints runs/a b.onnx --ijbc /data/IJBC --bins lfw.bin cfp_fp.bin
 
 A row is a few values of the quickstart's config. ``train/run.py`` trains it and ``evaluate.verification`` judges it, as
 a user would; the first row of each network is what the others are compared with. Folds of a verification set share no
-pairs, so the differences of two rows fold by fold are far less noisy than the accuracies themselves.
-
-With ``--checkpoints`` nothing is trained: `benchmarks.against` measures them by every protocol whose data are given.
-What was done before is kept in ``--runs``, features of IJB, too.
+pairs, so the differences of two rows fold by fold are far less noisy than the accuracies themselves. What was done
+before is kept in ``--runs``.
 """
 
 import argparse
@@ -26,7 +23,7 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 
 import numpy as np
 
-from benchmarks import against, results
+from benchmarks import results
 from benchmarks.command import ROOT, command
 from evaluate.reporting.results import read_results
 from pipelines.common.command import run
@@ -103,7 +100,7 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
     values = [f"data.train={options.data.resolve()}", *EVERY_RUN, *NETWORKS[network], *overrides, *options.override]
     values += [f"seed={seed}", f"output={output}"]
     kept, done = output / "config.yaml", output / "results.json"
-    if kept.exists() and not is_config_of(kept, values):
+    if kept.exists() and not is_config_of(kept, QUICKSTART, values):
         raise UserError(f"{output} holds a run of another config; give another folder with --runs")
     if not (output / "model.pt").exists():
         command(output, "train/run.py", "--config", QUICKSTART, *values)
@@ -116,11 +113,11 @@ def outcome(name: str, seed: int, options: argparse.Namespace) -> Outcome:
     return Outcome(folds_of(done), median(line["images_per_second"] for line in log if "images_per_second" in line))
 
 
-def is_config_of(kept: Path, values: Sequence[str]) -> bool:
-    """Whether a run's config is the quickstart's with ``values``, of which some may be found when a run starts."""
+def is_config_of(kept: Path, config: Path, values: Sequence[str]) -> bool:
+    """Whether a run's config is ``config`` with ``values``, of which some may be found when a run starts."""
     found = load_config(kept)
-    settled = settled_values(load_config(QUICKSTART, values), found)
-    return load_config(QUICKSTART, [*values, *settled]) == found
+    settled = settled_values(load_config(config, values), found)
+    return load_config(config, [*values, *settled]) == found
 
 
 def folds_of(done: Path) -> dict[str, list[float]]:
@@ -175,20 +172,14 @@ def main() -> None:
     """Train the rows, print a table for each verification set, write JSON and a chart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
-    parser.add_argument("--data", type=Path, help="training set, anything that data.train takes")
-    parser.add_argument("--bins", type=Path, nargs="+", default=[], help="verification sets, .bin files")
+    parser.add_argument("--data", type=Path, required=True, help="training set, anything that data.train takes")
+    parser.add_argument("--bins", type=Path, nargs="+", required=True, help="verification sets, .bin files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2048])
     parser.add_argument("--jobs", type=int, default=1, help="rows trained at a time, one thread each")
     parser.add_argument("--override", nargs="+", default=[], metavar="section.key=value", help="in every row")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/accuracy", help="folder for the runs")
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file and the chart")
-    against.add_options(parser)
     options = parser.parse_args()
-    if options.checkpoints:
-        against.run_against(options)
-        return
-    if not (options.data and options.bins):
-        parser.error("rows are trained on --data and judged on --bins; networks are given as --checkpoints")
     names = options.rows or list(ROWS)
     if unknown := set(names) - set(ROWS):
         raise UserError(f"unknown row {sorted(unknown)[0]!r}; there are: {', '.join(ROWS)}")

@@ -1,4 +1,9 @@
-"""Networks against what is published: each measured by every protocol whose data there are, in one table and page."""
+"""Networks against what is published: each measured by every protocol whose data are given, in one table and page.
+
+    python -m benchmarks.against runs/a b.onnx --ijbc /data/IJBC --bins lfw.bin cfp_fp.bin
+
+What was done before is kept in ``--runs``, features of IJB, too.
+"""
 
 import argparse
 import json
@@ -8,14 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import results
-from benchmarks.command import command
+from benchmarks.command import ROOT, command
 from benchmarks.reproduced import Row, label, named, of_config, other_settings
 from evaluate.reporting.page import rows_table, write_document
 from evaluate.reporting.results import read_results
 from evaluate.reporting.schema import Results
 from evaluate.reporting.uncertainty import Uncertain
 from evaluate.reporting.words import bracket, tar_names
-from pipelines.common.command import say
+from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import distinct_names, replacing
 from train.config import load_config
@@ -30,22 +35,6 @@ class Figure(NamedTuple):
 
 
 _CLASSES = {"published row": " class='words'"}  # of cells whose text is long
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what is measured, and on which data."""
-    parser.add_argument("--checkpoints", type=Path, nargs="+", default=[], help="runs, weights or .onnx, not trained")
-    parser.add_argument(
-        "--reproduces",
-        nargs="+",
-        default=[],
-        metavar="WORDS",
-        help="for each checkpoint, words of the published rows it stands beside; '-': those that its config trains",
-    )
-    parser.add_argument("--ijbb", type=Path, help="IJB-B as evaluate.ijb takes it")
-    parser.add_argument("--ijbc", type=Path, help="IJB-C as evaluate.ijb takes it")
-    parser.add_argument("--tinyface", type=Path, help="TinyFace as evaluate.tinyface takes it")
-    parser.add_argument("--threads", type=int, default=4, help="decoding threads")
 
 
 def protocols(options: argparse.Namespace) -> dict[str, list[object]]:
@@ -188,16 +177,33 @@ def beside(checkpoint: Path, words: str) -> tuple[list[Row], list[str]]:
     return rows, [", ".join(other_settings(config, row)) for row in rows]
 
 
-def run_against(options: argparse.Namespace) -> None:
+def main() -> None:
     """Measure the checkpoints, print the table of each, write JSON, the table's page and the report of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="a run, weights or .onnx")
+    parser.add_argument(
+        "--reproduces",
+        nargs="+",
+        default=[],
+        metavar="WORDS",
+        help="for each checkpoint, words of the published rows it stands beside; '-': those that its config trains",
+    )
+    parser.add_argument("--bins", type=Path, nargs="+", default=[], help="verification sets, .bin files")
+    parser.add_argument("--ijbb", type=Path, help="IJB-B as evaluate.ijb takes it")
+    parser.add_argument("--ijbc", type=Path, help="IJB-C as evaluate.ijb takes it")
+    parser.add_argument("--tinyface", type=Path, help="TinyFace as evaluate.tinyface takes it")
+    parser.add_argument("--threads", type=int, default=4, help="decoding threads")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/against", help="folder for what was done before")
+    parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file and the page")
+    options = parser.parse_args()
     what = protocols(options)
     if not what:
         raise UserError("there are no data to measure with: give --bins, --ijbc, --ijbb or --tinyface")
     words = options.reproduces or ["-"] * len(options.checkpoints)
     if len(words) != len(options.checkpoints):
         raise UserError(
-            f"--reproduces says something of {len(words)} networks, --checkpoints are "
-            f"{len(options.checkpoints)}; '-' leaves one to its config"
+            f"--reproduces says something of {len(words)} networks, {len(options.checkpoints)} are given; "
+            "'-' leaves one to its config"
         )
     chosen = [beside(*pair) for pair in zip(options.checkpoints, words)]
     names = distinct_names([path.with_suffix("") if path.is_file() else path for path in options.checkpoints])
@@ -232,3 +238,7 @@ def run_against(options: argparse.Namespace) -> None:
         options.runs.resolve() / "report",
     )
     say(f"written: {path}, {path.with_suffix('.html')} and {options.runs / 'report/index.html'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -18,15 +18,14 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 import torch.distributed as dist
 
 from benchmarks import results
+from benchmarks.command import ROOT
 from benchmarks.measure import wall_time
+from benchmarks.synthetic import synthetic_data
 from pipelines.common.command import run
 from pipelines.loading.loader import Batch
-from pipelines.synthetic.dataset import make_dataset
 from train.config import load_config
 from train.distributed import first_of_node, joined
 from train.trainer import Trainer
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure(trainer: Trainer, rounds: int) -> list[results.Row]:
@@ -96,10 +95,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where checkpoints lie for the time being")
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
-    data = ROOT / "data/synthetic"
     with TemporaryDirectory(dir=options.folder) as folder, joined("auto", 1800) as world:
         with first_of_node(world):
-            make_dataset(data)
+            data = synthetic_data()
         paths = [folder]
         dist.broadcast_object_list(paths)
         settings = [

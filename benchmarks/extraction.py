@@ -1,14 +1,16 @@
 """Extraction of an IJB set's features: images a second, those of the network alone, and each stage's share of the work.
 
+    python -m benchmarks.extraction --networks r18 net.onnx --images 256
+
 All stages run in turns, on the same images. The network alone, on aligned images that lie in memory, is the ceiling:
 reading, decoding, aligning and writing work beside it. Shares are of the host's processor time, so that other programs
 disturb them little; what a GPU does is not in them.
 """
 
+import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.face_ijb import write_faces
-from benchmarks.measure import finish
-from benchmarks.results import Row
+from benchmarks.measure import in_turns
+from benchmarks.results import Row, save, show
 from evaluate.features.embed import embed_batches
 from evaluate.features.extract import CHUNK, join
 from evaluate.features.network import Network, load_network
@@ -30,6 +32,7 @@ from evaluate.protocols.ijb_lists import IJB
 from models import create_model
 from models.folding import fold_batch_norms
 from pipelines.common.alignment import SIZE
+from pipelines.common.command import at_least, run
 from pipelines.loading.aligned import read_aligned
 from pipelines.loading.decoder import Decoder
 from pipelines.loading.loader import read_batches
@@ -98,7 +101,7 @@ def measure(name: str, data: IJB, count: int, *, batch_size: int, threads: int) 
 
         ready = list(aligned())
         features = list(embed_batches(network.model, ready, autocast=autocast))
-        walls, works = _in_turns(
+        walls, works = in_turns(
             {
                 "read": lambda: _drain(source.read(chosen) for chosen in batches),
                 "decode": lambda: _drain(decoded()),
@@ -107,7 +110,9 @@ def measure(name: str, data: IJB, count: int, *, batch_size: int, threads: int) 
                 "network": lambda: _drain(embed_batches(network.model, ready, autocast=autocast)),
                 "whole": lambda: write(embed_batches(network.model, aligned(), autocast=autocast)),
             },
+            ROUNDS,
             device,
+            warm_up=0,
         )
     return _row(name, count, walls, works)
 
@@ -158,15 +163,32 @@ def _drain(values: Iterator[object]) -> None:
         pass
 
 
-def _in_turns(stages: dict[str, Callable[[], None]], device: torch.device) -> tuple[Times, Times]:
-    """Wall times and processor times."""
-    walls: Times = {name: [] for name in stages}
-    works: Times = {name: [] for name in stages}
-    for _ in range(ROUNDS):
-        for name, stage in stages.items():
-            began, busy = time.perf_counter(), time.process_time()
-            stage()
-            finish(device)
-            walls[name].append(time.perf_counter() - began)
-            works[name].append(time.process_time() - busy)
-    return walls, works
+def main() -> None:
+    """Measure, print the table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="a release as evaluate.ijb takes it; where it has no images, and by default, of noise",
+    )
+    parser.add_argument("--networks", nargs="+", default=["mbf"], help="checkpoints or backbones' names")
+    parser.add_argument("--images", type=at_least(1), default=512, help="how many are extracted")
+    parser.add_argument("--batch-size", type=at_least(1), default=128)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # a fresh network's activations fade into them, which are slow
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        if not (folder / "IJBC" / "loose_crop").exists():
+            write_noise(folder)
+        data = IJB(folder, "IJBC")
+        rows = [
+            measure(name, data, args.images, batch_size=args.batch_size, threads=args.threads) for name in args.networks
+        ]
+    show([printed(row) for row in rows], "Extraction, original and mirrored image")
+    print(f"written: {save('extraction', rows)}")
+
+
+if __name__ == "__main__":
+    run(main)

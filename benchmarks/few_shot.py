@@ -14,17 +14,20 @@ say of one of them counts once. What is done in the folder of the runs is not do
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import results
+from benchmarks.accuracy import is_config_of
 from evaluate.features.embed import Embedder
 from evaluate.features.network import load_network
 from evaluate.features.pairs import PairImages, read_pairs
 from evaluate.features.ranks import World, take_device
-from evaluate.protocols.folds import FOLDS, verify
+from evaluate.protocols.embeddings import normalised
+from evaluate.protocols.folds import FOLDS, thresholds_of, verify
 from evaluate.reporting.words import rate_name
 from models.weights import load_backbone
 from pipelines.common.command import at_least, run
@@ -95,25 +98,31 @@ def recognised(tuning: np.ndarray, held_out: np.ndarray, rows: np.ndarray) -> Fi
     }
 
 
-def embeddings(checkpoint: Path, source: Source, threads: int) -> np.ndarray:
-    """Unit embeddings (n, d) of all images, each with its mirror image."""
+def embedder(checkpoint: Path, threads: int) -> Embedder:
+    """What embeds images and their mirror images."""
     device = take_device()
     network = load_network(checkpoint, device=device)
-    embed = Embedder(network.model, network.input_size, World(device), threads=threads, show=True)
-    features = embed(source).sum(1)
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    return Embedder(network.model, network.input_size, World(device), threads=threads, show=True)
 
 
-def kept(path: Path) -> Figures:
+def kept(path: Path) -> dict[str, Any]:
     """What `keep` wrote; nothing where there is no file."""
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def check_made_of(runs: Path, network: Path, data: Path) -> None:
+    """Note what the splits and figures in a folder are made of; ``UserError`` where they are of something else."""
+    known, made_of = runs / "made_of.json", {"network": str(network), "data": str(data)}
+    if runs.is_dir() and any(runs.iterdir()) and kept(known) != made_of:
+        raise UserError(f"{runs} holds runs of another network or other data; give another folder with --runs")
+    keep(made_of, known)
 
 
 def measured(checkpoint: Path, source: Source, split: Split, known: Path, threads: int) -> Figures:
     """Figures on the identities, read from the file ``known`` where they are there."""
     if not (found := kept(known)):
         chosen = np.concatenate([split.tuning.ravel(), split.held_out])
-        everything = embeddings(checkpoint, MemorySource(source.read(chosen)[0]), threads)
+        everything = normalised(embedder(checkpoint, threads)(MemorySource(source.read(chosen)[0])).sum(axis=1))
         tuning = everything[: split.tuning.size].reshape(*split.tuning.shape, -1)
         found = recognised(tuning, everything[split.tuning.size :], split.rows)
         keep(found, known)
@@ -122,32 +131,35 @@ def measured(checkpoint: Path, source: Source, split: Split, known: Path, thread
 
 def verified(checkpoint: Path, bins: list[Path], known: Path, threads: int) -> Figures:
     """Accuracies of the folds of each verification set, read from the file ``known`` where they are there."""
-    found = kept(known)
-    for name, path in zip(distinct_names([path.with_suffix("") for path in bins]), bins):
-        if name not in found:
+    found, places = kept(known), [str(path.resolve()) for path in bins]
+    for path, place in zip(bins, places):
+        if place not in found:
             pairs = read_pairs(path)
-            images = PairImages(path, pairs.encoded)
-            features = embeddings(checkpoint, images.source, threads)[images.rows]
-            found[name] = [float(fold) for fold in verify(features[:, None], pairs.same).folds]
+            features = PairImages(path, pairs.encoded).embedded(embedder(checkpoint, threads))
+            found[place] = verify(features, pairs.same, thresholds_of(path.name)).folds.tolist()
             keep(found, known)
-    return found
+    names = distinct_names([path.with_suffix("") for path in bins])
+    return {name: found[place] for name, place in zip(names, places)}
 
 
-def keep(figures: Figures, known: Path) -> None:
-    """Write figures to a file, whole or not at all."""
+def keep(found: Mapping[str, Any], known: Path) -> None:
+    """Write what is found to a file, whole or not at all."""
     known.parent.mkdir(parents=True, exist_ok=True)
     with replacing(known) as temporary:
-        temporary.write_text(json.dumps(figures))
+        temporary.write_text(json.dumps(found))
 
 
 def tune(network: Path, data: Path, output: Path, options: argparse.Namespace, seed: int) -> None:
-    """A run of the config from the network, unless there is a finished one."""
-    if (output / "model.pt").exists():
-        return
+    """A run of the config from the network, unless there is a finished one, which must be of that config."""
     described = load_backbone(network)[1]
     model = [f"model.{name}={json.dumps(value)}" for name, value in described.items()]
     places = [f"model.init_from={network}", f"data.train={data}", f"output={output}", f"seed={seed}"]
-    config = load_config(options.config, [*model, *places, *options.override])
+    values = [*model, *places, *options.override]
+    if (output / "config.yaml").exists() and not is_config_of(output / "config.yaml", options.config, values):
+        raise UserError(f"{output} holds a run of another config; give other overrides another --name")
+    if (output / "model.pt").exists():
+        return
+    config = load_config(options.config, values)
     with joined(config.device, config.dist.start_timeout) as world:
         train(config, world)
 
@@ -189,6 +201,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
     network, source = options.network.resolve(), open_source(options.data)
+    check_made_of(options.runs.resolve(), network, options.data.resolve())
     people, sets = (list[Figures](), list[Figures]()), (list[Figures](), list[Figures]())
     drawn: list[np.ndarray] = []
     for seed in options.splits:

@@ -21,6 +21,7 @@ import torch
 from benchmarks import results
 from benchmarks.data import Stream, race
 from benchmarks.results import Row
+from benchmarks.synthetic import synthetic_data
 from pipelines.common.command import at_least, run
 from pipelines.common.errors import UserError
 from pipelines.common.formats import image_suffix
@@ -30,9 +31,7 @@ from pipelines.prepare.convert import convert
 from pipelines.sources import open_source
 from pipelines.sources.recordio import IRHeader, pack
 from pipelines.sources.source import Source
-from pipelines.synthetic.dataset import make_dataset
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORDIO = "RecordIO"
 PARQUET = "Parquet, shuffle block"
 _PACKAGES = ("lmdb", "msgpack", "pyarrow")
@@ -196,15 +195,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for the JSON file")
     parser.add_argument("--note", help="what else is to be said of the run, as that the machine was busy")
     options = parser.parse_args()
-    data = options.data
-    if data is None:
-        data = ROOT / "data/synthetic"
-        make_dataset(data)
     rows: list[Row] = []
     note = {"note": options.note} if options.note else {}
     with tempfile.TemporaryDirectory() as folder:
         for row in measure_formats(
-            open_source(data),
+            open_source(options.data or synthetic_data()),
             Path(folder),
             batch_size=options.batch,
             cores=options.cores,

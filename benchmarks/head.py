@@ -32,8 +32,8 @@ from typing import TypedDict
 if not __package__:  # as a script, Python looks for modules beside it first: the rooms are one folder up
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.materialised import MaterialisedHead
@@ -42,9 +42,6 @@ from benchmarks.results import RESULTS, Row, save, show, slug
 from losses import CentreOptimizer, PartialFC, create_margin
 from losses.head import tile_torch as tile
 from pipelines.common.command import run
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 METHODS = ("triton", "fused", "compiled", "streamed", "dense", "materialised")
 MIB = 2**20
@@ -225,7 +222,8 @@ def ceilings() -> list[Row]:
 
 def chart(rows: list[Row], path: Path) -> None:
     """Time and memory against the number of identities, a line for each method, at full softmax."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, key, label in zip(axes, ("milliseconds", "peak_mib"), ("ms a step", "peak memory, MiB")):
         for method in dict.fromkeys(row["method"] for row in rows if "method" in row):
             points = [row for row in rows if row["method"] == method and row["sample_rate"] == 1 and "peak_mib" in row]
@@ -234,7 +232,6 @@ def chart(rows: list[Row], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def main() -> None:

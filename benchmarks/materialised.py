@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+SCALE, MARGIN = 64.0, 0.5  # ArcFace's s and m
+
 
 class MaterialisedHead(nn.Module):
     """(B, d) embeddings and (B,) labels → mean ArcFace loss."""
@@ -24,13 +26,11 @@ class MaterialisedHead(nn.Module):
         num_classes: int,
         *,
         sample_rate: float = 1.0,
-        s: float = 64.0,
-        m: float = 0.5,
         half: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.s, self.m, self.product_dtype = s, m, half
+        self.product_dtype = half
         self.num_classes, self.num_sampled = num_classes, max(1, int(sample_rate * num_classes))
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_size, device=device).normal_(0, 0.01))
 
@@ -45,9 +45,9 @@ class MaterialisedHead(nn.Module):
         rows = torch.arange(len(labels), device=labels.device)
         with torch.no_grad():
             cos = logits[rows, labels]
-            moved = torch.cos(torch.acos(cos) + self.m)
-            logits[rows, labels] = torch.where(cos > -math.cos(self.m), moved, cos - self.m * math.sin(self.m))
-        return _CrossEntropy.apply(logits * self.s, labels)
+            moved = torch.cos(torch.acos(cos) + MARGIN)
+            logits[rows, labels] = torch.where(cos > -math.cos(MARGIN), moved, cos - MARGIN * math.sin(MARGIN))
+        return _CrossEntropy.apply(logits * SCALE, labels)
 
     @torch.no_grad()
     def _sample(self, labels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 import torch
 from torch import nn
 
-from benchmarks.measure import wall_time
+from benchmarks.measure import in_turns, wall_time
 from benchmarks.results import RESULTS, Row, bar_chart, save, show, slug
 from models import create_model, model_names
 from models.inspect import forward_gmac
@@ -93,12 +93,8 @@ def measure(name: str, ways: list[str], batch: int, rounds: int, ceilings: dict[
     torch.compiler.reset()  # else a fifth network of one class runs uncompiled: graphs are counted by its code
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     passes = {way: steps(name, WAYS[way], batch, device) for way in ways}
-    times: dict[tuple[str, str], list[float]] = {(way, kind): [] for way in ways for kind in passes[way]}
-    for turn in range(rounds + 2):
-        for way, kind in times:
-            elapsed = wall_time(passes[way][kind], device)
-            if turn > 1:  # the first two compile and warm up
-                times[way, kind].append(elapsed)
+    calls = {(way, kind): call for way in ways for kind, call in passes[way].items()}
+    times, _ = in_turns(calls, rounds, device, warm_up=2)  # the first round compiles
     flop = needed_flop(name)
     rows = []
     for way in ways:

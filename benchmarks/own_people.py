@@ -1,14 +1,23 @@
-"""One's own people at scale, on made-up features: 1:1 over all pairs of images, and 1:N."""
+"""One's own people at scale, by ``evaluate.folders``: 1:1 over all pairs of images, and 1:N, on made-up features.
 
-from collections.abc import Callable
-from typing import Any
+    python -m benchmarks.own_people 10000 100000
+
+Each number of images is measured in a process of its own.
+"""
+
+import argparse
 
 import numpy as np
+import torch
 
+from benchmarks.results import Row, save, show
+from benchmarks.stages import Clock, alone
 from evaluate.own_people.faces import Faces
 from evaluate.own_people.gallery import own_gallery
 from evaluate.own_people.pairs import own_pairs
 from evaluate.protocols.embeddings import normalised
+from pipelines.common.command import at_least, run
+from pipelines.common.cpu import keep_freed_memory
 
 EACH = 5  # images of a person
 DIMENSION = 512
@@ -32,8 +41,10 @@ def taken(faces: Faces, rows: np.ndarray) -> Faces:
     return Faces([faces.paths[row] for row in rows], [faces.names[row] for row in rows], faces.vectors[rows])
 
 
-def measure(images: int, clock: Callable[[str, Callable[[], Any], int], Any]) -> None:
-    """Time both ways on so many images: 1:1, and 1:N with three fifths of nine people in ten enrolled."""
+def measure(images: int) -> list[Row]:
+    """1:1 of so many images, and 1:N with three fifths of those of nine people in ten enrolled."""
+    keep_freed_memory()
+    clock = Clock("facemill")
     faces = made_up(images)
     held = faces.vectors.nbytes
     clock("1:1", lambda: own_pairs(faces), held)
@@ -42,3 +53,19 @@ def measure(images: int, clock: Callable[[str, Callable[[], Any], int], Any]) ->
         taken(faces, np.flatnonzero(rows)) for rows in (known & (place < 3), known & (place >= 3), ~known)
     )
     clock("1:N", lambda: own_gallery(gallery, probes, unknown), 2 * held)
+    return [{"images": images} | row for row in clock.rows]
+
+
+def main() -> None:
+    """Measure, print the table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=at_least(100), nargs="+", metavar="IMAGES", help="how many, five of each person")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    rows = [row for images in args.images for row in alone(measure, images, args.threads)]
+    show(rows, "One's own people, all with intervals")
+    print(f"written: {save('own_people', rows)}")
+
+
+if __name__ == "__main__":
+    run(main)

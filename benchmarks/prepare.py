@@ -11,7 +11,6 @@ import io
 import os
 import statistics
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import results
+from benchmarks.measure import in_turns
 from benchmarks.mxnet_compat import import_mxnet
 from benchmarks.results import Row
 from pipelines.common.command import run
@@ -94,23 +94,15 @@ def measure_prepare(
 
 
 def _race(ways: dict[str, Way], images: int, rounds: int) -> list[Row]:
-    """All ways in turns. A first round, which is not counted, warms what can be warm."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    cpu: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            start, start_cpu = time.perf_counter(), time.process_time()
-            with contextlib.redirect_stdout(io.StringIO()):  # the progress bars
-                way()
-            seconds[name].append(time.perf_counter() - start)
-            cpu[name].append(time.process_time() - start_cpu)
+    with contextlib.redirect_stdout(io.StringIO()):  # the progress bars
+        seconds, cpu = in_turns(ways, rounds, torch.device("cpu"))
     yardstick = next(iter(ways))
     return [
         {
             "name": name,
-            "images_per_second": images / statistics.median(seconds[name][1:]),
+            "images_per_second": images / statistics.median(seconds[name]),
             "of_yardstick": _ratio(seconds[yardstick], seconds[name]),
-            "cpu_microseconds": 1e6 * statistics.median(cpu[name][1:]) / images,
+            "cpu_microseconds": 1e6 * statistics.median(cpu[name]) / images,
             "cpu_of_yardstick": _ratio(cpu[yardstick], cpu[name]),
         }
         for name in ways
@@ -118,7 +110,7 @@ def _race(ways: dict[str, Way], images: int, rounds: int) -> list[Row]:
 
 
 def _ratio(theirs: list[float], ours: list[float]) -> float:
-    return statistics.median(their / our for their, our in zip(theirs[1:], ours[1:]))
+    return statistics.median(their / our for their, our in zip(theirs, ours))
 
 
 def _decode(source: Source, threads: int) -> None:

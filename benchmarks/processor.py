@@ -34,17 +34,14 @@ from train.distributed import joined
 from train.trainer import Trainer
 
 _START = 600.0  # seconds that processes wait for each other
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # not `benchmarks.command`'s, which is of the checkout that is run
 CORES = len(os.sched_getaffinity(0))
 # Name → processes, overrides.
 WAYS: dict[str, tuple[int, list[str]]] = {
-    ", ".join([name, *(["bf16"] if precision == "bf16" else []), *(["compiled"] if compiled == "true" else [])]): (
-        processes,
-        [f"precision={precision}", f"model.compile={compiled}"],
-    )
+    f"{name}{half}{compiled}": (processes, [*of_half, *of_compiled])
     for name, processes in (("one process", 1), ("a process a core", CORES))
-    for precision in ("fp32", "bf16")
-    for compiled in ("false", "true")
+    for half, of_half in (("", ["precision=fp32"]), (", bf16", ["precision=bf16"]))
+    for compiled, of_compiled in (("", ["model.compile=false"]), (", compiled", ["model.compile=true"]))
 }
 # What an operator of the profile counts as, by the first of these that its name contains.
 KINDS = {

@@ -16,7 +16,7 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
 import torch
 
 from benchmarks import results
-from benchmarks.measure import wall_time
+from benchmarks.measure import in_turns
 from losses import PartialFC, create_margin
 from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.auxiliary.hardness import hardness_weights
@@ -70,6 +70,7 @@ def measure(name: str, count: int, rounds: int, device: torch.device) -> list[re
             create_margin("arcface"), EMBEDDING_SIZE, 10_000, entropy=recipe.entropy, device=device,
             matmul_dtype=torch.bfloat16 if half else torch.float32,
         )  # fmt: skip
+        recipe.unfreeze(backbone)
         network = recipe.network(backbone).train()
 
         def step(recipe: Recipe = recipe, network: torch.nn.Module = network, head: PartialFC = head) -> None:
@@ -78,13 +79,7 @@ def measure(name: str, count: int, rounds: int, device: torch.device) -> list[re
             loss.backward()
 
         steps[key] = step
-    timed = {**steps, **parts(recipes[name], batch)}
-    times: dict[str, list[float]] = {key: [] for key in timed}
-    for turn in range(rounds + 1):
-        for key, function in timed.items():
-            elapsed = wall_time(function, device)
-            if turn:  # the first round warms up
-                times[key].append(elapsed)
+    times, _ = in_turns({**steps, **parts(recipes[name], batch)}, rounds, device)
     return [
         {
             "recipe": name,

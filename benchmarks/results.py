@@ -9,11 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -50,11 +47,12 @@ def show(rows: Sequence[Row], title: str) -> None:
     for column in columns:
         table.add_column(column.replace("_", " "), justify="left" if column == columns[0] else "right")
     for row in rows:
-        table.add_row(*(_text(row.get(column, "")) for column in columns))
+        table.add_row(*(number(row.get(column, "")) for column in columns))
     Console(markup=False, emoji=False).print(table)  # names as they are
 
 
-def _text(value: Any) -> str:
+def number(value: object) -> str:
+    """A value to read; what is no number as it is."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
@@ -79,13 +77,13 @@ def save(name: str, rows: Sequence[Row], folder: Path = RESULTS, **more: Any) ->
 
 def bar_chart(rows: Sequence[Row], label: str, value: str, title: str, path: Path) -> None:
     """Horizontal bars of one column of the rows, the first row on top."""
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.45 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(8, 0.6 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.subplots()
     bars = axes.barh([str(row[label]) for row in rows], [row[value] for row in rows], color="#3b6fb6")
-    axes.bar_label(bars, [_text(float(row[value])) for row in rows], padding=3)
+    axes.bar_label(bars, [number(float(row[value])) for row in rows], padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_xlabel(value.replace("_", " "))
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

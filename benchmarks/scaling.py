@@ -13,11 +13,9 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from benchmarks.command import ROOT
 from benchmarks.published_speed import PUBLISHED, PublishedSpeed
 from pipelines.common.command import run
 from train.config import Config, load_config
@@ -29,7 +27,6 @@ from train.planning.network import trace_network
 from train.planning.plan import Cluster, Plan, make_plan, source_batch
 from train.planning.step import Setting, StepTrace, fixed_memory, trace_classifier
 
-ROOT = Path(__file__).parents[1]
 DOCUMENT, CHART = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.png"
 SCALED = "wf42m_r100_pfc02"  # the config of the chart
 RANKS = (1, 8, 16, 32, 64, 128, 256, 512)
@@ -219,7 +216,8 @@ def scale_table(points: dict[Case, list[Point]]) -> str:
 
 def chart(points: dict[Case, list[Point]], path: Path) -> None:
     """Images a second of a GPU, and its memory, against the number of GPUs."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    axes = figure.subplots(1, 2)
     markers = {"backbone": "o", "head": "s", "links": "^"}
     colours = dict(zip(IDENTITIES, ("#3b6fb6", "#d9822b", "#3c8c4e")))
     for case, line in points.items():
@@ -247,7 +245,6 @@ def chart(points: dict[Case, list[Point]], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 # -- the document ------------------------------------------------------------------------------------------------------

@@ -15,16 +15,16 @@ from train.trainer import Trainer
 _WARM_UP = 3
 
 
-def measure_step(config: Path, overrides: list[str], *, steps: int = 10, rounds: int = 5) -> list[Row]:
+def measure_step(config: Path, overrides: list[str], rounds: int) -> list[Row]:
     """Rows {name, images_per_second, data_wait} of a config's training step, fed by its loader and by one fixed batch.
 
-    The two alternate in rounds of ``steps`` steps; medians are over the rounds. ``data_wait`` is the share of the step
-    in which training waits for a batch.
+    The two alternate in rounds of ten steps; medians are over the rounds. ``data_wait`` is the share of the step in
+    which training waits for a batch.
     """
     with TemporaryDirectory() as output:
         settings = load_config(config, [*overrides, f"output={output}", "log.sinks=[jsonl]", "verify.bins=[]"])
         with joined(settings.device, settings.dist.start_timeout) as world:
-            return race(Trainer(settings, world), steps, rounds)
+            return race(Trainer(settings, world), steps=10, rounds=rounds)
 
 
 def race(trainer: Trainer, steps: int, rounds: int) -> list[Row]:

@@ -11,12 +11,11 @@ if not __package__:  # as a script, Python looks for modules beside it first: th
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import results
+from benchmarks.command import ROOT
 from benchmarks.data import measure_data
 from benchmarks.step import measure_step
+from benchmarks.synthetic import synthetic_data
 from pipelines.common.command import run
-from pipelines.synthetic.dataset import make_dataset
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -32,10 +31,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=results.RESULTS, help="folder for JSON and charts")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the config")
     options = parser.parse_args()
-    data = options.data
-    if data is None:
-        data = ROOT / "data/synthetic"
-        make_dataset(data)
+    data = options.data or synthetic_data()
     device = "cuda" if results.machine()["gpu"] else "cpu"
 
     rows = measure_data(

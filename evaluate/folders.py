@@ -28,6 +28,7 @@ from evaluate.own_people.faces import read_faces
 from evaluate.own_people.gallery import FPIRS, own_gallery
 from evaluate.own_people.pairs import own_pairs
 from evaluate.protocols.all_pairs import FARS
+from evaluate.protocols.roc import allowed
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import Thresholds
 from evaluate.reporting.tables import print_rates, print_thresholds
@@ -95,7 +96,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.data} holds {alone.pop()}/ alone: 1:N needs gallery/ and probe/; for 1:1 no person may be called so"
         )
     align = detector(args.align) if args.align else None
-    embed, taken = load_embedder(args, World(take_device()), flip=not args.no_flip)
+    embed, network_input = load_embedder(args, World(take_device()), flip=not args.no_flip)
     crops: dict[str, np.ndarray] = {}
     if several:
         faces = {kind: read_faces(folder, embed, align, crops) for kind, folder in folders.items()}
@@ -103,12 +104,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         many.worst = draw_confusions(many, args.output, crops)
         print_rates("1:N", many.rates, many.interval, names=search_names(many.tpir))
         _tell_thresholds("FPIR", many, args.far or FPIRS, many.unknown, "images of unknown people")
-        return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_gallery=many)
+        return write_results(args.output, args.name, input=network_input, flip=not args.no_flip, own_gallery=many)
     one = own_pairs(read_faces(args.data, embed, align, crops), args.far or FARS)
     one.worst = draw_confusions(one, args.output, crops)
     print_rates("1:1", one.tar, one.interval, met=one.far, names=tar_names(one.tar))
     _tell_thresholds("FAR", one, args.far or FARS, one.impostor, "pairs of two people")
-    return write_results(args.output, args.name, input=taken, flip=not args.no_flip, own_pairs=one)
+    return write_results(args.output, args.name, input=network_input, flip=not args.no_flip, own_pairs=one)
 
 
 def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], count: int, of: str) -> None:
@@ -117,9 +118,9 @@ def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], coun
         title = f"thresholds by {name}: accept what exceeds them"
         print_thresholds(title, name, found.threshold, found.threshold_interval)
     missing = [rate for rate in wanted if f"{rate:g}" not in found.threshold]
-    if low := [rate_name(rate) for rate in missing if rate * count * (1 + 1e-12) < 1]:
+    if low := [rate_name(rate) for rate in missing if allowed(rate, count) < 1]:
         say(f"{count} {of} are too few for {name} {', '.join(low)}")
-    if high := [rate_name(rate) for rate in missing if rate * count * (1 + 1e-12) >= 1]:
+    if high := [rate_name(rate) for rate in missing if allowed(rate, count) >= 1]:
         say(f"{name} {', '.join(high)} has no threshold: of {count} {of} only the highest scores are held")
 
 

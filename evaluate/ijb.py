@@ -6,13 +6,15 @@ called after what weighs the images.
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from evaluate.breakdowns.templates import given_qualities, template_breakdown
+from evaluate.breakdowns.pairs import PairGroups
+from evaluate.breakdowns.templates import given_qualities, template_breakdown, template_groups
 from evaluate.features.extract import extract, features_key, loose_crops
 from evaluate.features.files import load_features
 from evaluate.features.options import (
@@ -23,7 +25,7 @@ from evaluate.features.options import (
     load_embedder,
 )
 from evaluate.features.preprocessing import input_options
-from evaluate.features.ranks import ranks
+from evaluate.features.ranks import is_main, ranks
 from evaluate.protocols.embeddings import finite, mean_norms
 from evaluate.protocols.identification import (
     Search,
@@ -37,9 +39,9 @@ from evaluate.protocols.identification import (
 )
 from evaluate.protocols.ijb_lists import IJB, TARGETS, Images, TemplateList
 from evaluate.protocols.resampling import draw, impostor_limits, people, rates_above
-from evaluate.protocols.roc import RULES, Roc
-from evaluate.protocols.scores import error_bound, exact, pair_scores
+from evaluate.protocols.roc import RULES
 from evaluate.protocols.side_lists import read_groups
+from evaluate.protocols.template_pairs import TemplatePairs
 from evaluate.protocols.templates import FLIPS, NORMS, WAYS, Templates, pool
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import HardPair, Joint, OneToMany, OneToOne, OpenSet, PairKind, Settings
@@ -55,20 +57,16 @@ from pipelines.loading.aligned import read_aligned
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("verification", "identification")
-HARDEST = 12  # pairs of each kind kept for the report
+HARDEST, SHOWN = 12, 4  # pairs of each kind kept for the report, and images of each of their templates
 
 
-def verification(
-    templates: Templates, first: np.ndarray, second: np.ndarray, same: np.ndarray, rule: str = "nearest"
-) -> OneToOne:
-    """1:1 figures of template id pairs (P,), (P,) and ``same`` bool (P,), with what a report draws from.
+def verification(pairs: TemplatePairs, rule: str) -> OneToOne:
+    """1:1 figures of pairs of templates, with what a report draws from.
 
     Intervals are by the people that genuine pairs connect; a template that is in none is somebody of its own.
     """
-    first, second = templates.index(first), templates.index(second)
-    vectors = templates.vectors
-    scores = pair_scores(vectors, first, second)
-    roc = Roc(scores, same, lambda i: exact(vectors, vectors, first[i], second[i]), error_bound(vectors.shape[1]))
+    first, second, same, scores, roc = pairs.first, pairs.second, pairs.same, pairs.scores, pairs.roc
+    ids = pairs.templates.ids
     points = {f"{far:g}": roc.at(far, rule) for far in FARS}
     tar = {far: point.tar for far, point in points.items()}
     lowest, highest = roc.genuine[: 4 * HARDEST][-1], roc.impostor[-4 * HARDEST :][0]
@@ -77,7 +75,7 @@ def verification(
         """The first pairs by ``sign`` times score, listed pairs of the same two templates once."""
         found: dict[tuple, HardPair] = {}
         for i in chosen[np.argsort(sign * scores[chosen], kind="stable")]:
-            pair = sorted((int(templates.ids[first[i]]), int(templates.ids[second[i]])))
+            pair = sorted((int(ids[first[i]]), int(ids[second[i]])))
             found.setdefault(tuple(pair), HardPair(templates=pair, score=round(float(scores[i]), 6)))
         return list(found.values())[:HARDEST]
 
@@ -152,10 +150,10 @@ def identification(templates: Templates, galleries: dict[str, TemplateList], pro
     )
 
 
-def attach_images(hardest: Mapping[PairKind, list[HardPair]], images: Images, data: IJB, count: int = 4) -> None:
+def attach_images(hardest: Mapping[PairKind, list[HardPair]], images: Images, data: IJB) -> None:
     """Give each of the hardest pairs the paths of some images of its two templates, where they exist."""
     for pair in (pair for pairs in hardest.values() for pair in pairs):
-        rows = [np.flatnonzero(images.template == template)[:count] for template in pair.templates]
+        rows = [np.flatnonzero(images.template == template)[:SHOWN] for template in pair.templates]
         paths = [[data.image_path(images.names[row]) for row in side] for side in rows]
         if all(path.is_file() for side in paths for path in side):
             pair.images = [[str(path.absolute()) for path in side] for side in paths]
@@ -169,7 +167,10 @@ def parse_arguments() -> argparse.Namespace:
     add_checkpoint_option(source, required=False)
     source.add_argument("--features", type=Path, help=".npy or .npz of (images, 2d), (images, 2, d) or (images, d)")
     parser.add_argument(
-        "--views", type=int, choices=(1, 2), help="in a row of --features: original alone, or mirrored too"
+        "--views",
+        type=int,
+        choices=(1, 2),
+        help="views of an image in a row of --features: 1, the original; 2, the mirrored one, too",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and extracted features")
     parser.add_argument(
@@ -205,30 +206,66 @@ def parse_arguments() -> argparse.Namespace:
 
 def image_features(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.ndarray | None, dict[str, str]]:
     """Features (n, v, d) from a file or of a checkpoint, and what its network took; None on a rank that is done."""
-    features, taken = (
+    features, network_input = (
         (load_features(args.features, len(images.names), args.views), {})
         if args.features
         else extracted(args, data, images)
     )
     if features is None:
-        return None, taken
+        return None, network_input
     kind = "original and mirrored" if features.shape[1] == 2 else "one view alone"
     say(f"features of an image: {kind}, {features.shape[2]} numbers each")
-    return features, taken
+    return features, network_input
 
 
 def extracted(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.ndarray | None, dict[str, str]]:
     """What a checkpoint gives, by the cache or by ``features.npy`` in the output folder; None but on one rank."""
     source, landmarks = loose_crops(data, images)
     with ranks() as world:
-        embed, taken = load_embedder(args, world, read=read_aligned)
+        embed, network_input = load_embedder(args, world, read=read_aligned)
         if args.cache:
             features = embed(source, landmarks)
-            return features if world.main else None, {"input": taken}
+            return features if world.main else None, {"input": network_input}
         dtype = torch.float16 if args.half else torch.float32
-        key = features_key(embed, taken, images, dtype)
+        key = features_key(embed, network_input, images, dtype)
         file = extract(embed, source, landmarks, args.output, key, dtype=dtype)
-        return load_features(file, len(source), 2) if world.main else None, {"input": taken}
+        return load_features(file, len(source), 2) if world.main else None, {"input": network_input}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """All that is read before the long work, so that a fault in it is told at once.
+
+    Attributes:
+        pairs: template ids (P,), (P,) and ``same`` (P,) of 1:1, where it is asked for.
+        one_to_many: the galleries and the probes of 1:N, where it is asked for.
+        groups: whose 1:1 errors are compared; known to one rank.
+        qualities: of the images (n,), by name.
+    """
+
+    data: IJB
+    images: Images
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    one_to_many: tuple[dict[str, TemplateList], TemplateList] | None
+    groups: PairGroups | None
+    qualities: dict[str, np.ndarray]
+
+
+def read_lists(args: argparse.Namespace) -> Lists:
+    """Read what the options name."""
+    data = IJB(args.data, args.target)
+    images = data.images()
+    pairs = data.pairs() if "verification" in args.protocol else None
+    identified = "identification" in args.protocol
+    templates = (data.galleries(), data.probes()) if args.groups or identified else None
+    group_of = read_groups(args.groups) if args.groups else {}
+    groups = None
+    if group_of and pairs and templates and is_main():
+        groups = template_groups(images, pairs, group_of, *templates)
+        if not groups:
+            raise UserError(f"{args.groups} has no two groups to compare")
+    qualities = given_qualities(args.quality, images)
+    return Lists(data, images, pairs, templates if identified else None, groups, qualities)
 
 
 def main() -> None:
@@ -245,23 +282,16 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     input_options(args)  # told of a mistake in them before the long work
     check_folder(args.output)
     keep_freed_memory()
-    data = IJB(args.data, args.target)
-    images = data.images()
-    # All lists are read before the long work, so that a fault in one is told at once.
-    pairs = data.pairs() if "verification" in args.protocol else None
-    lists = (data.galleries(), data.probes()) if args.groups or "identification" in args.protocol else None
-    people = lists if "identification" in args.protocol else None
-    groups = read_groups(args.groups) if args.groups else {}
-    qualities = given_qualities(args.quality, images)
-    name_of = images.names.__getitem__
+    lists = read_lists(args)
+    images, name_of = lists.images, lists.images.names.__getitem__
     ways = [(way, *WAYS[way]) for way in args.ways or ()] or [("", args.norm or "keep", not args.no_detector_score)]
-    if any(weighed for *_, weighed in ways):
+    if "detector" in args.quality or any(weighed for *_, weighed in ways):
         finite(images.detector, "the detector scores", name_of)
-    features, taken = image_features(args, data, images)
+    features, network_input = image_features(args, lists.data, images)
     if features is None:
         return None
     if "norm" in args.quality:
-        qualities["norm"] = mean_norms(features)
+        lists.qualities["norm"] = mean_norms(features)
     documents: dict[str, dict[str, Any]] = {}
     for way, norm, weighed in ways:
         detector = images.detector if weighed else None
@@ -270,37 +300,28 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         except ValueError:  # the templates tell at no cost that something is not finite; what it is, a second pass
             finite(features, "the features", name_of)
             raise
-        figures = scored(templates, args, pairs, people, way)
-        if pairs:
-            one = figures["verification"]
-            attach_images(one.hardest, images, data)
-            if qualities or groups:
-                subjects = [*lists[0].values(), lists[1]] if lists else []
-                one.by = template_breakdown(templates, pairs, images, qualities, groups, subjects)
-                print_breakdown(f"{args.target} {way}".strip() + " 1:1", one.by)
+        figures = scored(templates, lists, args.rule, f"{args.target} {way}".strip())
         settings = Settings(views=features.shape[1], flip=args.flip, norm=norm, detector_score=weighed)
         name = f"{args.name or args.output.resolve().name} {way}" if way else args.name
         documents[way] = write_results(
-            args.output / way, name, target=args.target, settings=settings, **taken, **figures
+            args.output / way, name, target=args.target, settings=settings, **network_input, **figures
         )
     return documents if args.ways else documents[""]
 
 
-def scored(
-    templates: Templates,
-    args: argparse.Namespace,
-    pairs: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-    people: tuple[dict[str, TemplateList], TemplateList] | None,
-    way: str,
-) -> dict[str, Any]:
+def scored(templates: Templates, lists: Lists, rule: str, title: str) -> dict[str, Any]:
     """The figures of the protocols whose lists there are, printed."""
-    title = f"{args.target} {way}".strip()
     figures: dict[str, Any] = {}
-    if pairs:
-        one = figures["verification"] = verification(templates, *pairs, args.rule)
+    if lists.pairs:
+        pairs = TemplatePairs(templates, *lists.pairs)
+        one = figures["verification"] = verification(pairs, rule)
+        attach_images(one.hardest, lists.images, lists.data)
         print_rates(f"{title} 1:1", one.tar, one.interval, met=one.far, names=tar_names(one.tar))
-    if people:
-        many = figures["identification"] = identification(templates, *people)
+        if lists.qualities or lists.groups:
+            one.by = template_breakdown(pairs, lists.images, lists.qualities, lists.groups)
+            print_breakdown(f"{title} 1:1", one.by)
+    if lists.one_to_many:
+        many = figures["identification"] = identification(templates, *lists.one_to_many)
         for kind, part in (("joint gallery", many.joint), ("open set", many.open_set)):
             print_rates(f"{title} 1:N, {kind}", part.rates, part.interval, names=search_names(part.tpir))
     return figures

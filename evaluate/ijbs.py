@@ -24,8 +24,8 @@ from evaluate.features.options import (
 from evaluate.features.ranks import ranks
 from evaluate.features.sums import embedding_sums
 from evaluate.protocols.identification import (
-    RANKS,
     mates,
+    rank_rates,
     resampled_open_set,
     resampled_ranks,
     search,
@@ -69,7 +69,7 @@ def identification(pairing: Pairing, sums: np.ndarray) -> Identification:
     if not joint.mated.any():
         raise UserError("none of the probes is of a subject of the galleries: do the lists belong together?")
     rank, mated = joint.rank[joint.mated], joint.mated
-    figures = {f"rank{k}": float((rank < k).mean()) for k in RANKS}
+    figures = rank_rates(rank)
     tpir = {f"{fpir:g}": float(np.mean([tpir_at(found, fpir) for found in each])) for fpir in FPIRS}
     _, unit = np.unique(pairing.probes.subject, return_inverse=True)
     signs = draw(unit.max() + 1)
@@ -116,7 +116,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     lists = read_lists(args.lists)
     paths, of = find_images(args.data, lists.media)
     with ranks() as world:
-        embed, taken = load_embedder(args, world, flip=False)
+        embed, network_input = load_embedder(args, world, flip=False)
         if world.main:
             say(f"{len(np.unique(of))} of {len(lists.media)} media have images, {len(paths)} in all")
         sums = embedding_sums(embed, ListSource(paths), of, len(lists.media), args.norm)
@@ -126,7 +126,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     for name, part in found.items():
         title = f"IJB-S {name.replace('_', ' ')}"
         print_rates(title, part.rates, part.interval, names=search_names(part.tpir))
-    return write_results(args.output, args.name, input=taken, flip=False, ijbs=found)
+    return write_results(args.output, args.name, input=network_input, flip=False, ijbs=found)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from evaluate.features.files import load_features
 from evaluate.features.options import add_cache_option, add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.ranks import World, take_device
-from evaluate.protocols.embeddings import finite
+from evaluate.protocols.embeddings import finite, normalised
 from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparable, find_label_errors
 from evaluate.reporting.findings import LabelError, Labels
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
@@ -81,11 +81,13 @@ def main() -> None:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Find wrong labels, print and write them; returns what ``labels.json`` holds."""
     check_folder(args.output)
+    if args.checkpoint:
+        check_own_features(args.output)
     source = open_sources(args.data)
     labels = source.labels(np.arange(len(source)))
     labels[labels >= source.num_classes] = -1
     check_comparable(labels)
-    embeddings, taken = read_or_embed(args, source)
+    embeddings, network_input = read_or_embed(args, source)
     found = find_label_errors(
         embeddings, labels, source.num_classes, stray=args.stray, move=args.move, merge=args.merge
     )
@@ -93,7 +95,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     errors = describe(source, labels, found)
     result = Labels(
         format=FORMAT,
-        input=taken,
+        input=network_input,
         images=len(labels),
         identities=len(np.unique(labels[labels >= 0])),
         stray=asdict(found.stray),
@@ -110,27 +112,33 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     return document
 
 
+def check_own_features(output: Path) -> None:
+    """Raise ``UserError`` where the features that are to be written would replace others than this command's."""
+    features = output / "features.npy"
+    if features.exists() and not (output / "labels.json").exists():
+        raise UserError(
+            f"{features} is there, and would be replaced: give it by --features if it is of these images, or name "
+            "another --output"
+        )
+
+
 def read_or_embed(args: argparse.Namespace, source: Source) -> tuple[np.ndarray, str | None]:
     """Unit embeddings float32 (n, d) of all images, and which images the network took, where that is known.
 
     Their mean is taken off: what all faces have in common, which is much of a weak network's embeddings, would make
     strangers alike (Garcia-Romero and Espy-Wilson, "Analysis of i-vector Length Normalization", 2011).
     """
-    taken = None
+    network_input = None
     if args.features:
         features = load_features(args.features, len(source), args.views)
     else:
-        embedder, taken = load_embedder(args, World(take_device()), flip=False)
+        embedder, network_input = load_embedder(args, World(take_device()), flip=False)
         features = embedder(source)
         args.output.mkdir(parents=True, exist_ok=True)
         save_array(args.output / "features.npy", features)
-    embeddings = unit(features.astype(np.float32).sum(axis=1))
+    embeddings = normalised(features.astype(np.float32).sum(axis=1))
     finite(embeddings, "the features", source.describe)
-    return unit(embeddings - embeddings.mean(axis=0)), taken
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return normalised(embeddings - embeddings.mean(axis=0)), network_input
 
 
 def check_left(found: LabelErrors) -> None:

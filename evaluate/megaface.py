@@ -156,7 +156,7 @@ def read_or_embed(
     """
     if not args.checkpoint:
         return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}, {}
-    embed, taken = load_embedder(args, world)
+    embed, network_input = load_embedder(args, world)
     features = {}
     for kind, names in sets.items():
         source = ListSource([str(args.images / kind / name) for name in names])
@@ -164,7 +164,7 @@ def read_or_embed(
         if world.main:
             for name, feature in zip(names, features[kind]):
                 write_feature(feature_path(args.features / kind, name, args.algorithm), feature)
-    return features, {"input": taken}
+    return features, {"input": network_input}
 
 
 def main() -> None:
@@ -184,7 +184,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     if not distractors:
         raise UserError(f"{args.megaface_noises} leaves no distractor of {args.megaface_list}")
     with ranks() as world:
-        features, taken = read_or_embed(args, {"facescrub": scrub, "megaface": distractors}, world)
+        features, network_input = read_or_embed(args, {"facescrub": scrub, "megaface": distractors}, world)
         if not world.main:
             return None
     identity = np.array([name.split("/")[0] for name in scrub])
@@ -199,7 +199,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
             say(f"{len(found)} of {len(listed)} noises in {path} are images of the {kind} list{doubt}")
     names = {count: f"rank-1, {int(count):,} distractors" for count in results.rank1} | tar_names(results.tar)
     print_rates("MegaFace", {**results.rank1, **results.tar}, results.interval, names=names)
-    return write_results(args.output, args.name, megaface=results, **taken)
+    return write_results(args.output, args.name, megaface=results, **network_input)
 
 
 if __name__ == "__main__":

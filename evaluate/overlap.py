@@ -8,6 +8,7 @@ DIR/changes.txt`` leaves out the identities that are shared.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from evaluate.features.embed import Embedder
 from evaluate.features.options import add_cache_option, add_checkpoint_option, add_network_options, load_embedder
 from evaluate.features.pairs import PairImages
 from evaluate.features.ranks import World, take_device
-from evaluate.protocols.embeddings import finite
+from evaluate.features.sums import embedding_sums
+from evaluate.protocols.embeddings import normalised
 from evaluate.reporting.findings import Overlap, SharedIdentity
 from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
@@ -29,6 +31,8 @@ from pipelines.common.command import at_least, cosine, run, say
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder, distinct_names
 from pipelines.common.json_output import add_json_option, only_json
+from pipelines.common.labels import images_by_label
+from pipelines.loading.landmarks import Landmarks, template_landmarks
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
 from pipelines.sources.changes import NOBODY, Changes
@@ -42,61 +46,65 @@ _COLUMNS = 4  # images shown of each identity
 _ROWS = 100  # pairs of identities shown
 
 
-def open_identities(path: Path) -> Source:
+@dataclass(frozen=True)
+class Identities:
+    """A set: its images, whose labels are its identities, and their landmarks."""
+
+    source: Source
+    landmarks: Landmarks
+
+
+def open_identities(path: Path) -> Identities:
     """A data set as ``open_source`` takes it, or a ``.bin`` set with every distinct image a class."""
     if path.suffix != ".bin":
-        return open_source(path)
+        return Identities(open_source(path), template_landmarks)
     encoded = read_bin(path).encoded
     everything = np.arange(len(encoded))
-    images = MemorySource(encoded, everything, name=str(path))
-    return SelectedSource(images, PairImages(path, encoded).first, everything)
+    images = PairImages(path, encoded)
+    source = SelectedSource(MemorySource(encoded, everything, name=str(path)), images.first, everything)
+    return Identities(source, images.landmarks)
 
 
 def images_by_identity(source: Source, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of at most ``most`` images of each identity, evenly chosen, and their labels: int64 (n,), by label."""
     labels = source.labels(np.arange(len(source)))
-    order = np.argsort(labels, kind="stable")
-    order = order[np.searchsorted(labels[order], 0) :]
-    people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    chosen = [images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64)] for images in people]
+    chosen = [
+        images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64)]
+        for images in images_by_label(labels)
+    ]
+    if not chosen:
+        raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
     indices = np.concatenate(chosen)
     return indices, labels[indices]
 
 
-def mean_embeddings(embedder: Embedder, source: Source, most: int) -> tuple[Tensor, np.ndarray]:
+def mean_embeddings(embedder: Embedder, identities: Identities, most: int) -> tuple[Tensor, np.ndarray]:
     """L2-normalised means float32 (c, d) of the identities' unit embeddings (original + mirrored), and labels (c,).
 
     At most ``most`` images of an identity are embedded.
     """
+    source = identities.source
     indices, labels = images_by_identity(source, most)
-    if not len(indices):
-        raise UserError(f"no image has an identity, as {source.describe(0)}" if len(source) else "there are no images")
     present, rows = np.unique(labels, return_inverse=True)
-    rows = torch.from_numpy(rows)
     chosen = SelectedSource(source, indices, np.arange(source.num_classes))
-    sums: Tensor | None = None
-    done = 0
-    for features in embedder.batches(chosen, np.arange(len(chosen))):
-        features = features.cpu()
-        finite(features.numpy(), "the network's embeddings", lambda row: chosen.describe(done + row))  # noqa: B023
-        embeddings = torch.nn.functional.normalize(features.sum(dim=1))
-        if sums is None:
-            sums = torch.zeros(len(present), embeddings.shape[1])
-        sums.index_add_(0, rows[done : done + len(embeddings)], embeddings)
-        done += len(embeddings)
-    assert sums is not None  # there are images
-    return torch.nn.functional.normalize(sums), present
+    sums = embedding_sums(
+        embedder, chosen, rows, len(present), "normalise", lambda places: identities.landmarks(indices[places])
+    )
+    return torch.from_numpy(normalised(sums).astype(np.float32)), present
 
 
-def joined_embeddings(embedder: Embedder, sources: Sequence[Source], most: int) -> tuple[Tensor, np.ndarray]:
-    """What `mean_embeddings` gives for the `JoinedSource` of ``sources``; they are embedded, and kept, one by one."""
-    means, labels = zip(*(mean_embeddings(embedder, source, most) for source in sources))
-    classes = np.cumsum([0, *(source.num_classes for source in sources)])
+def joined_embeddings(embedder: Embedder, sets: Sequence[Identities], most: int) -> tuple[Tensor, np.ndarray]:
+    """What `mean_embeddings` gives for the `JoinedSource` of ``sets``; they are embedded, and kept, one by one."""
+    means, labels = zip(*(mean_embeddings(embedder, each, most) for each in sets))
+    classes = np.cumsum([0, *(each.source.num_classes for each in sets)])
     return torch.cat(means), np.concatenate([own + start for own, start in zip(labels, classes)])
 
 
-def nearest(first: Tensor, second: Tensor, *, device: torch.device | str = "cpu") -> tuple[np.ndarray, np.ndarray]:
-    """For each row of ``second`` (b, d) the greatest cosine, float32 (b,), to a row of ``first`` (a, d), and which."""
+def nearest(first: Tensor, second: Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of ``second`` (b, d) the greatest cosine, float32 (b,), to a row of ``first`` (a, d), and which.
+
+    Products are computed on the ``device``.
+    """
     cosines, rows = [], []
     for others in second.split(_BLOCK):
         others = others.to(device)
@@ -160,12 +168,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Find shared identities, print and write them; returns what ``overlap.json`` holds."""
     check_folder(args.output)
     device = take_device()
-    embedder, taken = load_embedder(args, World(device))
+    embedder, network_input = load_embedder(args, World(device))
+    train = open_identities(args.first)
     tests = {name: open_identities(path) for name, path in zip(distinct_names(args.second), args.second)}
-    sources = open_identities(args.first), JoinedSource(tests) if len(tests) > 1 else next(iter(tests.values()))
-    first_means, first_labels = mean_embeddings(embedder, sources[0], args.images)
+    joined = {name: test.source for name, test in tests.items()}
+    sources = train.source, JoinedSource(joined) if len(joined) > 1 else next(iter(joined.values()))
+    first_means, first_labels = mean_embeddings(embedder, train, args.images)
     second_means, second_labels = joined_embeddings(embedder, list(tests.values()), args.images)
-    cosines, rows = nearest(first_means, second_means, device=device)
+    cosines, rows = nearest(first_means, second_means, device)
     found = [row for row in np.argsort(-cosines, kind="stable").tolist() if cosines[row] >= args.threshold]
     pairs = [(int(first_labels[rows[row]]), int(second_labels[row])) for row in found]
     shared = [
@@ -176,9 +186,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     ]
     lines = [f"{entry.cosine:.3f}  {entry.first}  {entry.second}" for entry in shared]
     args.output.mkdir(parents=True, exist_ok=True)
-    document = write_json(
-        args.output / "overlap.json", Overlap(format=FORMAT, input=taken, threshold=args.threshold, shared=shared)
-    )
+    result = Overlap(format=FORMAT, input=network_input, threshold=args.threshold, shared=shared)
+    document = write_json(args.output / "overlap.json", result)
     changes(sources[0], shared, pairs).save(args.output / "changes.txt")
     save_figure(sheet(sources, pairs[:_ROWS], lines), args.output / "overlap.png", dpi=112)
     unit = "images" if all(path.suffix == ".bin" for path in args.second) else "identities"

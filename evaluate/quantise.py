@@ -34,7 +34,7 @@ LEAST_COSINE = 0.99
 _BATCH = 16  # images at a time in calibration, whose activations are all kept for so long
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m evaluate.quantise", description="Write an ONNX file in 8 bits, if it is as good."
     )
@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = arguments()
+    args = parse_arguments()
     _check(args)
     sets = {name: (path, read_pairs(path)) for name, path in zip(distinct_names(args.bins), args.bins)}
     network = load_network(args.checkpoint, args.network, given=input_options(args))
@@ -118,7 +118,8 @@ def _calibration(args: argparse.Namespace, size: int, least: int) -> Iterator[tu
             f"calibration has {len(indices)} images, but the network takes {least} at a time: give more by --calibrate "
             "and --images, or export it with --dynamic-batch"
         )
-    few = min(max(_BATCH, least), len(indices))
+    few = max(_BATCH // least, 1) * least  # as the rest of a batch that does not fill the network's is left out
+    few = min(few, len(indices))
     batches = read_once(source, indices, batch_size=few, image_size=size, threads=args.threads, landmarks=landmarks)
     return (batch.inputs for batch in batches)
 

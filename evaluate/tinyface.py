@@ -71,7 +71,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     check_folder(args.output)
     lists = read_lists(args.data, args.lists)
     with ranks() as world:
-        embed, taken = load_embedder(args, world)
+        embed, network_input = load_embedder(args, world)
         probes, mates, distractors = (
             embed(ListSource([str(path) for path in paths])).sum(axis=1)
             for paths in (lists.probes, lists.mates, lists.distractors)
@@ -80,7 +80,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
             return None
     found = tinyface(probes, mates, distractors, lists.probe_person, lists.mate_person)
     print_rates("TinyFace", found.rates, found.interval, names={f"rank{k}": f"rank-{k}" for k in RANKS})
-    return write_results(args.output, args.name, input=taken, tinyface=found)
+    return write_results(args.output, args.name, input=network_input, tinyface=found)
 
 
 if __name__ == "__main__":

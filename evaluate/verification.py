@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from evaluate.breakdowns.sets import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown
+from evaluate.breakdowns.pairs import PairGroups
+from evaluate.breakdowns.sets import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown, set_groups
 from evaluate.features.options import (
     add_cache_option,
     add_checkpoint_option,
@@ -47,6 +48,7 @@ from evaluate.reporting.tables import accuracy_table, print_breakdown
 from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
+from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder, distinct_names
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.bins import BinSet
@@ -94,16 +96,23 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     }
     sets: dict[str, VerificationSet] = {}
     judged: dict[str, Judged] = {}
+    compared: dict[str, PairGroups | None] = {}
     with ranks() as world:
-        embed, taken = load_embedder(args, world, flip=not args.no_flip)
+        if groups and world.main:  # what cannot be compared is told before the long work
+            compared = {
+                name: set_groups(name, pairs.same, beside[name].names or [], groups) for name, pairs in pairs_of.items()
+            }
+            if not any(compared.values()):
+                raise UserError(f"{args.groups}: no set has two groups to compare")
+        embed, network_input = load_embedder(args, world, flip=not args.no_flip)
         for name, pairs in pairs_of.items():
             features = images[name].embedded(embed)
             result = verify(features, pairs.same, thresholds_of(name))
             sets[name] = verification_set(result, pairs.same)
             judged[name] = Judged(result.distances, pairs.same, beside[name])
-            if (args.quality or groups) and world.main:
+            if world.main and (args.quality or compared.get(name)):
                 norms = mean_norms(features) if "norm" in args.quality else None
-                sets[name].by = set_breakdown(name, judged[name], norms, groups)
+                sets[name].by = set_breakdown(name, judged[name], norms, compared.get(name))
             if args.output and world.main:
                 sets[name].worst = f"worst_{name}.png"
                 _draw_worst(result, pairs, args.output / f"worst_{name}.png")
@@ -122,7 +131,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         by = rfw_breakdown(judged)
         print_breakdown("RFW", by)
         groups_of_rfw["rfw"] = by
-    return write_results(args.output, args.name, input=taken, flip=not args.no_flip, sets=sets, **groups_of_rfw)
+    return write_results(args.output, args.name, input=network_input, flip=not args.no_flip, sets=sets, **groups_of_rfw)
 
 
 def bare(path: Path) -> Path:

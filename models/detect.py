@@ -41,10 +41,11 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def backbone_prefixes(names: Collection[str], own: Collection[str] = ()) -> list[str]:
-    """What stands before the tensors' names of each known backbone among ``names``, that of the most tensors first.
+    """The prefixes of the backbones among ``names``, that of the most tensors first.
 
-    Where no backbone is whole, the prefix of the most tensors that could be of one; none where there are no such.
-    ``own``: names of the tensors of a backbone that need not be known; if half of them are there, it is the one.
+    Without a whole backbone it is the one prefix of the most tensors that could be a backbone's, if there are any.
+    ``own``: names of the tensors of a backbone that need not be known here; where at least half of them are there, the
+    prefixes are of that one alone.
     """
     for key in list(own)[:1]:
         ends = [name.removesuffix(key) for name in names if name.endswith(key)]

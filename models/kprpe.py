@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import DropRate
+from models.transformer import Block
 from models.unmasked_vit import PATCH_SIZE, UnmaskedTransformer
-from models.vit import Block
 from pipelines.common.alignment import relative_template
 
 LANDMARKS = 5
@@ -36,8 +36,11 @@ def relation_buckets(side: int) -> Tensor:
 
 
 class KeypointBlock(Block):
-    """A `Block` whose attention is biased by what a table (b, n, heads · `BUCKETS`) adds of patch i for each relation,
-    of which buckets, int64 (b, heads, n, n), name that to patch j."""
+    """A `Block` whose attention is biased: by the relation of patch i to patch j, a bucket, and by patch i itself.
+
+    Patch i's row of a table (b, n, heads · `BUCKETS`) has the bias for every bucket; ``buckets``, int64
+    (b, heads, n, n), says which of them is that of i to j.
+    """
 
     def forward(self, x_bnd: Tensor, table_bnm: Tensor | None = None, buckets_bhnn: Tensor | None = None) -> Tensor:
         assert table_bnm is not None and buckets_bhnn is not None

@@ -4,16 +4,15 @@ Those of a network that wants landmarks have a second input, ``landmarks`` (n, 5
 """
 
 import copy
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.agreement import check_agreement, random_inputs, relative_distance
 from models.folding import fold_batch_norms
 from models.weights import require_finite
 from pipelines.common.errors import UserError
@@ -48,21 +47,19 @@ def export_onnx(
     """
     require_finite(model)
     network = copy.deepcopy(model).eval()
-    count = 3 if dynamic_batch else 1
-    images = torch.rand(count, 3, input_size, input_size) * 2 - 1
-    landmarks = [torch.rand(count, 5, 2)] if getattr(model, "wants_landmarks", False) else []
-    fold_batch_norms(network, images)
+    example = random_inputs(model, 3 if dynamic_batch else 1, input_size)
+    fold_batch_norms(network, example[0])
     if fp16:
         network = _HalfInside(network.half())
     path.parent.mkdir(parents=True, exist_ok=True)
-    inputs = ["data", "landmarks"][: 1 + len(landmarks)]
+    inputs = ["data", "landmarks"][: len(example)]
     axes = {name: {0: "batch"} for name in (*inputs, "embedding")} if dynamic_batch else None
     with replacing(path) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's age, and of shapes it takes for constants, as they are
             torch.onnx.export(
                 network,
-                (images, *landmarks),
+                example,
                 str(temporary),
                 input_names=inputs,
                 output_names=["embedding"],
@@ -70,24 +67,19 @@ def export_onnx(
                 opset_version=OPSET,
                 dynamo=False,
             )
-        if dynamic_batch:  # of another size
-            images, landmarks = torch.cat([images, images.flip(0, 3)]), [points.repeat(2, 1, 1) for points in landmarks]
-        error = onnx_error(model, temporary, images, *landmarks)
-        if math.isnan(error):
-            half = "; do without --fp16" if fp16 else ""
-            raise UserError(f"the embeddings of random images are zero or not finite{half}")
-        if not error <= TOLERANCE[torch.float16 if fp16 else torch.float32]:
-            raise RuntimeError(f"onnxruntime's embeddings differ from PyTorch's by {error:.1e} of their norm")
+        other = random_inputs(model, 5, input_size) if dynamic_batch else example  # of another number of images
+        error = onnx_error(model, temporary, *other)
+        limit, remedy = TOLERANCE[torch.float16 if fp16 else torch.float32], "; do without --fp16" if fp16 else ""
+        check_agreement(error, limit, "onnxruntime's", remedy)
     return error
 
 
 @torch.no_grad()
 def onnx_error(model: nn.Module, path: Path, *inputs: Tensor) -> float:
-    """The largest distance between the embeddings of onnxruntime and of ``model``, relative to the latter's norm."""
+    """The `relative_distance` of onnxruntime's embeddings to those of ``model``."""
     session = quiet_session(str(path))
-    ours = model(*inputs).double().numpy()
     theirs = session.run(["embedding"], dict(zip(("data", "landmarks"), (each.numpy() for each in inputs))))[0]
-    return float((np.linalg.norm(theirs - ours, axis=1) / np.linalg.norm(ours, axis=1)).max())
+    return relative_distance(torch.from_numpy(theirs), model(*inputs))
 
 
 def quiet_session(

@@ -4,13 +4,13 @@
 network that wants landmarks also landmarks (n, 5, 2), to embeddings (n, d).
 """
 
-import math
 import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from models.agreement import check_agreement, random_inputs, relative_distance
 from models.modes import evaluating
 from models.weights import require_finite
 from pipelines.common.errors import UserError
@@ -21,7 +21,7 @@ TOLERANCE = 1e-5  # largest distance between the program's embedding and the net
 
 @torch.no_grad()
 def export_program(model: nn.Module, path: Path, input_size: int = 112) -> float:
-    """Write ``model`` to ``path``, once what was written has given its embeddings of another number of images.
+    """Write ``model`` to ``path``, if the program makes the same embeddings, of more images than it was traced with.
 
     Args:
         model: a backbone on the CPU; it is not changed.
@@ -35,12 +35,7 @@ def export_program(model: nn.Module, path: Path, input_size: int = 112) -> float
         RuntimeError: when the embeddings differ by more than rounding.
     """
     require_finite(model)
-
-    def inputs(count: int) -> tuple[torch.Tensor, ...]:
-        images = torch.rand(count, 3, input_size, input_size) * 2 - 1
-        return (images, torch.rand(count, 5, 2)) if getattr(model, "wants_landmarks", False) else (images,)
-
-    example, other = inputs(3), inputs(5)
+    example, other = random_inputs(model, 3, input_size), random_inputs(model, 5, input_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own ageing parts
@@ -51,12 +46,8 @@ def export_program(model: nn.Module, path: Path, input_size: int = 112) -> float
             raise UserError(f"torch.export does not take this network: {type(error).__name__}; write .onnx") from error
         with temporary.open("wb") as file:
             torch.export.save(program, file)
-        ours = model(*other).double()
         with temporary.open("rb") as written:
-            theirs = torch.export.load(written).module()(*other).double()
-        distance = float(((theirs - ours).norm(dim=1) / ours.norm(dim=1)).max())
-        if math.isnan(distance):
-            raise UserError("the embeddings of random images are zero or not finite")
-        if distance > TOLERANCE:
-            raise RuntimeError(f"the program's embeddings differ from the network's by {distance:.1e} of their norm")
+            theirs = torch.export.load(written).module()(*other)
+        distance = relative_distance(theirs, model(*other))
+        check_agreement(distance, TOLERANCE, "the program's")
     return distance

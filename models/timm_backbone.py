@@ -238,9 +238,10 @@ def _tried(pool: str, name: str, input_size: int, **arguments: Any) -> tuple[nn.
 
 
 def _remedy(pool: str, name: str, **arguments: Any) -> str:
-    """What to say of a side, or a pooling, that the model would take: 128 pixels, or those that it was published for.
+    """What to say of a size of images, or of a pooling, with which the model could be made.
 
-    Nothing where there is none, as with options that it takes at no side.
+    Tried are 128 pixels and the size that it was published for. Empty where neither helps, as with options that the
+    model never takes.
     """
     published = library().get_pretrained_cfg(name)
     sides = dict.fromkeys((128, *(published.input_size[-1:] if published else ())))

@@ -3,28 +3,19 @@
 They are those of `models.vit` but for the patches, the heads and the channels of the MLPs; tensors are named alike.
 """
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.layers import DropRate, run_blocks
-from models.vit import Block, PatchEmbed, feature_head, initialise_linear, patches_of
+from models.transformer import Transformer, initialise_linear
 
 PATCH_SIZE = 8
 
 
-class UnmaskedTransformer(nn.Module):
+class UnmaskedTransformer(Transformer):
     """Images (b, 3, h, w) in [-1, 1] to embeddings (b, embedding_size), not normalised.
 
-    Args:
-        dim: channels of a token.
-        depth: number of blocks.
-        heads: of the attention.
-        mlp_ratio: channels within a block's MLP, in units of ``dim``.
-        drop_path: probability of dropping a branch in the last block; it grows linearly from 0 in the first.
-        checkpoint_activations: recompute each block for the gradient instead of storing its activations.
+    Arguments are those of `Transformer`, but for the size of the patches.
     """
-
-    block: type[Block] = Block
 
     def __init__(
         self,
@@ -38,23 +29,18 @@ class UnmaskedTransformer(nn.Module):
         drop_path: DropRate = 0.1,
         checkpoint_activations: bool = False,
     ) -> None:
-        super().__init__()
-        self.checkpoint_activations = checkpoint_activations
-        patches = patches_of(input_size, PATCH_SIZE)
-        self.patch_embed = PatchEmbed(dim, PATCH_SIZE)
-        self.pos_embed = nn.Parameter(torch.empty(1, patches, dim))
-        self.blocks = nn.ModuleList(
-            self.block(dim, drop_path * i / (depth - 1), heads, mlp_ratio) for i in range(depth)
+        super().__init__(
+            dim,
+            depth,
+            heads,
+            mlp_ratio,
+            PATCH_SIZE,
+            embedding_size,
+            input_size,
+            drop_path=drop_path,
+            checkpoint_activations=checkpoint_activations,
         )
-        self.norm = nn.LayerNorm(dim)
-        self.feature = feature_head(dim, patches, embedding_size)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
         initialise_linear(self)
-
-    def layer_parameters(self) -> list[list[nn.Parameter]]:
-        """The parameters of what enters the blocks, then of each block; those behind them are in none."""
-        first = [*self.patch_embed.parameters(), self.pos_embed]
-        return [first, *(list(block.parameters()) for block in self.blocks)]
 
     def embedded(self, images_bchw: Tensor, *of_blocks: list[Tensor]) -> Tensor:
         """The embeddings; each block gets its own of each list beside the tokens."""

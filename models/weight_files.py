@@ -81,8 +81,9 @@ def weight_file(path: Path) -> Path:
         if (path / name).exists():
             return path / name
     text = f"{path} holds no {', '.join(_FILES[:-1])} or {_FILES[-1]}"
-    if steps := sorted((path / "checkpoints").glob("step_*")):
-        raise FileNotFoundError(f"{text}: has its training finished? Its newest checkpoint is {steps[-1]}")
+    # Those that are whole: `train.step_folders` says how they are called.
+    if steps := sorted((path / "checkpoints").glob(f"step_{9 * '[0-9]'}/meta.json")):
+        raise FileNotFoundError(f"{text}: has its training finished? Its newest checkpoint is {steps[-1].parent}")
     files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.suffix.lower() in _SUFFIXES)
     if files:
         text += f"; name the file that you mean: {brief([str(file) for file in files])}"

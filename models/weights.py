@@ -70,8 +70,8 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
     Args:
         path: a file or folder that `read_weights` takes.
         options: arguments of `create_model`. What is not given comes from the ``config.json`` or ``config.yaml`` near
-            the weights, or, when there is none, from the names and shapes of the tensors; ``bgr`` and others of
-            what says which images a network was trained on, from the layout of the projects' files.
+            the weights, or, when there is none, from the names and shapes of the tensors; those that say which images
+            a network was trained on (``bgr`` and the like), from the project whose layout the file has.
     """
     path = Path(path)
     described = _described(path)
@@ -89,7 +89,7 @@ def load_backbone(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str
 
 
 def read_weights(path: str | Path, model: nn.Module | None = None) -> Weights:
-    """The backbone's tensors in a file or folder; ``model`` is one that they may be of, beside those known here.
+    """The backbone's tensors in a file or folder; ``model``: one to look for, which need not be known here.
 
     Understood are state dicts, bare or in any section of a checkpoint, with the prefixes that wrappers leave, as
     ``.safetensors`` or as written by `torch.save`; run folders and sharded checkpoints of Facemill; folders in Hugging
@@ -112,7 +112,7 @@ def _weights(content: Any, path: Path, model: nn.Module | None) -> Weights:
     tensors, prefix = _backbone_tensors(named, path, model)
     if prefix.endswith("features.module."):
         origin = "MagFace"
-    elif "pytorch-lightning_version" in content:
+    elif "pytorch-lightning_version" in content and "body.0.res_layer.0.weight" in tensors:  # Lightning's, of an IR
         origin = "AdaFace"
     return Weights(tensors, origin)
 

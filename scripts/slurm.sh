@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A run on the machines of a SLURM job, which stops in order before its time is over and queues itself again:
 #
-#     sbatch [--nodes=4 ...] scripts/slurm.sh --config configs/wf42m_r100_pfc02.yaml output=/shared/runs/a [key=value ...]
+#     sbatch [--nodes=2 ...] scripts/slurm.sh --config configs/wf42m_r100_pfc02.yaml optim.lr=0.2 output=/shared/runs/a
 #
 # Submit it in the repository's folder. Repository, data and `output` lie where every machine sees them under the same
 # path. Options of sbatch's command line replace those below; docs/reliability.md explains what happens when.

@@ -15,7 +15,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-torch.set_num_threads(2)
 settings.register_profile("shared machine", deadline=None)  # a slow moment is no failure
 settings.load_profile("shared machine")
 

@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from evaluate.features.ranks import World
-from losses import CentreOptimizer, PartialFC, create_margin
+from losses import CentreOptimizer, PartialFC
 from models import create_model
 from models.registry import wants_landmarks
 from models.weights import load_weights
@@ -25,7 +25,7 @@ from train.class_means import set_class_means
 from train.config import Config
 from train.fine_tune import load_centres, stored_classes
 from train.freezing import restrict
-from train.recipes import Recipe, Run, create_recipe
+from train.recipes import Recipe, Run
 from train.sections.auto import settled
 from train.sections.data import Data
 from train.sections.head import Head
@@ -63,7 +63,7 @@ def count_classes(config: Config, source: Source) -> int:
     """The classes of a run, which are those of its data or more. ``UserError`` for fewer."""
     num_classes = config.head.num_classes or source.num_classes
     if num_classes < source.num_classes:
-        raise UserError(f"head.num_classes is {num_classes}, but {config.data.told} has {source.num_classes}")
+        raise UserError(f"head.num_classes is {num_classes}, but {config.data.paths_text} has {source.num_classes}")
     return num_classes
 
 
@@ -81,7 +81,7 @@ def landmarks_of(config: Config, source: Source) -> Landmarks | None:
 
 def build_recipe(config: Config, source: Source, world: World) -> Recipe:
     """The recipe, which is told of the run that begins; all ranks call."""
-    recipe = create_recipe(config.recipe.name, **config.recipe.options)
+    recipe = config.recipe.create()
     recipe.begin(
         Run(
             source,
@@ -91,6 +91,7 @@ def build_recipe(config: Config, source: Source, world: World) -> Recipe:
             autocast=HALF[settled(config.precision)],
             threads=settled(config.data.threads),
             max_bad_fraction=config.data.max_bad_fraction,
+            landmarks=landmarks_of(config, source),
         )
     )
     return recipe
@@ -134,7 +135,7 @@ def build_loader(
     )
 
 
-def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fresh: bool) -> nn.Module:
+def build_backbone(model: Model, recipe: Recipe, world: World, *, seed: int, batch_size: int, fresh: bool) -> nn.Module:
     """The backbone on its device; the same initial weights on every rank, those of ``init_from`` in a ``fresh`` run."""
     torch.manual_seed(seed)
     backbone = create_model(**model.arguments)
@@ -142,6 +143,7 @@ def build_backbone(model: Model, world: World, *, seed: int, batch_size: int, fr
         load_weights(backbone, model.init_from)
     elif fresh and model.lora:
         raise UserError("model.lora keeps the network as it begins: set model.init_from to weights that are trained")
+    recipe.unfreeze(backbone)
     restrict(backbone, model)
     if model.sync_batchnorm:
         if world.device.type != "cuda":
@@ -159,7 +161,7 @@ def with_sync_batchnorm(backbone: nn.Module) -> nn.Module:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile three lines, so that what is missing is told in one, and before anything else is begun."""
+    """Compile something small before anything else is begun, so that a compiler that is missing is told in one line."""
     try:
         torch.compile(lambda x: (x * x).relu().sum(), dynamic=False)(torch.ones(64, device=device))
     except Exception as error:
@@ -210,7 +212,7 @@ def build_head(
     if head.kernels == "triton" and world.device.type != "cuda":
         raise UserError("head.kernels: triton needs a GPU; on a CPU it is torch")
     classifier = PartialFC(
-        create_margin(head.margin, **head.options),
+        head.create_margin(),
         embedding_size,
         stored_classes(older) if older else num_classes,
         sample_rate=head.sample_rate,

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import threading
+import uuid
 import warnings
 import zlib
 from collections.abc import Callable
@@ -26,11 +27,12 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from models.sharded import checksums, load_sharded, verify
 from pipelines.common.errors import UserError
 from pipelines.common.files import naming, sync
+from pipelines.common.log import get_logger
 from train.distributed import agreed, comes_true
 from train.state import Part, check_finite, snapshot
 from train.step_folders import complete, is_step_folder, step_folder
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # What this version writes. A higher number is for what an older version would misread; checkpoints without one are 1,
 # which have neither checksums nor the parts of `_SINCE_2`.
@@ -138,9 +140,7 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         for path in self.all()[: -self.keep]:
-            half = path.with_suffix(".partial")  # a kill in the middle leaves what nobody takes for a checkpoint
-            _replace(path, half)
-            _discard(half)
+            _discard(path)
 
     def _listed(self) -> list[str]:
         """The names of all checkpoints, on the main rank."""
@@ -234,7 +234,7 @@ class Checkpoints:
         def begin() -> None:
             check_finite(copied.result())
             if main:
-                shutil.rmtree(folder, ignore_errors=True)
+                _discard(folder)
                 folder.mkdir(parents=True)
 
         def write() -> dict[str, list[int]]:
@@ -266,23 +266,32 @@ class Checkpoints:
 
 
 def _give_way() -> None:
-    """Let this thread have what the steps leave of the processors: on a GPU's host that is plenty."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    """Let this thread come behind the steps, but not behind all that other users of the machine do."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _replace(path: Path, other: Path) -> None:
-    """Rename a folder, over another one if need be, for good."""
-    shutil.rmtree(other, ignore_errors=True)
+    """Rename a folder, in the place of another one if need be, for good."""
+    _discard(other)
     path.rename(other)
     sync(other.parent)
 
 
 def _discard(path: Path) -> None:
-    """Remove a folder that is nobody's checkpoint; one that is still read, on a network's disk, at the next start."""
+    """Remove a folder, if there is one, from its name at once.
+
+    A kill in the middle leaves what nobody takes for a checkpoint, and so do files that are still read on a network
+    file system: the next start removes it, and until then the name is free for another.
+    """
+    half = path.with_name(f"{path.name.partition('.')[0]}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        shutil.rmtree(path)
+        path.rename(half)
+        sync(half.parent)
+        shutil.rmtree(half)
+    except FileNotFoundError:
+        return
     except OSError as error:
-        logger.warning("%s stays for now: %s", path, error.strerror)
+        logger.warning("what is left of %s stays for now: %s", path, error.strerror)
 
 
 def _first_cause(error: CheckpointException, folder: Path) -> Exception:

@@ -34,8 +34,8 @@ def set_class_means(
     """Point the centres of the classes from ``first`` on where the embeddings of their images point on average.
 
     Each rank makes those that it holds. An embedding counts with length 1, and so does that of the mirrored image; both
-    are of the image without augmentation, by the network in evaluation mode. The centres keep the lengths they have. So
-    does all of the centre of a class without images that can be read.
+    are of the image without augmentation, by the network in evaluation mode. The centres keep the lengths they
+    have, and that of a class without images that can be read stays as it is.
 
     Args:
         threads: of the decoding.

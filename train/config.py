@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from pipelines.common.errors import UserError
-from train import yaml_file
+from train import recipes, yaml_file
 from train.mistakes import explain
-from train.recipes import RECIPES
 from train.section import LocalPath, OpenSection, Section, one_of
 from train.sections.auto import Auto
 from train.sections.data import Data
@@ -21,11 +20,15 @@ from train.shipped import find_config
 
 
 class Recipe(OpenSection):
-    table: ClassVar = RECIPES
+    table: ClassVar = recipes.RECIPES
 
-    name: Annotated[str, one_of("recipe", RECIPES)] = Field(
+    name: Annotated[str, one_of("recipe", recipes.RECIPES)] = Field(
         "plain", description="what a step does beside the margin loss; its options stand beside it"
     )
+
+    def create(self) -> recipes.Recipe:
+        """The recipe that it names, with its options."""
+        return recipes.create_recipe(self.name, **self.options)
 
 
 class Config(Section):
@@ -60,6 +63,12 @@ class Config(Section):
         stated = own.model_dump(exclude={"name", "lr"}, exclude_none=True)
         return {"algorithm": name, "lr": optim.lr * own.lr, **inherited, **stated}
 
+    def with_values(self, **sections: Mapping[str, Any]) -> "Config":
+        """The config with other values in sections, which are not checked."""
+        return self.model_copy(
+            update={name: getattr(self, name).model_copy(update=values) for name, values in sections.items()}
+        )
+
     @model_validator(mode="after")
     def _centres_have_a_rule(self) -> "Config":
         rule, rules = self.centre_rule["algorithm"], get_args(CentreRule)
@@ -73,7 +82,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _margin_is_whole_in_the_end(self) -> "Config":
-        if self.head.warmup_epochs > self.schedule.epochs:
+        if self.head.warmup_epochs >= self.schedule.epochs:
             raise UserError(
                 f"head.warmup_epochs is {self.head.warmup_epochs:g}: in {self.schedule.epochs:g} epochs "
                 "(schedule.epochs) the margin would never be whole"

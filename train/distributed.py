@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from evaluate.features.ranks import World, take_device
 from pipelines.common.cpu import keep_freed_memory
@@ -114,7 +114,7 @@ def own_cores() -> int:
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:
-    """Whether a condition on files of a shared disk is met, within the time that a network's disk may be late."""
+    """Whether a condition on files of a shared disk is met, within the time that a network file system may be late."""
     deadline = time.monotonic() + _LATE
     while not condition():
         if time.monotonic() > deadline:
@@ -144,10 +144,25 @@ def average_batch_statistics(model: nn.Module) -> None:
     if dist.get_world_size() == 1:
         return
     buffers = [b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
-    if not buffers:
+    for buffer, average in zip(buffers, _averaged([b.double() for b in buffers])):
+        buffer.copy_(average)
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average gradients over the ranks, as DistributedDataParallel does it for the network's; all ranks call."""
+    if dist.get_world_size() == 1:
         return
-    flat = torch.cat([b.flatten() for b in buffers]).double()
+    # A parameter that a rank's step did not need counts there as 0: all ranks must sum the same numbers.
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter, average in zip(parameters, _averaged(gradients)):
+        parameter.grad = average
+
+
+def _averaged(tensors: list[Tensor]) -> list[Tensor]:
+    """The averages of tensors over the ranks, in one exchange."""
+    if not tensors:
+        return []
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers])):
-        buffer.copy_(values.view_as(buffer))
+    return [part.view_as(tensor) for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]))]

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from evaluate.features.ranks import find_device
+from evaluate.features.ranks import count_devices, find_device
 from models import timm_backbone
 from pipelines.common import drivers
 from pipelines.common.command import run, say
@@ -128,7 +127,7 @@ def graphics() -> Iterator[Fact]:
     """The driver and the GPUs, as PyTorch and as DALI see them."""
     driver = drivers.installed_driver()
     yield from _driver_facts(driver, {"PyTorch": drivers.cuda_of_torch(), "DALI": drivers.cuda_of_dali()})
-    count = _quiet(torch.cuda.device_count) if _quiet(torch.cuda.is_available) else 0
+    count = count_devices()
     for index in range(count):
         device = torch.cuda.get_device_properties(index)
         text = f"{device.name}, {device.total_memory / _GIB:.0f} GiB, compute capability {device.major}.{device.minor}"
@@ -162,12 +161,6 @@ def _gpus_of_dali() -> int:
     from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]  # which the stub leaves out
 
     return GetCUDADeviceCount()
-
-
-def _quiet(ask: Callable[[], int]) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a driver that is too old, which is said here
-        return ask()
 
 
 def _numbers(text: str) -> tuple[int, ...]:

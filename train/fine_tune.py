@@ -1,6 +1,6 @@
 """The class centres of an earlier run as the start of a new one.
 
-What reads checkpoints takes a second to import, so only a run that starts from one does.
+What reads checkpoints takes a second to import, so only a run that starts from one imports it.
 """
 
 from pathlib import Path

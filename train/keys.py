@@ -1,7 +1,7 @@
-"""Every key of a config in a table, read from the sections: its name, default and meaning."""
+"""The keys of a config: a table of all, with defaults and meanings, and those of a tree with its values."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -14,6 +14,15 @@ def key_table(root: type[Section]) -> str:
     rows = list(_rows(root, ""))
     name, default = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"{row[0]:{name}}  {row[1]:{default}}  {row[2]}".rstrip() for row in rows)
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree of sections by ``section.key``, in order."""
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = isinstance(value, Mapping) and value
+        values |= flattened(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return values
 
 
 def _rows(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -13,11 +13,12 @@ from losses import CentreOptimizer
 from pipelines.loading.loader import Batch
 from train.build import HALF, build_backbone, build_centre_optimizer, build_head, replicate
 from train.config import Config
+from train.distributed import average_gradients
 from train.ema import WeightAverage
 from train.freezing import hold_norms
 from train.gate import StepGate
 from train.groups import parameters_of, trained_groups
-from train.optim import average_gradients, create_optimizer, set_learning_rate
+from train.optim import create_optimizer, set_learning_rate
 from train.recipes import Recipe, StepResult
 from train.sections.auto import settled
 from train.state import OptimizerState, Part
@@ -56,7 +57,9 @@ class Learner:
         self._config, self._world, self._accumulate = config, world, accumulate
         self.half = HALF[settled(config.precision)]
         self.recipe = recipe
-        self.backbone = build_backbone(model, world, seed=config.seed, batch_size=config.data.batch_size, fresh=fresh)
+        self.backbone = build_backbone(
+            model, recipe, world, seed=config.seed, batch_size=config.data.batch_size, fresh=fresh
+        )
         network = recipe.network(self.backbone)
         self.average = WeightAverage(self.backbone, optim.ema) if optim.ema else None
         recipe.to(world.device)

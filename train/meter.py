@@ -36,7 +36,7 @@ class Meter:
         self.spoilt |= ~finite
 
     def leave_out(self, seconds: float) -> None:
-        """Time that went into something else than steps."""
+        """Do not count ``seconds`` that went into something else than steps."""
         self._since += seconds
 
     def read(self, step: int, total: int, waited: float) -> tuple[dict[str, float | None], float]:

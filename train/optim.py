@@ -9,8 +9,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.common.errors import UserError
 from train.groups import Groups, parameters_of
@@ -74,18 +73,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give each group its share of the rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
-
-
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Average gradients over the ranks, as DistributedDataParallel does it for the network's; all ranks call."""
-    if dist.get_world_size() == 1 or not parameters:
-        return
-    # A parameter that a rank's step did not need counts there as 0: all ranks must sum the same numbers.
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters])):
-        parameter.grad = gradient.view_as(parameter)
 
 
 class LearningRate:

@@ -1,8 +1,8 @@
 """Plan a run: ``python -m train.plan --config configs/x.yaml [section.key=value ...] [--gpus 8] [--device h100]``.
 
-What a rank needs of memory, what fits, how long a step and the run take, and which part of the machine binds. The model
-is traced without data, weights or a GPU; what it runs on are the makers' figures, or, with ``--device this``, short
-measurements of this machine. The data need not be there.
+What a rank needs of memory, what fits, how long a step and the run take, and which part of the machine binds. A step is
+traced without data, weights or a GPU. How fast the device is, its maker says or, with ``--device this``, short
+measurements of this machine.
 """
 
 import argparse

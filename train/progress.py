@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, escaped
 from pipelines.common.files import naming, replacing
 from pipelines.common.progress import duration
 from train.step_folders import latest_step
@@ -119,7 +119,7 @@ class RunLog:
     ) -> None:
         self.console = Console(markup=False, emoji=False, highlight=False)  # names print as they are
         self._sinks: list[Sink] = []
-        self._shown: list[PictureSink] = []
+        self._picture_sinks: list[PictureSink] = []
         self._progress = None
         with ExitStack() as opened:
             for name in sinks:
@@ -129,8 +129,8 @@ class RunLog:
                 if name in pictures:
                     if not isinstance(sink, PictureSink):
                         raise UserError(f"log.pictures: {name} takes no pictures")
-                    self._shown.append(sink)
-            if self.console.is_terminal:
+                    self._picture_sinks.append(sink)
+            if self.console.is_interactive:
                 columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
                 self._progress = opened.enter_context(Progress(*columns, console=self.console))
                 self._task = self._progress.add_task("starting", total=total_steps, completed=start_step)
@@ -153,9 +153,9 @@ class RunLog:
 
     def show(self, name: str, step: int, draw: Callable[[], Image.Image]) -> None:
         """Give the sinks that take pictures one, which is drawn only if there are any."""
-        if self._shown:
+        if self._picture_sinks:
             picture = draw()
-            for sink in self._shown:
+            for sink in self._picture_sinks:
                 sink.show(name, step, picture)
 
     def _log(self, record: dict[str, Any]) -> None:
@@ -163,8 +163,8 @@ class RunLog:
             sink.log(record)
 
     def say(self, line: str | Table) -> None:
-        """Print a line or a table."""
-        self.console.print(line, soft_wrap=True)
+        """Print a line, in which names of files may stand, or a table."""
+        self.console.print(escaped(line) if isinstance(line, str) else line, soft_wrap=True)
 
     def close(self) -> None:
         """Finish the progress line and close every sink, whatever another one raises."""

@@ -8,23 +8,26 @@ from typing import Any
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
 from train.config import Config
+from train.keys import flattened
 
 
 def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
     """Batches that each process takes in a step.
 
-    It is what the config says, unless the run of ``meta``, a checkpoint's ({} for none), began on another number of
-    processes: then it is what keeps the global batch.
+    A run that goes on from a checkpoint, whose ``meta`` it is ({} for none), takes what keeps the global batch on as
+    many processes as there are now. An ``optim.accumulate`` that was changed since counts nevertheless: whoever
+    changes it means it, and `check_resumable` says what it would need.
 
     Raises:
-        UserError: no number does.
+        UserError: no number keeps the global batch.
     """
-    if meta.get("ranks", world.size) == world.size:
-        return config.optim.accumulate
+    stated = config.optim.accumulate
+    if not meta or meta.get("config", {"optim": {"accumulate": stated}})["optim"]["accumulate"] != stated:
+        return stated
     batches, rest = divmod(meta["global_batch"], config.data.batch_size * world.size)
     if rest or not batches:
         raise UserError(
-            f"{config.output} was trained on {meta['ranks']} processes with a global batch of {meta['global_batch']}; "
+            f"{config.output} was trained with a global batch of {meta['global_batch']}; "
             f"{world.size} x data.batch_size={config.data.batch_size} does not divide it: change data.batch_size"
         )
     return batches
@@ -35,11 +38,11 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
     if config.checkpoint.resume == "never":
         raise UserError(f"{config.output} holds a run; set checkpoint.resume=auto to go on, or another output")
     for name, value in ours.items():
-        if name in ("ranks", "config") or meta.get(name, value) == value:
+        if name == "config" or meta.get(name, value) == value:
             continue
         if name == "fingerprint":
             raise UserError(
-                f"cannot resume {path}: {config.data.told} has other labels, sizes, weights or another order of "
+                f"cannot resume {path}: {config.data.paths_text} has other labels, sizes, weights or another order of "
                 "images than it had then; restore the data or choose another output"
             )
         if name == "trained":
@@ -58,11 +61,11 @@ def config_changes(meta: dict[str, Any], config: dict[str, Any]) -> str | None:
     """A line to tell which values of ``config`` are others than when the checkpoint of ``meta`` was written.
 
     They count from there on: that a run is given more epochs, a lower rate or another margin is allowed, but is to be
-    seen. Where the results are written is none of its business. Checkpoints of older versions note no config.
+    seen. That its folder has another name is not told. Checkpoints of older versions note no config.
     """
     if "config" not in meta:
         return None
-    before, now = _by_key(meta["config"]), _by_key(config)
+    before, now = flattened(meta["config"]), flattened(config)
     keys = [key for key in {**before, **now} if key != "output" and before.get(key) != now.get(key)]
     changed = [f"{key} from {before.get(key, 'its default')} to {now.get(key, 'its default')}" for key in keys]
     return f"the config has changed at step {meta['step']}: {'; '.join(changed)}" if changed else None
@@ -79,11 +82,3 @@ def blaming(changes: str | None) -> Iterator[None]:
         raise UserError(
             f"{str(error).rstrip('.')}; {changes}: restore what it cannot go on with, or choose another output"
         ) from error
-
-
-def _by_key(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a tree of sections by ``section.key``."""
-    values: dict[str, Any] = {}
-    for name, value in tree.items():
-        values |= _by_key(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return values

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import json
-import logging
 import os
 import socket
 import uuid
@@ -12,19 +11,20 @@ from pathlib import Path
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder, naming, remove_leftovers, replacing
+from pipelines.common.log import get_logger
 from train.distributed import agreed, comes_true
 
 # A whole run leaves these: where one is, there was a run, whatever else has been deleted.
 _RESULTS = ("model.pt", "best.pt")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # NFS without lockd, Lustre without flock
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class RunFolder:
     """A run's folder, held by the main rank until ``release``, at the latest until its process ends.
 
-    The file ``.lock`` in it says who holds it, and for good whether the run has had a checkpoint.
+    The file ``.lock`` in it says who holds it and, ever after, whether the run has had a checkpoint.
     """
 
     def __init__(self, path: Path) -> None:

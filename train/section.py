@@ -26,7 +26,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None  # as for every field's validator
         kind = cls.model_fields[info.field_name].annotation
         if isinstance(value, bool) and not {bool, Any} & {kind, *get_args(kind)}:

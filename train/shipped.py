@@ -24,7 +24,7 @@ def find_config(config: str | Path) -> Path:
     Raises ``UserError`` where there is neither.
     """
     path, known = Path(config), shipped()
-    if path.exists():
+    if path.is_file():
         return path
     if path.name == str(config) and not path.suffix:
         if path.name not in known:
@@ -38,8 +38,11 @@ def find_config(config: str | Path) -> Path:
 def described(config: str) -> str:
     """What the comment at the head of a config's text says, to the end of the sentence that its first line is in."""
     lines = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), config.splitlines())]
+    if not lines:
+        return ""
     text = " ".join(lines)
-    return text[: text.find(". ", len(lines[0]) - 1) + 1] or text if lines else ""
+    end = text.find(". ", len(lines[0]) - 1)
+    return text if end < 0 else text[: end + 1]
 
 
 def main() -> None:

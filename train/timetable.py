@@ -6,7 +6,7 @@ from train.config import Config
 
 
 class Timetable:
-    """The times of a run of ``total`` steps; each of them is one at its last step, too."""
+    """The times of a run of ``total`` steps; all of them come at its last step, too."""
 
     def __init__(self, config: Config, total: int, steps_per_epoch: int) -> None:
         self.total = total
@@ -27,10 +27,13 @@ class Timetable:
         ends_epochs = epochs and step % (epochs * self._steps_per_epoch) == 0
         return self._is_due(step, self._config.checkpoint.every_steps) or bool(ends_epochs)
 
-    def asks_to_save(self) -> bool:
-        """Whether a checkpoint is due by this process's clock: once, for what is asked is done steps later."""
+    def asks_to_save(self, step: int) -> bool:
+        """Whether a checkpoint is due behind a step by this process's clock, and none by its number.
+
+        Once: what is asked is done steps later.
+        """
         minutes, now = self._config.checkpoint.every_minutes, time.monotonic()
-        due = minutes is not None and now - self._saved_at > 60 * minutes
+        due = minutes is not None and now - self._saved_at > 60 * minutes and not self.saves(step)
         if due:
             self._saved_at = now
         return due

@@ -24,6 +24,7 @@ from PIL import Image
 
 from pipelines.common.errors import UserError, escaped, one_line
 from pipelines.common.files import replacing
+from train.keys import flattened
 
 _LAST_SECONDS = 60.0  # that the end of a run waits for the service
 
@@ -158,7 +159,8 @@ class MLflow(Tracker):
 
         self._metric, self._client = Metric, MlflowClient()
         tags = {f"environment.{name}": str(value) for name, value in environment.items()}
-        tags["mlflow.source.git.commit"] = str(environment["revision"])
+        if environment["revision"]:
+            tags["mlflow.source.git.commit"] = environment["revision"]
         self._last: dict[str, int] = {}  # of each curve: MLflow would keep a step that comes again twice
         self._id = _kept(folder / "mlflow.id")
         if self._id:
@@ -169,7 +171,7 @@ class MLflow(Tracker):
         else:
             self._id = self._client.create_run(self._experiment(), run_name=folder.name).info.run_id
             _keep(folder / "mlflow.id", self._id)
-            params = [Param(name, str(value)[:500]) for name, value in _flat(config)]
+            params = [Param(name, str(value)[:500]) for name, value in flattened(config).items()]
             for first in range(0, len(params), 100):  # the most that MLflow takes at a time
                 self._client.log_batch(self._id, params=params[first : first + 100])
         self._client.log_batch(self._id, tags=[RunTag(name, value) for name, value in tags.items()])
@@ -193,14 +195,6 @@ class MLflow(Tracker):
 
 def _is_figure(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Keys as ``section.key``, in order."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(f"{prefix}{key}", value)]
-    return rows
 
 
 def _kept(path: Path) -> str | None:

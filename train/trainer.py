@@ -41,6 +41,9 @@ from train.stop import Signals, Stopped, Votes
 from train.timetable import Timetable
 from train.verification import Verifier
 
+# A rank that fails has to say so soon, and is needed for the checkpoint under way.
+_LAST_SECONDS = 10.0
+
 
 class Trainer:
     """A run of a config on this process's share of the world.
@@ -50,31 +53,36 @@ class Trainer:
     """
 
     def __init__(self, config: Config, world: World) -> None:
-        self.config, self.world = config, world
+        with first_of_node(world):  # it leaves the index of the data to the others
+            data = open_data(config.data)
+        num_classes = count_classes(config, data.source)
+        given, config = config, settled_here(config, world, num_classes)
+        self.config, self.settled, self.world = config, list(settled_values(given, config)), world
         self.output = Path(config.output)
         self.folder = RunFolder(self.output)
         self.step = 0
         self.best = torch.tensor(-1.0, dtype=torch.float64)  # mean accuracy of the best verification
         self.verify_seconds = 0.0
 
-        with first_of_node(world):  # it leaves the index of the data to the others
-            data = open_data(config.data)
-        num_classes = count_classes(config, data.source)
-        given, config = config, settled_here(config, world, num_classes)
-        self.config, self.settled = config, list(settled_values(given, config))
         self.verifier = Verifier(config, world)
         self.folder.claim(world)
-        noted = self.folder.note_checkpoint
-        folder, keep = self.output / "checkpoints", config.checkpoint.keep
-        self.checkpoints = Checkpoints(folder, keep, world.device, on_complete=noted)
-        self.meta: dict[str, Any] = {"num_classes": num_classes, "images": len(data.source)}
-        self.meta |= {"seed": config.seed, "model": config.model.name}
-        found = self.checkpoints.newest("global_batch", *self.meta)
-        earlier = found[1] if found else {}
-        self.accumulate = batches_a_step(config, world, earlier)
-        self.meta |= {"global_batch": self.global_batch, "fingerprint": data.fingerprint()}
-        self.meta |= {"ranks": earlier.get("ranks", world.size)}  # on which it began: `optim.accumulate` is for them
-        self.meta |= {"trained": config.model.trained, "config": given.model_dump(mode="json")}
+        self.checkpoints = Checkpoints(
+            self.output / "checkpoints", config.checkpoint.keep, world.device, on_complete=self.folder.note_checkpoint
+        )
+        known: dict[str, Any] = {
+            "num_classes": num_classes,
+            "images": len(data.source),
+            "seed": config.seed,
+            "model": config.model.name,
+        }
+        found = self.checkpoints.newest("global_batch", *known)
+        self.accumulate = batches_a_step(config, world, found[1] if found else {})
+        self.meta = known | {
+            "global_batch": self.global_batch,
+            "fingerprint": data.fingerprint(),
+            "trained": config.model.trained,
+            "config": given.model_dump(mode="json"),
+        }
         self.changes = config_changes(found[1], self.meta["config"]) if found else None
         if found:
             check_resumable(config, *found, self.meta)
@@ -162,7 +170,7 @@ class Trainer:
                 limit_waiting(self.config.dist.timeout)
             if times.logs(self.step):
                 self._log_step(metrics)
-            is_time = self.world.main and times.asks_to_save()
+            is_time = self.world.main and times.asks_to_save(self.step)
             stop, wanted, failed = votes.exchange(signals.received, is_time, self.checkpoints.failed)
             if failed:
                 self.checkpoints.finish()
@@ -316,10 +324,6 @@ class Trainer:
         seconds = self.meter.seconds
         share = self.verify_seconds / seconds
         self.log.say(f"trained in {duration(seconds)}, {share:.1%} of it verifying; wrote {self.output / 'model.pt'}")
-
-
-# A rank that fails has to say so soon, and is needed for the checkpoint under way.
-_LAST_SECONDS = 10.0
 
 
 def train(config: Config, world: World) -> dict[str, VerificationResult]:

@@ -1,4 +1,4 @@
-"""Prove on this machine's GPU, in ten minutes, that everything is right and fast.
+"""Prove on this machine's GPU, in nine minutes, that everything is right and fast.
 
     python -m benchmarks.gpu [--minutes 9] [--output DIR] [--parts NAME...]
     torchrun --nproc_per_node=N -m benchmarks.gpu        # the parts that regard ranks, on N of them

@@ -25,7 +25,7 @@ from models.sharded import load_sharded
 
 
 def run(report: Report, setting: Setting) -> None:
-    """Each against what all ranks' parts say it must be; every rank knows all parts."""
+    """Each collective against the result that a rank computes from all ranks' parts, which it knows."""
     with group(setting) as world:
         report.figure("ranks", world.size)
         for name, case in _cases(8 if setting.small else 128, world.size).items():

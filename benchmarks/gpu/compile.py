@@ -5,8 +5,9 @@ import time
 import torch
 
 from benchmarks.gpu.part import Report, Setting
-from benchmarks.gpu.step import NETWORKS, Network, forget, speed
+from benchmarks.gpu.step import NETWORKS, Network, speed
 from benchmarks.gpu.training import fixed_batches, group, largest_difference, losses, trainer
+from benchmarks.measure import forget
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
 from train.build import check_compiler
@@ -30,24 +31,22 @@ def run(report: Report, setting: Setting) -> None:
                 report.skip(f"{network.name}, compiled", "no time")
                 continue
             try:
-                _network(report, setting, world, network, 128)
+                _network(report, setting, world, network)
             except torch.cuda.OutOfMemoryError:
                 report.skip(f"{network.name}, compiled", "does not fit into memory")
-            forget(setting)
+            forget(setting.place)
 
 
-def _network(
-    report: Report, setting: Setting, world: World, network: Network, batch: int, precision: str = "bf16"
-) -> None:
+def _network(report: Report, setting: Setting, world: World, network: Network) -> None:
     gentle = "optim.lr=0.00001"  # so that rounding stays rounding over some steps
-    eager = trainer(setting, world, f"{network.name}_not_compiled", *network.overrides(batch, 2000, precision), gentle)
+    eager = trainer(setting, world, f"{network.name}_not_compiled", *network.overrides(128, 2000), gentle)
     batches = fixed_batches(setting, world, eager, 2)
     theirs = losses(eager, batches, _STEPS)
     plain = speed(report, setting, eager, network.name, "eager, beside compiled")
     del eager
-    forget(setting)
+    forget(setting.place)
 
-    options = [*network.overrides(batch, 2000, precision, compile=True), gentle]
+    options = [*network.overrides(128, 2000, compile=True), gentle]
     compiled = trainer(setting, world, f"{network.name}_compiled", *options)
     began = time.perf_counter()
     ours = losses(compiled, batches, _STEPS)

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from benchmarks.command import ROOT
 from benchmarks.gpu.part import Row, Setting, read_rows
 from benchmarks.gpu.parts import Part
 
-ROOT = Path(__file__).resolve().parents[2]
 _GRACE = 6.0  # seconds for a part to end after SIGTERM, less than `_END`
 _OWN_GRACE = 2.0  # for what it has started, one process after the other
 _END = 8.0  # seconds for tables and files when all is done

@@ -1,6 +1,5 @@
 """The classifier on the device: exactness, time and memory against materialised logits, more than 2^31 numbers."""
 
-import gc
 import statistics
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from torch import Tensor
 from benchmarks.gpu.first_contact import check_step
 from benchmarks.gpu.part import Report, Setting
 from benchmarks.head import EMBEDDING_SIZE, MIB, build
-from benchmarks.measure import finish, mean_time, peak_memory
+from benchmarks.measure import forget, mean_time, peak_memory
 from losses import CentreOptimizer, PartialFC, create_margin
 
 LARGE = 4_500_000  # centres of 512 numbers: more than 2^31
@@ -70,7 +69,7 @@ def _large(report: Report, setting: Setting, kernels: str) -> None:
     of: dict[str, Any] = dict(numbers=classes * EMBEDDING_SIZE, kernels=kernels)
     report.holds("only the rows drawn move", moved == drawn, str(moved[:9]), limit=f"= {drawn}", **of)
     del head, optimizer, before
-    _forget(setting)
+    forget(setting.place)
 
 
 def _race(report: Report, setting: Setting, methods: list[str], batch: int, of: dict[str, Any]) -> None:
@@ -82,7 +81,7 @@ def _race(report: Report, setting: Setting, methods: list[str], batch: int, of: 
     times: dict[str, float] = {}
     peaks: dict[str, float] = {}
     for method in methods:
-        _forget(setting)
+        forget(setting.place)
         before = torch.cuda.memory_allocated() if setting.device == "cuda" else 0
         try:
             step: Callable[[Tensor, Tensor], None] | None
@@ -127,14 +126,6 @@ def _median_time(step: Callable[[Tensor, Tensor], None], x: Tensor, labels: Tens
     return statistics.median(mean_time(lambda: step(x, labels), setting.place, calls) for _ in range(rounds))
 
 
-def _forget(setting: Setting) -> None:
-    gc.collect()
-    if setting.device == "cuda":
-        finish(setting.place)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
 def _registers(report: Report) -> None:
     """Registers a thread, and what did not fit into them, of the kernels as they were compiled in this process."""
     from losses.head import rows_triton, tile_triton
@@ -146,7 +137,6 @@ def _registers(report: Report) -> None:
 
 def _compiled(kernel: Any) -> list[tuple[int, int]]:
     """Registers and spills of a kernel's variants, as far as this version of Triton keeps them where they were."""
-    kernel = kernel if hasattr(kernel, "device_caches") else getattr(kernel, "fn", kernel)  # inside an autotuner
     try:
         binaries = [binary for cache in kernel.device_caches.values() for binary in cache[0].values()]
         return sorted({(binary.n_regs, binary.n_spills) for binary in binaries if binary.n_regs is not None})

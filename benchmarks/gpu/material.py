@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.gpu.part import Report, Setting
-from pipelines.sources.recordio import write_dataset
+from pipelines.sources.recordio_writer import write_dataset
 from pipelines.synthetic import faces
 
 SEED = 2048

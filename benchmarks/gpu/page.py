@@ -12,6 +12,7 @@ from benchmarks.gpu import tables
 from benchmarks.gpu.conduct import Outcome
 from benchmarks.gpu.part import Row
 from benchmarks.gpu.parts import PARTS
+from benchmarks.results import number
 from evaluate.reporting.charts import COLOURS, STYLE
 from evaluate.reporting.page import inline, write_document
 
@@ -64,8 +65,8 @@ _CHECKS = ("part", "what", "found", "limit", "")
 
 
 def _checks(rows: list[Row]) -> list[list[str]]:
-    failed = sorted(tables.checks(rows), key=lambda check: check[-1])  # those that fail first
-    return [[*map(escape, check[:-1]), "pass" if check[-1] else "<b>FAIL</b>"] for check in failed]
+    checks = sorted(tables.checks(rows), key=lambda check: check[-1])  # those that fail first
+    return [[*map(escape, check[:-1]), "pass" if check[-1] else "<b>FAIL</b>"] for check in checks]
 
 
 def _part(outcome: Outcome) -> list[str]:
@@ -110,8 +111,8 @@ def _bars(figures: Sequence[Row], name: str, labels: Sequence[str], colour: str)
             rows = {_label(row, labels): row for row in chosen if row.get("of", {}).get(colour) == group}
             at = [bars.index(label) + (place - (len(groups) - 1) / 2) * height for label in rows]
             drawn = axes.barh(at, [row["value"] for row in rows.values()], height, color=COLOURS[place % len(COLOURS)])
-            axes.bar_label(drawn, [tables.number(row["value"]) for row in rows.values()], padding=3, fontsize=7.5)
-            drawn.set_label(f"{colour} {tables.number(group)}" if colour else "")
+            axes.bar_label(drawn, [number(row["value"]) for row in rows.values()], padding=3, fontsize=7.5)
+            drawn.set_label(f"{colour} {number(group)}" if colour else "")
         axes.set_yticks(range(len(bars)), bars)
         axes.invert_yaxis()
         axes.margins(x=0.18)
@@ -125,4 +126,4 @@ def _bars(figures: Sequence[Row], name: str, labels: Sequence[str], colour: str)
 def _label(row: Row, keys: Sequence[str]) -> str:
     found = row.get("of", {})
     words = {"hw_decoder_load": "load ", "threads": "threads ", "rate": "rate "}
-    return ", ".join(words.get(key, "") + tables.number(found[key]) for key in keys if key in found)
+    return ", ".join(words.get(key, "") + number(found[key]) for key in keys if key in found)

@@ -29,7 +29,6 @@ def run(report: Report, setting: Setting) -> None:
     """One run that nobody touches beside one that is killed, resumed, stopped, and resumed again."""
     steps = 30 if setting.small else 300
     untouched, attacked = (_Job(setting, name, steps) for name in ("untouched", "attacked"))
-    reached = attacked.reached
     with ExitStack() as opened:
         for job in (untouched, attacked):
             opened.callback(job.close)
@@ -38,7 +37,7 @@ def run(report: Report, setting: Setting) -> None:
         attacked.kill()
         killed_at, first = attacked.step(), attacked.losses()
         attacked.start()
-        attacked.wait_for(lambda: reached() > killed_at + _COMPARED, setting)
+        attacked.wait_for(lambda: attacked.reached() > killed_at + _COMPARED, setting)
         second = attacked.losses()
         attacked.send(signal.SIGTERM)
         began = time.monotonic()
@@ -51,7 +50,7 @@ def run(report: Report, setting: Setting) -> None:
             report.skip("exit code and checkpoint after SIGTERM", "the run ended before")
         else:
             report.holds("its exit code", code == expected, str(code), limit=f"= {expected}")
-            report.holds("it leaves a checkpoint of its last step", saved == attacked.lines(), f"step {saved}")
+            report.holds("it leaves a checkpoint of its last step", saved == attacked.logged_step(), f"step {saved}")
         attacked.start()
         codes = [attacked.wait(setting), untouched.wait(setting)]
         report.holds("the run goes on to its end", codes == [0, 0], f"exit codes {codes}")
@@ -108,7 +107,7 @@ class _Job:
         told = re.findall(r"\bstep (\d+)/", self._said.read_text(errors="replace"))
         return int(told[-1]) if told else 0
 
-    def lines(self) -> int:
+    def logged_step(self) -> int:
         """The last step in its log."""
         return max(self.losses(), default=0)
 

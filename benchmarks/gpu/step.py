@@ -1,6 +1,5 @@
 """Whole training steps: exactness against a CPU, falling losses, images a second, and where the time goes."""
 
-import gc
 import math
 import statistics
 import time
@@ -14,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from benchmarks.gpu.part import Report, Setting
 from benchmarks.gpu.training import TINY, fixed_batches, group, largest_difference, losses, on, trainer
-from benchmarks.measure import finish, mean_time, peak_memory
+from benchmarks.measure import finish, forget, mean_time, peak_memory
 from benchmarks.models import ceiling, needed_flop
 from benchmarks.step import race
 from evaluate.features.ranks import World
@@ -49,7 +48,7 @@ SMALL = [Network("mbf", SGD)]
 
 
 def run(report: Report, setting: Setting) -> None:
-    """Exactness, then each network: eager; with cuDNN's own search; vit_l recomputing its activations, too."""
+    """Exactness, then each network, vit_l with its activations recomputed, too."""
     with group(setting) as world:
         exactness(report, setting, world)
         product = ceiling(torch.bfloat16 if setting.device == "cuda" else torch.float32, setting.place)
@@ -59,7 +58,7 @@ def run(report: Report, setting: Setting) -> None:
                 report.skip(f"{network.name}, {way}", "no time")
                 continue
             _network(report, setting, world, network, way, config, product)
-            forget(setting)
+            forget(setting.place)
     if setting.device == "cuda":
         _optimizers(report, setting)
 
@@ -94,8 +93,8 @@ def _network(
         report.skip(f"{network.name}, {way}", "does not fit into memory")
 
 
-def measure(report: Report, setting: Setting, run: Trainer, network: str, way: str, product: float) -> float:
-    """Everything about a trainer's step; returns its images a second."""
+def measure(report: Report, setting: Setting, run: Trainer, network: str, way: str, product: float) -> None:
+    """Everything about a trainer's step."""
     of = dict(network=network, way=way)
     run.meter.start(0)
     batches = fixed_batches(setting, run.world, run, 2)
@@ -117,7 +116,6 @@ def measure(report: Report, setting: Setting, run: Trainer, network: str, way: s
     rows = race(run, steps=2 if setting.small else 10, rounds=1 if setting.small else 2)
     report.figure("images/s fed by the loader", rows[0]["images_per_second"], "images/s", **of)
     report.figure("of the step waiting for data", 100 * rows[0]["data_wait"], "%", **of)
-    return images
 
 
 def speed(report: Report, setting: Setting, run: Trainer, network: str, way: str) -> float:
@@ -189,13 +187,4 @@ def _optimizers(report: Report, setting: Setting) -> None:
         seconds = mean_time(optimizer.step, setting.place, 10)
         report.figure("AdamW of 252 million numbers", 1e3 * seconds, "ms", way="fused" if fused else "foreach")
         del parameters, optimizer
-        forget(setting)
-
-
-def forget(setting: Setting) -> None:
-    """Give back what the last network took, and count the peak from here."""
-    gc.collect()
-    torch.compiler.reset()
-    if setting.device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        forget(setting.place)

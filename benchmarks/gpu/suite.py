@@ -11,7 +11,8 @@ from itertools import cycle
 
 import torch
 
-from benchmarks.gpu.conduct import ROOT, environment, python
+from benchmarks.command import ROOT
+from benchmarks.gpu.conduct import environment, python
 from benchmarks.gpu.part import Report, Setting
 from benchmarks.gpu.training import TINY, fixed_batches, group, on, trainer
 from evaluate.features.ranks import World

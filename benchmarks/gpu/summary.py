@@ -64,15 +64,15 @@ def finish(outcomes: Sequence[Outcome], folder: Path | None) -> bool:
     ]
     left_out = [outcome.part for outcome in outcomes if outcome.state == "skipped"]
     failed = any(outcome.failures for outcome in outcomes) or len(left_out) == len(outcomes)
-    versions = machine()
-    path = results.save("gpu", rows, folder, versions=versions, passed=not failed, defaults=won, parts=states)
-    page.write(path.with_suffix(".html"), results.machine() | versions, outcomes, rows, won)
+    found = versions()
+    path = results.save("gpu", rows, folder, versions=found, passed=not failed, defaults=won, parts=states)
+    page.write(path.with_suffix(".html"), results.machine() | found, outcomes, rows, won)
     verdict = ("FAIL" if failed else "PASS") + (f" without {', '.join(left_out)}, for lack of time" if left_out else "")
     _CONSOLE.print(f"{verdict}: {path}, {path.with_suffix('.html')}")
     return failed
 
 
-def machine() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
     """The versions below torch: driver, CUDA, NCCL, cuDNN, DALI, Triton; None for what is not there."""
     cuda = torch.version.cuda
     nccl = torch.cuda.nccl.version() if cuda and torch.distributed.is_nccl_available() else None

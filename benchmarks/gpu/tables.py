@@ -4,13 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from benchmarks.gpu.part import Row
-
-
-def number(value: object) -> str:
-    """A value to read."""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+from benchmarks.results import number
 
 
 def of(row: Row) -> str:

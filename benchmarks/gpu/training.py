@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.gpu.conduct import ROOT
+from benchmarks.command import ROOT
 from benchmarks.gpu.part import Setting
 from evaluate.features.ranks import World
 from pipelines.loading.loader import Batch, Loader

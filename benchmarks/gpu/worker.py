@@ -1,4 +1,4 @@
-"""A part of the acceptance run in a process of its own: ``python -m benchmarks.gpu.worker PART SETTING [REPORT]``."""
+"""A part of the acceptance run in a process of its own: ``python -m benchmarks.gpu.worker PART SETTING REPORT``."""
 
 import argparse
 import importlib

@@ -9,15 +9,28 @@ from evaluate.protocols.discard import discard_curve, resampled_discard
 from evaluate.protocols.groups import MEASURES, by_chance, group_rates, resampled_group_rates
 from evaluate.protocols.intervals import interval
 from evaluate.protocols.resampling import draw, impostor_limits
+from evaluate.protocols.roc import allowed
 from evaluate.reporting.breakdowns import ByFmr, Discard, DiscardSteps, GroupErrors, Groups
 from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.command import say
-from pipelines.common.errors import UserError
 
 FMRS = (1e-2, 1e-3, 1e-4)
 SHARES = np.linspace(0, 0.5, 101)  # where a curve is kept for a report
 REPORTED = (0.0, 0.1, 0.2)
 PAUC_LIMIT = 0.2
+
+
+@dataclass(frozen=True)
+class PairGroups:
+    """Groups of people that are compared.
+
+    Attributes:
+        names: of the groups.
+        group: of each of P pairs, whose two people are both in it, int64 (P,); -1 for the others.
+    """
+
+    names: tuple[str, ...]
+    group: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,7 @@ class Pairs:
         thresholds: by FMR; a pair at or above is accepted.
         of: what is resampled, in the plural.
         qualities: of the pairs, (P,), by name; the higher the better.
-        groups: the names of groups of people.
-        group: of each pair, whose two people are both in it, (P,); -1 for the others.
+        groups: of their people, which are compared.
     """
 
     scores: np.ndarray
@@ -41,13 +53,12 @@ class Pairs:
     thresholds: Mapping[float, float]
     of: str
     qualities: Mapping[str, np.ndarray] = field(default_factory=dict)
-    groups: tuple[str, ...] = ()
-    group: np.ndarray | None = None
+    groups: PairGroups | None = None
 
 
 def reachable(impostors: int) -> list[float]:
-    """The two least of FMRS that one false match or more makes among so many impostor pairs."""
-    return [fmr for fmr in FMRS if fmr * impostors * (1 + 1e-12) >= 1][-2:]
+    """The two least of FMRS that so many impostor pairs can tell: those that allow one false match or more."""
+    return [fmr for fmr in FMRS if allowed(fmr, impostors) >= 1][-2:]
 
 
 def breakdown(pairs: Pairs) -> ByFmr:
@@ -62,8 +73,8 @@ def breakdown(pairs: Pairs) -> ByFmr:
     for fmr, limit in zip(fmrs, limits.T):
         for name, quality in pairs.qualities.items():
             result.quality[name][f"{fmr:g}"] = _discard(pairs, quality, pairs.thresholds[fmr], limit, signs)
-        if pairs.group is not None:
-            result.groups[f"{fmr:g}"] = _groups(pairs, pairs.group, pairs.thresholds[fmr], limit, signs)
+        if pairs.groups:
+            result.groups[f"{fmr:g}"] = _groups(pairs, pairs.groups, pairs.thresholds[fmr], limit, signs)
     return result
 
 
@@ -96,13 +107,13 @@ def _discard(pairs: Pairs, quality: np.ndarray, threshold: float, limits: np.nda
     )
 
 
-def _groups(pairs: Pairs, group: np.ndarray, threshold: float, limits: np.ndarray, signs: np.ndarray) -> Groups:
-    count = len(pairs.groups)
+def _groups(pairs: Pairs, groups: PairGroups, threshold: float, limits: np.ndarray, signs: np.ndarray) -> Groups:
+    group, count = groups.group, len(groups.names)
     rates = group_rates(pairs.scores, pairs.same, group, count, threshold)
     resampled = resampled_group_rates(pairs.scores, pairs.same, group, count, pairs.people, limits, signs)
     members = [[group == number, (group == number) & pairs.same] for number in range(count)]
     shares, units, found = np.empty((2, count), np.int64), np.empty((2, count), np.int64), {}
-    for number, name in enumerate(pairs.groups):
+    for number, name in enumerate(groups.names):
         inside, genuine = members[number]
         for kind, chosen in enumerate((inside & ~genuine, genuine)):
             people = np.unique(np.concatenate([side[chosen] for side in pairs.people]))
@@ -134,11 +145,11 @@ def _groups(pairs: Pairs, group: np.ndarray, threshold: float, limits: np.ndarra
 
 def pair_groups(
     sides: tuple[np.ndarray, np.ndarray], names: Sequence[str], same: np.ndarray, source: str
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of those groups that have pairs of both kinds, and the group of each pair (P,), -1 for none.
+) -> PairGroups | None:
+    """Those groups that have two pairs of each kind or more; None where they are fewer than two.
 
     ``sides`` are the groups of a pair's two images, (P,) and (P,): numbers of ``names``, or -1. A pair whose two differ
-    is in none. Groups that are left out are told; ``source`` says whose they are.
+    is in none. What is left out is told; ``source`` says whose it is.
     """
     group = np.where(sides[0] == sides[1], sides[0], -1)
     counts = np.bincount(2 * group[group >= 0] + same[group >= 0], minlength=2 * len(names)).reshape(-1, 2)
@@ -147,9 +158,7 @@ def pair_groups(
         impostor, genuine = counts[number]
         say(f"{source}: group {names[number]} is left out, with {genuine} genuine and {impostor} impostor pairs")
     if enough.sum() < 2:
-        raise UserError(
-            f"{source}: groups are compared by their genuine and impostor pairs, and {enough.sum()} of {len(names)} "
-            "groups have two of each"
-        )
+        say(f"{source}: groups are not compared, for {enough.sum()} of {len(names)} have two pairs of each kind")
+        return None
     new = np.append(np.where(enough, np.cumsum(enough) - 1, -1), -1)  # the last for those in none
-    return tuple(name for name, kept in zip(names, enough) if kept), new[group]
+    return PairGroups(tuple(name for name, kept in zip(names, enough) if kept), new[group])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.breakdowns.pairs import Pairs, breakdown, pair_groups, reachable
+from evaluate.breakdowns.pairs import PairGroups, Pairs, breakdown, pair_groups, reachable
 from evaluate.protocols.discard import threshold_at
 from evaluate.protocols.resampling import people
 from evaluate.protocols.rfw import rfw_sets
@@ -71,26 +71,28 @@ def unnamed(same: np.ndarray) -> np.ndarray:
     return people(genuine, genuine + 1, 2 * len(same))
 
 
-def set_breakdown(name: str, judged: Judged, norms: np.ndarray | None, groups: Mapping[str, str]) -> ByFmr | None:
-    """A set's errors by the images' ``norms`` (2P,), by the quality beside it, and by ``groups`` of named people.
+def set_groups(name: str, same: np.ndarray, person: Sequence[str], groups: Mapping[str, str]) -> PairGroups | None:
+    """The ``groups`` of people that pairs with ``same`` bool (P,) compare, whose 2P images show each a ``person``."""
+    names = sorted(set(groups.values()))
+    number_of = {one: names.index(group) for one, group in groups.items()}
+    group = np.array([number_of.get(one, -1) for one in person])
+    if (group < 0).any():
+        say(f"{name}: {(group < 0).sum()} of {len(group)} images show people without a group")
+    return pair_groups((group[::2], group[1::2]), names, same, name)
+
+
+def set_breakdown(name: str, judged: Judged, norms: np.ndarray | None, groups: PairGroups | None) -> ByFmr | None:
+    """A set's errors by the images' ``norms`` (2P,), by the quality beside it, and by ``groups``.
 
     None, and a line that tells so, where it has too few impostor pairs, or no genuine one.
     """
     given = {"norm": norms, "file": judged.beside.quality}
     qualities = {key: np.minimum(value[::2], value[1::2]) for key, value in given.items() if value is not None}
-    group = None
-    if groups and judged.beside.names is not None:
-        names = sorted(set(groups.values()))
-        number_of = {person: names.index(group) for person, group in groups.items()}
-        group = np.array([number_of.get(person, -1) for person in judged.beside.names])
-        if (group < 0).any():
-            say(f"{name}: {(group < 0).sum()} of {len(group)} images show people without a group")
-        return _breakdown(name, judged, qualities, names, group)
-    return _breakdown(name, judged, qualities)
+    return _breakdown(name, judged, qualities, groups)
 
 
 def rfw_breakdown(sets: Mapping[str, Judged]) -> ByFmr | None:
-    """The errors of RFW's four groups at one threshold, from ``sets`` by their names."""
+    """The errors of RFW's four groups at one threshold, from ``sets`` by their names; None as of `set_breakdown`."""
     found = rfw_sets(sets)
     assert found is not None
     parts = [sets[name] for name in found.values()]
@@ -102,16 +104,13 @@ def rfw_breakdown(sets: Mapping[str, Judged]) -> ByFmr | None:
         np.concatenate([part.same for part in parts]),
         Beside([] if all(named) else None, person, None),
     )
-    group = np.repeat(np.arange(len(parts)), [2 * len(part.same) for part in parts])
-    return _breakdown("RFW", joined, {}, list(found), group)
+    group = np.repeat(np.arange(len(parts)), [len(part.same) for part in parts])
+    groups = pair_groups((group, group), list(found), joined.same, "RFW")
+    return _breakdown("RFW", joined, {}, groups) if groups else None
 
 
 def _breakdown(
-    name: str,
-    judged: Judged,
-    qualities: Mapping[str, np.ndarray],
-    names: Sequence[str] = (),
-    group: np.ndarray | None = None,
+    name: str, judged: Judged, qualities: Mapping[str, np.ndarray], groups: PairGroups | None
 ) -> ByFmr | None:
     scores, same, person = 1 - judged.distances / 2, judged.same, judged.beside.person
     thresholds = {fmr: threshold_at(scores[~same], fmr) for fmr in reachable(int((~same).sum()))}
@@ -121,7 +120,6 @@ def _breakdown(
     if not same.any():
         say(f"{name}: without a genuine pair there is no FNMR, so no figures by quality or group")
         return None
-    kept, pairs = ((), None) if group is None else pair_groups((group[::2], group[1::2]), names, same, name)
     return breakdown(
         Pairs(
             scores=scores,
@@ -130,7 +128,6 @@ def _breakdown(
             thresholds=thresholds,
             of="pairs" if judged.beside.names is None else "people",
             qualities=qualities,
-            groups=kept,
-            group=pairs,
+            groups=groups,
         )
     )

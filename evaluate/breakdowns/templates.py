@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.breakdowns.pairs import Pairs, breakdown, pair_groups, reachable
+from evaluate.breakdowns.pairs import PairGroups, Pairs, breakdown, pair_groups, reachable
 from evaluate.protocols.ijb_lists import Images, TemplateList
 from evaluate.protocols.resampling import people
-from evaluate.protocols.roc import Roc
-from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.side_lists import read_quality
-from evaluate.protocols.templates import Templates, template_means
+from evaluate.protocols.template_pairs import TemplatePairs
+from evaluate.protocols.templates import rows_of, template_means
 from evaluate.reporting.breakdowns import ByFmr
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
@@ -20,10 +19,10 @@ from pipelines.common.errors import UserError
 def given_qualities(names: Sequence[str], images: Images) -> dict[str, np.ndarray]:
     """The images' qualities (n,) that are there beforehand, by name: the ``detector``'s score, and those of files.
 
-    The ``norm`` of the features is not among them.
+    The ``norm`` of the features is not among them. A name that is given twice counts once.
     """
     found: dict[str, np.ndarray] = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         if name == "norm":
             continue
         title = name if name == "detector" else Path(name).stem
@@ -34,34 +33,54 @@ def given_qualities(names: Sequence[str], images: Images) -> dict[str, np.ndarra
     return found
 
 
-def template_breakdown(
-    templates: Templates,
-    pairs: tuple[np.ndarray, np.ndarray, np.ndarray],
+def template_groups(
     images: Images,
-    qualities: Mapping[str, np.ndarray],
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray],
     groups: Mapping[str, str],
-    subjects: Sequence[TemplateList],
-) -> ByFmr | None:
-    """Errors of template id pairs (P,), (P,) and ``same`` (P,), by the images' ``qualities`` (n,) and by group.
+    galleries: Mapping[str, TemplateList],
+    probes: TemplateList,
+) -> PairGroups | None:
+    """The ``groups`` of subjects that pairs of template ids (P,), (P,) and ``same`` (P,) compare; see `pair_groups`.
 
-    A template's quality is the mean over its media of their images' mean. ``groups`` are of subjects, whose templates
-    the lists of ``subjects`` name. None, and a line that tells so, where there are too few impostor pairs.
+    Which subject a template shows is told by the lists of ``galleries`` and ``probes``. Raises ``UserError`` where none
+    of these has a group.
     """
-    first, second, same = templates.index(pairs[0]), templates.index(pairs[1]), pairs[2]
-    vectors, error = templates.vectors, error_bound(templates.vectors.shape[1])
-    scores = pair_scores(vectors, first, second)
-    roc = Roc(scores, same, lambda i: exact(vectors, vectors, first[i], second[i]), error)
-    thresholds = {fmr: roc.at(fmr, "at_most").threshold for fmr in reachable(len(roc.impostor))}
+    names = sorted(set(groups.values()))
+    ids = np.unique(images.template)
+    of_template = np.full(len(ids), -1, np.int64)
+    for given in (*galleries.values(), probes):
+        numbers = [names.index(groups[key]) if (key := str(subject)) in groups else -1 for subject in given.subject]
+        of_template[rows_of(given.template, ids)] = numbers
+    if not (of_template >= 0).any():
+        raise UserError("none of the subjects in the lists of galleries and probes has a group")
+    first, second = rows_of(pairs[0], ids), rows_of(pairs[1], ids)
+    used = np.zeros(len(ids), bool)
+    used[first] = used[second] = True
+    if lost := int((of_template[used] < 0).sum()):
+        say(f"{lost} of {used.sum()} templates show subjects without a group, or none of the 1:N lists names them")
+    return pair_groups((of_template[first], of_template[second]), names, pairs[2], "the groups")
+
+
+def template_breakdown(
+    pairs: TemplatePairs, images: Images, qualities: Mapping[str, np.ndarray], groups: PairGroups | None
+) -> ByFmr | None:
+    """Errors of ``pairs`` by the images' ``qualities`` (n,) and by group.
+
+    A template's quality is the mean over its media of their images' mean. None, and a line that tells so, where there
+    are too few impostor pairs.
+    """
+    first, second, same = pairs.first, pairs.second, pairs.same
+    impostors = len(pairs.roc.impostor)
+    thresholds = {fmr: pairs.roc.at(fmr, "at_most").threshold for fmr in reachable(impostors)}
     if not thresholds:
-        say(f"{len(roc.impostor)} impostor pairs tell nothing of FMR 1e-2, so no figures by quality or group")
+        say(f"{impostors} impostor pairs tell nothing of FMR 1e-2, so no figures by quality or group")
         return None
-    scores = scores.astype(np.float64)
+    scores = pairs.scores.astype(np.float64)
     for threshold in thresholds.values():
-        near = np.flatnonzero(np.abs(scores - threshold) <= error)
-        scores[near] = exact(vectors, vectors, first[near], second[near])
-    names, group = ((), None) if not groups else _groups(templates, first, second, same, groups, subjects)
+        near = np.flatnonzero(np.abs(scores - threshold) <= pairs.error)
+        scores[near] = pairs.exact(near)
     of_template = {name: template_means(values, images.template, images.media) for name, values in qualities.items()}
-    person = people(first[same], second[same], len(templates.ids))
+    person = people(first[same], second[same], len(pairs.templates.ids))
     return breakdown(
         Pairs(
             scores=scores,
@@ -70,29 +89,6 @@ def template_breakdown(
             thresholds=thresholds,
             of="subjects",
             qualities={name: np.minimum(of[first], of[second]) for name, of in of_template.items()},
-            groups=names,
-            group=group,
+            groups=groups,
         )
     )
-
-
-def _groups(
-    templates: Templates,
-    first: np.ndarray,
-    second: np.ndarray,
-    same: np.ndarray,
-    groups: Mapping[str, str],
-    subjects: Sequence[TemplateList],
-) -> tuple[tuple[str, ...], np.ndarray]:
-    names = sorted(set(groups.values()))
-    of_template = np.full(len(templates.ids), -1, np.int64)
-    for given in subjects:
-        numbers = [names.index(groups[key]) if (key := str(subject)) in groups else -1 for subject in given.subject]
-        of_template[templates.index(given.template)] = numbers
-    if not (of_template >= 0).any():
-        raise UserError("none of the subjects in the lists of galleries and probes has a group")
-    used = np.unique(np.concatenate([first, second]))
-    lost = int((of_template[used] < 0).sum())
-    if lost:
-        say(f"{lost} of {len(used)} templates show subjects without a group, or none of the 1:N lists names them")
-    return pair_groups((of_template[first], of_template[second]), names, same, "the groups")

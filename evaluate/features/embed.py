@@ -60,6 +60,18 @@ def _places(landmarks: Sequence[Tensor], size: int, flip: bool, device: torch.de
     return (torch.cat([given, mirrored(given)]) if flip else given,)
 
 
+def equal_share(count: int, world: World) -> np.ndarray:
+    """This rank's share of ``count`` images, int64 (s,), one behind another; s is the same on all ranks.
+
+    So what is gathered has one shape everywhere; numbers from ``count`` on are no images. Raises ``UserError`` where
+    there are none at all.
+    """
+    if count == 0:
+        raise UserError("there are no images to embed: is the set empty?")
+    share = -(-count // world.size)
+    return np.arange(world.rank * share, (world.rank + 1) * share)
+
+
 @dataclass(frozen=True)
 class Embedder:
     """Features of a source's images by a model, on this process or shared among all ranks.
@@ -112,12 +124,9 @@ class Embedder:
         embeddings that are not finite.
         """
         count, world = len(source), self.world
-        if count == 0:
-            raise UserError("there are no images to embed: is the set empty?")
-        share = -(-count // world.size)
-        # Equal shares, so that the gathered shapes agree: the last ranks repeat the last image, which is cut off again.
-        indices = np.minimum(np.arange(world.rank * share, (world.rank + 1) * share), count - 1)
-        features = torch.cat(list(self.batches(source, indices, landmarks)))
+        share = equal_share(count, world)
+        # The last ranks repeat the last image, which is cut off again.
+        features = torch.cat(list(self.batches(source, share.clip(max=count - 1), landmarks)))
         if world.size > 1:
             shares = [torch.empty_like(features) for _ in range(world.size)]
             dist.all_gather(shares, features)

@@ -118,11 +118,11 @@ def _discard_others(final: Path, folder: Path, key: str, chunk: int) -> None:
         if stamp.read_text() != key:
             final.unlink()
     if not final.exists():
-        mark = folder / "key.json"
-        if not (mark.exists() and mark.read_text() == f"{chunk} {key}"):
+        marks = {stamp: key, folder / "key.json": f"{chunk} {key}"}
+        if not all(path.exists() and path.read_text() == text for path, text in marks.items()):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            for path, text in ((stamp, key), (mark, f"{chunk} {key}")):  # whose mark is there has its stamp, too
+            for path, text in marks.items():
                 with replacing(path) as temporary:
                     temporary.write_text(text)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluate.protocols.embeddings import normalised
 from pipelines.common.errors import UserError, one_line
 
 _SAMPLE = 2048  # rows that are looked at
@@ -67,11 +68,6 @@ def _halves_are_views(features: np.ndarray) -> bool:
     rows = rows[np.isfinite(rows).all(axis=(1, 2))]
     if not len(rows):
         return True  # whatever they are, they are refused later
-    units = _unit(rows)
-    units = _unit(units - units.mean(axis=0))
+    units = normalised(rows)
+    units = normalised(units - units.mean(axis=0))
     return bool((units[:, 0] * units[:, 1]).sum(axis=1).mean() >= _LEAST_LIKENESS)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.where(norms == 0, 1, norms)

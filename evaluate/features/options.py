@@ -34,7 +34,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cache_option(parser: argparse.ArgumentParser) -> None:
-    """Add where a command that embeds whole sets of images, each by `load_embedder`'s, keeps what it has embedded."""
+    """Add ``--cache``, a folder that keeps the embeddings which `load_embedder`'s result makes."""
     parser.add_argument(
         "--cache",
         type=Path,

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from evaluate.protocols.folds import FOLDS
-from evaluate.protocols.image_files import by_stem
 from evaluate.protocols.side_lists import unpacked
 from pipelines.common.errors import UserError
-from pipelines.common.formats import is_image
 from pipelines.loading.landmarks import Landmarks, landmarks_beside
+from pipelines.prepare.pairs import find_files
 from pipelines.prepare.pairs import read_pairs as read_list
 from pipelines.sources.bins import BinSet, read_bin
 from pipelines.sources.memory import MemorySource
@@ -46,17 +45,7 @@ def listed(path: Path) -> BinSet:
         raise UserError(
             f"{path} lists images of '{people}', of whom there is no folder in {', '.join(map(str, places))}"
         )
-    files: dict[str, dict[str, Path]] = {}
-    encoded = []
-    for name, number in (image for pair in pairs for image in pair):
-        if name not in files:
-            found = (folder / name).iterdir() if (folder / name).is_dir() else ()
-            files[name] = by_stem(image for image in found if is_image(image.name))
-        stem = f"{name}_{number:04d}"
-        if stem not in files[name]:
-            raise UserError(f"{path} lists image {number} of '{name}': there is no {folder / name / stem}.jpg")
-        encoded.append(files[name][stem].read_bytes())
-    return BinSet(encoded, same)
+    return BinSet(find_files(folder, [image for pair in pairs for image in pair]), same)
 
 
 class PairImages:

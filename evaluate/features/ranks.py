@@ -18,6 +18,8 @@ from pipelines.common.errors import UserError
 
 # How long ranks wait for one that embeds a larger or slower share. One that dies ends the others by its launcher.
 _PATIENCE = timedelta(hours=1)
+_CPU = "device: cpu in a config, CUDA_VISIBLE_DEVICES= before a command"
+_DEVICE = Path("/dev/nvidia0")
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,7 @@ def find_device(wanted: str = "auto") -> torch.device:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1")
     if wanted == "cpu" or (wanted == "auto" and hidden):
         return torch.device("cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a driver that is too old, of which more is said here
-        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = count_devices()
     if not devices:
         if wanted == "auto" and not (sign := _sign_of_a_gpu()):
             return torch.device("cpu")
@@ -76,6 +76,13 @@ def find_device(wanted: str = "auto") -> torch.device:
     )
 
 
+def count_devices() -> int:
+    """The CUDA devices that PyTorch can use. Of a driver that is too old for it, nothing is said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def take_device(wanted: str = "auto") -> torch.device:
     """The device that `find_device` finds, made the one that this process computes on.
 
@@ -89,10 +96,6 @@ def take_device(wanted: str = "auto") -> torch.device:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
     return device
-
-
-_CPU = "device: cpu in a config, CUDA_VISIBLE_DEVICES= before a command"
-_DEVICE = Path("/dev/nvidia0")
 
 
 def _sign_of_a_gpu() -> str | None:
@@ -118,6 +121,11 @@ def _driver() -> str:
         f"{drivers.installed_driver() or 'unknown'}; install a newer driver, or a torch built for an older CUDA "
         "(docs/install.md, Drivers)"
     )
+
+
+def is_main() -> bool:
+    """Whether this process is the main one, as `World.main` tells where there is one."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 @contextmanager

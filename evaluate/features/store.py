@@ -15,6 +15,7 @@ from evaluate.protocols.embeddings import finite
 from pipelines.common.errors import UserError
 from pipelines.common.files import save_array
 from pipelines.common.progress import with_progress
+from pipelines.loading.landmarks import Landmarks, template_landmarks
 from pipelines.sources.rows import RowFile
 from pipelines.sources.source import Source
 
@@ -48,6 +49,7 @@ class EmbeddingStore:
         threads: int,
         autocast: torch.dtype | None,
         max_bad_fraction: float,
+        landmarks: Landmarks | None = None,
     ) -> None:
         """Embed the images of the files that are missing, each rank a share; all ranks call.
 
@@ -55,16 +57,38 @@ class EmbeddingStore:
             threads: of the decoding.
             autocast: the dtype to compute in.
             max_bad_fraction: of the images that cannot be read or decoded; more are a ``ValueError``.
+            landmarks: of the images, for a network that wants some; by default it takes the template's.
 
         Raises:
             UserError: an embedding is not finite.
         """
+
+        def make(share: list[Piece]) -> None:
+            parts = [part for _, part in share]
+            features, bad_images = embed_readable(
+                network.model,
+                source,
+                [batch for part in parts for batch in np.split(part, range(_BATCH, len(part), _BATCH))],
+                image_size=network.input_size,
+                device=world.device,
+                threads=threads,
+                autocast=autocast,
+                max_bad_fraction=max_bad_fraction,
+                landmarks=landmarks,
+            )
+            lengths = list(map(len, parts))
+            if world.main:
+                features = with_progress(features, "images of this rank", sum(lengths))
+            for (path, part), piece in zip(share, in_pieces(features, lengths), strict=True):
+                bad = np.array([int(index) in bad_images for index in part])
+                with np.errstate(invalid="ignore"):  # 0 / 0 is told as what it is, not finite
+                    piece /= np.linalg.norm(piece, axis=2, keepdims=True)
+                finite(piece[~bad], "the network's embeddings", _names(source, part[~bad]))
+                piece[bad] = np.nan
+                save_array(path, piece.astype("<f2"))
+
         self.folder.mkdir(parents=True, exist_ok=True)
-        make_missing(
-            split(self.count, self.rows, self.folder),
-            world,
-            lambda share: self._embed(share, network, source, world, threads, autocast, max_bad_fraction),
-        )
+        make_missing(split(self.count, self.rows, self.folder), world, make)
 
     def read(self, indices: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
         """The embeddings float32 (b, d) of images ``indices`` int64 (b,), or of the mirror images where ``mirrored``,
@@ -80,38 +104,6 @@ class EmbeddingStore:
                 "file was made; remove it, and it is made anew"
             )
         return embeddings
-
-    def _embed(
-        self,
-        pieces: list[Piece],
-        network: Network,
-        source: Source,
-        world: World,
-        threads: int,
-        autocast: torch.dtype | None,
-        max_bad_fraction: float,
-    ) -> None:
-        parts = [part for _, part in pieces]
-        features, bad_images = embed_readable(
-            network.model,
-            source,
-            [batch for part in parts for batch in np.split(part, range(_BATCH, len(part), _BATCH))],
-            image_size=network.input_size,
-            device=world.device,
-            threads=threads,
-            autocast=autocast,
-            max_bad_fraction=max_bad_fraction,
-        )
-        lengths = list(map(len, parts))
-        if world.main:
-            features = with_progress(features, "images of this rank", sum(lengths))
-        for (path, part), piece in zip(pieces, in_pieces(features, lengths), strict=True):
-            bad = np.array([int(index) in bad_images for index in part])
-            with np.errstate(invalid="ignore"):  # 0 / 0 is told as what it is, not finite
-                piece /= np.linalg.norm(piece, axis=2, keepdims=True)
-            finite(piece[~bad], "the network's embeddings", _names(source, part[~bad]))
-            piece[bad] = np.nan
-            save_array(path, piece.astype("<f2"))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npy"
@@ -135,15 +127,18 @@ def _open(path: Path, rows: int) -> RowFile:
     return file
 
 
-def store_key(network: Network, source: Source) -> str:
+def store_key(network: Network, source: Source, landmarks: Landmarks | None = None) -> str:
     """What embeddings depend on, as 16 hexadecimal digits: the network's weights and input, the images' number and
-    labels, and the bytes of some of them."""
+    labels, and the bytes of some of them, with their ``landmarks`` where these are others than the template's."""
     digest = hashlib.sha256(f"{network.digest()} {len(source)} {source.fingerprint()}".encode())
     for index in np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(np.int64)):
+        some = np.array([index])
         try:
-            digest.update(source.read(np.array([index]))[0][0].tobytes())
+            digest.update(source.read(some)[0][0].tobytes())
         except (ValueError, OSError):
             digest.update(b"unreadable")
+        if landmarks and not np.array_equal(places := landmarks(some), template_landmarks(some)):
+            digest.update(places.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -4,28 +4,32 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from evaluate.features.embed import Embedder
+from evaluate.features.embed import Embedder, equal_share
 from evaluate.protocols.embeddings import finite, normalised
-from pipelines.common.errors import UserError
+from pipelines.loading.landmarks import Landmarks, template_landmarks
 from pipelines.sources.source import Source
 
 
-def embedding_sums(embed: Embedder, source: Source, group: np.ndarray, groups: int, norm: str) -> np.ndarray:
+def embedding_sums(
+    embed: Embedder,
+    source: Source,
+    group: np.ndarray,
+    groups: int,
+    norm: str,
+    landmarks: Landmarks = template_landmarks,
+) -> np.ndarray:
     """Sums float64 (groups, d) of the embeddings of all images of ``source``, by ``group`` int64 (n,).
 
     Each rank embeds a share and receives all sums, so every rank must call. An image's embedding is the sum of its
     views; ``norm`` is one of `evaluate.protocols.templates.NORMS`: whether its length is kept.
     """
     count, world = len(source), embed.world
-    if count == 0:
-        raise UserError("there are no images to embed: is the set empty?")
-    share = -(-count // world.size)
-    indices = np.arange(world.rank * share, (world.rank + 1) * share)
-    of = np.where(indices < count, group[indices.clip(max=count - 1)], groups)  # what is repeated goes into a last row
-    indices = indices.clip(max=count - 1)
+    share = equal_share(count, world)
+    indices = share.clip(max=count - 1)
+    of = np.where(share < count, group[indices], groups)  # what is repeated goes into a last row
     sums: torch.Tensor | None = None
     done = 0
-    for batch in embed.batches(source, indices):
+    for batch in embed.batches(source, indices, landmarks):
         vectors = batch.sum(dim=1).cpu().numpy().astype(np.float64)
         part = slice(done, done + len(vectors))
         finite(vectors, "the network's embeddings", lambda row: source.describe(int(indices[part][row])))  # noqa: B023

@@ -48,7 +48,7 @@ def read_faces(folder: Path, embed: Embedder, align: Landmarks | None, crops: di
     landmarks: Callable[[np.ndarray], np.ndarray] = template_landmarks
     if align:
         places = np.zeros((len(source), 5, 2), np.float32)
-        reads = [read for some in read_all(source, kept, transform=Align(align, places=places)) for read in some]
+        reads = [read for some in read_all(source, kept, transform=Align(align, aligned=places)) for read in some]
         good, bad = ([read for read in reads if bool(read.reason) == wrong] for wrong in (False, True))
         if bad:
             first = f"{source.place(bad[0].index)}: {bad[0].reason}"

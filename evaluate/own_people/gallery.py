@@ -7,10 +7,10 @@ import numpy as np
 from evaluate.own_people.confusions import confused_searches
 from evaluate.own_people.faces import Faces
 from evaluate.protocols.identification import (
-    RANKS,
     best_mates,
     cmc,
     limit_at,
+    rank_rates,
     resampled_limits,
     resampled_open_set,
     resampled_ranks,
@@ -19,6 +19,7 @@ from evaluate.protocols.identification import (
 )
 from evaluate.protocols.intervals import threshold_intervals
 from evaluate.protocols.resampling import draw
+from evaluate.protocols.roc import allowed
 from evaluate.reporting.schema import OwnGallery
 from evaluate.reporting.uncertainty import uncertainty
 from pipelines.common.errors import UserError, brief
@@ -39,7 +40,7 @@ def own_gallery(gallery: Faces, probes: Faces, unknown: Faces | None, fpirs: Seq
         raise UserError(f"{len(lost)} people of probe/ are not in gallery/: {brief(lost)}; unknown/ is for such")
     mate = np.concatenate([best_mates(probes.vectors, gallery.vectors, whose, person), np.full(len(others.names), -1)])
     found = search(np.concatenate([probes.vectors, others.vectors]), gallery.vectors, mate)
-    told = [fpir for fpir in fpirs if fpir * len(others.names) * (1 + 1e-12) >= 1]
+    told = [fpir for fpir in fpirs if allowed(fpir, len(others.names)) >= 1]
     mated = found.rank[found.mated]
     tpir = {f"{fpir:g}": tpir_at(found, fpir) for fpir in told}
     threshold = {f"{fpir:g}": limit_at(found, fpir) for fpir in told}
@@ -51,7 +52,7 @@ def own_gallery(gallery: Faces, probes: Faces, unknown: Faces | None, fpirs: Seq
         det = {"fpir": axis.tolist(), "fnir": [1 - tpir_at(found, fpir) for fpir in axis]}
     else:
         resampled, limits, det = resampled_ranks(mated, subject[found.mated], signs), np.empty((len(signs), 0)), None
-    ranks = {f"rank{k}": float((mated < k).mean()) for k in RANKS}
+    ranks = rank_rates(mated)
     return OwnGallery(
         gallery=len(gallery.names),
         people=len(set(gallery.names)),

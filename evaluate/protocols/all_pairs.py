@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate.protocols.ranges import ranges
 from evaluate.protocols.resampling import impostor_limits
-from evaluate.protocols.roc import OperatingPoint, tar_at
+from evaluate.protocols.roc import OperatingPoint, allowed, tar_at
 from evaluate.protocols.scores import Largest, error_bound, exact
 from pipelines.common.errors import UserError
 
@@ -58,12 +59,12 @@ class AllPairs:
         The a + 1 highest float32 scores have the a + 1-th exact one within ``error`` of the last of them; so what lies
         farther from that than two errors (three: the limits are rounded) is known to be accepted, or not to be.
         """
-        allowed = int(far * self.impostors * (1 + 1e-12))
+        accepted = allowed(far, self.impostors)
         slack = 3 * error_bound(self.vectors.shape[1])
-        near = float(self.top[allowed])
+        near = float(self.top[accepted])
         above, below = np.searchsorted(-self.top, [-(near + slack), -(near - slack)])
         scores = exact(self.vectors, self.vectors, self.top_first[above:below], self.top_second[above:below])
-        limit = float(np.sort(scores)[::-1][allowed - above])
+        limit = float(np.sort(scores)[::-1][accepted - above])
         met = (above + np.count_nonzero(scores > limit)) / self.impostors
         return OperatingPoint(float((self.genuine > limit).mean()), float(met), limit)
 
@@ -98,7 +99,7 @@ def compare(
         UserError: there is no genuine pair, or there are too few impostor pairs for any of ``fars``.
     """
     pairs = _layout(person, reference)
-    told = _told(fars, pairs, held)
+    told = _measurable(fars, pairs, held)
     most = min(pairs.impostors, held, int(4 * told[-1] * pairs.impostors) + 4096)
     top, top_first, top_second, counts = _highest(vectors, pairs, most)
     return AllPairs(
@@ -150,9 +151,7 @@ def _layout(person: np.ndarray, reference: np.ndarray | None) -> _Layout:
     # Without references a pair is met once: with the image that comes first as its row.
     own = np.arange(1, len(left) + 1) if reference is None else begin
     left_out = np.zeros(len(left), np.int64) if reference is None else begin
-    count = end - own
-    row = np.repeat(np.arange(len(left)), count)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count - own, count)
+    row, place = ranges(own, end)
     of_left, of_right = (np.bincount(person[side], minlength=person.max() + 1).astype(float) for side in (left, right))
     degree = of_left * (len(right) - of_right)
     if reference is not None:
@@ -161,14 +160,14 @@ def _layout(person: np.ndarray, reference: np.ndarray | None) -> _Layout:
     return _Layout(left, right, left_out, end, left[row], right[place], impostors, degree, reference is None)
 
 
-def _told(fars: Sequence[float], pairs: _Layout, held: int) -> tuple[float, ...]:
+def _measurable(fars: Sequence[float], pairs: _Layout, held: int) -> tuple[float, ...]:
     """Those of ``fars`` that so many pairs tell, rising. Raises ``UserError`` where they tell none."""
     impostors = pairs.impostors
     if not len(pairs.first) or not impostors:
         raise UserError(
             f"there are {len(pairs.first)} pairs of one person and {impostors} of two: some of both are needed"
         )
-    told = tuple(sorted(far for far in fars if far * impostors * (1 + 1e-12) >= 1 and 2 * far * impostors <= held))
+    told = tuple(sorted(far for far in fars if allowed(far, impostors) >= 1 and 2 * far * impostors <= held))
     if not told:
         raise UserError(
             f"there are {impostors} pairs of two people: the FARs that they tell are 1/{impostors} to "

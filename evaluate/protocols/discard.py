@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate.protocols.roc import allowed
+
 
 @dataclass(frozen=True)
 class DiscardCurve:
@@ -29,8 +31,7 @@ class DiscardCurve:
 
 def threshold_at(impostor: np.ndarray, fmr: float) -> float:
     """The least threshold of which no more than ``fmr`` of the ``impostor`` scores (n,) are at or above it."""
-    allowed = int(np.floor(fmr * len(impostor) * (1 + 1e-12)))
-    refused = np.r_[-np.inf, np.sort(impostor)][len(impostor) - allowed]
+    refused = np.r_[-np.inf, np.sort(impostor)][len(impostor) - allowed(fmr, len(impostor))]
     return float(np.nextafter(refused, np.inf))
 
 

@@ -39,8 +39,8 @@ def finite(values: np.ndarray, what: str, name: Callable[[int], str] = "image {}
 
 
 def normalised(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1; zero rows stay."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    """Vectors (…, d) of length 1; zero vectors stay."""
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.where(norms == 0, 1, norms)
 
 

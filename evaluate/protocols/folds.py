@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import coo_array
 
-from evaluate.protocols.embeddings import finite
+from evaluate.protocols.embeddings import finite, normalised
 from evaluate.protocols.intervals import interval
 from evaluate.protocols.resampling import limits, rates_above
 from pipelines.common.errors import UserError
@@ -60,9 +60,7 @@ def verify(features: np.ndarray, same: np.ndarray, thresholds: np.ndarray = ACCU
         raise UserError(f"{len(same)} pairs need features (2 x {len(same)}, views, d), got {features.shape}")
     if len(same) < FOLDS:
         raise UserError(f"{len(same)} pairs are too few: the protocol needs {FOLDS} folds of at least one pair")
-    embeddings = finite(features, "the features").astype(np.float64).sum(axis=1)
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    embeddings /= np.where(norms == 0, 1, norms)
+    embeddings = normalised(finite(features, "the features").astype(np.float64).sum(axis=1))
     distances = np.square(embeddings[::2] - embeddings[1::2]).sum(axis=1)
     fold = _folds(len(same))
     accepted, totals = _accepted(distances, same, fold, thresholds)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate.protocols.ranges import ranges
 from evaluate.protocols.resampling import limits, rates, rates_above
+from evaluate.protocols.roc import allowed
 from evaluate.protocols.scores import Largest, blocks, error_bound, exact
 from pipelines.common.errors import UserError
 
@@ -108,11 +110,11 @@ def best_mates(probes: np.ndarray, gallery: np.ndarray, probe_person: np.ndarray
     """
     order = np.argsort(person, kind="stable")
     starts, ends = (np.searchsorted(person[order], probe_person, side=side) for side in ("left", "right"))
-    count = ends - starts
-    row = np.repeat(np.arange(len(probes)), count)
-    column = order[np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(starts, count)]
+    row, place = ranges(starts, ends)
+    column = order[place]
     scores = exact(probes, gallery, row, column)
-    return column[np.lexsort((column, -scores, row))[np.cumsum(count) - count]]  # of each probe the first of its best
+    first = np.cumsum(ends - starts) - (ends - starts)  # of each probe
+    return column[np.lexsort((column, -scores, row))[first]]
 
 
 def joint_top(probes: int) -> int:
@@ -125,7 +127,7 @@ def joint(found: Search) -> dict:
     wanted = {fpir: math.ceil(len(found.rank) * fpir) for fpir in JOINT_FPIRS}
     thresholds = {fpir: found.top_others[min(count, len(found.top_others)) - 1] for fpir, count in wanted.items()}
     return {
-        **{f"rank{k}": float((found.rank < k).mean()) for k in RANKS},
+        **rank_rates(found.rank),
         "tpir": {f"{fpir:g}": float((found.mate_score > limit).mean()) for fpir, limit in thresholds.items()},
         "threshold": {f"{fpir:g}": float(limit) for fpir, limit in thresholds.items()},
         "cmc": cmc(found.rank),
@@ -138,14 +140,10 @@ def open_set(searches: Sequence[Search], names: Sequence[str]) -> dict:
     tpir = {name: {f"{x:g}": tpir_at(found, x) for x in OPEN_SET_FPIRS} for name, found in zip(names, searches)}
     fpirs = np.geomspace(1e-4, 1, 81)
     return {
-        **{f"rank{k}": float((rank < k).mean()) for k in RANKS},
+        **rank_rates(rank),
         "tpir": {x: float(np.mean([tpir[name][x] for name in names])) for x in tpir[names[0]]},
         "galleries": {
-            name: {
-                **{f"rank{k}": float((found.rank[found.mated] < k).mean()) for k in RANKS},
-                "tpir": tpir[name],
-            }
-            for name, found in zip(names, searches)
+            name: {**rank_rates(found.rank[found.mated]), "tpir": tpir[name]} for name, found in zip(names, searches)
         },
         "cmc": cmc(rank),
         "det": {
@@ -186,13 +184,18 @@ def resampled_limits(found: Search, subject: np.ndarray, signs: np.ndarray, fpir
     """The thresholds (B, k) of ``limit_at`` with the subjects (Q,) of the probes without a mate resampled."""
     others = np.flatnonzero(~found.mated)[np.argsort(-found.best_other[~found.mated], kind="stable")]
     count = (signs > 0) @ np.bincount(subject[others], minlength=signs.shape[1])
-    wanted = _allowed(count[:, None], np.array(fpirs))
+    wanted = _accepted(np.array(fpirs), count[:, None])
     wanted = np.where(count[:, None] > 0, wanted, 0)  # where nobody is left, the highest score of all is the limit
     return limits(found.best_other[others], subject[others], wanted, signs)
 
 
+def rank_rates(rank: np.ndarray) -> dict[str, float]:
+    """``rank1`` …: the shares of ranks (n,), those of mated probes, that are among the first k."""
+    return {f"rank{k}": float((rank < k).mean()) for k in RANKS}
+
+
 def resampled_ranks(rank: np.ndarray, subject: np.ndarray, signs: np.ndarray) -> dict[str, np.ndarray]:
-    """``rank1`` … (B,) of ranks (n,), those of mated probes of subjects (n,)."""
+    """`rank_rates` (B,) of ranks (n,) with their probes' subjects (n,) resampled."""
     shares = rates(rank[:, None] < np.array(RANKS), subject, signs)
     return {f"rank{k}": column for k, column in zip(RANKS, shares.T)}
 
@@ -201,9 +204,9 @@ def _by_rate(fpirs: Sequence[float], tpir: np.ndarray) -> dict[str, np.ndarray]:
     return {f"{fpir:g}": column for fpir, column in zip(fpirs, tpir.T)}
 
 
-def _allowed(count: int | np.ndarray, fpir: float | np.ndarray) -> np.ndarray:
+def _accepted(fpir: float | np.ndarray, count: int | np.ndarray) -> np.ndarray:
     """How many of ``count`` best scores reach the threshold: not more than ``fpir`` of them, but one at least."""
-    return np.maximum(np.floor(count * fpir * (1 + 1e-12)), 1)
+    return np.maximum(allowed(fpir, count), 1)
 
 
 def limit_at(found: Search, fpir: float) -> float:
@@ -211,7 +214,7 @@ def limit_at(found: Search, fpir: float) -> float:
     others = np.sort(found.best_other[~found.mated])[::-1]
     if not len(others) or not found.mated.any():
         raise UserError("the open-set figures need probes with and without a mate in each gallery")
-    return float(others[int(_allowed(len(others), fpir)) - 1])
+    return float(others[_accepted(fpir, len(others)) - 1])
 
 
 def tpir_at(found: Search, fpir: float) -> float:

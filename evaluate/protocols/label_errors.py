@@ -12,16 +12,18 @@ from scipy.sparse.csgraph import connected_components
 from evaluate.protocols.people import People, find_people, nearest_others, strangers
 from evaluate.protocols.two_groups import Cut, two_groups
 from pipelines.common.errors import UserError
+from pipelines.common.labels import images_by_label
 
 NOBODY = -1  # the label of an image that should be left out
 _ROUNDS = 3  # in which threshold and people settle
 _PEOPLE, _EACH = 8192, 8  # people whose likeness to strangers is measured, and to how many each
-# The part of all people who are rather alike, and how many of their cosines lie below the middle of right ones.
+# Strangers are the part _SIMILAR of all people who are most alike, where _APART of their cosines lie below the
+# median of those of images to their own people.
 _SIMILAR, _APART = 0.1, 0.99
 _SETTLED = 20_000  # images whose likeness to the people of other labels is measured
 _LEAST = 3  # images that make a new person; fewer may be hard images of the label's own
-# What is taken for one is more alike than this part of what is one (to merge wrongly costs more than to move), and than
-# that part of what is not.
+# Nothing is moved or merged below these quantiles of the cosines within one person (to merge wrongly costs more), nor
+# below the last of the cosines between two people.
 _MOVE, _MERGE, _TWO = 0.05, 0.15, 0.998
 
 
@@ -166,10 +168,8 @@ def _strangers(
 
 def _halves(embeddings: np.ndarray, people: People) -> np.ndarray:
     """Cosines between the means of two halves of the people who are the first of their label: float32 (k,)."""
-    order = np.argsort(people.group, kind="stable")
-    order = order[np.searchsorted(people.group[order], 0) :]
     cosines = []
-    for images in np.split(order, np.flatnonzero(np.diff(people.group[order])) + 1):
+    for images in images_by_label(people.group):
         if len(images) > 1 and people.first[people.group[images[0]]]:
             one, other = embeddings[images[::2]].sum(axis=0), embeddings[images[1::2]].sum(axis=0)
             cosines.append(one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-12))

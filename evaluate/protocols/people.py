@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate.protocols.scores import blocks
+from pipelines.common.labels import images_by_label
 
 _ROUNDS = 10  # after which a group that still changes stays as it is
 _CELLS = 1 << 24  # of a block of similarities
@@ -48,9 +49,7 @@ def find_people(embeddings: np.ndarray, labels: np.ndarray, threshold: float) ->
     centres: list[np.ndarray] = []
     of: list[int] = []
     first: list[bool] = []
-    order = np.argsort(labels, kind="stable")
-    order = order[np.searchsorted(labels[order], 0) :]
-    for images in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+    for images in images_by_label(labels):
         left, begun = images, False
         while len(left):
             x = embeddings[left]

@@ -68,10 +68,14 @@ def rates_above(scores: np.ndarray, unit: np.ndarray, limits: np.ndarray, signs:
 
 
 def limits(scores: np.ndarray, unit: np.ndarray, wanted: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """Thresholds (B, k) that at most ``wanted`` (B, k) of the weighed ``scores`` exceed.
+    """Thresholds (B, k) that at most ``wanted`` (B, k) of each resample's ``scores`` exceed.
 
-    ``scores`` (n,) are falling, may be the largest only, and belong to ``unit`` (n,). What is wanted counts once what
-    belongs to a unit that is there. Where all of them are too few, the least is the limit.
+    Args:
+        scores: (n,), falling; may be the largest only.
+        unit: whose they are, (n,).
+        wanted: how many of the scores of the units that a resample keeps, each counted once. Where it has fewer, the
+            least score is the limit.
+        signs: (B, u), as `draw` makes them; a unit with -1 is left out.
     """
     found = np.empty(wanted.shape)
     for part in _parts(len(signs), len(scores)):

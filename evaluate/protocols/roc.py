@@ -125,6 +125,14 @@ class _Points:
     ends: bool
 
 
+def allowed(rate: float | np.ndarray, count: int | np.ndarray) -> np.ndarray:
+    """The most of ``count`` that are no larger a share than ``rate``, int64; (…) as the two are broadcast.
+
+    A product that is a whole number but for its rounding, as .01 · 300 is, is that number.
+    """
+    return np.floor(np.multiply(rate, count) * (1 + 1e-12)).astype(np.int64)
+
+
 def tar_at(
     genuine: np.ndarray, impostor: np.ndarray, impostors: int, fars: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -132,8 +140,8 @@ def tar_at(
 
     ``genuine`` and ``impostor`` are sorted scores; the latter may be the largest only of ``impostors``.
     """
-    allowed = np.floor(np.asarray(fars) * impostors * (1 + 1e-12)).astype(np.int64)
+    above = allowed(np.asarray(fars), impostors)
     known = np.r_[-np.inf, impostor]
-    assert (allowed < len(known)).all() or len(impostor) == impostors, "too few impostor scores for this FAR"
-    limit = known[np.maximum(len(known) - 1 - allowed, 0)]
+    assert (above < len(known)).all() or len(impostor) == impostors, "too few impostor scores for this FAR"
+    limit = known[np.maximum(len(known) - 1 - above, 0)]
     return 1 - np.searchsorted(genuine, limit, side="right") / len(genuine), limit

@@ -37,8 +37,8 @@ def read_groups(path: Path) -> dict[str, str]:
     for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
-        person, mark, group = (part.strip() for part in line.rpartition("\t" if "\t" in line else ","))
-        if not (mark or "\t" in line) or not person or not group:
+        person, _, group = (part.strip() for part in line.rpartition("\t" if "\t" in line else ","))
+        if not person or not group:
             raise UserError(f"{path} line {number} must hold a person and a group, with a tab or a comma between")
         if groups.setdefault(person, group) != group:
             raise UserError(f"{path} line {number}: {person} is in two groups, {groups[person]} and {group}")

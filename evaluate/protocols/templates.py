@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluate.protocols.embeddings import normalised
 from pipelines.common.cpu import one_thread
 from pipelines.common.errors import UserError
 
@@ -24,26 +25,32 @@ class Templates:
     vectors: np.ndarray
 
     def index(self, ids: np.ndarray) -> np.ndarray:
-        """Rows (n,) of template ids (n,); a ValueError names an id that has no image."""
-        lowest, highest = int(self.ids[0]), int(self.ids[-1])
-        known = np.zeros(len(ids), bool)
-        rows = np.zeros(len(ids), np.int32)
-        if highest - lowest < 2**26:  # a table is ten times faster than a search, but ids may be anything
-            table = np.full(highest - lowest + 1, -1, np.int32)
-            table[self.ids - lowest] = np.arange(len(self.ids))
-            inside = (ids >= lowest) & (ids <= highest)
-            rows = table[np.where(inside, ids - lowest, 0)]
-            known = inside & (rows >= 0)
-        else:
-            rows = np.searchsorted(self.ids, ids).astype(np.int32).clip(max=len(self.ids) - 1)
-            known = self.ids[rows] == ids
-        if not known.all():
-            missing = np.unique(ids[~known])
-            raise UserError(
-                f"{len(missing)} templates have no image in the template and media list, the first is {missing[0]}: "
-                "do the lists belong together?"
-            )
-        return rows
+        """`rows_of` template ids (n,)."""
+        return rows_of(ids, self.ids)
+
+
+def rows_of(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Rows int32 (n,) of template ids (n,) among those ``known`` (T,) by an image, which rise.
+
+    Raises ``UserError`` naming an id that has no image.
+    """
+    lowest, highest = int(known[0]), int(known[-1])
+    if highest - lowest < 2**26:  # a table is ten times faster than a search, but ids may be anything
+        table = np.full(highest - lowest + 1, -1, np.int32)
+        table[known - lowest] = np.arange(len(known))
+        inside = (ids >= lowest) & (ids <= highest)
+        rows = table[np.where(inside, ids - lowest, 0)]
+        found = inside & (rows >= 0)
+    else:
+        rows = np.searchsorted(known, ids).astype(np.int32).clip(max=len(known) - 1)
+        found = known[rows] == ids
+    if not found.all():
+        missing = np.unique(ids[~found])
+        raise UserError(
+            f"{len(missing)} templates have no image in the template and media list, the first is {missing[0]}: "
+            "do the lists belong together?"
+        )
+    return rows
 
 
 def pool(
@@ -86,8 +93,7 @@ def pool(
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise UserError(f"the features of template {ids[bad[0]]} are not finite ({len(bad)} templates are affected)")
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Templates(ids.astype(np.int64), vectors / np.where(norms == 0, 1, norms))
+    return Templates(ids.astype(np.int64), normalised(vectors))
 
 
 def template_means(values: np.ndarray, template: np.ndarray, media: np.ndarray) -> np.ndarray:
@@ -106,7 +112,4 @@ def _combine(views: np.ndarray, flip: str, norm: str) -> np.ndarray:
         images = views.reshape(len(views), -1).copy()
     else:
         images = views[:, 0].copy()
-    if norm == "normalise":
-        norms = np.linalg.norm(images, axis=1, keepdims=True)
-        images /= np.where(norms == 0, 1, norms)
-    return images
+    return normalised(images) if norm == "normalise" else images

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.io import loadmat
 
 from evaluate.protocols.identification import best_mates, search
-from evaluate.protocols.image_files import by_stem, images_below
 from pipelines.common.errors import UserError, one_line
+from pipelines.common.image_files import ListedImages, images_below
 
 FOLDERS = ("Probe", "Gallery_Match", "Gallery_Distractor")
 # By folder the list, and its variables: names (n, 1), cells of text, and numbers of people (n, 1).
@@ -82,11 +82,12 @@ def _listed(path: Path, images: str, ids: str, files: list[Path]) -> tuple[list[
         raise UserError(f"{path} is no sound .mat list: {one_line(error)}") from None
     if len(names) != len(people):
         raise UserError(f"{path} has {len(names)} names in {images}, {len(people)} numbers in {ids}")
-    file_of = by_stem(files)
-    missing = [name for name in names if Path(name).stem not in file_of]
+    listed = ListedImages(files)
+    found = [listed.find(Path(name).stem, Path(name).suffix) for name in names]
+    missing = [name for name, file in zip(names, found) if file is None]
     if missing:
         raise UserError(f"{len(missing)} of {len(names)} images of {path} are not there, the first is {missing[0]}")
-    return [file_of[Path(name).stem] for name in names], people
+    return [file for file in found if file], people
 
 
 def _people(files: list[Path]) -> np.ndarray:

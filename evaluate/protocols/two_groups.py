@@ -1,4 +1,4 @@
-"""Where two groups of scores part of which one is known: strangers' from those of the same person.
+"""The threshold that parts two groups of scores, strangers' and those of one person, of which strangers' are known.
 
 Efron, "Microarrays, Empirical Bayes and the Two-Groups Model" (2008): of all scores a share π is distributed as the
 strangers' F₀ is, which can be measured, the rest anyhow. So F(t) is πF₀(t) or more for every t, and π at most the least

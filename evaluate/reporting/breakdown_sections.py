@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from evaluate.reporting import charts
 from evaluate.reporting.breakdowns import MEASURE_NAMES, ByFmr, Discard, Groups, discard_names
 from evaluate.reporting.page import Page
-from evaluate.reporting.rated import measured_unlike, rated
+from evaluate.reporting.rated import rated
+from evaluate.reporting.uncertainty import measured_unlike
 from evaluate.reporting.words import rate_name, told_of
 
 
@@ -66,13 +67,9 @@ def _groups(page: Page, name: str, fmr: str, models: Mapping[str, Groups]) -> No
             for key, title in titles.items()
         }
     )
+    columns = {group: group for group in names}
+    unlike = names if measured_unlike(models.values()) else ()
     for key in titles:
-        columns = {group: group for group in names}
-        unlike = [
-            group
-            for group in names
-            if measured_unlike(part.groups[group] for part in models.values() if group in part.groups)
-        ]
         page.table(key.upper(), columns, rates[key], intervals=intervals[key], least=True, unlike=unlike)
     page.texts(
         "How far apart",

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from evaluate.reporting import charts
 from evaluate.reporting.page import Page, rows_table
-from evaluate.reporting.rated import bands, rated
+from evaluate.reporting.rated import cmc, det, rated, roc, scores
 from evaluate.reporting.schema import OwnGallery, OwnPairs, Thresholds
 from evaluate.reporting.words import rate_name, rates_of, search_names, told_of
 
@@ -27,16 +26,11 @@ def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
         "people.",
     )
     _thresholds(page, "Threshold for a FAR of", models)
-    columns = {far: rate_name(far) for far in rates_of(part.tar for part in models.values())}
+    fars = rates_of(part.tar for part in models.values())
+    columns = {far: rate_name(far) for far in fars}
     rated(page, "TAR at FAR", columns, {model: (part.tar, part) for model, part in models.items()})
-    marks = {far: float(far) for far in columns}
-    curves = {model: (part.roc.far, part.roc.tar) for model, part in models.items()}
-    drawn = {"own_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), bands(models, marks))}
-    for model, part in models.items():
-        least = min(part.threshold, key=float)
-        title = ("Scores" if len(models) == 1 else f"Scores · {model}") + f" (threshold at FAR {rate_name(least)})"
-        drawn[f"own_scores_{model}"] = charts.histogram(title, "cosine", part.histogram, part.threshold[least])
-    page.figures(drawn)
+    drawn = scores("own", models, lambda part: min(part.threshold, key=float))
+    page.figures({"own_roc": roc(page, models, fars), **drawn})
     _pictures(page, models)
 
 
@@ -58,16 +52,11 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
         "one is among the k most similar images. In brackets 95 % intervals by resampling people.",
     )
     _thresholds(page, "Threshold for an FPIR of", models)
-    fpirs = rates_of(part.tpir for part in models.values())
-    columns = search_names(fpirs)
+    columns = search_names(rates_of(part.tpir for part in models.values()))
     rated(page, "Rates", columns, {model: (part.rates, part) for model, part in models.items()})
-    ranks = {f"rank{k}": k for k in (1, 5, 10)}
-    cmc = {model: (range(1, len(part.cmc) + 1), part.cmc) for model, part in models.items()}
-    drawn = {"own_cmc": charts.cmc("CMC", cmc, page.colours, bands(models, ranks))}
-    if det := {model: (part.det.fpir, part.det.fnir) for model, part in models.items() if part.det}:
-        tpir = bands(models, {fpir: float(fpir) for fpir in fpirs})
-        missed = {model: {x: (1 - high, 1 - low) for x, (low, high) in row.items()} for model, row in tpir.items()}
-        drawn["own_det"] = charts.det("DET", det, page.colours, missed)
+    drawn = {"own_cmc": cmc(page, "CMC", models)}
+    if any(part.det for part in models.values()):
+        drawn["own_det"] = det(page, "DET", models)
     page.figures(drawn)
     _pictures(page, models)
 

@@ -179,6 +179,10 @@ class MegaFace(Uncertain):
     roc: Roc
     noises: dict[str, Noises] | None = None
 
+    @property
+    def searched(self) -> tuple[int, ...]:
+        return (self.distractors,)
+
 
 class TinyFace(Uncertain):
     """TinyFace's closed set: how many images of each kind there are, and ranks."""
@@ -189,6 +193,10 @@ class TinyFace(Uncertain):
     rank1: Rate
     rank5: Rate
     rank20: Rate
+
+    @property
+    def searched(self) -> tuple[int, ...]:
+        return self.mates, self.distractors
 
     @property
     def rates(self) -> dict[str, float | None]:
@@ -252,6 +260,10 @@ class OwnGallery(Thresholds, Identification):
     unknown: Count
     cmc: Curve
     det: Det | None = None
+
+    @property
+    def searched(self) -> tuple[int, ...]:
+        return self.people, self.gallery
 
 
 class Settings(BaseModel):

@@ -12,19 +12,21 @@ from evaluate.reporting import charts
 from evaluate.reporting.breakdown_sections import breakdowns
 from evaluate.reporting.page import Page, rows_table
 from evaluate.reporting.pictures import Pair, pair_sheet
-from evaluate.reporting.rated import bands, compare, measured_unlike, rated
+from evaluate.reporting.rated import bands, cmc, compare, det, rated, roc, scores
 from evaluate.reporting.schema import (
     IJB_FAR,
     MEGAFACE_FAR,
     HardPair,
     Identification,
     MegaFace,
+    OneToMany,
+    OneToOne,
     PairKind,
     Rates,
     TinyFace,
     VerificationSet,
 )
-from evaluate.reporting.uncertainty import differences
+from evaluate.reporting.uncertainty import differences, measured_unlike
 from evaluate.reporting.words import rate_name, rates_of, search_names, told_of
 
 Models = dict[str, dict]  # results of one kind by model name
@@ -39,61 +41,52 @@ def published_rows(page: Page, kind: str, sort: str) -> list[tuple[dict, Mapping
 def ijb(page: Page, models: Models, target: str) -> None:
     """1:1 and 1:N of one target."""
     name = {"IJBB": "IJB-B", "IJBC": "IJB-C"}[target]
-    one = {model: result["verification"] for model, result in models.items() if "verification" in result}
+    one: dict[str, OneToOne] = {
+        model: result["verification"] for model, result in models.items() if "verification" in result
+    }
+    many: dict[str, OneToMany] = {
+        model: result["identification"] for model, result in models.items() if "identification" in result
+    }
     if one:
-        counts = told_of(one, lambda part: f"{part.genuine:,} genuine and {part.impostor:,} impostor template pairs")
-        page.section(
-            f"{name} 1:1 verification",
-            f"{counts}. True accept rate in percent at fixed false accept rates; in brackets 95 % intervals by "
-            "resampling people.",
-        )
-        curves = {model: (part.roc.far, part.roc.tar) for model, part in one.items()}
-        marks = {far: float(far) for far in rates_of(part.tar for part in one.values())}
-        drawn = {f"{target}_roc": charts.roc("ROC", curves, page.colours, list(marks.values()), bands(one, marks))}
-        for model, part in one.items():
-            title = "Scores" if len(one) == 1 else f"Scores · {model}"
-            drawn[f"{target}_scores_{model}"] = charts.histogram(
-                title + " (threshold at FAR 1e-4)", "cosine", part.histogram, part.threshold[IJB_FAR]
-            )
-        page.figures(drawn)
-        columns = {far: rate_name(far) for far in marks}
-        rated(
-            page,
-            "TAR at FAR",
-            columns,
-            {model: (part.tar, part) for model, part in one.items()},
-            published_rows(page, target, IJB_FAR),
-        )
-        breakdowns(page, name, {model: part.by for model, part in one.items()})
-    many = {model: result["identification"] for model, result in models.items() if "identification" in result}
+        _verification(page, name, target, one)
     if many:
-        page.section(
-            f"{name} 1:N identification",
-            "Rates in percent; TPIR at fixed FPIRs. Joint gallery: every probe has a mate. "
-            "Open set: probes of the other gallery's subjects have none. "
-            "In brackets 95 % intervals by resampling the probes' subjects.",
-        )
-        joint = {model: (range(1, len(part.joint.cmc) + 1), part.joint.cmc) for model, part in many.items()}
-        det = {model: (part.open_set.det.fpir, part.open_set.det.fnir) for model, part in many.items()}
-        closed = bands({model: part.joint for model, part in many.items()}, {f"rank{k}": k for k in (1, 5, 10)})
-        opened = bands(
-            {model: part.open_set for model, part in many.items()},
-            {fpir: float(fpir) for fpir in rates_of(part.open_set.tpir for part in many.values())},
-        )
-        missed = {
-            model: {fpir: (1 - high, 1 - low) for fpir, (low, high) in points.items()}
-            for model, points in opened.items()
-        }
-        page.figures(
-            {
-                f"{target}_cmc": charts.cmc("CMC, joint gallery", joint, page.colours, closed),
-                f"{target}_det": charts.det("DET, open set", det, page.colours, missed),
-            }
-        )
-        _rates(page, "Joint gallery", {model: part.joint for model, part in many.items()})
-        _rates(page, "Open set, mean of both galleries", {model: part.open_set for model, part in many.items()})
+        _identification(page, name, target, many)
     for model, part in one.items():
         _hardest(page, f"{name}: hardest templates" + (f" · {model}" if len(one) > 1 else ""), part.hardest)
+
+
+def _verification(page: Page, name: str, target: str, models: Mapping[str, OneToOne]) -> None:
+    counts = told_of(models, lambda part: f"{part.genuine:,} genuine and {part.impostor:,} impostor template pairs")
+    page.section(
+        f"{name} 1:1 verification",
+        f"{counts}. True accept rate in percent at fixed false accept rates; in brackets 95 % intervals by "
+        "resampling people.",
+    )
+    fars = rates_of(part.tar for part in models.values())
+    page.figures({f"{target}_roc": roc(page, models, fars), **scores(target, models, lambda _: IJB_FAR)})
+    columns = {far: rate_name(far) for far in fars}
+    having = {model: (part.tar, part) for model, part in models.items()}
+    rated(page, "TAR at FAR", columns, having, published_rows(page, target, IJB_FAR))
+    breakdowns(page, name, {model: part.by for model, part in models.items()})
+
+
+def _identification(page: Page, name: str, target: str, models: Mapping[str, OneToMany]) -> None:
+    page.section(
+        f"{name} 1:N identification",
+        "Rates in percent; TPIR at fixed FPIRs. Joint gallery: every probe has a mate. "
+        "Open set: probes of the other gallery's subjects have none. "
+        "In brackets 95 % intervals by resampling the probes' subjects.",
+    )
+    joint = {model: part.joint for model, part in models.items()}
+    open_set = {model: part.open_set for model, part in models.items()}
+    page.figures(
+        {
+            f"{target}_cmc": cmc(page, "CMC, joint gallery", joint),
+            f"{target}_det": det(page, "DET, open set", open_set),
+        }
+    )
+    _rates(page, "Joint gallery", joint)
+    _rates(page, "Open set, mean of both galleries", open_set)
 
 
 def _rates(

@@ -37,7 +37,7 @@ def accuracy_table(sets: Mapping[str, SetFigures]) -> Table:
 def print_rates(
     title: str,
     rates: Mapping[str, float | None],
-    intervals: Intervals = None,
+    intervals: Intervals,
     *,
     met: Mapping[str, float | None] | None = None,
     names: Mapping[str, str] = MappingProxyType({}),

@@ -48,10 +48,22 @@ class Uncertain(BaseModel):
     interval: dict[str, Interval | None] | None = None
     resamples: Resamples | None = None
 
+    @property
+    def searched(self) -> tuple[int, ...]:
+        """How many images of each kind there are that are searched and not resampled, such as distractors."""
+        return ()
+
     def bounds(self, keys: Iterable[str]) -> dict[str, tuple[float, float]]:
         """The intervals of those of ``keys`` that have one."""
         found = self.interval or {}
         return {key: (pair[0], pair[1]) for key in keys if (pair := found.get(key))}
+
+
+def measured_unlike(parts: Iterable[Uncertain]) -> bool:
+    """Whether some of these were surely measured on other people or pairs than the rest, or searched among others."""
+    parts = list(parts)
+    keys = {part.resamples.key for part in parts if part.resamples}
+    return len(keys) > 1 or len({part.searched for part in parts}) > 1
 
 
 def uncertainty(
@@ -91,10 +103,10 @@ def differences(
 ) -> dict[str, Difference]:
     """By how much the figures of the first exceed those of the second, for all that were resampled alike.
 
-    Each is the figures by name, and what has their resamples. Empty where these are missing or of other units.
+    Each is the figures by name, and what has their resamples. Empty where these are missing or `measured_unlike`.
     """
     (rates, one), (others, other) = first, second
-    if one.resamples is None or other.resamples is None or one.resamples.key != other.resamples.key:
+    if one.resamples is None or other.resamples is None or measured_unlike((one, other)):
         return {}
     found: dict[str, Difference] = {}
     for name in one.resamples.values.keys() & other.resamples.values.keys():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Part = TypeVar("Part")
+RANKS = (1, 5, 10)  # k of the rates of mates among the first k entries of a gallery
 
 
 def rate_name(rate: float | str) -> str:
@@ -32,7 +33,7 @@ def tar_names(fars: Iterable[str]) -> dict[str, str]:
 
 def search_names(fpirs: Iterable[str]) -> dict[str, str]:
     """What the figures of `evaluate.reporting.schema.Identification` are called."""
-    return {f"rank{k}": f"rank-{k}" for k in (1, 5, 10)} | {fpir: f"TPIR at FPIR {rate_name(fpir)}" for fpir in fpirs}
+    return {f"rank{k}": f"rank-{k}" for k in RANKS} | {fpir: f"TPIR at FPIR {rate_name(fpir)}" for fpir in fpirs}
 
 
 def percent(rate: float | None, std: float | None = None, digits: str = ".2f") -> str:

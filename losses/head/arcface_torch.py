@@ -1,4 +1,4 @@
-"""Class centres from the files of other trainers."""
+"""Class centres from arcface_torch's files."""
 
 import pickle
 import re

@@ -1,5 +1,6 @@
 """SGD, AdamW and Lion for class centres, row by row: all rows, those drawn, or a tile as its gradient appears."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 import losses.head.tile_torch
 from losses.head.centre_pass import Backward, OnCentreGradient
 from losses.head.partial_fc import PartialFC
+from losses.head.rows_torch import CentreGradient
 from losses.head.sampling import SampledClasses, union
 from pipelines.common.errors import UserError
 
@@ -138,8 +140,8 @@ class CentreOptimizer:
             if parameter.grad is not None:
                 state = {"weight": parameter.view(1, -1), **self.margin_state[name]}
                 active = None if taken is None else taken.view(1)
-                gradient = parameter.grad.view(1, -1)
-                self._move(losses.head.tile_torch, state, slice(0, 1), active, gradient, None, weight_decay=0.0)
+                of_margin = CentreGradient(slice(0, 1), active, parameter.grad.view(1, -1))
+                self._move(losses.head.tile_torch, state, of_margin, weight_decay=0.0)
 
     def _update_tiles(self, taken: Tensor | None) -> None:
         batches = self._batches
@@ -148,10 +150,10 @@ class CentreOptimizer:
             rows = union([sampled for sampled in samples if sampled is not None])
             batches = [batch.among(rows) for batch in batches]
         for tile in batches[0].centre_pass.tiles():
-            gradient = batches[0].tile_gradient(tile)
+            total = batches[0].tile_gradient(tile)
             for batch in batches[1:]:
-                gradient += batch.tile_gradient(tile)
-            self._update(tile.index, tile.active, gradient, tile.inv_norm, taken)
+                total += batch.tile_gradient(tile)
+            self._update(CentreGradient(tile.index, tile.active, total, tile.inv_norm), taken)
 
     def _update_rows(self, rows: Tensor | None, active: Tensor | None, gradient: Tensor, taken: Tensor | None) -> None:
         """``_update`` of some rows (n), or all, a tile's size at a time: a rule may need copies of what it changes."""
@@ -159,42 +161,29 @@ class CentreOptimizer:
         for first in range(0, len(gradient), size):
             part = slice(first, min(first + size, len(gradient)))
             index = part if rows is None else rows[part]
-            self._update(index, None if active is None else active[part], gradient[part], None, taken)
+            self._update(CentreGradient(index, None if active is None else active[part], gradient[part]), taken)
 
-    def _update(
-        self,
-        index: slice | Tensor,
-        active: Tensor | None,
-        gradient: Tensor,
-        inv_norm: Tensor | None,
-        taken: Tensor | None,
-    ) -> None:
-        """Move some rows (n) and their state; see ``rows_torch.sgd_``."""
+    def _update(self, gradient: CentreGradient, taken: Tensor | None) -> None:
+        """Move the gradient's rows and their state."""
         if taken is not None:
-            active = taken.repeat(len(gradient)) if active is None else active & taken
+            active = taken.repeat(len(gradient.values)) if gradient.active is None else gradient.active & taken
+            gradient = replace(gradient, active=active)
         state = {"weight": self.head.weight, **self.state}
-        self._move(self.head.arithmetic, state, index, active, gradient, inv_norm, self.weight_decay)
+        self._move(self.head.arithmetic, state, gradient, self.weight_decay)
 
     def _move(
-        self,
-        arithmetic: ModuleType,
-        state: dict[str, Tensor],
-        index: slice | Tensor,
-        active: Tensor | None,
-        gradient: Tensor,
-        inv_norm: Tensor | None,
-        weight_decay: float,
+        self, arithmetic: ModuleType, state: dict[str, Tensor], gradient: CentreGradient, weight_decay: float
     ) -> None:
         """The rule; see ``rows_torch.sgd_``."""
         if isinstance(self.grad_scale, Tensor) or self.grad_scale != 1:
-            gradient /= self.grad_scale
-        rows, shared = (index, active, gradient, inv_norm), dict(lr=self.lr, weight_decay=weight_decay)
+            gradient.values.div_(self.grad_scale)
+        shared = dict(lr=self.lr, weight_decay=weight_decay)
         if self.algorithm == "sgd":
-            arithmetic.sgd_(state, *rows, momentum=self.momentum, **shared)
+            arithmetic.sgd_(state, gradient, momentum=self.momentum, **shared)
         elif self.algorithm == "lion":
-            arithmetic.lion_(state, *rows, betas=self.betas, **shared)
+            arithmetic.lion_(state, gradient, betas=self.betas, **shared)
         else:
-            arithmetic.adamw_(state, *rows, betas=self.betas, eps=self.eps, **shared)
+            arithmetic.adamw_(state, gradient, betas=self.betas, eps=self.eps, **shared)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 Group = dist.ProcessGroup | None
-# The names since torch 2.13, where the older ones warn, or those.
+# Named so since torch 2.13, which warns of the older names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 

@@ -3,6 +3,8 @@
 ``losses.head.rows_triton`` has the same in Triton; ``losses.head.tile_torch`` takes these functions in.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -34,41 +36,43 @@ def tangent_(gradient: Tensor, weight: Tensor, inv_norm: Tensor) -> Tensor:
     return gradient.addcmul_(weight, radial[:, None], value=-1)
 
 
-def sgd_(
-    state: dict[str, Tensor],
-    index: slice | Tensor,
-    active: Tensor | None,
-    gradient: Tensor,
-    inv_norm: Tensor | None,
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """Move some rows (n) of the shard as ``torch.optim.SGD`` does, in place.
+@dataclass(frozen=True)
+class CentreGradient:
+    """The gradient of some rows (n) of the shard.
 
-    Args:
-        state: ``weight`` and, with momentum, ``momentum``, (C_r, d).
-        active: (n,) bool, which of the rows move (the others stay as they are, bit for bit); None for all.
-        gradient: (n, d); overwritten. Those of rows that stay may be anything, NaN too.
-        inv_norm: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the gradient, or None.
+    Attributes:
+        index: which rows they are.
+        active: (n,) bool, which of them move (the others stay as they are, bit for bit); None for all.
+        values: (n, d), overwritten by who applies it. Those of rows that stay may be anything, NaN too.
+        inv_norm: (n,) inverse norms of the rows where ``tangent_`` has yet to be applied to the values, or None.
     """
-    rows, moving = _rows(state, index), _Moving(active)
-    weight, step = rows["weight"], _loss_gradient(gradient, inv_norm, rows["weight"], active)
+
+    index: slice | Tensor
+    active: Tensor | None
+    values: Tensor
+    inv_norm: Tensor | None = None
+
+
+def sgd_(
+    state: dict[str, Tensor], gradient: CentreGradient, *, lr: float, momentum: float, weight_decay: float
+) -> None:
+    """Move the gradient's rows as ``torch.optim.SGD`` does, in place.
+
+    ``state``: ``weight`` and, with momentum, ``momentum``, (C_r, d).
+    """
+    rows, moving = _rows(state, gradient.index), _Moving(gradient.active)
+    weight, step = rows["weight"], _loss_gradient(gradient, rows["weight"])
     moving.add_(step, weight, weight_decay)
     if momentum:
         moving.scale_(rows["momentum"], momentum)
         step = rows["momentum"].add_(step)
     moving.add_(weight, step, -lr)
-    _write_back(state, index, rows)
+    _write_back(state, gradient.index, rows)
 
 
 def adamw_(
     state: dict[str, Tensor],
-    index: slice | Tensor,
-    active: Tensor | None,
-    gradient: Tensor,
-    inv_norm: Tensor | None,
+    gradient: CentreGradient,
     *,
     lr: float,
     betas: tuple[float, float],
@@ -76,9 +80,9 @@ def adamw_(
     weight_decay: float,
 ) -> None:
     """As ``sgd_``, by the rule of ``torch.optim.AdamW``; ``steps`` (C_r, 1) counts for each row."""
-    rows, moving = _rows(state, index), _Moving(active)
+    rows, moving = _rows(state, gradient.index), _Moving(gradient.active)
     weight, mean, square = rows["weight"], rows["exp_avg"], rows["exp_avg_sq"]
-    g = _loss_gradient(gradient, inv_norm, weight, active)
+    g = _loss_gradient(gradient, weight)
     moving.add_(rows["steps"], torch.ones_like(rows["steps"]), 1.0)
     steps = rows["steps"].clamp(min=1)  # of rows that never moved, whose numbers are not used
     moving.scale_(mean, betas[0])
@@ -88,41 +92,34 @@ def adamw_(
     denominator = (square / (1 - betas[1] ** steps)).sqrt_().add_(eps)
     moving.scale_(weight, 1 - lr * weight_decay)
     moving.add_(weight, mean / denominator.mul_(1 - betas[0] ** steps), -lr)
-    _write_back(state, index, rows)
+    _write_back(state, gradient.index, rows)
 
 
 def lion_(
-    state: dict[str, Tensor],
-    index: slice | Tensor,
-    active: Tensor | None,
-    gradient: Tensor,
-    inv_norm: Tensor | None,
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
+    state: dict[str, Tensor], gradient: CentreGradient, *, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> None:
     """As ``sgd_``, by the rule of Lion (Chen et al., 2023, algorithm 2); ``exp_avg`` (C_r, d) is its momentum."""
-    rows, moving = _rows(state, index), _Moving(active)
+    rows, moving = _rows(state, gradient.index), _Moving(gradient.active)
     weight, mean = rows["weight"], rows["exp_avg"]
-    g = _loss_gradient(gradient, inv_norm, weight, active)
+    g = _loss_gradient(gradient, weight)
     direction = mean.lerp(g, 1 - betas[0]).sign_()
     moving.scale_(weight, 1 - lr * weight_decay)
     moving.add_(weight, direction, -lr)
     moving.scale_(mean, betas[1])
     mean.add_(g, alpha=1 - betas[1])
-    _write_back(state, index, rows)
+    _write_back(state, gradient.index, rows)
 
 
-def _loss_gradient(gradient: Tensor, inv_norm: Tensor | None, weight: Tensor, active: Tensor | None) -> Tensor:
-    """What the rules are given as the gradient of the loss itself, 0 for rows that stay; in place."""
-    if active is not None:
-        gradient.masked_fill_(~active[:, None], 0.0)
-    return gradient if inv_norm is None else tangent_(gradient, weight, inv_norm)
+def _loss_gradient(gradient: CentreGradient, weight: Tensor) -> Tensor:
+    """The values as the gradient of the loss itself by the rows (n, d), 0 for those that stay; in place."""
+    values = gradient.values
+    if gradient.active is not None:
+        values.masked_fill_(~gradient.active[:, None], 0.0)
+    return values if gradient.inv_norm is None else tangent_(values, weight, gradient.inv_norm)
 
 
 class _Moving:
-    """Arithmetic in place on (n, d) numbers of rows of which some may stay as they are; ``active`` as in ``sgd_``.
+    """Arithmetic in place on (n, d) numbers of rows of which some may stay; ``active`` as in `CentreGradient`.
 
     By factors of rows, 0 and 1, instead of copies that are put back: each number is read and written once.
     """

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from losses.head.rows_torch import TINY
+from losses.head.rows_torch import TINY, CentreGradient
 
 
 @triton.jit
@@ -102,42 +102,43 @@ def load_centres(weight: Tensor, index: slice | Tensor, dtype: torch.dtype) -> t
 
 
 def sgd_(
-    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
-    *, lr: float, momentum: float, weight_decay: float,
-) -> None:  # fmt: skip
+    state: dict[str, Tensor], gradient: CentreGradient, *, lr: float, momentum: float, weight_decay: float
+) -> None:
     """See ``rows_torch.sgd_``."""
-    count, size = gradient.shape
-    numbers, first = _index_or_first(index)
+    count, size = gradient.values.shape
     _sgd[(count,)](
-        state["weight"], state.get("momentum"), gradient, inv_norm, numbers, active, first,
+        state["weight"], state.get("momentum"), *_arguments(gradient),
         lr, momentum, weight_decay, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 
 def adamw_(
-    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
+    state: dict[str, Tensor], gradient: CentreGradient,
     *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
     """See ``rows_torch.adamw_``."""
-    count, size = gradient.shape
-    numbers, first = _index_or_first(index)
+    count, size = gradient.values.shape
     _adamw[(count,)](
-        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")),
-        gradient, inv_norm, numbers, active, first, lr, *betas, eps, weight_decay, SIZE=size, BLOCK=_width(size),
+        *(state[name] for name in ("weight", "exp_avg", "exp_avg_sq", "steps")), *_arguments(gradient),
+        lr, *betas, eps, weight_decay, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
 
 
 def lion_(
-    state: dict[str, Tensor], index: slice | Tensor, active: Tensor | None, gradient: Tensor, inv_norm: Tensor | None,
-    *, lr: float, betas: tuple[float, float], weight_decay: float,
-) -> None:  # fmt: skip
+    state: dict[str, Tensor], gradient: CentreGradient, *, lr: float, betas: tuple[float, float], weight_decay: float
+) -> None:
     """See ``rows_torch.lion_``."""
-    count, size = gradient.shape
-    numbers, first = _index_or_first(index)
+    count, size = gradient.values.shape
     _lion[(count,)](
-        state["weight"], state["exp_avg"], gradient, inv_norm, numbers, active, first,
+        state["weight"], state["exp_avg"], *_arguments(gradient),
         lr, *betas, weight_decay, SIZE=size, BLOCK=_width(size),
     )  # fmt: skip
+
+
+def _arguments(gradient: CentreGradient) -> tuple[Tensor | int | None, ...]:
+    """What the kernels call gradient, inv_norm, index, active and first."""
+    index, first = _index_or_first(gradient.index)
+    return gradient.values, gradient.inv_norm, index, gradient.active, first
 
 
 def _index_or_first(index: slice | Tensor) -> tuple[Tensor | None, int]:

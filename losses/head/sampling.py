@@ -36,7 +36,7 @@ class SampledClasses:
         order: (rows of the shard,) int64, all rows: first those drawn, then the others, each in ascending order.
         counts: (2,) how many rows are drawn, and how many of them for their labels alone.
         aligned: the length of ``index`` is a multiple of it, where the shard has so many rows.
-        exact: whether the first of ``counts`` is no mere bound.
+        exact: whether the first of ``counts`` is the number itself; else it is an upper bound.
     """
 
     drawn: Tensor

@@ -48,8 +48,8 @@ class CombinedMargin(Margin):
     """s·(cos(m1·θ + m2) - m3): SphereFace's, ArcFace's and CosFace's margins in one (ArcFace, eq. 4).
 
     Args:
-        gradient: ``exact``, or ``straight_through`` for d target / d cos = s, with which arcface_torch's published
-            checkpoints were trained.
+        gradient: ``exact``, or ``straight_through`` for d target / d cos = s, as in arcface_torch since December
+            2022, after its published figures.
     """
 
     def __init__(

@@ -22,14 +22,19 @@ def similarity(landmarks: np.ndarray, target: np.ndarray = TEMPLATE) -> tuple[np
     """The least-squares similarities z -> scale z + shift from landmarks, complex (..., k), to ``target``, (k,).
 
     Umeyama, "Least-Squares Estimation of Transformation Parameters Between Two Point Patterns" (1991), eq. 40-43: in
-    the plane, with points as complex numbers, a linear regression. Returns complex128 scale and shift (...). They are
-    not finite where the landmarks lie in one point, or are not finite.
+    the plane, with points as complex numbers, a linear regression. Returns complex128 scale and shift (...), which
+    `sound` judges.
     """
     landmarks = landmarks.astype(np.complex128)
     with np.errstate(invalid="ignore", divide="ignore"):
         centred = landmarks - landmarks.mean(-1, keepdims=True)
         scale = (centred.conj() * (target - target.mean())).sum(-1) / np.square(np.abs(centred)).sum(-1)
         return scale, target.mean() - scale * landmarks.mean(-1)
+
+
+def sound(scale: np.ndarray) -> np.ndarray:
+    """Whether landmarks have a similarity, by its scale: those in one point, or not finite, have none."""
+    return (abs(scale) > 0) & (abs(scale) < np.inf)
 
 
 def matrix(scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -51,6 +56,11 @@ def sampling_matrix(scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
 def relative_template() -> np.ndarray:
     """The template as a part of the image's sides, float32 (5, 2): (x, y) from its corner, (0, 0), to (1, 1)."""
     return relative(TEMPLATE, SIZE)
+
+
+def complex_points(points: np.ndarray) -> np.ndarray:
+    """Points (..., 2), (x, y), as complex (...)."""
+    return points[..., 0] + 1j * points[..., 1]
 
 
 def relative(points: np.ndarray, size: int) -> np.ndarray:

@@ -60,9 +60,9 @@ def load_array(path: str | Path) -> np.ndarray:
 def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside ``path``. What is written there takes the place of ``path`` if the block ends well.
 
-    Then it is on the disk, whatever happens to the power, unless it is not to be ``durable``: for files so many and so
-    small that to wait for the disk each time would take hours. Whom the umask lets may read it, also where a library
-    (safetensors) makes files for its user alone.
+    A ``durable`` file is on the disk before it gets its name, so that it survives a loss of power; to wait for that
+    would take hours where small files are very many. All whom the umask lets may read the file, even if a library
+    (safetensors) has made it for its user alone.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -16,8 +16,8 @@ def add_json_option(parser: argparse.ArgumentParser, what: str) -> None:
 def only_json(wanted: bool) -> Iterator[Callable[[object], None]]:
     """Within the block, if ``wanted``, what is printed goes to standard error.
 
-    The value prints a document to standard output; it does nothing where JSON isn't wanted, or the document is None,
-    as that of a rank that leaves the telling to another.
+    The block is given a function that prints a document to standard output. It does nothing where JSON is not wanted,
+    or for None: of several ranks only one has a document.
     """
     output = sys.stdout
 

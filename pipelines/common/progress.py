@@ -1,20 +1,25 @@
 """How far a command is, while it works: a bar in a terminal, elsewhere a line a minute."""
 
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.common.errors import escaped
+
 Batch = TypeVar("Batch", bound=Sized)
 _SECONDS = 60.0  # from line to line
 
 
-def with_progress(batches: Iterable[Batch], text: str, total: int) -> Iterator[Batch]:
+def with_progress(batches: Iterable[Batch], text: str, total: int) -> Generator[Batch, None, None]:
     """Pass batches on and show how many of the ``total`` there were, the one that is passed on among them."""
-    with (_bar if Console().is_terminal else _lines)(text, total) as advance:
+    # The stream as it is now: where who takes the batches fails, they end after `only_json` has put another one back.
+    console = Console(file=sys.stdout)
+    with (_bar if console.is_interactive else _lines)(console, escaped(text), total) as advance:
         for batch in batches:
             advance(len(batch))
             yield batch
@@ -27,15 +32,15 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def _bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    columns = TextColumn(text, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=total)
+def _bar(console: Console, text: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(text, total=total)
         yield lambda count: progress.advance(task, count)
 
 
 @contextmanager
-def _lines(text: str, total: int) -> Iterator[Callable[[int], None]]:
+def _lines(console: Console, text: str, total: int) -> Iterator[Callable[[int], None]]:
     start = told = time.monotonic()
     done = 0
 
@@ -46,9 +51,10 @@ def _lines(text: str, total: int) -> Iterator[Callable[[int], None]]:
         if now - told >= _SECONDS:
             told = now
             left = (now - start) * (total / done - 1)
-            print(f"{text}: {done:,} of {total:,}, {duration(left)} left", flush=True)
+            print(f"{text}: {done:,} of {total:,}, {duration(left)} left", file=console.file, flush=True)
 
     try:
         yield advance
     finally:
-        print(f"{text}: {done:,} of {total:,} in {duration(time.monotonic() - start)}", flush=True)
+        seconds = time.monotonic() - start
+        print(f"{text}: {done:,} of {total:,} in {duration(seconds)}", file=console.file, flush=True)

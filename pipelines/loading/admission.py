@@ -1,4 +1,4 @@
-"""What may reach DALI: images whose header is sound, as DALI decodes them like everybody else.
+"""What may reach DALI: images with a sound header, and in a form that DALI decodes to the pixels that others get.
 
 Bytes that are no image are sorted out beforehand. DALI says so too, but since 2.2 it goes on decoding the images before
 the bad one in memory that is gone, which ends the process.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from pipelines.common.errors import one_line
 from pipelines.common.header import HeaderReader
 from pipelines.common.pillow import decode, to_jpeg, to_ppm
 
@@ -33,9 +34,5 @@ class Admission:
                 if not self._headers.read(image).plain:
                     admitted[row] = np.frombuffer(to_ppm(decode(image)), np.uint8)
             except Exception as error:  # Pillow's decoders raise almost any class
-                admitted[row], bad[row] = STAND_IN, _reason(image, error)
+                admitted[row], bad[row] = STAND_IN, one_line(error) if len(image) else "is empty"
         return admitted, bad
-
-
-def _reason(image: np.ndarray, error: Exception) -> str:
-    return " ".join(str(error).split()) if len(image) else "is empty"

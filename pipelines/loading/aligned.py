@@ -7,7 +7,7 @@ import torch
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 
-from pipelines.common.alignment import SIZE, relative, sampling_matrix, similarity, template
+from pipelines.common.alignment import SIZE, complex_points, relative, sampling_matrix, similarity, sound, template
 from pipelines.common.errors import UserError
 from pipelines.loading.decoder import Decoder
 from pipelines.loading.landmarks import Landmarks
@@ -23,19 +23,14 @@ def sampling_matrices(landmarks: np.ndarray, image_size: int = SIZE) -> np.ndarr
 def aligned_landmarks(landmarks: np.ndarray, image_size: int = SIZE) -> np.ndarray:
     """Where in the aligned images landmarks (n, 5, 2) come to lie: float32 (n, 5, 2), as parts of the sides."""
     scale, shift = _similarities(landmarks, image_size)
-    return relative(scale[:, None] * _complex(landmarks) + shift[:, None], image_size)
+    return relative(scale[:, None] * complex_points(landmarks) + shift[:, None], image_size)
 
 
 def _similarities(landmarks: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    scale, shift = similarity(_complex(landmarks), template(image_size))
-    sound = (abs(scale) > 0) & (abs(scale) < np.inf)
-    if not sound.all():
-        raise UserError(f"the landmarks of image {np.argmin(sound)} all lie in one point, or are not finite")
+    scale, shift = similarity(complex_points(landmarks), template(image_size))
+    if not sound(scale).all():
+        raise UserError(f"the landmarks of image {sound(scale).argmin()} all lie in one point, or are not finite")
     return scale, shift
-
-
-def _complex(landmarks: np.ndarray) -> np.ndarray:
-    return landmarks[..., 0] + 1j * landmarks[..., 1]
 
 
 def read_aligned(

@@ -35,7 +35,6 @@ class Augmentation:
     of their sides; a set without one leaves every point where it is.
     """
 
-    name: str
     flip: bool = True
     draws: Mapping[str, Draw] = field(default_factory=dict)
     transform: Callable[..., DataNode] | None = None
@@ -46,7 +45,7 @@ class Augmentation:
         return {name: draw(column) for (name, draw), column in zip(self.draws.items(), uniforms.T, strict=True)}
 
 
-AUGMENTATIONS = {"none": Augmentation("none", flip=False), "flip": Augmentation("flip")}
+AUGMENTATIONS = {"none": Augmentation(flip=False), "flip": Augmentation()}
 
 
 def find_augmentation(name: str) -> Augmentation:
@@ -62,9 +61,7 @@ def augmentation(
     """Register the decorated function as the set of its name, with the parameters that ``draws`` make."""
 
     def register(transform: Callable[..., DataNode]) -> Callable[..., DataNode]:
-        AUGMENTATIONS[transform.__name__] = Augmentation(
-            transform.__name__, draws=draws, transform=transform, move=move
-        )
+        AUGMENTATIONS[transform.__name__] = Augmentation(draws=draws, transform=transform, move=move)
         return transform
 
     return register
@@ -268,5 +265,6 @@ def strong(
     if distort:
         images = fn.jpeg_compression_distortion(images, quality=quality)
     if erase:
+        # The crop's numbers once more, exchanged: else what is erased would lie on the side to which the crop lay.
         images = erased(images, image_size, top=left, left=top, **where)
     return images

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,17 +153,19 @@ class Decoder:
         pipeline.schedule_run()  # the first call starts as many batches as the queue is deep
         return pipeline
 
-    def _build(self, batch_size: int, depth: int, alone: bool = False) -> Pipeline:
-        """With ``alone``, one that only decodes."""
+    def _build(self, batch_size: int, depth: int, decode_only: bool = False) -> Pipeline:
         on_gpu = self.device.type == "cuda"
         device_index = torch.cuda.current_device() if on_gpu and self.device.index is None else self.device.index
+        changes: dict[str, Any] = dict(
+            transform=self._transform,
+            parameters=self._parameters,
+            flip=self._flip,
+            resize=self._resize,
+            clean_view=self._clean_view,
+        )
         pipeline = _graph(
             self._image_size,
-            None if alone else self._transform,
-            () if alone else self._parameters,
-            flip=self._flip and not alone,
-            resize=self._resize and not alone,
-            clean_view=self._clean_view and not alone,
+            **({} if decode_only else changes),
             on_gpu=on_gpu,
             decode_on=self._decode_on,
             hw_decoder_load=self._hw_decoder_load,
@@ -180,7 +182,7 @@ class Decoder:
         reasons = {}
         pipeline = None
         for row, image in enumerate(encoded):
-            pipeline = pipeline or self._build(1, depth=1, alone=True)
+            pipeline = pipeline or self._build(1, depth=1, decode_only=True)
             pipeline.feed_input("encoded", [TensorCPU(image)])
             try:
                 pipeline.run()
@@ -199,12 +201,12 @@ def _feed(pipeline: Pipeline, submission: _Submission) -> None:
 @pipeline_def(enable_conditionals=True)
 def _graph(
     image_size: int,
-    transform: Transform | None,
-    parameters: Sequence[str],
+    transform: Transform | None = None,
+    parameters: Sequence[str] = (),
     *,
-    flip: bool,
-    resize: bool,
-    clean_view: bool,
+    flip: bool = False,
+    resize: bool = False,
+    clean_view: bool = False,
     on_gpu: bool,
     decode_on: str,
     hw_decoder_load: float,

@@ -11,10 +11,10 @@ _MOST_STALLS = 10_000  # that are kept until somebody asks
 
 
 class Waiting:
-    """The seconds that go by while a batch is fetched.
+    """The seconds for which the device had nothing to do because a batch was still to come.
 
-    On a CPU that is the time in which there was none. A GPU is told to wait for a batch while the host goes on: there
-    it is the time that its stream stood still, for want of a batch or of a host that has one.
+    On a CPU that is the host's time in fetching it. On a GPU, whose stream is told to wait for the batch while the host
+    goes on, it is the time for which the stream stood still.
     """
 
     def __init__(self, device: torch.device) -> None:

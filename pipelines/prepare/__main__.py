@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.command import at_least, run, say
-from pipelines.common.errors import UserError
 from pipelines.common.files import check_file, replacing
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.common.pillow import QUALITY
 from pipelines.prepare.align import Align, detector, read_landmarks
-from pipelines.prepare.check import ERRORS, KINDS, Report, check
+from pipelines.prepare.check import ERRORS, IMAGE_REMARKS, Report, check
 from pipelines.prepare.convert import FORMS, LEFT_OUT, SHARD_SIZE, Written, all_labels, convert
 from pipelines.prepare.encode import Reencode
 from pipelines.prepare.output import check_new
@@ -45,8 +44,6 @@ def main() -> None:
     _add_inspect(commands)
     _add_split(commands)
     _add_pairs(commands)
-    if sys.argv[1:2] == ["verify"]:
-        raise UserError("'prepare verify' is now called 'prepare check'; its arguments are the same")
     arguments = parser.parse_args()
     arguments.command(arguments)
 
@@ -113,9 +110,9 @@ def _align(arguments: argparse.Namespace) -> None:
         source, landmarks = open_source(arguments.data), detector(arguments.detector)
     else:
         source, landmarks = read_landmarks(Path(arguments.data))
-    places = np.zeros((len(source), 5, 2), np.float32)
-    transform = Align(landmarks, arguments.quality, places)
-    written = convert(source, arguments.out, transform=transform, threads=arguments.threads, landmarks=places)
+    aligned = np.zeros((len(source), 5, 2), np.float32)
+    transform = Align(landmarks, arguments.quality, aligned)
+    written = convert(source, arguments.out, transform=transform, threads=arguments.threads, landmarks=aligned)
     _tell(arguments.out, written, source)
 
 
@@ -134,9 +131,7 @@ def _add_repair(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=_repair)
     _add_check_options(parser)
     parser.add_argument("out", type=Path, help="the folder to write")
-    parser.add_argument(
-        "--drop", nargs="*", default=[], metavar="KIND", help=f"also leave out: {', '.join(KINDS[len(ERRORS) : -2])}"
-    )
+    parser.add_argument("--drop", nargs="*", default=[], choices=IMAGE_REMARKS, help="also leave these out")
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
@@ -167,10 +162,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _repair(arguments: argparse.Namespace) -> None:
-    kinds = *ERRORS, *arguments.drop
-    Report(0, 0).bad_images(*kinds)  # a kind that does not exist should not cost an hour
     check_new(arguments.out)
-    bad = _checked(arguments).bad_images(*kinds)
+    bad = _checked(arguments).bad_images(*ERRORS, *arguments.drop)
     source = open_sources(arguments.data)
     kept = np.setdiff1d(np.arange(len(source)), bad)
     _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads), source)
@@ -273,7 +266,7 @@ def _checked(arguments: argparse.Namespace, save: Path | None = None) -> Report:
         threads=arguments.threads,
     )
     if save:
-        report.save(save)  # first: printing may end early, at the reader of a pipe for example
+        report.save(save)
     say(f"{', '.join(arguments.data)}: {report.images} images of {report.identities} identities")
     for kind, found in report.problems.items():
         say(f"{len(found):>10} {kind.replace('_', ' ')}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.common.alignment import SIZE, relative, sampling_matrix, similarity
+from pipelines.common.alignment import SIZE, complex_points, relative, sampling_matrix, similarity, sound
 from pipelines.common.errors import UserError
 from pipelines.common.pillow import QUALITY, decode, to_jpeg
 from pipelines.sources.identities import number_names
@@ -25,21 +25,21 @@ class Align:
     """The crop of an image in which ``landmarks`` are at the template's places, as JPEG of ``quality``.
 
     Landmarks are in the order of the template. What lies outside of the photograph is black. Where the landmarks come
-    to lie in the crop, as parts of its sides, is put into its row of ``places``, float32 (photographs, 5, 2), if given.
+    to lie in the crop, as parts of its sides, is put into its row of ``aligned``, float32 (photographs, 5, 2).
     """
 
     landmarks: Landmarks = field(repr=False)
     quality: int = QUALITY
-    places: np.ndarray | None = field(default=None, repr=False)
+    aligned: np.ndarray | None = field(default=None, repr=False)
 
     def __call__(self, index: int, encoded: bytes) -> bytes:
         photograph = decode(encoded)
         points = self.landmarks(index, photograph)
         scale, shift = similarity(points)
-        if not 0 < abs(scale) < np.inf:
+        if not sound(scale):
             raise UserError("the landmarks are not those of a face: they lie in one point, or are no numbers")
-        if self.places is not None:
-            self.places[index] = relative(scale * points + shift, SIZE)
+        if self.aligned is not None:
+            self.aligned[index] = relative(scale * points + shift, SIZE)
         coefficients = sampling_matrix(scale, shift).ravel().tolist()
         crop = photograph.transform(
             (SIZE, SIZE), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
@@ -69,7 +69,7 @@ def read_landmarks(path: Path) -> tuple[ListSource, Landmarks]:
                 raise UserError(f"{path}, line {number}: '{image[:80]}' has no identity: write 'identity/image.jpg'")
             paths.append(str(path.parent / image))
             names.append(identity)
-            points.append(values[:, 0] + 1j * values[:, 1])
+            points.append(complex_points(values))
     if not paths:
         raise UserError(f"{path} lists no landmarks")
     return ListSource(paths, *number_names(names)), lambda index, photograph: points[index]
@@ -102,7 +102,6 @@ def detector(weights: Path) -> Landmarks:
         if faces is None:
             raise UserError("no face is found in it")
         largest = max(faces, key=lambda face: face[2] * face[3])  # x, y, width, height, five landmarks, score
-        points = largest[4:14].reshape(5, 2)
-        return points[:, 0] + 1j * points[:, 1]
+        return complex_points(largest[4:14].reshape(5, 2))
 
     return find

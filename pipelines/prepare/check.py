@@ -17,13 +17,13 @@ from pipelines.common.progress import with_progress
 from pipelines.loading.admission import STAND_IN
 from pipelines.loading.decoder import Decoder, UndecodableError
 from pipelines.prepare.duplicates import byte_hash, groups_of, near_pairs, picture_hashes
-from pipelines.prepare.reading import CHUNK, Read, read_all
+from pipelines.prepare.reading import CHUNK, ReadImage, read_all
 from pipelines.sources.source import Source
 
 ERRORS = ("unreadable", "label_out_of_range")  # what training stumbles over
-REMARKS = ("wrong_size", "grey", "duplicate", "near_duplicate", "empty_identity", "tiny_identity")
-KINDS = ERRORS + REMARKS
-_IMAGE_KINDS = tuple(kind for kind in KINDS if not kind.endswith("identity"))
+IMAGE_REMARKS = ("wrong_size", "grey", "duplicate", "near_duplicate")
+IDENTITY_REMARKS = ("empty_identity", "tiny_identity")
+KINDS = ERRORS + IMAGE_REMARKS + IDENTITY_REMARKS
 _AHEAD = 6  # batches that are decoded at a time
 _SIDE = 112  # pixels: what images are decoded to; those of this very size need no resizing
 _STRIDE = 4  # of the pixels that are compared: all of them would cost more than the decoding
@@ -51,10 +51,7 @@ class Report:
         return not self.missing and not any(self.problems[kind] for kind in ERRORS)
 
     def bad_images(self, *kinds: str) -> np.ndarray:
-        """Indices of the images with problems of these kinds, int64, ascending."""
-        for kind in kinds:
-            if kind not in _IMAGE_KINDS:
-                raise UserError(f"'{kind}' is no problem of single images; use some of {', '.join(_IMAGE_KINDS)}")
+        """Indices of the images with problems of these kinds, ERRORS or IMAGE_REMARKS, int64, ascending."""
         return np.array(sorted({index for kind in kinds for index in self.problems[kind]}), np.int64)
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,7 +100,7 @@ class _Checker:
     def decode(self) -> None:
         """Look at each image, its header, its pixels and its label."""
         decoder = Decoder(batch_size=CHUNK, image_size=_SIDE, device=torch.device("cpu"), threads=self.threads)
-        ahead: deque[list[tuple[Read, Header]]] = deque()
+        ahead: deque[list[tuple[ReadImage, Header]]] = deque()
         chunks = read_all(self.source, np.arange(len(self.source)), threads=1)
         try:
             for chunk in with_progress(chunks, "checking", len(self.source)):
@@ -140,7 +137,7 @@ class _Checker:
         for label in np.flatnonzero((self.counts > 0) & (self.counts < tiny)).tolist():
             self.report.problems["tiny_identity"][label] = f"{self.source.identity(label)}: {self.counts[label]}"
 
-    def _with_headers(self, images: list[Read]) -> list[tuple[Read, Header]]:
+    def _with_headers(self, images: list[ReadImage]) -> list[tuple[ReadImage, Header]]:
         """The images that might be good."""
         might = []
         for image in images:
@@ -157,7 +154,7 @@ class _Checker:
             might.append((image, header))
         return might
 
-    def _judge(self, decoder: Decoder, batch: list[tuple[Read, Header]]) -> None:
+    def _judge(self, decoder: Decoder, batch: list[tuple[ReadImage, Header]]) -> None:
         """Take out the oldest batch that is being decoded, which is ``batch``."""
         bad: dict[int, str] = {}
         while True:

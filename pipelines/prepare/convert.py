@@ -28,9 +28,10 @@ from pipelines.common.formats import image_suffix
 from pipelines.common.progress import with_progress
 from pipelines.loading.permutation import ROUNDS, permute
 from pipelines.prepare.output import complete
-from pipelines.prepare.reading import Read, Transform, read_all, read_leniently
+from pipelines.prepare.reading import ReadImage, Transform, read_all, read_leniently
 from pipelines.sources.identities import write_identities
-from pipelines.sources.recordio import LABEL_LIMIT, IRHeader, RecordWriter, pack, write_dataset
+from pipelines.sources.recordio import LABEL_LIMIT, IRHeader, pack
+from pipelines.sources.recordio_writer import RecordWriter, write_dataset
 from pipelines.sources.source import Source
 
 FORMS = ("recordio", "webdataset")
@@ -84,9 +85,9 @@ def convert(
         "shard_size": shard_size,
         "plan": hashlib.blake2b(plan.order.tobytes() + plan.classes.tobytes()).hexdigest(),
         "names": hashlib.blake2b("\n".join(plan.names).encode(errors="surrogatepass")).hexdigest(),
-        "images": _identification(source, plan.order, data),
+        "data": [*map(os.path.abspath, data), source.fingerprint()],
     }
-    with complete(out, job) as folder:
+    with complete(out, job, _sample(source, plan.order)) as folder:
         left_out = folder / LEFT_OUT
         if form == "recordio":
             left_out.unlink(missing_ok=True)
@@ -116,19 +117,15 @@ def convert(
     return Written(len(names), written, len(lines))
 
 
-def _identification(source: Source, indices: np.ndarray, data: Sequence[str | Path]) -> str:
-    """What tells images from others with the same labels: where they lie, and what some of them hold.
+def _sample(source: Source, indices: np.ndarray) -> dict[str, str]:
+    """Digests of some images by their numbers, of those that can be read.
 
     What a source knows without reading images may be no more than labels; and what lies at a path may have been made
     anew.
     """
-    known = [*map(os.path.abspath, data), source.fingerprint()]
-    digest = hashlib.blake2b(ascii(known).encode())
-    some = indices[np.linspace(0, len(indices) - 1, _SAMPLE).astype(np.int64)]
-    for image in read_leniently(source, np.unique(some)):
-        digest.update(ascii(source.describe(image.index)).encode())
-        digest.update(bytes(image.encoded))
-    return digest.hexdigest()
+    some = np.unique(indices[np.linspace(0, len(indices) - 1, _SAMPLE).astype(np.int64)])
+    readable = (image for image in read_leniently(source, some) if not image.reason)
+    return {str(image.index): hashlib.blake2b(bytes(image.encoded)).hexdigest() for image in readable}
 
 
 def all_labels(source: Source, indices: np.ndarray) -> np.ndarray:
@@ -176,14 +173,14 @@ class _Writing:
 
     def write_sorted(self) -> list[str]:
         """Insightface's layout. Returns the names of the classes, which are those that have a good image."""
-        side, good = _side(self._good(0, len(self.plan.order)))
+        side, good = _side(self._good())
         by_class = itertools.groupby(good, key=operator.itemgetter(0))
         write_dataset(self.folder, ((image.encoded for _, image in images) for _, images in by_class), image_size=side)
         return [name for name, seen in zip(self.plan.names, self.seen.tolist()) if seen]
 
     def write_records(self) -> list[str]:
         """im2rec's layout."""
-        side, good = _side(self._good(0, len(self.plan.order)))
+        side, good = _side(self._good())
         with replacing(self.folder / "property") as property_, RecordWriter(self.folder / "train.rec") as writer:
             for key, (label, image) in enumerate(good):
                 writer.write(key, pack(IRHeader(0, label, key), image.encoded))
@@ -191,30 +188,38 @@ class _Writing:
         return self.plan.names
 
     def write_shards(self, size: int) -> list[str]:
-        for number, begin in enumerate(range(0, len(self.plan.order), size)):
-            shard = self.folder / f"train-{number:06d}.tar"
-            if shard.exists():
-                continue
+        every = np.arange(len(self.plan.order))
+        pieces = np.split(every, every[size::size])
+        shards = {self.folder / f"train-{number:06d}.tar": positions for number, positions in enumerate(pieces)}
+        missing = {shard: positions for shard, positions in shards.items() if not shard.exists()}
+        images = self._images(np.concatenate([every[:0], *missing.values()]))
+        for shard, positions in missing.items():
             with replacing(shard) as temporary, tarfile.open(temporary, "w") as archive:
-                for position, (label, image) in enumerate(self._good(begin, begin + size), begin):
-                    _add(archive, f"{position:09d}{image_suffix(image.encoded)}", bytes(image.encoded))
-                    _add(archive, f"{position:09d}.cls", b"%d" % label)
+                for position, (label, image) in zip(positions, images):
+                    if not image.reason:
+                        _add(archive, f"{position:09d}{image_suffix(image.encoded)}", bytes(image.encoded))
+                        _add(archive, f"{position:09d}.cls", b"%d" % label)
                 self.log.flush()
         return self.plan.names
 
-    def _good(self, begin: int, end: int) -> Iterator[tuple[int, Read]]:
-        """Class and image at these positions of the order; the bad ones go to the log."""
-        order = self.plan.order[begin:end]
+    def _good(self) -> Iterator[tuple[int, ReadImage]]:
+        """Class and image of the good ones, in order."""
+        everything = self._images(np.arange(len(self.plan.order)))
+        return ((label, image) for label, image in everything if not image.reason)
+
+    def _images(self, positions: np.ndarray) -> Iterator[tuple[int, ReadImage]]:
+        """Class and image at these positions of the order; the bad ones go to the log, too."""
+        order = self.plan.order[positions]
         chunks = read_all(self.source, order, transform=self.transform, threads=self.threads)
         text = f"writing {self.folder.name.removeprefix('.').removesuffix('.partial')}"
         images = itertools.chain.from_iterable(with_progress(chunks, text, len(order)))
-        for image, label in zip(images, self.plan.classes[begin:end].tolist()):
+        for image, label in zip(images, map(int, self.plan.classes[positions])):
             if image.reason:
                 self.log.write(_line(self.source, image.index, image.reason))
             else:
                 self.seen[label] = True
                 self.taken.append(int(image.index))
-                yield label, image
+            yield label, image
 
 
 def _line(source: Source, index: int, reason: str) -> str:
@@ -230,7 +235,7 @@ def _lines(path: Path) -> dict[int, str]:
     return lines
 
 
-def _side(good: Iterator[tuple[int, Read]]) -> tuple[int, Iterator[tuple[int, Read]]]:
+def _side(good: Iterator[tuple[int, ReadImage]]) -> tuple[int, Iterator[tuple[int, ReadImage]]]:
     """The height of the first image, for ``property``, and all images."""
     first = next(good, None)
     if first is None:

@@ -13,21 +13,23 @@ _JOB = "job.json"
 
 
 @contextmanager
-def complete(out: str | Path, job: Mapping[str, object]) -> Iterator[Path]:
+def complete(out: str | Path, job: Mapping[str, object], sample: Mapping[str, str]) -> Iterator[Path]:
     """A folder to write to, ``.<out>.partial``, which becomes ``out`` if the block ends well.
 
     What an earlier, interrupted run with the same ``job`` (what it was to write) left there is kept for the block to
-    go on with, half-written files excepted; what another job left is removed. Raises as `check_new` does.
+    go on with, half-written files excepted; what another job left is removed. So is what was made from other images:
+    ``sample`` has digests of some of those that can be read, and what is in both runs' samples must be equal. Raises as
+    `check_new` does.
     """
     out = Path(out)
     check_new(out)
     partial = out.with_name(f".{out.name}.partial")
-    if partial.exists() and _job(partial) != job:
+    if partial.exists() and not _belongs(partial, job, sample):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     remove_leftovers(partial)
     with naming(partial / _JOB):
-        (partial / _JOB).write_text(json.dumps(job))
+        (partial / _JOB).write_text(json.dumps({"job": job, "sample": sample}))
     yield partial
     (partial / _JOB).unlink()
     partial.replace(out)
@@ -44,8 +46,10 @@ def check_new(out: Path) -> None:
     check_folder(out.parent)
 
 
-def _job(folder: Path) -> object:
+def _belongs(folder: Path, job: Mapping[str, object], sample: Mapping[str, str]) -> bool:
     try:
-        return json.loads((folder / _JOB).read_text())
-    except (OSError, ValueError):
-        return None
+        earlier = json.loads((folder / _JOB).read_text())
+        known = earlier["sample"]
+        return earlier["job"] == job and all(known.get(image, digest) == digest for image, digest in sample.items())
+    except (OSError, ValueError, KeyError, TypeError):  # none, half of one, or one of another version
+        return False

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
-from pipelines.common.formats import IMAGE_SUFFIXES
+from pipelines.common.formats import is_image
+from pipelines.common.image_files import ListedImages
+from pipelines.common.labels import images_by_label
 from pipelines.common.log import get_logger
 from pipelines.prepare.convert import all_labels
 from pipelines.sources.source import Source, labels_by_name
@@ -36,9 +38,7 @@ def draw_pairs(labels: np.ndarray, count: int, *, seed: int) -> tuple[np.ndarray
     """
     if count < 2 * FOLDS or count % (2 * FOLDS):
         raise UserError(f"{count} pairs do not make {FOLDS} folds with equal halves: give 20, 40, 60, …")
-    order = np.argsort(labels, kind="stable")
-    order = order[np.searchsorted(labels[order], 0) :]  # images without a label belong to nobody
-    people = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    people = images_by_label(labels)
     generator = np.random.default_rng(seed)
     # Dealt out in turns by the number of images, so that each fold gets its share of those with genuine pairs.
     dealt = sorted(generator.permutation(len(people)).tolist(), key=lambda person: -len(people[person]))
@@ -126,12 +126,13 @@ def find_images(source: Source, wanted: list[tuple[str, int]]) -> list[np.ndarra
     """The encoded images (name, number) of a source: the number-th image of that identity, counted from 1."""
     labels = all_labels(source, np.arange(len(source)))
     order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
     numbers = labels_by_name(source)
     indices = []
     for name, number in wanted:
         if name not in numbers:
             raise UserError(f"there is no identity '{name}' in the data set")
-        first, last = np.searchsorted(labels[order], [numbers[name], numbers[name] + 1])
+        first, last = np.searchsorted(ordered, [numbers[name], numbers[name] + 1])
         if not 1 <= number <= last - first:
             raise UserError(f"'{name}' has {last - first} images, image {number} is asked for")
         indices.append(order[first + number - 1])
@@ -139,12 +140,16 @@ def find_images(source: Source, wanted: list[tuple[str, int]]) -> list[np.ndarra
 
 
 def find_files(root: Path, wanted: list[tuple[str, int]]) -> list[bytes]:
-    """The encoded images (name, number) of a folder in LFW's layout, ``name/name_0001.jpg``."""
+    """The encoded images (name, number) of a folder in LFW's layout, ``name/name_0001.jpg``, of any suffix."""
+    files: dict[str, ListedImages] = {}
     images = []
     for name, number in wanted:
-        stem = root / name / f"{name}_{number:04d}"
-        paths = [path for suffix in IMAGE_SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()]
-        if not paths:
-            raise FileNotFoundError(f"there is no image {stem}.jpg")
-        images.append(paths[0].read_bytes())
+        if name not in files:
+            found = (root / name).iterdir() if (root / name).is_dir() else ()
+            files[name] = ListedImages(path for path in found if is_image(path.name))
+        stem = f"{name}_{number:04d}"
+        path = files[name].find(stem)
+        if path is None:
+            raise FileNotFoundError(f"image {number} of '{name}' is listed, and there is no {root / name / stem}.jpg")
+        images.append(path.read_bytes())
     return images

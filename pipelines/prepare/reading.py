@@ -19,7 +19,7 @@ Transform = Callable[[int, bytes], bytes]  # (index in the source, encoded image
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadImage:
     index: int
     encoded: np.ndarray  # uint8 (bytes,); empty where the image is bad
     reason: str = ""  # why; empty where the image is good
@@ -27,11 +27,11 @@ class Read:
 
 def read_all(
     source: Source, indices: np.ndarray, *, transform: Transform | None = None, threads: int | None = None
-) -> Iterator[list[Read]]:
+) -> Iterator[list[ReadImage]]:
     """The images ``indices`` in that order, CHUNK at a time. A few chunks for each thread are in memory at a time."""
     threads = threads or len(os.sched_getaffinity(0))
     chunks = (indices[begin : begin + CHUNK] for begin in range(0, len(indices), CHUNK))
-    ahead: deque[Future[list[Read]]] = deque()
+    ahead: deque[Future[list[ReadImage]]] = deque()
     executor = ThreadPoolExecutor(threads)
     try:
         for chunk in chunks:
@@ -45,22 +45,22 @@ def read_all(
         executor.shutdown(cancel_futures=True)
 
 
-def read_leniently(source: Source, indices: np.ndarray) -> list[Read]:
+def read_leniently(source: Source, indices: np.ndarray) -> list[ReadImage]:
     """Images of which some may be unreadable."""
     try:
         encoded, _ = source.read(indices)
-        return [Read(index, image) for index, image in zip(indices.tolist(), encoded)]
+        return [ReadImage(index, image) for index, image in zip(indices.tolist(), encoded)]
     except (ValueError, OSError) as error:
         if len(indices) == 1:
             return [_bad(int(indices[0]), str(error))]
     return [read for at in range(len(indices)) for read in read_leniently(source, indices[at : at + 1])]
 
 
-def _bad(index: int, reason: str) -> Read:
-    return Read(index, np.empty(0, np.uint8), reason)
+def _bad(index: int, reason: str) -> ReadImage:
+    return ReadImage(index, np.empty(0, np.uint8), reason)
 
 
-def _read(source: Source, indices: np.ndarray, transform: Transform | None) -> list[Read]:
+def _read(source: Source, indices: np.ndarray, transform: Transform | None) -> list[ReadImage]:
     images = []
     for image in read_leniently(source, indices):
         if not image.reason and not image_suffix(image.encoded):
@@ -68,7 +68,7 @@ def _read(source: Source, indices: np.ndarray, transform: Transform | None) -> l
         if transform and not image.reason:
             try:
                 changed = transform(image.index, bytes(image.encoded))
-                image = Read(image.index, np.frombuffer(changed, np.uint8))
+                image = ReadImage(image.index, np.frombuffer(changed, np.uint8))
             except UserError as error:
                 image = _bad(image.index, str(error))
             except Exception as error:  # Pillow's decoders raise almost any class

@@ -16,7 +16,7 @@ from pipelines.common.header import Header, HeaderReader
 from pipelines.common.pillow import decode
 from pipelines.common.sheets import sheet
 from pipelines.prepare.convert import all_labels
-from pipelines.prepare.reading import Read, read_leniently
+from pipelines.prepare.reading import ReadImage, read_leniently
 from pipelines.sources.source import Source
 
 
@@ -97,11 +97,10 @@ def identity_sheet(source: Source, *, rows: int = 12, columns: int = 12, seed: i
     for person in people:
         chosen = np.sort(generator.permutation(np.flatnonzero(labels == person))[:columns])
         tiles.append([_decoded(image) for image in read_leniently(source, chosen)])
-        tiles[-1] += [None] * (columns - len(chosen))
     return sheet(tiles)
 
 
-def _decoded(image: Read) -> Image.Image | None:
+def _decoded(image: ReadImage) -> Image.Image | None:
     try:
         return decode(image.encoded)
     except Exception:  # as above

@@ -51,7 +51,7 @@ READERS: dict[str, Reader] = {
 # In a folder, files with these suffixes do not tell what it is: a list lies beside images, lock.mdb beside data.mdb.
 _BY_NAME_ONLY = frozenset((".rec", ".lst", ".txt", ".mdb", ".lmdb"))
 _SHARDS = frozenset((".tar", ".parquet", ".arrow"))
-_SPARE = 100  # classes without an image that are worth no word
+_SPARE = 100  # classes without an image that nobody is warned of, however few images there are
 
 
 def open_source(path: str | Path) -> Source:

@@ -10,7 +10,6 @@ at are read.
 import json
 import struct
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +17,13 @@ import numpy as np
 
 from pipelines.common.errors import UserError
 from pipelines.sources.columns import class_names, find_columns, load_pyarrow, number, read_labels, reading
+from pipelines.sources.range_source import RangeSource
 from pipelines.sources.ranges import RangeReader
-from pipelines.sources.source import LabelledSource
 
 _START = struct.Struct("<II")  # of a message: 2^32 - 1, bytes of its head
 _MARK = 0xFFFFFFFF
 _MAGIC = b"ARROW1\0\0"  # of the file format
 _BODY_LENGTH = 3  # the number of this field in a head
-_OPEN = 256  # files that are open at a time
 
 
 class _Message(NamedTuple):
@@ -42,33 +40,19 @@ class _Message(NamedTuple):
         self.content[at : at + buffer.size] = file.read(self.begin + at, buffer.size)
 
 
-class ArrowSource(LabelledSource):
+class ArrowSource(RangeSource):
     """The images of Arrow files, in the order of the files and within them."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         load_pyarrow()
-        self._paths = list(paths)
-        found = [_find(path) for path in self._paths]
-        self._begins = np.concatenate([begins for begins, _, _, _ in found])
-        self._lengths = np.concatenate([lengths for _, lengths, _, _ in found])
-        self._ends = np.cumsum([len(begins) for begins, _, _, _ in found])
-        if not len(self._begins):
-            raise UserError(f"{self._paths[0]} holds no images")
-        labels = [piece for _, _, pieces, _ in found for piece in pieces]
-        super().__init__(*number(labels, found[0][3], self._paths[0].parent))
-        self._file = lru_cache(_OPEN)(lambda number: RangeReader(self._paths[number]))
-
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        encoded = []
-        for index, file in zip(indices, np.searchsorted(self._ends, indices, side="right").tolist()):
-            length = int(self._lengths[index])
-            if not length:
-                raise UserError(f"{self._paths[file].parent / self.describe(index)} has no bytes")
-            encoded.append(self._file(file).read(int(self._begins[index]), length))
-        return encoded, self._labels[indices]
+        begins, lengths, labels, names = zip(*map(_find, paths))
+        if not any(map(len, begins)):
+            raise UserError(f"{paths[0]} holds no images")
+        pieces = [piece for of_file in labels for piece in of_file]
+        super().__init__(*number(pieces, names[0], paths[0].parent), paths, begins, lengths)
 
     def place(self, index: int) -> str:
-        file = int(np.searchsorted(self._ends, index, side="right"))
+        file = int(self._files(index))
         return f"{self._paths[file].name} row {int(index) - (int(self._ends[file - 1]) if file else 0)}"
 
 

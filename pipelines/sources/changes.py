@@ -90,9 +90,10 @@ def read_changes(path: Path) -> Changes:
 
 
 class ChangedSource:
-    """A source with changed labels. Classes that are new there are called after whom their first image was taken for.
+    """A source with changed labels.
 
-    Of several changes of an image that counts which leaves it out, else the first.
+    A new class is named after the identity that its first image had before. Where several changes name one image,
+    leaving it out wins, else the first.
     """
 
     def __init__(self, source: Source, several: Sequence[Changes]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.common.errors import UserError
+from pipelines.common.errors import UserError, one_line
 from pipelines.common.log import get_logger
 from pipelines.sources.identities import Identities, label_text, number_labels, number_texts
 
@@ -38,8 +38,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no sound {kind} file, or cut short; copy it again ({reason})") from None
+        raise UserError(f"{path} is no sound {kind} file, or cut short; copy it again ({one_line(error)})") from None
 
 
 def find_columns(schema: Any, path: Path) -> tuple[str, str]:

@@ -23,7 +23,7 @@ FILE = "identities.json"
 _CLASS_NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})(\.0*)?", re.ASCII)  # im2rec writes 3.000000; 18 digits fit into int64
 _OTHER_NUMBER = re.compile(r"[+-][0-9]+(\.[0-9]*)?|[0-9]+\.[0-9]+", re.ASCII)
 _MISSING = frozenset(("", "None", "null", "nan", "NaN"))  # what Python, JSON and pandas write where a label is missing
-_SPARE = 16  # classes without an image that are no matter, be there ever so few with images
+_SPARE = 16  # classes without an image that a set may have, however few have images
 
 
 @dataclass(frozen=True)

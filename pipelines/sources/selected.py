@@ -8,9 +8,10 @@ from pipelines.sources.source import Source
 
 
 class SelectedSource:
-    """The ``images`` of a source, int64 (n,), or all; what has its label c has ``classes[c]`` here, int64 (c,), or -1.
+    """The ``images`` of a source, int64 (n,), or all of them (None), with other labels.
 
-    An identity keeps the name of the first that it is.
+    An image of the source's class c has the label ``classes[c]``, int64 (classes of the source,); -1 is no class. Of
+    classes that become one the first gives the name.
     """
 
     def __init__(self, source: Source, images: np.ndarray | None, classes: np.ndarray) -> None:

@@ -9,7 +9,6 @@ once and cached beside each shard (``<shard>.index.npz``).
 import os
 import tarfile
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,15 +20,13 @@ from pipelines.common.log import get_logger
 from pipelines.sources.identities import label_text, number_names, number_texts, read_identities
 from pipelines.sources.index_cache import cached
 from pipelines.sources.left_out import LeftOut
-from pipelines.sources.ranges import RangeReader
-from pipelines.sources.source import LabelledSource
+from pipelines.sources.range_source import RangeSource
 
 logger = get_logger(__name__)
 
 _CACHE_VERSION = 3
 _LONGEST = 100  # bytes of a label
 _NEITHER = "neither a .cls with its label nor a folder in its name"
-_OPEN = 256  # shards that are open at a time
 
 
 class _Index(NamedTuple):
@@ -40,39 +37,26 @@ class _Index(NamedTuple):
     remarks: np.ndarray  # unicode (r,), what there is to say of the file
 
 
-class ShardSource(LabelledSource):
+class ShardSource(RangeSource):
     """The images of tar files, in the order of the files and within them."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = list(paths)
-        indices = [_read_index(path) for path in self._paths]
-        self._ends = np.cumsum([len(index.offsets) for index in indices])
-        self._offsets = np.concatenate([index.offsets for index in indices])
-        self._lengths = np.concatenate([index.lengths for index in indices])
-        for path, index in zip(self._paths, indices):
+        indices = [_read_index(path) for path in paths]
+        for path, index in zip(paths, indices):
             for remark in index.remarks.tolist():
                 logger.warning("%s: %s", path, remark)
         names = [name for index in indices for name in index.names.tolist()]
-        folder = self._paths[0].parent
+        folder = paths[0].parent
         if not names:
             raise UserError(f"{folder}: the shards hold no images ({', '.join(IMAGE_SUFFIXES)})")
-        filled = [(path, index.labelled) for path, index in zip(self._paths, indices) if len(index.names)]
+        filled = [(path, index.labelled) for path, index in zip(paths, indices) if len(index.names)]
         labelled = _all_labelled(filled)
-        super().__init__(*(number_texts(names, read_identities(folder), folder) if labelled else number_names(names)))
-        self._file = lru_cache(_OPEN)(lambda shard: RangeReader(self._paths[shard]))
-
-    def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        encoded = []
-        for index, shard in zip(indices, np.searchsorted(self._ends, indices, side="right").tolist()):
-            offset, length = self._offsets[index], self._lengths[index]
-            if not length:
-                raise UserError(f"{self._paths[shard].parent / self.describe(index)} is empty")
-            encoded.append(self._file(shard).read(int(offset), int(length)))
-        return encoded, self._labels[indices]
+        numbered = number_texts(names, read_identities(folder), folder) if labelled else number_names(names)
+        offsets, lengths = [index.offsets for index in indices], [index.lengths for index in indices]
+        super().__init__(*numbered, paths, offsets, lengths)
 
     def place(self, index: int) -> str:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return f"{self._paths[shard].name} image at byte {self._offsets[index]}"
+        return f"{self._paths[self._files(index)].name} image at byte {self._begins[index]}"
 
 
 def _read_index(path: Path) -> _Index:

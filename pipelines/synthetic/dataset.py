@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pipelines.common.errors import UserError
 from pipelines.common.progress import with_progress
 from pipelines.common.sheets import sheet
 from pipelines.sources.bins import write_bin
-from pipelines.sources.recordio import write_dataset
+from pipelines.sources.recordio_writer import write_dataset
 from pipelines.synthetic import faces
 
 FILES = ("train.rec", "train.idx", "property", "heldout.bin", "faces.png", "settings.json")
@@ -100,7 +100,8 @@ def _photographs(seed: int, counts: Sequence[int], processes: int | None) -> Ite
     )
     try:
         drawn = executor.map(_draw, [seed] * len(counts), range(len(counts)), counts)
-        yield with_progress(drawn, "drawing photographs", sum(counts))
+        with closing(with_progress(drawn, "drawing photographs", sum(counts))) as people:
+            yield people
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -7,7 +7,6 @@ light, camera, hairdo, glasses, occlusion, background) from (seed, identity, ima
 bytes wherever numpy and Pillow compute alike, so on one machine always.
 """
 
-import io
 import math
 from functools import cache
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.alignment import SIZE
+from pipelines.common.pillow import to_jpeg
 from pipelines.synthetic import portrait
 from pipelines.synthetic.canvas import Canvas, colour, disc, ramp
 
@@ -93,9 +93,7 @@ def encode(seed: int, identity: int, image: int) -> bytes:
     """``render`` as a JPEG; its quality, 60 to 96, is one of the photograph's conditions."""
     rng = generator(seed, identity, image)
     picture = _photograph(seed, identity, rng)
-    jpeg = io.BytesIO()
-    Image.fromarray(picture).save(jpeg, "JPEG", quality=int(rng.integers(60, 97)))
-    return jpeg.getvalue()
+    return to_jpeg(Image.fromarray(picture), quality=int(rng.integers(60, 97)))
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

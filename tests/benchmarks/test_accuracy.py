@@ -51,9 +51,9 @@ def test_a_run_is_known_by_its_config_whatever_was_found_at_its_start(tmp_path):
     ran = load_config(QUICKSTART, [*values, "precision=fp32", "head.tile=512"])
     kept = tmp_path / "config.yaml"
     kept.write_text(yaml.safe_dump(ran.model_dump(), sort_keys=False))
-    assert is_config_of(kept, values)
-    assert not is_config_of(kept, [*values, "optim.lr=0.3"])
-    assert not is_config_of(kept, [*values, "precision=bf16"])
+    assert is_config_of(kept, QUICKSTART, values)
+    assert not is_config_of(kept, QUICKSTART, [*values, "optim.lr=0.3"])
+    assert not is_config_of(kept, QUICKSTART, [*values, "precision=bf16"])
 
 
 @pytest.mark.slow

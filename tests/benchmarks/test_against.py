@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import against
-from benchmarks.accuracy import main
-from benchmarks.against import compare, measure, page, printed, protocols, verdict
+from benchmarks.against import compare, main, measure, page, printed, protocols, verdict
 from benchmarks.face_ijb import write_faces
 from evaluate.reporting.schema import Results
 from models import create_model
@@ -89,13 +88,13 @@ def test_what_is_done_is_kept_until_the_weights_are_others(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        ((), "networks are given as --checkpoints"),
-        (("--checkpoints", "a.onnx"), "there are no data to measure with"),
-        (("--checkpoints", "a.onnx", "--bins", "l.bin", "--reproduces", "-", "-"), "says something of 2 networks"),
+        ((), "required: CHECKPOINT"),
+        (("a.onnx",), "there are no data to measure with"),
+        (("a.onnx", "--bins", "l.bin", "--reproduces", "-", "-"), "says something of 2 networks, 1 are given"),
     ],
 )
 def test_what_is_missing_is_told(monkeypatch, capsys, arguments, told):
-    monkeypatch.setattr(sys, "argv", ["benchmarks.accuracy", *arguments])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.against", *arguments])
     with pytest.raises((ValueError, SystemExit)) as raised:
         main()
     assert told in str(raised.value) + capsys.readouterr().err
@@ -111,7 +110,7 @@ def test_from_photographs_to_the_table(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "faces" / str(identity) / f"{image}.png")
     write_faces(tmp_path, tmp_path / "faces")
     torch.save(create_model("mbf").state_dict(), tmp_path / "net.pt")
-    line = [sys.executable, "-m", "benchmarks.accuracy", "--checkpoints", tmp_path / "net.pt", "--ijbc", tmp_path]
+    line = [sys.executable, "-m", "benchmarks.against", tmp_path / "net.pt", "--ijbc", tmp_path]
     line += ["--reproduces", "arcface_torch mobilefacenet glint360k", "--runs", tmp_path / "r", "--output", tmp_path]
     done = subprocess.run(list(map(str, line)), capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

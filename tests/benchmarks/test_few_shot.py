@@ -2,17 +2,24 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks.few_shot import CONFIG, compared, draw, main, recognised, write
+from benchmarks.few_shot import CONFIG, check_made_of, compared, draw, main, recognised, verified, write
+from evaluate.features.embed import Embedder
+from evaluate.features.ranks import World
+from evaluate.protocols.folds import ACCURACY_THRESHOLDS, XQLFW_THRESHOLDS, verify
 from models import create_model
+from pipelines.common.errors import UserError
 from pipelines.sources import open_source
 from pipelines.sources.bins import write_bin
+from pipelines.sources.memory import MemorySource
 from tests.pipelines.face_source import ENCODED, FaceSource
+from tests.pipelines.photos import jpeg
 from train.config import load_config
 
 
@@ -77,6 +84,50 @@ def test_what_is_compared():
     assert other["error"] == pytest.approx(np.tile(gains, 2).std(ddof=1) / 6**0.5)
 
 
+class Means(torch.nn.Module):
+    """Means of the image's parts, moved by the eyes."""
+
+    wants_landmarks = True
+
+    def forward(self, images, landmarks):
+        return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) + landmarks[:, 0].sum(1, keepdim=True)
+
+
+def test_sets_are_judged_as_they_are_published(tmp_path, monkeypatch):
+    """XQLFW by its own thresholds, with the landmarks that lie beside a set; and only those that are asked for."""
+    encoded = [jpeg(seed, 32) for seed in range(40)]
+    same = np.arange(20) % 2 == 0
+    for name in ("xqlfw", "other"):
+        write_bin(tmp_path / f"{name}.bin", encoded, same)
+    landmarks = np.random.default_rng(0).random((40, 5, 2), np.float32)
+    np.save(tmp_path / "xqlfw.landmarks.npy", landmarks)
+    embed = Embedder(Means(), 32, World(torch.device("cpu")), threads=1)
+    monkeypatch.setattr("benchmarks.few_shot.embedder", lambda *_: embed)
+    judged = []
+    monkeypatch.setattr("benchmarks.few_shot.verify", lambda *given: judged.append(given) or verify(*given))
+    known = tmp_path / "sets.json"
+    verified(Path("any"), [tmp_path / "other.bin"], known, 1)
+    found = verified(Path("any"), [tmp_path / "xqlfw.bin"], known, 1)
+    (_, _, usual), (features, _, own) = judged
+    np.testing.assert_allclose(features, embed(MemorySource(encoded), landmarks.__getitem__), rtol=1e-5, atol=1e-5)
+    assert usual is ACCURACY_THRESHOLDS and own is XQLFW_THRESHOLDS
+    assert found == {"xqlfw": verify(features, same, XQLFW_THRESHOLDS).folds.tolist()}
+    assert verified(Path("any"), [tmp_path / "xqlfw.bin"], known, 1) == found and len(judged) == 2
+
+
+def test_a_folder_is_of_one_network_and_its_data(tmp_path):
+    runs, made_of = tmp_path / "runs", (Path("/a"), Path("/faces"))
+    for _ in range(2):
+        check_made_of(runs, *made_of)
+    for other in ((Path("/b"), Path("/faces")), (Path("/a"), Path("/others"))):
+        with pytest.raises(UserError, match="runs of another network or other data; .* --runs"):
+            check_made_of(runs, *other)
+    check_made_of(runs, *made_of)
+    (runs / "made_of.json").rename(runs / "sets.json")  # figures of nobody knows which network
+    with pytest.raises(UserError, match="another network"):
+        check_made_of(runs, *made_of)
+
+
 def test_the_config():
     config = load_config(CONFIG)
     assert config.model.freeze == ["!fc.weight"] and config.head.init == "class_means"
@@ -103,9 +154,12 @@ def test_splits_tunes_and_measures(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("runs/*/tuned/model.pt"))) == 2
 
     monkeypatch.setattr("benchmarks.few_shot.train", None)  # the second time nothing is left to do
-    monkeypatch.setattr("benchmarks.few_shot.embeddings", None)
+    monkeypatch.setattr("benchmarks.few_shot.embedder", None)
     main()
     assert json.loads(written.read_text())["rows"] == rows
+    sys.argv.append("schedule.epochs=3")
+    with pytest.raises(UserError, match="holds a run of another config; give other overrides another --name"):
+        main()
 
 
 def write_faces(folder):

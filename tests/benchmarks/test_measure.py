@@ -3,7 +3,9 @@
 import multiprocessing
 import time
 
-from benchmarks.measure import processor_time
+import torch
+
+from benchmarks.measure import in_turns, processor_time
 
 
 def _work(seconds: float, done, leave) -> None:
@@ -25,3 +27,11 @@ def test_processor_time_is_that_of_living_children_too():
     leave.set()
     child.join()
     assert 0.25 < elsewhere < 0.6
+
+
+def test_ways_take_turns_and_the_first_rounds_do_not_count():
+    called = []
+    ways = {name: lambda name=name: called.append(name) for name in "ab"}
+    walls, works = in_turns(ways, 3, torch.device("cpu"), warm_up=2)
+    assert called == ["a", "b"] * 5
+    assert [len(seconds) for times in (walls, works) for seconds in times.values()] == [3] * 4

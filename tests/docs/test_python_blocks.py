@@ -11,7 +11,7 @@ from PIL import Image
 from models import create_model
 from models.onnx_file import export_onnx
 from pipelines.sources.bins import write_bin
-from pipelines.sources.recordio import write_dataset
+from pipelines.sources.recordio_writer import write_dataset
 from tests.docs.blocks import ROOT, blocks
 from train.state import save_weights
 

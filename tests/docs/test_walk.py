@@ -47,8 +47,9 @@ WALKS = {
         f"runs/a {BINS} data/IJBC tinyface w600k_mbf_int8.onnx mobilefacenet_y1.onnx ijbs people groups.csv "
         "lfw.people.txt rfw/African_test.bin rfw/Asian_test.bin rfw/Caucasian_test.bin rfw/Indian_test.bin",
         "results/a/results.json results/a_ijbc/results.json results/a_tiny/results.json results/a_ijbs/results.json "
-        "results/rfw/results.json results/people/results.json report/index.html results/quality/results.json "
-        "results/quality_ijbc/results.json results/groups/results.json results/groups_ijbc/results.json",
+        "results/a8/results.json results/rfw/results.json results/people/results.json report/index.html "
+        "results/quality/results.json results/quality_ijbc/results.json results/groups/results.json "
+        "results/groups_ijbc/results.json",
     ),
     "docs/export.md": Walk(
         "runs/a lfw.bin results/a/results.json results/overlap/overlap.json data/mine photographs yunet.onnx",

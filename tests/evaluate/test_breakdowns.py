@@ -1,6 +1,5 @@
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,16 +7,21 @@ import pytest
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb, report, verification
 from evaluate.breakdowns.pairs import pair_groups, reachable
-from evaluate.breakdowns.sets import Beside, Judged, read_beside, rfw_breakdown, set_breakdown, unnamed
-from evaluate.breakdowns.templates import template_breakdown
+from evaluate.breakdowns.sets import Beside, Judged, read_beside, rfw_breakdown, set_breakdown, set_groups, unnamed
+from evaluate.breakdowns.templates import given_qualities, template_breakdown
+from evaluate.features import options
+from evaluate.features.network import Network
 from evaluate.protocols.folds import verify
-from evaluate.protocols.templates import template_means
+from evaluate.protocols.ijb_lists import Images
+from evaluate.protocols.template_pairs import TemplatePairs
+from evaluate.protocols.templates import Templates, template_means
 from evaluate.reporting.results import read_results, write_results
 from evaluate.verification import verification_set
 from pipelines.common.errors import UserError
 from pipelines.sources.bins import write_bin
 from tests.command import called
 from tests.evaluate.networks import write_onnx
+from tests.evaluate.test_overlap import Pixels
 from tests.pipelines.photos import jpeg
 
 
@@ -50,7 +54,7 @@ def test_a_set_by_length_and_its_report(tmp_path):
     features, judgement = judged(0)
     for name in "ab":
         norms = np.linalg.norm(features[:, 0], axis=1) * (1 if name == "a" else -1)
-        by = set_breakdown("lfw", judgement, norms, {})
+        by = set_breakdown("lfw", judgement, norms, None)
         assert list(by.quality["norm"]) == ["0.01"] and not by.groups
         found = by.quality["norm"]["0.01"]
         scores = 1 - judgement.distances / 2
@@ -86,7 +90,7 @@ def named(seed):
 def test_groups_of_named_people(capsys):
     features, judgement = judged(1, named(1))
     groups = {f"p{k}": ("north", "south")[k % 2] for k in range(58)}
-    by = set_breakdown("lfw", judgement, None, groups)
+    by = set_breakdown("lfw", judgement, None, set_groups("lfw", judgement.same, named(1), groups))
     found = by.groups["0.01"]
     assert set(found.groups) == {"north", "south"} and found.resamples.of == "people"
     scores, person = 1 - judgement.distances / 2, named(1)
@@ -112,11 +116,19 @@ def test_rfw_is_judged_at_one_threshold():
 def test_groups_without_pairs_are_left_out(capsys):
     same = np.tile([True, False], 10)
     sides = np.repeat([0, 1, 2], [8, 8, 4]), np.repeat([0, 1, 2, -1], [8, 8, 1, 3])
-    names, group = pair_groups(sides, ["a", "b", "c"], same, "lfw")
-    assert names == ("a", "b") and group.tolist() == [0] * 8 + [1] * 8 + [-1] * 4
+    found = pair_groups(sides, ["a", "b", "c"], same, "lfw")
+    assert found.names == ("a", "b") and found.group.tolist() == [0] * 8 + [1] * 8 + [-1] * 4
     assert "group c is left out, with 1 genuine and 0 impostor pairs" in capsys.readouterr().out
-    with pytest.raises(UserError, match="1 of 1 groups have two of each"):
-        pair_groups((sides[0] * 0, sides[0] * 0), ["a"], same, "lfw")
+    assert pair_groups((sides[0] * 0, sides[0] * 0), ["a"], same, "lfw") is None
+    assert "lfw: groups are not compared, for 1 of 1 have two pairs of each kind" in capsys.readouterr().out
+
+
+def test_rfw_without_groups_to_compare_keeps_its_figures(capsys):
+    """Nobody asked for them."""
+    names = "African", "Asian", "Caucasian", "Indian"
+    sets = {f"{group}_test": Judged(np.ones(9), np.ones(9, bool), Beside(None, np.arange(18), None)) for group in names}
+    assert rfw_breakdown(sets) is None
+    assert "RFW: groups are not compared, for 0 of 4" in capsys.readouterr().out
 
 
 def test_what_lies_beside_a_set_must_fit_it(tmp_path):
@@ -130,12 +142,11 @@ def test_what_lies_beside_a_set_must_fit_it(tmp_path):
         read_beside(path, same, quality=False, people=True)
 
 
-@pytest.mark.parametrize("groups", [{}, {"p0": "x", "p1": "y"}])
-def test_a_set_without_genuine_pairs_has_no_breakdown(capsys, groups):
+def test_a_set_without_genuine_pairs_has_no_breakdown(capsys):
     distances, same = np.linspace(1, 3, 200), np.zeros(200, bool)
     names = [f"p{k % 2}" for k in range(400)]
     judgement = Judged(distances, same, Beside(names, np.arange(400) % 2, np.arange(400.0)))
-    assert set_breakdown("lfw", judgement, np.ones(400), groups) is None
+    assert set_breakdown("lfw", judgement, np.ones(400), None) is None
     assert "lfw: without a genuine pair there is no FNMR, so no figures" in capsys.readouterr().out
 
 
@@ -166,6 +177,27 @@ def test_command(tmp_path, monkeypatch, capsys):
     by = json.loads((tmp_path / "results.json").read_text())["sets"]["lfw"]["by"]
     assert set(by["quality"]) == {"norm", "file"} and set(by["groups"]["0.01"]["groups"]) == {"x", "y"}
     assert "groups at the threshold of FMR 1e-2" in capsys.readouterr().out
+
+
+def test_sets_whose_groups_cannot_be_compared_are_told_before_the_work(tmp_path, monkeypatch):
+    """The others are compared, and no figure is lost."""
+    monkeypatch.setattr(options, "load_network", lambda *_: Network(Pixels(), 56))
+    same = np.arange(200) % 2 == 0
+    pictures = [jpeg(k) for k in range(8)]
+    shown = [(i + (k and not same[i])) % 8 for i in range(200) for k in (0, 1)]
+    for name, person in (("a", "p"), ("b", "q")):
+        write_bin(tmp_path / f"{name}.bin", [pictures[who] for who in shown], same)
+        (tmp_path / f"{name}.people.txt").write_text("\n".join(f"{person}{who}" for who in shown))
+    (tmp_path / "groups.csv").write_text("".join(f"p{k},{'xy'[k // 4]}\n" for k in range(8)))
+    more = ["--checkpoint", "any", "--groups", tmp_path / "groups.csv", "--threads", 1, "--output", tmp_path / "o"]
+    ended = called(verification.main, "--bins", tmp_path / "b.bin", *more)
+    assert ended.code == 2 and ended.error == f"error: {tmp_path}/groups.csv: no set has two groups to compare\n"
+    assert "the network takes" not in ended.out
+    ended = called(verification.main, "--bins", tmp_path / "a.bin", tmp_path / "b.bin", *more)
+    told = "b: groups are not compared, for 0 of 2 have two pairs of each kind"
+    assert ended.code == 0 and told in ended.out.partition("the network takes")[0]
+    sets = json.loads((tmp_path / "o/results.json").read_text())["sets"]
+    assert set(sets["a"]["by"]["groups"]["0.01"]["groups"]) == {"x", "y"} and "by" not in sets["b"]
 
 
 def test_ijb_by_quality_and_group(tmp_path, monkeypatch):
@@ -205,6 +237,10 @@ def test_qualities_and_groups_are_read_before_the_long_work(tmp_path):
     for option in (["--quality", "norm"], ["--groups", tmp_path / "groups.csv"]):
         assert "--protocol verification" in error(*option, "--protocol", "identification")
     (tmp_path / "groups.csv").write_text("a,x\n")
+    assert "none of the subjects in the lists" in error("--groups", tmp_path / "groups.csv")
+    subjects = np.unique(ijb.IJB(tmp_path, "IJBC").probes().subject)
+    (tmp_path / "groups.csv").write_text("".join(f"{subject},x\n" for subject in subjects))
+    assert error("--groups", tmp_path / "groups.csv") == f"error: {tmp_path}/groups.csv has no two groups to compare\n"
     probes = next((tmp_path / "IJBC" / "meta").glob("*probe*"))
     probes.rename(probes.with_suffix(".away"))
     assert probes.name in error("--groups", tmp_path / "groups.csv", "--protocol", "verification")
@@ -215,8 +251,13 @@ def test_a_templates_quality_is_the_mean_of_its_medias_means():
     assert template_means(values, template, np.array([1, 1, 2, 1, 3])).tolist() == [2.0, (2 + 7 + 10) / 3]
 
 
+def test_a_quality_that_is_given_twice_is_one():
+    images = Images(["1.jpg"], np.zeros((1, 5, 2)), np.ones(1, np.float32), np.zeros(1, int), np.zeros(1, int))
+    assert list(given_qualities(["detector", "norm", "detector"], images)) == ["detector"]
+
+
 def test_templates_need_impostors_enough(capsys):
-    templates = SimpleNamespace(ids=np.arange(4), vectors=np.eye(4), index=lambda ids: ids)
-    pairs = np.array([0, 0]), np.array([1, 2]), np.array([True, False])
-    assert template_breakdown(templates, pairs, None, {}, {}, []) is None
+    templates = Templates(np.arange(4), np.eye(4))
+    pairs = TemplatePairs(templates, np.array([0, 0]), np.array([1, 2]), np.array([True, False]))
+    assert template_breakdown(pairs, None, {}, None) is None
     assert "1 impostor pairs tell nothing of FMR 1e-2" in capsys.readouterr().out

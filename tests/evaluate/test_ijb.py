@@ -11,6 +11,7 @@ from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
 from evaluate.ijb import FARS, identification, verification
 from evaluate.protocols.ijb_lists import IJB
+from evaluate.protocols.template_pairs import TemplatePairs
 from evaluate.protocols.templates import FLIPS, pool
 
 
@@ -37,7 +38,7 @@ def test_verification_is_roc_curve_of_all_exact_scores(small):
     extra = np.arange(200)
     first, second = np.r_[first, second[extra], first[extra]], np.r_[second, first[extra], second[extra]]
     same = np.r_[same, same[extra], ~same[extra]]
-    result = verification(templates, first, second, same)
+    result = verification(TemplatePairs(templates, first, second, same), "nearest")
     row = {t: k for k, t in enumerate(templates.ids.tolist())}
     scores = np.array([np.sum(templates.vectors[row[a]] * templates.vectors[row[b]]) for a, b in zip(first, second)])
     false, true, _ = roc_curve(same, scores)
@@ -56,7 +57,7 @@ def test_pairs_of_unknown_templates_are_named(small):
     first, second, same = data.pairs()
     second[5] = 10**8
     with pytest.raises(ValueError, match="first is 100000000"):
-        verification(templates, first, second, same)
+        TemplatePairs(templates, first, second, same)
 
 
 def test_every_probe_needs_a_mate_and_every_subject_one_template(small):
@@ -174,6 +175,9 @@ def test_what_is_not_finite_is_named(one_view, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"the detector scores are not finite for 1 of .* the first is 8\.jpg"):
         run_ijb(monkeypatch, copy, data / "twice.npy", tmp_path / "o")
     run_ijb(monkeypatch, copy, data / "twice.npy", tmp_path / "o", "--no-detector-score")
+    quality = "--no-detector-score", "--quality", "detector"
+    with pytest.raises(ValueError, match=r"the detector scores are not finite for 1 of .* the first is 8\.jpg"):
+        run_ijb(monkeypatch, copy, data / "twice.npy", tmp_path / "o", *quality)
 
 
 def test_a_users_mistake_is_one_line(tmp_path):

@@ -13,6 +13,7 @@ from evaluate.features.network import Network
 from pipelines.common.errors import UserError
 from pipelines.prepare import __main__ as prepare
 from pipelines.sources import open_source
+from tests.command import called
 from tests.evaluate.test_overlap import Pixels
 from tests.pipelines.photos import encoded, people_in, picture
 
@@ -105,6 +106,15 @@ def test_features_of_other_data_are_refused(faces, monkeypatch):
     (faces / "out").touch()
     with pytest.raises(NotADirectoryError):  # before any work
         call(monkeypatch, command.main, faces / "a", "--checkpoint", "none", "--output", faces / "out")
+
+
+def test_features_of_somebody_else_are_left_alone(tmp_path):
+    """IJB's, say; this command's own may be replaced."""
+    np.save(tmp_path / "features.npy", np.ones(3))
+    ended = called(command.main, "none", "--checkpoint", "none", "--output", tmp_path)
+    assert ended.code == 2 and "features.npy is there, and would be replaced" in ended.error
+    (tmp_path / "labels.json").touch()
+    command.check_own_features(tmp_path)
 
 
 def test_views_are_of_features(monkeypatch, capsys):

@@ -13,11 +13,13 @@ from evaluate.features import options
 from evaluate.features.embed import Embedder
 from evaluate.features.network import Network
 from evaluate.features.ranks import World
-from evaluate.overlap import images_by_identity, mean_embeddings, nearest
+from evaluate.overlap import Identities, images_by_identity, mean_embeddings, nearest, open_identities
+from pipelines.loading.landmarks import template_landmarks
 from pipelines.prepare.convert import convert
 from pipelines.sources import open_source, open_sources
 from pipelines.sources.bins import write_bin
 from pipelines.sources.memory import MemorySource
+from tests.evaluate.features.test_pairs import Means
 from tests.pipelines.photos import encoded, jpeg, picture, write_folder
 
 
@@ -38,7 +40,7 @@ def test_nearest_in_blocks_is_that_of_the_whole_matrix(monkeypatch):
     similarity = (second @ first.T).numpy()
     for block in (7, 4096):
         monkeypatch.setattr(overlap, "_BLOCK", block)
-        cosines, rows = nearest(first, second)
+        cosines, rows = nearest(first, second, torch.device("cpu"))
         assert rows.tolist() == similarity.argmax(axis=1).tolist()
         np.testing.assert_allclose(cosines, similarity.max(axis=1), rtol=1e-5)
 
@@ -52,9 +54,9 @@ def test_some_images_of_each_identity():
 def test_means_are_those_of_unit_embeddings():
     images = [jpeg(seed) for seed in range(5)]
     source = MemorySource(images, np.array([1, 0, 1, 1, 3]))
-    means, labels = mean_embeddings(embedder(Pixels()), source, most=9)
+    means, labels = mean_embeddings(embedder(Pixels()), Identities(source, template_landmarks), most=9)
     assert labels.tolist() == [0, 1, 3]
-    alone = MemorySource(images, np.arange(5))
+    alone = Identities(MemorySource(images, np.arange(5)), template_landmarks)
     units, _ = mean_embeddings(embedder(Pixels()), alone, most=9)
     expected = torch.nn.functional.normalize(units[[0, 2, 3]].sum(dim=0), dim=0)
     torch.testing.assert_close(means[1], expected)
@@ -64,7 +66,20 @@ def test_means_are_those_of_unit_embeddings():
 def test_images_without_an_identity_are_told():
     source = MemorySource([jpeg(0), jpeg(1)], np.array([-1, -1]), name="train.rec")
     with pytest.raises(ValueError, match=r"no image has an identity, as train\.rec, image 0"):
-        mean_embeddings(embedder(Pixels()), source, most=9)
+        mean_embeddings(embedder(Pixels()), Identities(source, template_landmarks), most=9)
+
+
+def test_images_of_pairs_have_the_landmarks_beside_them(tmp_path):
+    """The same image with other landmarks is another one, as in verification."""
+    encoded = [jpeg(seed) for seed in (0, 1, 0, 1)]
+    write_bin(tmp_path / "x.bin", encoded, np.array([False, False]))
+    landmarks = np.zeros((4, 5, 2), np.float32)
+    landmarks[2:] = np.arange(20).reshape(2, 5, 2) / 20
+    np.save(tmp_path / "x.landmarks.npy", landmarks)
+    found, labels = mean_embeddings(embedder(Means()), open_identities(tmp_path / "x.bin"), most=1)
+    views = embedder(Means())(MemorySource(encoded), landmarks.__getitem__)
+    assert labels.tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(found, torch.nn.functional.normalize(torch.from_numpy(views).sum(dim=1)))
 
 
 @pytest.mark.parametrize("option", ["--images", "--batch-size", "--threads"])
@@ -84,7 +99,7 @@ def test_a_network_without_numbers_finds_no_set_clean():
 
     source = MemorySource([jpeg(seed) for seed in range(5)], np.array([1, 0, 1, 1, 3]), name="test.bin")
     with pytest.raises(ValueError, match=r"not finite for 2 of 2 images, the first is test\.bin, image 1"):
-        mean_embeddings(embedder(Broken()), source, most=9)
+        mean_embeddings(embedder(Broken()), Identities(source, template_landmarks), most=9)
 
 
 @pytest.mark.parametrize("kind", ["folder", "bin", "both"])

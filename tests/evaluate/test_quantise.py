@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from models.onnx_file import export_onnx
 from pipelines.common import command
 from pipelines.sources.bins import read_bin, write_bin
 from tests.models.test_export import trained
+from tests.pipelines.photos import jpeg
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -106,6 +108,14 @@ def test_a_file_in_half_precision_is_refused(folder, monkeypatch, capsys, tmp_pa
     with pytest.raises(SystemExit):
         command.run(quantise.main)
     assert "is not in float32" in capsys.readouterr().err
+
+
+def test_calibration_fills_the_networks_batches(tmp_path):
+    """Of 35 images three batches of 10; what does not fill one is left."""
+    write_bin(tmp_path / "x.bin", [jpeg(seed, 32) for seed in range(40)], np.ones(20, bool))
+    args = SimpleNamespace(calibrate=tmp_path / "x.bin", images=35, threads=1)
+    assert [len(images) for images, *_ in quantise._calibration(args, 32, 10)] == [10, 10, 10, 5]
+    assert [len(images) for images, *_ in quantise._calibration(args, 32, 1)] == [16, 16, 3]
 
 
 def test_a_network_that_takes_many_images_at_a_time(folder, monkeypatch, capsys, tmp_path):

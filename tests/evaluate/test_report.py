@@ -161,6 +161,21 @@ def test_what_models_were_measured_on_is_told_of_each_where_it_differs(results, 
     assert other != told and leads == [leads[0], leads[0], f"{told} (a); {other} (c){dot}{rest}"]
 
 
+@pytest.mark.parametrize("kind", ["mega", "tiny", "gallery"])
+def test_none_is_marked_among_other_images_that_are_searched(results, tmp_path, undrawn, kind):
+    """The fewer distractors there are, the better is every figure."""
+    content = json.loads((results / kind / "results.json").read_text())
+    part, count = COUNTS[kind]
+    for name, more in (("a", 0), ("b", 0), ("c", 1000)):
+        content["name"] = name
+        content[part][count] += more
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(content))
+    pages = [make(tmp_path, tmp_path / "page", *names) for names in ("ab", "ac")]
+    assert ['<td class="best">' in page for page in pages] == [True, False]
+    assert ["Difference in points, paired" in page for page in pages] == [True, False]
+
+
 def test_every_far_of_any_model_is_shown(results, tmp_path, undrawn):
     content = json.loads((results / "first" / "results.json").read_text())
     for name, far in (("a", "1e-06"), ("b", "0.1")):

@@ -122,13 +122,15 @@ def test_what_other_programs_leave_is_no_image(tmp_path):
         assert getattr(found, field) == getattr(wanted, field)
 
 
-@pytest.mark.parametrize("twice", ["3_1.png", "more/3_1.jpg"])
-def test_two_images_for_a_name_of_a_list_are_told(tmp_path, twice):
+@pytest.mark.parametrize(("twice", "name"), [("3_1.png", "3_1.bmp"), ("more/3_1.jpg", "3_1.jpg")])
+def test_two_images_for_a_name_of_a_list_are_told(tmp_path, twice, name):
     write_set(tmp_path, GOOD)
-    write_lists(tmp_path)
+    write_lists(tmp_path, probes=("12_1.jpg", name))
     (tmp_path / "Probe" / twice).parent.mkdir(exist_ok=True)
     (tmp_path / "Probe" / twice).write_bytes(jpeg(99))
-    with pytest.raises(UserError, match=r"Probe/3_1\.jpg and .*have one name|and .*Probe/3_1\.jpg have one name"):
+    with pytest.raises(
+        UserError, match=r"Probe/(more/)?3_1\.\w+ and .*Probe/(more/)?3_1\.\w+ may both be meant by '3_1"
+    ):
         read_lists(tmp_path, tmp_path)
 
 

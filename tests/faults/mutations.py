@@ -24,7 +24,8 @@ from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin, write_bin
 from pipelines.sources.identities import write_identities
 from pipelines.sources.memory import MemorySource
-from pipelines.sources.recordio import IRHeader, pack, write_dataset
+from pipelines.sources.recordio import IRHeader, pack
+from pipelines.sources.recordio_writer import write_dataset
 from tests.pipelines.mutation import mutate
 from tests.pipelines.photos import encoded, jpeg, picture, write_tar
 

@@ -13,7 +13,7 @@ import yaml
 from models import create_model
 from models.export import main as export
 from pipelines.prepare.__main__ import main as prepare
-from pipelines.sources.recordio import write_dataset
+from pipelines.sources.recordio_writer import write_dataset
 from tests.faults.forked import Attack, Forked
 from tests.faults.support import same
 from train.state import save_weights

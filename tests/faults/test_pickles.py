@@ -29,7 +29,7 @@ from models.sharded import load_sharded, read_sharded
 from models.weights import load_backbone
 from pipelines.common.errors import UserError
 from pipelines.sources import open_source
-from pipelines.sources.recordio import write_dataset
+from pipelines.sources.recordio_writer import write_dataset
 from tests.pipelines.photos import jpeg, write_tar
 from train.config import load_config
 from train.fine_tune import stored_classes

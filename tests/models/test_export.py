@@ -157,7 +157,7 @@ def test_a_wrong_graph_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "models.onnx_file.fold_batch_norms", lambda model, images: model.conv_sep.layers[1].reset_running_stats()
     )
-    with pytest.raises(RuntimeError, match="differ from PyTorch's"):
+    with pytest.raises(RuntimeError, match="onnxruntime's embeddings differ from the network's"):
         export_onnx(trained(SMALL[2]), tmp_path / "model.onnx", 32)
     assert list(tmp_path.iterdir()) == []
 

@@ -113,6 +113,19 @@ class ReadsTheNorm(Layers):
         return self.norm2(self.conv(x)) + self.norm2.eps
 
 
+class ReadsStatistics(Layers):
+    """Another error than where an attribute is missing."""
+
+    def between(self, x):
+        return self.norm2(self.conv(x)) + nn.functional.batch_norm(x, *list(self.norm2.buffers())[:2])
+
+
+class AsksForTheNorm(Layers):
+    def between(self, x):
+        assert isinstance(self.norm2, nn.BatchNorm2d)
+        return self.norm2(self.conv(x))
+
+
 class Computed(Layers):
     """A weight that is the product of two others."""
 
@@ -138,7 +151,7 @@ class OfTheBatch(Layers):
 
 ODD = [
     *(SharedLayer, SharedNorm, TwoNames, OtherAxis, OtherWidth),
-    *(ReadsWeights, ReadsTheNorm, Computed, Hooked, OfTheBatch),
+    *(ReadsWeights, ReadsTheNorm, ReadsStatistics, AsksForTheNorm, Computed, Hooked, OfTheBatch),
 ]
 
 

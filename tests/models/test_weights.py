@@ -91,6 +91,14 @@ def test_magface_was_trained_on_other_images(tmp_path):
     assert not load_backbone(tmp_path / "magface.pth", bgr=False)[0].bgr
 
 
+@pytest.mark.parametrize(("name", "told"), [("ir_18", {"bgr": True}), ("mbf", {}), ("vit_t", {})])
+def test_of_lightnings_checkpoints_only_adafaces_network_took_bgr(tmp_path, name, told):
+    """Lightning trains any network."""
+    content = LAYOUTS["AdaFace"](small(name).state_dict()) | {"pytorch-lightning_version": "1.4.4"}
+    torch.save(content, tmp_path / "x.ckpt")
+    assert read_weights(tmp_path / "x.ckpt").options == told
+
+
 def test_of_several_networks_one_is_named(tmp_path):
     """The largest, else the first; half a network or an optimiser's state is none."""
     model, other = small(), small("r18", width=0.25)
@@ -175,7 +183,11 @@ def test_run_folder(checkpoint):
     for path in (run, run / "model.pt"):
         assert same(load_backbone(path)[0], model)
     (run / "model.pt").unlink()
-    with pytest.raises(FileNotFoundError, match="training finished"):
+    (folder / "meta.json").touch()
+    for later in ("step_000000004", "step_000000005.partial", "step_000000006.damaged"):
+        (folder.parent / later).mkdir()
+    (folder.parent / "step_000000006.damaged" / "meta.json").touch()
+    with pytest.raises(FileNotFoundError, match=f"training finished.* Its newest checkpoint is {folder}$"):
         load_backbone(run)
 
 

@@ -7,7 +7,15 @@ import torch
 from evaluate.features.ranks import World
 from pipelines.loading.landmarks import template_landmarks
 from tests.pipelines.face_source import COUNT, FaceSource
-from train.build import build_backbone, build_centre_optimizer, build_head, build_loader, landmarks_of, replicate
+from train.build import (
+    build_backbone,
+    build_centre_optimizer,
+    build_head,
+    build_loader,
+    build_recipe,
+    landmarks_of,
+    replicate,
+)
 from train.config import Config
 from train.recipes import Recipe
 from train.sections.data import Data
@@ -19,7 +27,7 @@ HERE = World(torch.device("cpu"), 0, 1)
 
 def backbone(batch_size):
     model = Model(name="mbf", width=0.0625, embedding_size=8, input_size=32)
-    return build_backbone(model, HERE, seed=3, batch_size=batch_size, fresh=True)
+    return build_backbone(model, Recipe(), HERE, seed=3, batch_size=batch_size, fresh=True)
 
 
 def test_one_image_has_no_batch_statistics():
@@ -52,6 +60,17 @@ def test_landmarks_are_for_networks_that_take_some(tmp_path):
         ValueError, match="data.landmarks is for backbones with landmarks, such as vit_b_kprpe, not r18"
     ):
         found("r18", str(tmp_path / "landmarks.npy"))
+
+
+def test_a_recipe_is_told_of_the_landmarks(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Recipe, "begin", lambda _, run: told.append(run))
+    np.save(tmp_path / "landmarks.npy", np.full((COUNT, 5, 2), 0.25, np.float32))
+    data = {"train": "faces", "landmarks": str(tmp_path / "landmarks.npy"), "threads": 1}
+    options = {"data": data, "model": {"name": "vit_s_kprpe"}, "precision": "fp32", "output": str(tmp_path)}
+    config = Config.model_validate(options)
+    build_recipe(config, FaceSource(), HERE)
+    assert (told[0].landmarks(np.arange(3)) == 0.25).all()
 
 
 def test_triton_needs_a_gpu():

@@ -158,7 +158,7 @@ def kept_though_an_old_one_stays(folder):
     checkpoints, trained, remove = Checkpoints(folder, keep=1), Trained(1), shutil.rmtree
 
     def busy(path, ignore_errors=False):
-        if path.name == "step_000000001.partial" and not ignore_errors:
+        if path.name.startswith("step_000000001.") and not ignore_errors:
             raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
         remove(path, ignore_errors=ignore_errors)
 
@@ -174,6 +174,38 @@ def kept_though_an_old_one_stays(folder):
 
 def test_an_old_one_that_cannot_be_deleted_ends_no_run(ranks, tmp_path):
     assert ranks(1, kept_though_an_old_one_stays, tmp_path) == [("step_000000002", ["step_000000002"])]
+
+
+def saved_though_leftovers_stay(folder):
+    """Names at which something lies that nobody can delete are free nevertheless."""
+    for name in ("step_000000001", "step_000000001.partial", "step_000000002.damaged"):
+        (folder / name).mkdir()
+        (folder / name / ".nfs1").touch()
+    checkpoints, trained = Checkpoints(folder, keep=2), Trained(1)
+
+    def busy(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with patch.object(shutil, "rmtree", busy):
+        checkpoints.newest()
+        for step in (1, 2):
+            checkpoints.save(step, trained.parts, {})
+            checkpoints.finish()
+        (folder / "step_000000002" / ".metadata").write_bytes(b"damaged")
+        found, _ = checkpoints.newest()
+        checkpoints.save(2, trained.parts, {})
+        checkpoints.finish()
+        checkpoints.save(2, trained.parts, {})
+        checkpoints.finish()
+    aside = (folder / "step_000000002.damaged" / ".metadata").read_bytes()
+    newest, _ = checkpoints.newest()
+    return found.name, aside, newest.name, sorted(path.name for path in folder.iterdir())
+
+
+def test_what_cannot_be_deleted_is_in_nobodys_way(ranks, tmp_path):
+    there = ["step_000000001", "step_000000002", "step_000000002.damaged"]
+    assert ranks(1, saved_though_leftovers_stay, tmp_path) == [(there[0], b"damaged", there[1], there)]
 
 
 def test_copies_are_waited_for_on_the_runs_own_device(tmp_path, monkeypatch):

@@ -77,6 +77,7 @@ def test_defaults_options_and_overrides(file):
         ("optim={name: []}", "optim.name: must be a valid string, not []"),
         ("optim={name: muon, ns_steps: 100}", "optim.ns_steps: must be less than 100, not 100"),
         ("head.warmup_epochs=400", "head.warmup_epochs is 400: in"),
+        ("head.warmup_epochs=20", "head.warmup_epochs is 20: in 20 epochs"),
         ("optim={name: muon, adjust_lr_fn: mean}", "optim.adjust_lr_fn: must be 'match_rms_adamw' or 'original'"),
         ("head.tile=big", "head.tile: must be a valid integer or 'auto', not 'big'"),
         ("data.threads=0", "data.threads: must be greater than 0 or 'auto', not 0"),
@@ -232,7 +233,7 @@ def test_data_is_a_path_or_a_list_of_sets(file):
     assert short == listed and short.model_dump()["train"] == "/a"
     sets = ["/a", {"path": "/b", "weight": 2.5, "labels": "shared"}]
     data = load_config(file, ["data.train=[/a, {path: /b, weight: 2.5, labels: shared}]"]).data
-    assert [entry.weight for entry in data.train] == [1, 2.5] and data.told == "/a, /b"
+    assert [entry.weight for entry in data.train] == [1, 2.5] and data.paths_text == "/a, /b"
     assert data.model_dump()["train"] == sets == load_config(file, [f"data.train={sets}"]).data.model_dump()["train"]
 
 

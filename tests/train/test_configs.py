@@ -62,6 +62,8 @@ def test_config_takes_two_steps(ranks, path, tmp_path, faces):
     given = load_config(path).model.name
     name = "vit_s_kprpe" if given.endswith("kprpe") else SMALLEST[given[0]]
     overrides = [f"model.name={name}", "model.input_size=36"]
+    if name == "r18":
+        overrides.append("model.width=0.125")  # bf16 is slow where the processor has none
     if load_config(path).recipe.name == "distill":
         small = {"name": "mbf", "width": 0.125, "embedding_size": 16, "input_size": 32}
         save_pretrained(create_model(**small), small, tmp_path / "teacher", card="")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from losses.head.collective import rank, world_size
 from models.sharded import read_sharded
 from pipelines.loading.loader import Batch, Loader
 from pipelines.sources import open_source
+from tests.evaluate.features.test_store import Points
 from tests.evaluate.networks import write_onnx
 from tests.losses.auxiliary.test_distillation import expected_cosine, expected_relational
 from tests.train.support import close, curve
@@ -122,6 +124,25 @@ def test_stored_targets_are_those_of_the_clean_view(faces, tmp_path, augment):
         assert (batch.mirrored is None) == (augment == "none")
     loader.close()
     assert augment == "none" or 20 < mirrored < 52
+
+
+def test_a_teacher_gets_the_landmarks_of_the_runs_images(faces, tmp_path):
+    """One that wants none does not care whose there are."""
+    source = open_source(faces)
+    landmarks = np.random.default_rng(0).random((len(source), 5, 2), np.float32)
+    run = replace(run_of(source, tmp_path), landmarks=landmarks.__getitem__)
+    stored = stored_teacher(Network(Points(), 32), tmp_path / "cache", run)
+    loader = Loader(
+        source, batch_size=8, seed=0, augment="none", image_size=32, landmarks=landmarks.__getitem__, clean_view=True
+    )
+    batch = next(loader)
+    loader.close()
+    present = PresentTeacher(Network(Points(), 32), torch.device("cpu"))
+    torch.testing.assert_close(stored(batch), present(batch), atol=1e-3, rtol=0)
+    network = load_network(write_onnx(tmp_path / "teacher.onnx", size=32))
+    for each in (run, run_of(source, tmp_path)):
+        stored_teacher(network, tmp_path / "other", each)
+    assert len(list((tmp_path / "other").iterdir())) == 1
 
 
 def test_images_are_brought_to_the_size_of_the_teacher():

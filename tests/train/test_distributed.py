@@ -10,8 +10,15 @@ from torch import nn
 
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
-from train.distributed import _fresh, agreed, average_batch_statistics, first_of_node, joined, limit_waiting
-from train.optim import average_gradients
+from train.distributed import (
+    _fresh,
+    agreed,
+    average_batch_statistics,
+    average_gradients,
+    first_of_node,
+    joined,
+    limit_waiting,
+)
 from train.stop import Stopped
 
 

@@ -20,6 +20,7 @@ from train.build import build_backbone
 from train.config import Config, load_config
 from train.freezing import hold_norms, restrict
 from train.keys import key_table
+from train.recipes import Recipe
 from train.sections.model import Lora
 from train.step_folders import complete
 from train.trainer import Trainer
@@ -183,6 +184,7 @@ def test_lora_needs_a_network_that_is_trained(config):
     with pytest.raises(UserError, match=r"model.lora keeps the network as it begins: set model.init_from"):
         build_backbone(
             load_config(config, [R18 % "lora: {rank: 2}"]).model,
+            Recipe(),
             World(torch.device("cpu")),
             seed=0,
             batch_size=8,

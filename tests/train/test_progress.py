@@ -22,6 +22,22 @@ def test_names_print_as_they_are(tmp_path, capsys):
     assert json.loads((tmp_path / "log.jsonl").read_text()) == {"step": 1, "loss": 1.0}
 
 
+def test_what_a_terminal_would_obey_prints_as_python_writes_it(tmp_path, capsys):
+    log = RunLog(tmp_path, 10, 0, sinks=[])
+    log.say("wrote runs/a\x1b[2J\nb")
+    log.close()
+    assert capsys.readouterr().out == "wrote runs/a\\x1b[2J\\nb\n"
+
+
+def test_a_terminal_without_a_cursor_gets_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    monkeypatch.setenv("TERM", "dumb")
+    log = RunLog(tmp_path, 10, 0, sinks=[])
+    log.step({"step": 1}, "step 1")
+    assert "step 1" in capsys.readouterr().out
+    log.close()
+
+
 def test_only_whole_lines_up_to_the_step_are_kept(tmp_path):
     """A disk that was full, or a kill, leaves anything behind."""
     good = [{"step": 1, "loss": 1.0}, {"step": 2, "verify_seconds": 1.0}, {"step": 4, "loss": 0.5}]

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 import losses.head.partial_fc
+from evaluate.features.ranks import World
 from losses import PartialFC, create_margin
 from losses.head.collective import rank, world_size
 from models import create_model
@@ -16,10 +17,11 @@ from pipelines.common.errors import UserError
 from pipelines.common.transfers import HostCopy
 from pipelines.loading.loader import Batch
 from tests.train.support import close, curve
-from train.freezing import restrict
+from train.build import build_backbone
 from train.groups import trained_groups
 from train.optim import create_optimizer
 from train.recipes import RECIPES, create_recipe
+from train.recipes.backbones import last_norm
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
 from train.sections.model import Model
@@ -153,6 +155,7 @@ def test_topofr_trains_the_scale_of_embeddings():
     for name, options in (("plain", {}), ("topofr", {"topology": 2.0})):
         torch.manual_seed(0)
         recipe, backbone = create_recipe(name, **options), create_model("r18", 16, 32, width=0.125)
+        recipe.unfreeze(backbone)
         network = recipe.network(backbone)
         head = PartialFC(create_margin("arcface", s=16.0), 16, 4, entropy=True)
         weight = backbone.features.weight
@@ -173,16 +176,28 @@ def test_topofr_trains_the_scale_of_embeddings():
     assert end.norm() < 0.8 * start.norm()
 
 
-@pytest.mark.parametrize("kept", [{"freeze": ["!fc.weight"]}, {"lora": {"rank": 2}}])
-def test_topofr_leaves_the_scale_to_who_keeps_it(kept):
-    backbone = create_model("r18", 16, 32, width=0.125)
+@pytest.mark.parametrize(
+    ("name", "kept", "scaled"),
+    [
+        ("r18", {"freeze": ["!fc.weight"]}, False),
+        ("r18", {"lora": {"rank": 2}}, False),
+        ("vit_t", {"freeze": ["feature.*.weight"]}, False),
+        ("r18", {"freeze": ["features.weight"]}, False),
+        ("r18", {"freeze": ["biases"]}, True),
+    ],
+)
+def test_topofr_leaves_the_scale_to_who_keeps_it(name, kept, scaled):
+    recipe, model = create_recipe("topofr"), Model(name=name, embedding_size=16, input_size=32, **kept)
+    backbone = build_backbone(model, recipe, World(torch.device("cpu")), seed=0, batch_size=2, fresh=not model.lora)
+    norm = last_norm(backbone)
     with torch.no_grad():
-        backbone.features.bias.fill_(1.0)
-    restrict(backbone, Model(name="r18", **kept))
+        norm.bias.fill_(1.0)
     trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
-    network = create_recipe("topofr").network(backbone)
+    network = recipe.network(backbone)
     assert [name for name, parameter in network.named_parameters() if parameter.requires_grad] == trained
-    assert (backbone.features.weight == 1).all() and (backbone.features.bias == 1).all()
+    assert norm.weight.requires_grad == scaled
+    factor = 1 / (2 * 16**0.5) if scaled else 1.0
+    assert torch.allclose(norm.weight, torch.tensor(factor)) and torch.allclose(norm.bias, torch.tensor(factor))
 
 
 def test_topofr_as_its_code_does_it():
@@ -192,6 +207,7 @@ def test_topofr_as_its_code_does_it():
     before = backbone.features.bias.detach().clone().fill_(0.5)
     with torch.no_grad():
         backbone.features.bias.copy_(before)
+    recipe.unfreeze(backbone)
     network = recipe.network(backbone)
     weight = backbone.features.weight
     assert (weight == 1).all() and weight.requires_grad and torch.equal(backbone.features.bias, before)
@@ -212,7 +228,9 @@ def test_topofr_keeps_what_a_backbone_has_learnt(name):
         torch.nn.init.uniform_(parameter, 0.5, 2)
     images = batch_of(4, 32, 0).images
     before = backbone(images)
-    after = create_recipe("topofr").network(backbone)(images)
+    recipe = create_recipe("topofr")
+    recipe.unfreeze(backbone)
+    after = recipe.network(backbone)(images)
     assert torch.allclose(torch.nn.functional.normalize(after), torch.nn.functional.normalize(before), atol=1e-5)
     assert (after.norm() < before.norm() / 4) == last.affine
     assert all(parameter.requires_grad for parameter in last.parameters())

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
+from evaluate.features.ranks import World
+from pipelines.common.errors import UserError
 from train.config import Config, apply_override
-from train.resume import config_changes
+from train.resume import batches_a_step, config_changes
 
 
 def dumped(*overrides):
@@ -34,6 +37,31 @@ def test_values_that_are_others_are_told_by_their_keys(changes, told):
     found = config_changes({"config": dumped(), "step": 8}, dumped(*changes))
     parts = found.removeprefix("the config has changed at step 8: ").split("; ") if found else []
     assert len(parts) == len(told) and all(part.startswith(words) for part, words in zip(parts, told)), found
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "batches"),
+    [
+        (["data.batch_size=4"], 2, 2),  # as it began
+        (["data.batch_size=8"], 1, 2),
+        (["data.batch_size=8"], 2, 1),  # after that again on as many as it began on
+        (["data.batch_size=4", "optim.accumulate=3"], 2, 3),  # to be refused: it is meant
+        (["data.batch_size=5"], 1, None),
+        (["data.batch_size=32"], 1, None),
+    ],
+)
+@pytest.mark.parametrize("noted", [True, False])
+def test_the_global_batch_stays_by_what_is_accumulated(changes, ranks, batches, noted):
+    meta = {"global_batch": 16, "ranks": 2, **({"config": dumped("optim.accumulate=2")} if noted else {})}
+    tree = dumped("optim.accumulate=2", *changes)
+    if not noted and batches == 3:
+        return  # an older version notes nothing that it could be compared with
+    world = World(torch.device("cpu"), 0, ranks)
+    if batches is None:
+        with pytest.raises(UserError, match="does not divide it: change data.batch_size"):
+            batches_a_step(Config.model_validate(tree), world, meta)
+    else:
+        assert batches_a_step(Config.model_validate(tree), world, meta) == batches
 
 
 def test_nothing_is_told_where_nothing_is_known():

@@ -10,6 +10,7 @@ from train.shipped import described, find_config
 
 def test_a_name_is_a_shipped_config_wherever_one_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()  # a run's, for example
     assert find_config("quickstart") == ROOT / "configs/quickstart.yaml"
     named, given = (load_config(path, ["seed=3"]) for path in ("quickstart", ROOT / "configs/quickstart.yaml"))
     assert named == given and named.seed == 3

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -135,6 +136,19 @@ def test_mlflow_keeps_one_run(folder, monkeypatch, tmp_path, capsys):
         assert shown.convert("RGB").tobytes() == picture().tobytes()
     assert run.data.params["model.name"] == "ir_50" and run.data.params["optim.lr"] == "0.1"
     assert run.data.tags["mlflow.source.git.commit"] == "0123abcd" and run.data.tags["environment.fingerprint"] == "7"
+
+
+def test_mlflow_is_told_no_commit_where_there_is_none(folder, monkeypatch):
+    """Of an installed package nobody knows it."""
+    (folder / "environment.json").write_text(json.dumps({"revision": None}))
+    mlflow = MagicMock()
+    mlflow.entities.RunTag = lambda name, value: (name, value)
+    client = mlflow.tracking.MlflowClient.return_value
+    client.create_run.return_value.info.run_id = "1"
+    for name, module in (("mlflow.entities", mlflow.entities), ("mlflow.tracking", mlflow.tracking)):
+        monkeypatch.setitem(sys.modules, name, module)
+    SINKS["mlflow"](folder).close()
+    assert client.log_batch.call_args.kwargs["tags"] == [("environment.revision", "None")]
 
 
 def test_wandb_offline_keeps_one_run(folder, monkeypatch, capsys):

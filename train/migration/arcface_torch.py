@@ -10,7 +10,7 @@ from pipelines.common.errors import UserError, unknown
 from train.migration.translation import Became, Row, Rule, Without, renamed
 
 _MASKED = "their code masks 10 % of the patches, whatever the name says"
-_HALF = "theirs is fp16 with a loss scale; precision: fp16 is that, for GPUs without bf16"
+_HALF = "theirs is fp16 with a loss scale; precision: fp16 is that for the backbone, the head stays in bf16 on a GPU"
 
 
 def _margin(value: Any, values: Mapping[str, Any]) -> Became:

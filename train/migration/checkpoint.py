@@ -79,10 +79,8 @@ def find_weights(folder: Path) -> Row:
     models = [path for path in files if path.is_file()]
     if not models:
         raise UserError(f"{folder} has neither checkpoint_gpu_0.pt nor model.pt: give their folder work_dirs/x")
-    settings, note = (
-        {"model.init_from": str(models[0])},
-        "a new run from these weights: there is no state of an optimiser",
-    )
+    settings = {"model.init_from": str(models[0])}
+    note = "a new run from these weights: there is no state of an optimiser"
     if any(folder.glob("softmax_fc_gpu_*.pt")):
         settings["head.init_from"] = str(folder)
     else:
@@ -102,18 +100,16 @@ def write_checkpoint(config: Config, saved: Saved) -> Path:
     """
     if complete(Path(config.output) / "checkpoints"):
         raise UserError(f"{config.output} holds a run already: give another output=FOLDER")
-    of_gpus = {
-        "model": {"compile": False, "sync_batchnorm": False},
-        "head": {"kernels": "torch"},
-        "data": {"decode": "cpu"},
-        "optim": {"compress": "none"},
-    }
-    sections = {name: getattr(config, name).model_copy(update=changes) for name, changes in of_gpus.items()}
-    trainer = Trainer(config.model_copy(update=sections), World(torch.device("cpu")))
+    here = config.with_values(  # without what only GPUs do
+        model={"compile": False, "sync_batchnorm": False},
+        head={"kernels": "torch"},
+        data={"decode": "cpu"},
+        optim={"compress": "none"},
+    )
+    trainer = Trainer(here, World(torch.device("cpu")))
     try:
         _fill(trainer, saved, batches=config.optim.accumulate)
-        ranks = len(saved.files)
-        meta = trainer.meta | {"global_batch": trainer.global_batch * ranks, "ranks": ranks}
+        meta = trainer.meta | {"global_batch": trainer.global_batch * len(saved.files)}
         meta["config"] = config.model_dump(mode="json")  # what goes on from it is compared with
         written = trainer.checkpoints.save(trainer.step, trainer.parts, meta)
         trainer.checkpoints.finish()

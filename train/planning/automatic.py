@@ -48,9 +48,7 @@ def settle(config: Config, setting: Setting, cores: int, any_rank: Callable[[boo
     if config.model.checkpoint_activations == "auto":
         needed = config.model.can_compute_again and not fits(trace_step(config, setting, False), setting)
         found["model"]["checkpoint_activations"] = any_rank(needed)
-    return config.model_copy(
-        update={name: getattr(config, name).model_copy(update=values) for name, values in found.items()}
-    )
+    return config.with_values(**found)
 
 
 def settled_here(config: Config, world: World, identities: int) -> Config:

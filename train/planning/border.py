@@ -23,7 +23,7 @@ def largest_batch(config: Config, setting: Setting) -> int:
     """
 
     def needed(batch: int) -> int:
-        return trace_step(_with_batch(config, batch), setting).memory.total
+        return trace_step(config.with_values(data={"batch_size": batch}), setting).memory.total
 
     return _largest(needed, int(USABLE * setting.memory), 2, config.data.batch_size)
 
@@ -46,10 +46,6 @@ def most_identities(config: Config, setting: Setting, trace: StepTrace) -> int:
         return traced(far) + (traced(far) - traced(far // 2)) * (identities - far) // (far - far // 2)
 
     return min(_MOST, _largest(needed, int(USABLE * setting.memory), 2, setting.identities))
-
-
-def _with_batch(config: Config, batch: int) -> Config:
-    return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": batch})})
 
 
 def _largest(needed: Callable[[int], int], limit: int, least: int, guess: int) -> int:

@@ -45,7 +45,7 @@ def data_size(config: Config, identities: int | None = None, images: int | None 
     wanted = identities or config.head.num_classes or (found.identities if found else None)
     if wanted is None:
         raise UserError(
-            f"{config.data.told} is not here and is none of {', '.join(KNOWN)}: "
+            f"{config.data.paths_text} is not here and is none of {', '.join(KNOWN)}: "
             "say how many identities it has (--identities N, and --images N for the time of the run)"
         )
     return DataSize(wanted, images or (found.images if found else None))

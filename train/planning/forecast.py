@@ -87,19 +87,14 @@ def forecast(config: Config, setting: Setting, trace: StepTrace, device: Device,
     images = config.data.batch_size * batches
     threads = min(device.cores, decoding_threads(config.data.threads, device.cores, setting.gpu))
     decoding = images / (device.decode * threads)
-    computing = arithmetic + memory + exposed
-    if setting.gpu:
-        flows = {"device": computing, "host": host, "decoding": decoding}
-        step = max(flows.values())
-    else:
-        flows = {"device": computing + host + decoding}
-        step = computing + host + decoding
-    binds = max(flows, key=flows.__getitem__)
-    if binds == "device":
-        shares = {"arithmetic": arithmetic, "memory": memory, "links": exposed}
-        if not setting.gpu:
-            shares |= {"host": host, "decoding": decoding}
-        binds = max(shares, key=shares.__getitem__)
+    shares = {"arithmetic": arithmetic, "memory": memory, "links": exposed}
+    beside = {"host": host, "decoding": decoding}
+    if not setting.gpu:  # the cores do one after the other
+        shares, beside = shares | beside, {}
+    computing = sum(shares.values())
+    step = max([computing, *beside.values()])
+    slowest = beside if step > computing else shares
+    binds = max(slowest, key=slowest.__getitem__)
     return Forecast(parts, exposed, hidden, host, decoding, step, images * setting.ranks, binds)
 
 

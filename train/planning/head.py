@@ -11,14 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from losses import PartialFC, create_margin
+from losses import PartialFC
 from losses.head.collective import shard_range
 from losses.head.partial_fc import Rows
 from train.build import HALF, build_centre_optimizer
 from train.config import Config
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
-from train.recipes import create_recipe
 from train.sections.auto import settled
 
 # Of one rank, which has nobody to exchange anything with.
@@ -76,13 +75,13 @@ class _Shard(PartialFC):
     def __init__(self, config: Config, num_classes: int, ranks: int, tile: int, gpu: bool) -> None:
         self._held = shard_range(num_classes, 0, ranks)
         super().__init__(
-            create_margin(config.head.margin, **config.head.options),
+            config.head.create_margin(),
             config.model.embedding_size,
             num_classes,
             sample_rate=config.head.highest_sample_rate,
             mode=config.head.mode,
             tile=tile,
-            entropy=create_recipe(config.recipe.name, **config.recipe.options).entropy,
+            entropy=config.recipe.create().entropy,
             matmul_dtype=torch.bfloat16 if gpu and HALF[settled(config.precision)] is not None else torch.float32,
             device="meta",
             group=_ALONE,

@@ -33,7 +33,7 @@ from train.groups import parameters_of, trained_groups
 from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
-from train.recipes import Recipe, create_recipe
+from train.recipes import Recipe
 from train.sections.auto import settled
 
 _UNTRACEABLE = (
@@ -77,8 +77,8 @@ def trace_network(
         checkpoint_activations: what to take instead of the config's.
         timer: for the seconds of operators, on a CPU.
     """
-    recipe = create_recipe(config.recipe.name, **config.recipe.options)
-    backbone = _backbone(config, checkpoint_activations)
+    recipe = config.recipe.create()
+    backbone = _backbone(config, recipe, checkpoint_activations)
     with torch.device("meta"):
         network = recipe.network(backbone)
     if gpu:
@@ -158,12 +158,13 @@ class _GpuAutocast(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _backbone(config: Config, checkpoint_activations: bool | None) -> nn.Module:
+def _backbone(config: Config, recipe: Recipe, checkpoint_activations: bool | None) -> nn.Module:
     arguments = config.model.arguments
     if checkpoint_activations is not None:
         arguments["checkpoint_activations"] = checkpoint_activations
     with torch.device("meta"):
         backbone = create_model(**arguments)
+        recipe.unfreeze(backbone)
         restrict(backbone, config.model)
     return backbone
 

@@ -39,7 +39,7 @@ class Plan:
         largest_batch: images a rank that fit, as ``config`` is; None where that was not asked for.
         most_identities: that fit, over all ranks.
         steps, days: of the schedule; None where nobody knows the number of images.
-        checkpoint: bytes of one checkpoint; there are ``checkpoint.keep`` of them, and one more while it is written.
+        checkpoint: bytes of one checkpoint.
         warnings: a sentence each.
     """
 
@@ -58,11 +58,16 @@ class Plan:
     checkpoint: int
     warnings: tuple[str, ...]
 
+    @property
+    def disk(self) -> int:
+        """Bytes of ``checkpoint.keep`` checkpoints, and of one more while it is written."""
+        return (self.config.checkpoint.keep + 1) * self.checkpoint
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: bytes, seconds, FLOPs."""
         tree = asdict(replace(self, config=None, cluster=None))  # type: ignore[arg-type]  # told in other words
         del tree["config"], tree["cluster"]
-        config, cluster, disk = self.config, self.cluster, self.config.checkpoint.keep + 1
+        config, cluster = self.config, self.cluster
         return {
             "model": config.model.name,
             "device": cluster.device.name,
@@ -73,7 +78,7 @@ class Plan:
             **tree,
             "memory": {"moment": self.memory.moment, "total": self.memory.total, "parts": dict(self.memory.parts)},
             "images_per_second": self.forecast.images_per_second,
-            "disk": disk * self.checkpoint,
+            "disk": self.disk,
         }
 
 
@@ -105,7 +110,7 @@ def make_plan(
     expected = forecast(config, setting, trace, device, cluster.links)
     tiling = config.model_copy(update={"head": given.head})  # whose tiles are as large as they will be
     steps = None if data.images is None else round(config.schedule.epochs * (data.images // expected.images))
-    return Plan(
+    plan = Plan(
         config=config,
         cluster=cluster,
         data=data,
@@ -119,8 +124,9 @@ def make_plan(
         steps=steps,
         days=None if steps is None else steps * expected.step / _DAY,
         checkpoint=_checkpoint(trace, cluster.ranks),
-        warnings=tuple(_warnings(config, cluster, fits(trace, setting), expected, recomputing, made_for, data.images)),
+        warnings=(),
     )
+    return replace(plan, warnings=tuple(_warnings(plan, made_for)))
 
 
 def source_batch(path: str | Path) -> int | None:
@@ -141,26 +147,21 @@ def _of(parts: Mapping[str, int], *names: str) -> int:
     return sum(parts.get(name, 0) for name in names)
 
 
-def _warnings(
-    config: Config,
-    cluster: Cluster,
-    fits: bool,
-    expected: Forecast,
-    recomputing: int | None,
-    made_for: int | None,
-    images: int | None,
-) -> list[str]:
+def _warnings(plan: Plan, made_for: int | None) -> list[str]:
+    config, expected, images = plan.config, plan.forecast, plan.data.images
+    device, between = plan.cluster.device, plan.cluster.links.between
     found = []
     if images is not None and images < expected.images:
         found.append(f"no run: a global batch of {expected.images} does not fit into a data set of {images} images")
-    if not fits:
+    if not plan.fits:
         way = " smaller data.batch_size, more ranks or head.sample_rate" + (
-            "" if recomputing is None or config.model.checkpoint_activations else ", model.checkpoint_activations=auto"
+            ""
+            if plan.recomputing is None or config.model.checkpoint_activations
+            else ", model.checkpoint_activations=auto"
         )
-        found.append(f"does not fit into the memory of {cluster.device.name}: take{way}")
-    flops = cluster.device.flops
-    if config.precision == "bf16" and flops["bf16"] < flops.get("fp16", 0.0):
-        found.append(f"{cluster.device.name} has no unit for bf16: take precision=fp16 (the head stays in bf16)")
+        found.append(f"does not fit into the memory of {device.name}: take{way}")
+    if config.precision == "bf16" and device.flops["bf16"] < device.flops.get("fp16", 0.0):
+        found.append(f"{device.name} has no unit for bf16: take precision=fp16 (the head stays in bf16)")
     if expected.binds == "decoding":
         found.append("decoding is slower than training: raise data.threads where there are cores")
     if expected.binds == "host":
@@ -169,7 +170,7 @@ def _warnings(
     waiting = expected.exposed / expected.step
     if waiting > _MUCH:
         found.append(
-            f"{waiting:.0%} of a step waits for the links between ranks ({cluster.links.between.name} between nodes): "
+            f"{waiting:.0%} of a step waits for the links between ranks ({between.name} between nodes): "
             "take faster ones, larger batches, or optim.compress=bf16"
         )
     if made_for is not None and made_for != expected.images:

@@ -85,10 +85,10 @@ def _number(value: float) -> str:
 
 
 def _run(plan: Plan) -> str:
-    expected, disk = plan.forecast, (plan.config.checkpoint.keep + 1) * plan.checkpoint
+    expected = plan.forecast
     lines = [f"{expected.images_per_second:,.0f} images/s; bound by {expected.binds}"]
     if plan.days and plan.steps:
         length = f"{plan.days:.1f} days" if plan.days >= 2 else f"{24 * plan.days:.1f} hours"
         lines.append(f"{plan.config.schedule.epochs:g} epochs are {plan.steps:,} steps: {length}, without verification")
-    lines.append(f"a checkpoint is {plan.checkpoint / GIB:.2f} GiB; the disk needs {disk / GIB:.1f} GiB")
+    lines.append(f"a checkpoint is {plan.checkpoint / GIB:.2f} GiB; the disk needs {plan.disk / GIB:.1f} GiB")
     return "\n".join(lines)

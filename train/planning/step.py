@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from losses import create_margin
 from losses.head.collective import shard_range
 from losses.head.tile_size import tile_size
 from train.config import Config
@@ -14,7 +13,6 @@ from train.planning.network import NetworkTrace, trace_network
 from train.planning.recording import Phase
 from train.planning.timing import OperatorTimer
 from train.planning.work import Work
-from train.recipes import create_recipe
 
 MIB = 2**20
 # What no trace shows, from what is usually seen, and taken for the same on all GPUs: CUDA's context with cuBLAS and
@@ -138,7 +136,7 @@ def trace_classifier(config: Config, setting: Setting, timer: OperatorTimer | No
 
 def head_rows(config: Config, ranks: int) -> int:
     """Rows of the global batch in the head, at the end of the run."""
-    recipe = create_recipe(config.recipe.name, **config.recipe.options)
+    recipe = config.recipe.create()
     return config.data.batch_size * ranks * recipe.views(config.schedule.epochs)
 
 
@@ -146,7 +144,7 @@ def chosen_tile(config: Config, setting: Setting) -> int:
     """The config's tile, or what ``auto`` means there."""
     if isinstance(config.head.tile, int):
         return config.head.tile
-    margin = create_margin(config.head.margin, **config.head.options)
+    margin = config.head.create_margin()
     first, last = shard_range(setting.identities, 0, setting.ranks)
     rows = head_rows(config, setting.ranks) + margin.queue_size
     return tile_size(rows, last - first, config.model.embedding_size, setting.memory if setting.gpu else None)
@@ -154,7 +152,7 @@ def chosen_tile(config: Config, setting: Setting) -> int:
 
 def fixed_memory(config: Config, setting: Setting) -> dict[str, int]:
     """Bytes of decoded batches, of the ranks' exchange, and of the libraries."""
-    recipe = create_recipe(config.recipe.name, **config.recipe.options)
+    recipe = config.recipe.create()
     data = config.data
     pixels = data.batch_size * 3 * config.model.input_size**2 * (2 if recipe.clean_view else 1)
     # As many are in the decoder, in bytes, as lie ready, in float32; one more waits for its place among those.

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from losses import create_margin
 from losses.head.tile_torch import shifted
 from train.config import Config
 from train.planning.devices import Links
-from train.recipes import ContraFace, Distill, Recipe, TopoFR, TransFace, create_recipe
+from train.recipes import ContraFace, Distill, Recipe, TopoFR, TransFace
 
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast"]
 
@@ -73,7 +72,7 @@ def step_exchanges(config: Config, ranks: int, *, parameters: int, batch_norms: 
     if ranks == 1:
         return []
     batches = config.optim.accumulate
-    recipe = create_recipe(config.recipe.name, **config.recipe.options)
+    recipe = config.recipe.create()
     of_a_batch = [
         *(_batch_norm_exchanges(batch_norms, ranks) if config.model.sync_batchnorm else []),
         *_head_exchanges(config, recipe, ranks),
@@ -91,7 +90,7 @@ def step_exchanges(config: Config, ranks: int, *, parameters: int, batch_norms: 
 
 def _head_exchanges(config: Config, recipe: Recipe, ranks: int) -> list[Exchange]:
     """``losses.head.partial_fc``: all ranks see the rows of the global batch, and share sums over their centres."""
-    margin = create_margin(config.head.margin, **config.head.options)
+    margin = config.head.create_margin()
     size = config.model.embedding_size
     rows = recipe.views(config.schedule.epochs) * ranks * config.data.batch_size
     if not rows:

@@ -12,6 +12,7 @@ from evaluate.features.ranks import World
 from losses import PartialFC
 from pipelines.common.arguments import checked
 from pipelines.common.transfers import to_device
+from pipelines.loading.landmarks import Landmarks
 from pipelines.loading.loader import Batch
 from pipelines.sources.source import Source
 
@@ -40,6 +41,7 @@ class Run:
         autocast: the dtype of the arithmetic; None for float32.
         threads: of the decoding.
         max_bad_fraction: of the images that cannot be read.
+        landmarks: of the images, where the network that is trained wants some.
     """
 
     source: Source
@@ -49,6 +51,7 @@ class Run:
     autocast: torch.dtype | None
     threads: int
     max_bad_fraction: float
+    landmarks: Landmarks | None = None
 
 
 class Recipe(nn.Module):
@@ -81,6 +84,9 @@ class Recipe(nn.Module):
 
         Parameters that depend on the run may be made here; the planner, which knows of no run, does without.
         """
+
+    def unfreeze(self, backbone: nn.Module) -> None:
+        """Make trainable what the backbone keeps frozen by itself; ``model.freeze`` and ``lora`` decide after it."""
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """What is called on ``batch.inputs`` in training, around the backbone whose weights it trains.

@@ -63,7 +63,8 @@ class StoredTeacher:
 def stored_teacher(network: Network, cache: Path, run: Run) -> StoredTeacher:
     """The embeddings of all images of the run's data in a folder below ``cache``, which are made where they are not
     there; all ranks call."""
-    store = EmbeddingStore(cache / store_key(network, run.source), len(run.source))
+    landmarks = run.landmarks if getattr(network.model, "wants_landmarks", False) else None
+    store = EmbeddingStore(cache / store_key(network, run.source, landmarks), len(run.source))
     if run.world.main:
         say(f"the teacher's embeddings of {store.count} images: {store.folder}")
     store.fill(
@@ -73,5 +74,6 @@ def stored_teacher(network: Network, cache: Path, run: Run) -> StoredTeacher:
         threads=run.threads,
         autocast=run.autocast,
         max_bad_fraction=run.max_bad_fraction,
+        landmarks=landmarks,
     )
     return StoredTeacher(store)

@@ -18,7 +18,7 @@ class TopoFR(Recipe):
     Use it with ``data.augment: rsp``.
 
     The topological loss compares distances of embeddings, not normalised, with those of images, all in [0, 1]. So the
-    network needs a say in the scale of its embeddings, which the margin loss does not see: see ``network``.
+    network needs a say in the scale of its embeddings, which the margin loss does not see: see ``unfreeze``.
 
     The mixture that says which samples are hard is fitted to the global batch, the same on any number of ranks. The
     published code fits one to each GPU's batch.
@@ -45,25 +45,30 @@ class TopoFR(Recipe):
         self.topology, self.gather = topology, gather
         self.fit_scale, self.confidence_weight = fit_scale, confidence_weight
 
-    def network(self, backbone: nn.Module) -> nn.Module:
-        """The backbone, the weight of its last batch norm trained and, with ``fit_scale``, brought to their scale.
+    def unfreeze(self, backbone: nn.Module) -> None:
+        """The weight of the last batch norm, which gives the embeddings their scale.
 
         Plain training keeps an iresnet's at 1 (other backbones train theirs; AdaFace's have none). At 1 embeddings are
         some 20 or 30 apart, images parts of 1: the topological loss outweighs the margin loss, and what it cannot do by
-        the scale it does by drawing the embeddings together. The published code trains the weight from 1 on; with a
-        small data set that is too late. Here it starts at 1/(2·√d) for d dimensions, the factor by which the distances
-        of images are multiplied, d being their values. Where ``model.freeze`` or ``model.lora`` keeps the norm as it
-        is, it stays so.
+        the scale it does by drawing the embeddings together.
         """
         norm = last_norm(backbone)
-        if norm is not None and norm.affine and norm.bias.requires_grad:
-            weight, bias = norm.weight.requires_grad_(), norm.bias
-            if not self.fit_scale:
-                return backbone
+        if norm is not None and norm.affine:
+            norm.weight.requires_grad_()
+
+    def network(self, backbone: nn.Module) -> nn.Module:
+        """The backbone, with ``fit_scale`` at the scale of the images.
+
+        The published code trains the weight of the last batch norm from 1 on; with a small data set that is too late.
+        Here it starts at 1/(2·√d) for d dimensions, the factor by which the distances of images are multiplied, d being
+        their values. Where ``model.freeze`` or ``model.lora`` keeps that weight, the norm stays as it is.
+        """
+        norm = last_norm(backbone)
+        if self.fit_scale and norm is not None and norm.affine and norm.weight.requires_grad:
             with torch.no_grad():  # by one factor, so that embeddings of `init_from` keep their directions
-                factor = 0.5 / torch.linalg.vector_norm(weight)
-                weight.mul_(factor)
-                bias.mul_(factor)
+                factor = 0.5 / torch.linalg.vector_norm(norm.weight)
+                norm.weight.mul_(factor)
+                norm.bias.mul_(factor)
         return backbone
 
     def step(self, batch: Batch, network: nn.Module, head: PartialFC, epoch: float) -> StepResult:

@@ -17,8 +17,8 @@ class TrainingSet(Section):
     weight: PositiveFloat = Field(1.0, description="how often each of its images comes in an epoch")
     labels: LocalPath = Field(
         "apart",
-        description="its identities are others than those of all sets (apart), or the same as those of their names in "
-        "the sets with shared labels (shared); or a file that says so of some, lines name<TAB>class",
+        description="apart: its identities are in no other set; shared: they are the same as those of their names in "
+        "the other sets with shared labels; or a file of lines name<TAB>class that says so of some",
     )
     images: LocalPath | None = Field(None, description="file with the numbers of the images that count; null for all")
     identities: LocalPath | None = Field(None, description="file with the names of the identities that count, likewise")
@@ -75,6 +75,6 @@ class Data(Section):
         return paths[0] if len(paths) == 1 else paths
 
     @property
-    def told(self) -> str:
+    def paths_text(self) -> str:
         """The training sets, for messages."""
         return ", ".join(entry.path for entry in self.train)

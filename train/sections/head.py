@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from losses import MARGINS
+from losses import MARGINS, Margin, create_margin
 from pipelines.common.errors import UserError
 from train.section import LocalPath, OpenSection, Section, one_of
 from train.sections.auto import Auto
@@ -56,7 +56,7 @@ class Head(OpenSection):
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> "Head":
-        margin = MARGINS[self.margin](**self.options)
+        margin = self.create_margin()
         if self.warmup_epochs and not margin.competitive:
             raise UserError(f"{self.margin} has no margin that head.warmup_epochs could let grow")
         if self.stages and not (self.fused and self.mode == "streamed"):
@@ -65,6 +65,10 @@ class Head(OpenSection):
         if starts != sorted(set(starts)):
             raise UserError(f"head.stages begin one after the other, not at epochs {starts}")
         return self
+
+    def create_margin(self) -> Margin:
+        """The margin that it names, with its options."""
+        return create_margin(self.margin, **self.options)
 
     @property
     def highest_sample_rate(self) -> float:

@@ -53,7 +53,8 @@ class Optim(OpenSection):
         1.0,
         gt=0,
         le=1,
-        description="factor of the backbone's rate from each layer to the one before, as ViTs name theirs",
+        description="a layer's learning rate over that of the next one; for backbones that name their layers, such as "
+        "ViTs",
     )
     clip: PositiveFloat | None = Field(5.0, description="largest norm of the gradient; null for none")
     max_skipped: PositiveInt = Field(
@@ -66,7 +67,9 @@ class Optim(OpenSection):
         lt=1,
         description="decay a step of the backbone's moving average, which is verified and saved; null for none",
     )
-    compress: Literal["none", "bf16", "fp16"] = Field("none", description="gradients between ranks")
+    compress: Literal["none", "bf16", "fp16"] = Field(
+        "none", description="dtype in which the ranks exchange gradients; none: float32"
+    )
 
     @classmethod
     def parameters_of(cls, name: str) -> Iterable[inspect.Parameter]:

@@ -20,8 +20,8 @@ class Verify(Section):
 
 class Checkpoint(Section):
     every_steps: PositiveInt = Field(5000, description="steps from one checkpoint to the next")
-    every_epochs: PositiveInt | None = Field(None, description="beside these, one at the end of every so many epochs")
-    every_minutes: PositiveFloat | None = Field(None, description="beside these, one when so many minutes have passed")
+    every_epochs: PositiveInt | None = Field(None, description="also at the end of every N epochs")
+    every_minutes: PositiveFloat | None = Field(None, description="also N minutes after the last one")
     keep: PositiveInt = Field(3, description="newest checkpoints to keep")
     resume: Literal["auto", "never"] = Field("auto", description="go on where the output folder's run stopped")
 

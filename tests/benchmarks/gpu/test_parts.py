@@ -166,4 +166,4 @@ def test_the_log_of_a_run_that_was_killed_ends_in_the_middle_of_a_line(setting):
     job = runs._Job.__new__(runs._Job)
     job.output = setting.scratch
     (setting.scratch / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"step": 3, "lo')
-    assert job.losses() == {1: 2.0, 2: 1.5} and job.lines() == 2
+    assert job.losses() == {1: 2.0, 2: 1.5} and job.logged_step() == 2

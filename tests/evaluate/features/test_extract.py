@@ -165,6 +165,21 @@ def test_features_are_never_taken_for_those_of_a_call_that_was_killed(data, whol
     assert other == tmp_path / "features.npy"
 
 
+def test_pieces_without_their_stamp_are_made_again(data, whole, tmp_path):
+    """A version before left the mark of its pieces first: features of such ones would be nobody's."""
+
+    def interrupted(source, indices, **options):
+        yield from read_aligned(source, indices[: 2 * CHUNK], **options)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, read=interrupted)
+    (tmp_path / "features.json").unlink()
+    assert (tmp_path / "features.partial" / "key.json").exists()
+    for _ in range(2):
+        np.testing.assert_array_equal(np.load(run(data, tmp_path)), whole)
+
+
 def test_a_file_of_somebody_else_is_left_alone(data, tmp_path):
     np.save(tmp_path / "features.npy", np.ones(3))
     with pytest.raises(UserError, match=r"features\.npy is not this command's"):

@@ -41,7 +41,7 @@ def test_images_lie_as_in_the_release_or_beside_the_list(tmp_path, lists, images
 def test_what_is_missing_is_named(tmp_path):
     path = write(tmp_path, tmp_path / "African")
     (tmp_path / "African/m.03/m.03_0002.jpg").unlink()
-    with pytest.raises(ValueError, match=r"image 2 of 'm.03': there is no .*m.03_0002.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"image 2 of 'm.03' is listed, and there is no .*m.03_0002.jpg"):
         read_pairs(path)
     (tmp_path / "African").rename(tmp_path / "other")
     with pytest.raises(ValueError, match="of whom there is no folder in .*African"):
@@ -56,9 +56,11 @@ def test_two_images_of_one_number_are_told(tmp_path):
     path = write(tmp_path, tmp_path / "African")
     (tmp_path / "African/m.01/._m.01_0001.jpg").write_bytes(b"of macOS")
     (tmp_path / "African/m.01/m.01_0001.txt").write_bytes(b"no image")
+    for suffix in ("jpg", "png"):
+        (tmp_path / f"African/m.01/m.01_0003.{suffix}").write_bytes(jpeg(9))  # which no pair has
     assert read_pairs(path).encoded[0] == jpeg(1)
     (tmp_path / "African/m.01/m.01_0001.png").write_bytes(jpeg(9))
-    with pytest.raises(UserError, match=r"m\.01_0001\.(jpg|png) and .*m\.01_0001\.(jpg|png) have one name"):
+    with pytest.raises(UserError, match=r"m\.01_0001\.(jpg|png) and .*m\.01_0001\.(jpg|png) may both be meant"):
         read_pairs(path)
 
 

@@ -14,6 +14,7 @@ from evaluate.features.network import Network, load_network
 from evaluate.features.ranks import World
 from evaluate.features.store import EmbeddingStore, store_key
 from models import create_model
+from pipelines.loading.landmarks import template_landmarks
 from pipelines.loading.loader import read_once
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.face_source import COUNT, DAMAGED, LABELS, SIZE, FaceSource
@@ -100,6 +101,40 @@ def test_images_that_cannot_be_read_have_no_embedding(file, tmp_path):
             store.read(np.array([3, index]), mirrored[:2])
     with pytest.raises(ValueError, match="2 of 50 images are bad.*max_bad_fraction"):
         filled(file, tmp_path / "other", FaceSource(unreadable=(20, 21)), max_bad_fraction=0.03)
+
+
+class Points(torch.nn.Module):
+    """Means of the colours, and where the eyes are."""
+
+    wants_landmarks = True
+
+    def forward(self, images, landmarks):
+        return torch.cat([images.mean((2, 3)), landmarks[:, :2].flatten(1)], 1)
+
+
+def places(indices):
+    """Landmarks that are another image's for each index."""
+    return np.random.default_rng(0).random((COUNT, 5, 2), np.float32)[indices]
+
+
+def test_a_network_gets_the_landmarks_of_its_images(tmp_path):
+    """Those of mirror images are mirrored: the eyes change places."""
+    store = filled(None, tmp_path / "store", network=Network(Points(), SIZE), landmarks=places)
+    indices = np.array([3, 40])
+    (batch,) = read_once(FaceSource(), indices, batch_size=2, image_size=SIZE)
+    means, eyes = batch.images.mean((2, 3)).numpy(), places(indices)[:, :2]
+    for mirrored, points in ((False, eyes), (True, eyes[:, ::-1] * [-1, 1] + [1, 0])):
+        rows = np.concatenate([means, points.reshape(2, 4)], axis=1)
+        wanted = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        np.testing.assert_allclose(store.read(indices, np.full(2, mirrored)), wanted, atol=1e-3)
+
+
+def test_the_key_tells_landmarks_apart_from_the_templates():
+    network, source = Network(Points(), SIZE), FaceSource()
+    key = store_key(network, source)
+    assert store_key(network, source, template_landmarks) == key  # as it was before there were others
+    assert store_key(network, source, places) != key
+    assert store_key(network, source, lambda indices: places(indices) / 2) != store_key(network, source, places)
 
 
 def test_embeddings_that_are_not_finite_name_an_image(file, tmp_path):

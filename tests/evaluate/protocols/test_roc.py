@@ -1,8 +1,10 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from evaluate.protocols.roc import Roc, tar_at
+from evaluate.protocols.roc import Roc, allowed, tar_at
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -31,6 +33,14 @@ def roc(scores, same, error=3e-5, seed=0):
     """As the protocols see it: float32 scores with an error, and exact ones on demand."""
     noise = np.random.default_rng(seed).uniform(-0.9 * error, 0.9 * error, len(scores))
     return Roc((scores + noise).astype(np.float32), same, lambda i: scores[i], error)
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 300, 10**6, 15_658_489])
+def test_how_many_are_a_share_of_so_many(count):
+    """Of decimal shares, exactly: in floating point .29 · 100 is less than 29."""
+    rates = [f"{k}e-{digits}" for digits in (2, 4, 6) for k in (1, 29, 57)]
+    wanted = [int(Fraction(rate) * count) for rate in rates]
+    assert allowed(np.array(rates, float), count).tolist() == wanted == [allowed(float(x), count) for x in rates]
 
 
 @pytest.mark.parametrize("impostors", [300, 5_000, 200_000])

@@ -49,7 +49,7 @@ def test_no_interval_of_rates_is_broken(narrow):
     search = search_names(FARS)
     lines = narrow(print_rates, "1:N", dict.fromkeys(search, 0.9), dict.fromkeys(search, PAIR), names=search)
     assert len(intervals_in(lines)) == 9 and any("TPIR at FPIR 1e-1 " in line for line in lines)
-    assert "95 % interval" not in "".join(narrow(print_rates, "1:N", {"rank1": 0.9}))
+    assert "95 % interval" not in "".join(narrow(print_rates, "1:N", {"rank1": 0.9}, None))
 
 
 @pytest.mark.parametrize("name", ["lfw", "a_folder/with_a_long_name/agedb_30"])

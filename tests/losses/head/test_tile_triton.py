@@ -188,7 +188,7 @@ for name, signature, constants, blocks, size in jobs:
 """
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_they_compile_for_gpus(capability, tmp_path):
     """To machine code of Ampere and Hopper: products on the tensor cores, no register spilt, two or more programs of
     products on a multiprocessor, shared memory that every card has.

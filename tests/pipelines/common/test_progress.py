@@ -1,5 +1,8 @@
 """A command's progress where nobody watches a terminal: lines that a log keeps."""
 
+import sys
+from contextlib import redirect_stdout
+
 import pytest
 
 from pipelines.common import progress
@@ -49,6 +52,22 @@ def test_what_fails_tells_how_far_it_came(clock, capsys):
 
 def test_a_terminal_gets_a_bar(clock, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
-    list(with_progress(clock(2, 10), "[embedding]", 20))
+    list(with_progress(clock(2, 10), "[embedding] {a}\x1b[2J", 20))
     out = capsys.readouterr().out
-    assert "[embedding]" in out and "20/20" in out and "in 0:" not in out
+    assert "[embedding] {a}\\x1b[2J" in out and "20/20" in out and "in 0:" not in out
+
+
+def test_a_terminal_without_a_cursor_gets_lines(clock, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    list(with_progress(clock(3, 10), "embedding", 30))
+    assert capsys.readouterr().out.startswith("embedding: 30 of 30, 0:00:00 left")
+
+
+def test_the_last_line_goes_where_the_others_went(clock, capsys):
+    """Also where an error of who takes the batches ends them later."""
+    with redirect_stdout(sys.stderr):
+        batches = with_progress(clock(2, 10), "embedding", 20)
+        next(batches)
+    batches.close()
+    assert capsys.readouterr() == ("", "embedding: 10 of 20 in 0:00:25\n")

@@ -24,8 +24,9 @@ from pipelines.prepare.duplicates import groups_of, near_pairs, picture_hashes
 from pipelines.sources import open_source
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.rec import RecordSource
-from pipelines.sources.recordio import IRHeader, RecordWriter, pack
+from pipelines.sources.recordio import IRHeader, pack
 from pipelines.sources.recordio_index import scan
+from pipelines.sources.recordio_writer import RecordWriter
 from tests.pipelines.photos import encoded, jpeg, people_in, picture, write_folder
 
 
@@ -91,8 +92,6 @@ def test_every_kind_of_file_has_its_outcome():
         "memory, image 15, label 1: looks like memory, image 0, label 0 of another identity"
     ]
     assert set(report.bad_images("grey", "duplicate")) == {names.index(n) for n in named["grey"] | named["duplicate"]}
-    with pytest.raises(ValueError, match="'gray' is no problem"):
-        report.bad_images("gray")
 
 
 def test_faults_in_any_place_of_any_batch(monkeypatch):
@@ -230,10 +229,6 @@ class TestCommands:
         status, said, error = command(*words)
         assert (status, said) == (2, "") and f"prepare {words[0]}: error: {message}" in error
 
-    def test_its_former_name_says_the_new_one(self, tmp_path, command):
-        status, said, error = command("verify", tmp_path, "--threads", "2")
-        assert (status, said, error.count("\n")) == (2, "", 1) and "'prepare check'" in error
-
     def test_repair_drops_what_is_asked_for(self, tmp_path, command):
         for name in ("0", "1"):
             (tmp_path / "faces" / name).mkdir(parents=True)
@@ -242,7 +237,7 @@ class TestCommands:
         assert command("repair", tmp_path / "faces", tmp_path / "out", "--drop", "duplicate")[0] == 0
         assert people_in(open_source(tmp_path / "out")) == {"0": [jpeg(0), jpeg(1)], "1": [jpeg(2)]}
         status, _, said = command("repair", tmp_path / "faces", tmp_path / "other", "--drop", "ugly")
-        assert status == 2 and "'ugly' is no problem" in said and said.count("\n") == 1
+        assert status == 2 and "argument --drop: invalid choice: 'ugly'" in said
 
 
 def test_bad_files_among_good_ones_are_left_out_and_named(tmp_path, command):

@@ -15,8 +15,9 @@ from pipelines.prepare.convert import convert
 from pipelines.prepare.encode import Reencode
 from pipelines.sources import open_source
 from pipelines.sources.memory import MemorySource
-from pipelines.sources.recordio import IRHeader, RecordReader, RecordWriter, pack
+from pipelines.sources.recordio import IRHeader, RecordReader, pack
 from pipelines.sources.recordio_index import scan
+from pipelines.sources.recordio_writer import RecordWriter
 from tests.pipelines.photos import encoded, jpeg, people_in, picture, write_folder, write_tar
 
 COUNTS = {"anna": 3, "Bob Ross": 1, "çelik": 2, "ώμέγα": 4}

@@ -66,7 +66,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     figures = json.loads(printed)
     assert figures["identities_by_images"] == {"1": 1, "2 to 3": 1} and "images per identity   1 to 2" in told
     with Image.open(tmp_path / "s.png") as sheet:
-        assert sheet.size == (12 * 112, 2 * 112)
+        assert sheet.size == (2 * 112, 2 * 112)  # as wide as there are images
     page = (tmp_path / "p.html").read_text()
     assert "a &lt;b&gt;" in page and "112 x 112 (100.0 %)" in page and "data:image/png;base64,iVBOR" in page
 

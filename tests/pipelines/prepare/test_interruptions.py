@@ -16,6 +16,7 @@ from pipelines.prepare import __main__ as prepare
 from pipelines.prepare import convert as convert_module
 from pipelines.prepare.convert import convert
 from pipelines.sources import open_source
+from tests.command import called
 from tests.pipelines.photos import encoded, people_in, picture, write_folder, write_tar
 
 
@@ -107,7 +108,7 @@ def test_an_image_that_is_readable_the_second_time_is_not_left_out(tmp_path, peo
     original = convert_module._add
 
     def add(archive, name, content):
-        if name == "000000005.jpg":  # the second good one of its shard
+        if name == "000000007.jpg":  # the second good one of its shard
             raise KeyboardInterrupt
         original(archive, name, content)
 
@@ -122,6 +123,45 @@ def test_an_image_that_is_readable_the_second_time_is_not_left_out(tmp_path, peo
     assert (written.images, written.left_out) == (9, 1)
     (line,) = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
     assert json.loads(line)["index"] == 5 and str(lost) in json.loads(line)["image"]
+
+
+def stopped_in_the_last_shard(monkeypatch, *arguments):
+    """A conversion of ten images in shards of four."""
+    original = convert_module._add
+
+    def add(archive, name, content):
+        if name == "000000009.jpg":
+            raise KeyboardInterrupt
+        original(archive, name, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convert_module, "_add", add)
+        assert called(prepare.main, *arguments).code == 130
+
+
+@pytest.mark.parametrize("change", ["the path is absolute", "an image of the sample is unreadable then", "and now"])
+def test_what_says_nothing_of_the_images_costs_no_shard(tmp_path, people, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    image = Path("faces/anna/anna_0001.jpg")
+    content = image.read_bytes()
+    if change == "an image of the sample is unreadable then":
+        image.write_bytes(b"")
+    options = "out", "--to", "webdataset", "--shard-size", "4"
+    stopped_in_the_last_shard(monkeypatch, "convert", "faces", *options)
+    shards = sorted(Path(".out.partial").glob("*.tar"))
+    inodes = [shard.stat().st_ino for shard in shards]
+    image.write_bytes(b"" if change == "and now" else content)
+    data = tmp_path / "faces" if change == "the path is absolute" else "faces"
+    assert called(prepare.main, "convert", data, *options).code == 0
+    assert len(inodes) == 2 and [Path("out", shard.name).stat().st_ino for shard in shards] == inodes
+
+
+def test_progress_is_over_all_that_is_still_to_be_written(tmp_path, people, monkeypatch):
+    arguments = "convert", tmp_path / "faces", tmp_path / "out", "--to", "webdataset", "--shard-size", "4"
+    stopped_in_the_last_shard(monkeypatch, *arguments)
+    (tmp_path / ".out.partial" / "train-000000.tar").unlink()
+    out = called(prepare.main, *arguments).out.splitlines()
+    assert [line.partition(" in ")[0] for line in out[:-1]] == ["writing out: 6 of 6"]
 
 
 @pytest.mark.parametrize("form", ["recordio", "webdataset"])

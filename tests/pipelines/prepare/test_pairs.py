@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from pipelines.common.errors import UserError
 from pipelines.prepare import __main__ as prepare
 from pipelines.prepare.convert import convert
 from pipelines.prepare.pairs import draw_pairs, read_pairs, split_identities
@@ -77,6 +78,11 @@ class TestListedPairs:
             made = read_bin(tmp_path / "a.bin")
             assert made.encoded == [ann[0], ann[2], bo[1], bo[0], ann[1], bo[0], bo[1], ann[2]]
             assert made.same.tolist() == [True, True, False, False]
+        twice = tmp_path / "faces" / "Bo Li" / "Bo Li_0001.PNG"
+        twice.write_bytes(bo[0])
+        with pytest.raises(UserError, match=r"Bo Li_0001\.\w+ and .*Bo Li_0001\.\w+ may both be meant"):
+            call(monkeypatch, "pairs", tmp_path / "faces", tmp_path / "b.bin", "--pairs-file", tmp_path / "pairs.txt")
+        twice.unlink()
         (tmp_path / "faces" / "Bo Li" / "Bo Li_0001.jpg").unlink()  # image 2 must not become image 1
         with pytest.raises(FileNotFoundError, match=r"Bo Li_0001\.jpg"):
             call(monkeypatch, "pairs", tmp_path / "faces", tmp_path / "b.bin", "--pairs-file", tmp_path / "pairs.txt")

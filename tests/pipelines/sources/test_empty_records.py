@@ -7,8 +7,9 @@ import pytest
 
 from pipelines.prepare.check import check
 from pipelines.sources import open_source
-from pipelines.sources.recordio import IRHeader, RecordWriter, pack
+from pipelines.sources.recordio import IRHeader, pack
 from pipelines.sources.recordio_index import read_index
+from pipelines.sources.recordio_writer import RecordWriter
 from tests.pipelines.photos import jpeg
 
 

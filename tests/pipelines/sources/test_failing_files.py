@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.loading.loader import Loader
 from pipelines.sources import open_source
-from pipelines.sources.recordio import IRHeader, pack, write_dataset
+from pipelines.sources.recordio import IRHeader, pack
+from pipelines.sources.recordio_writer import write_dataset
 from tests.pipelines.photos import jpeg, write_tar
 
 COUNT = 12

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.sources import open_source
-from pipelines.sources.recordio import write_dataset
+from pipelines.sources.recordio_writer import write_dataset
 from tests.pipelines.mutation import mutate
 
 MEMORY = 1 << 30  # bytes of address space beyond what is in use at the start

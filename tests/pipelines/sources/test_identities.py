@@ -9,7 +9,8 @@ from pipelines.prepare.align import read_landmarks
 from pipelines.prepare.convert import convert
 from pipelines.sources import open_source
 from pipelines.sources.identities import label_text, number_labels, number_texts
-from pipelines.sources.recordio import IRHeader, RecordWriter, pack
+from pipelines.sources.recordio import IRHeader, pack
+from pipelines.sources.recordio_writer import RecordWriter
 from tests.pipelines.photos import jpeg, people_in, write_tar
 
 FILM_NUMBERS = ["0000045", "0000099", "6573068"]  # as CASIA-WebFace names its folders

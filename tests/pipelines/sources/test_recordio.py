@@ -8,18 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.mxnet_compat import import_mxnet
 from pipelines.sources import recordio
-from pipelines.sources.recordio import (
-    MAGIC,
-    IRHeader,
-    RecordReader,
-    RecordWriter,
-    pack,
-    split,
-    unpack,
-    write_dataset,
-)
+from pipelines.sources.recordio import MAGIC, IRHeader, RecordReader, pack, split, unpack
+from pipelines.sources.recordio_writer import RecordWriter
 
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 
@@ -28,14 +19,6 @@ tricky_bytes = st.lists(st.sampled_from([MAGIC_BYTES, b"\0", b"abc", MAGIC_BYTES
     b"".join
 )
 labels = st.one_of(st.integers(0, 1 << 24), st.lists(st.integers(0, 1 << 24), min_size=1, max_size=5))
-
-
-@pytest.fixture(scope="module")
-def mxnet():
-    try:
-        return import_mxnet()
-    except ValueError as error:
-        pytest.skip(str(error))
 
 
 def write_records(folder, records):
@@ -163,18 +146,6 @@ def test_labels_that_float32_would_change_are_refused():
             pack(IRHeader(0, label, 0), b"")
 
 
-def test_a_failed_writer_leaves_what_was_there(tmp_path):
-    write_records(tmp_path, [pack(IRHeader(0, 1, 0), b"old")])
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(RuntimeError), RecordWriter(tmp_path / "a.rec") as writer:
-        writer.write(0, b"new")
-        raise RuntimeError
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    with pytest.raises(ValueError, match="class 1 has no images"):
-        write_dataset(tmp_path / "set", [[b"image"], []])
-    assert list((tmp_path / "set").iterdir()) == []
-
-
 def test_damaged_records_are_named(tmp_path):
     offsets = write_records(tmp_path, [pack(IRHeader(0, key, key), b"x" * 40) for key in range(3)])
     good = (tmp_path / "a.rec").read_bytes()
@@ -216,25 +187,3 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
         reader.read(np.arange(3))
     except ValueError as error:
         assert "b.rec" in str(error)
-
-
-def test_insightface_layout(tmp_path, mxnet):
-    sizes = [3, 1, 4]
-    identities = [[f"image {label} {n}".encode() for n in range(size)] for label, size in enumerate(sizes)]
-    assert write_dataset(tmp_path, (iter(images) for images in identities)) == (3, 8)
-    assert (tmp_path / "property").read_text() == "3,112,112"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["property", "train.idx", "train.rec"]
-
-    # As insightface's own data sets read it.
-    recordio = mxnet.recordio
-    file = recordio.MXIndexedRecordIO(str(tmp_path / "train.idx"), str(tmp_path / "train.rec"), "r")
-    header, payload = recordio.unpack(file.read_idx(0))
-    assert (header.flag, header.label.tolist(), payload) == (2, [9.0, 12.0], b"")
-    images = [recordio.unpack(file.read_idx(key)) for key in range(1, 9)]
-    assert [image for _, image in images] == sum(identities, [])
-    assert [header.label for header, _ in images] == np.repeat(range(3), sizes).tolist()
-    assert [header.id for header, _ in images] == list(range(1, 9))
-    ranges = [recordio.unpack(file.read_idx(key)) for key in range(9, 12)]
-    assert [header.label.tolist() for header, _ in ranges] == [[1, 4], [4, 5], [5, 9]]
-    assert all((header.flag, payload) == (2, b"") for header, payload in ranges)
-    file.close()

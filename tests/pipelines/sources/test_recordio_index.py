@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from pipelines.loading.loader import Loader
 from pipelines.sources import open_source
 from pipelines.sources import recordio_index as index_module
-from pipelines.sources.recordio import (
-    MAGIC,
-    IRHeader,
-    RecordReader,
-    RecordWriter,
-    pack,
-    write_dataset,
-)
+from pipelines.sources.recordio import MAGIC, IRHeader, RecordReader, pack
 from pipelines.sources.recordio_index import read_index, scan
+from pipelines.sources.recordio_writer import RecordWriter, write_dataset
 
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 SIZES = [3, 1, 4, 2]

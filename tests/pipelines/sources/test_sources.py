@@ -9,7 +9,8 @@ from pipelines.sources import READERS, open_source
 from pipelines.sources.folder import FolderSource
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.rec import RecordSource
-from pipelines.sources.recordio import IRHeader, RecordWriter, pack, write_dataset
+from pipelines.sources.recordio import IRHeader, pack
+from pipelines.sources.recordio_writer import RecordWriter, write_dataset
 
 SIZES = [3, 1, 2]
 IMAGES = [[f"image {n} of {label}".encode() for n in range(size)] for label, size in enumerate(SIZES)]

@@ -1,10 +1,12 @@
 """The synthetic data set: complete or absent, the same for any number of processes, folds apart by identity."""
 
+import errno
 import io
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,6 +49,21 @@ def test_any_number_of_processes_writes_the_same_bytes(small, tmp_path):
     assert {path.name for path in (tmp_path / "alone").iterdir()} == set(dataset.FILES)
     for name in dataset.FILES:
         assert (tmp_path / "alone" / name).read_bytes() == (small / name).read_bytes(), name
+
+
+def test_a_bar_ends_with_the_set_that_fails(tmp_path, monkeypatch):
+    """While its caller still holds the error, and may show another bar."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+
+    def full(folder, people, image_size):
+        next(iter(people))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dataset, "write_dataset", full)
+    threads = threading.active_count()
+    with pytest.raises(OSError, match="No space") as raised:
+        dataset.make_dataset(tmp_path / "set", **SMALL, processes=1)
+    assert raised and threading.active_count() == threads
 
 
 def test_a_complete_set_is_left_alone(small):

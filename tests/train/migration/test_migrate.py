@@ -35,7 +35,9 @@ def moved(migrate, tmp_path):
 
 def test_keys(moved, tmp_path):
     config, printed = moved(checkout(tmp_path, fp16=True, lr=0.2, sample_rate=0.3, dali=True, dali_aug=True))
-    assert config.data.told == "/data/ms1mv3" and config.data.batch_size == 128 and config.data.augment == "arcface"
+    assert (
+        config.data.paths_text == "/data/ms1mv3" and config.data.batch_size == 128 and config.data.augment == "arcface"
+    )
     assert config.model.name == "r50" and config.model.embedding_size == 512
     assert config.head.margin == "arcface" and config.head.options == {
         "s": 64,
@@ -157,7 +159,7 @@ parser.add_argument('--seed', default=42, type=int)
     )
     config, _ = moved(script)
     ours = load_config(CONFIGS / "ms1mv2_r100_adaface.yaml")
-    assert config.data.told == "/data/faces" and config.data.batch_size == 256 and config.output == "runs/mine"
+    assert config.data.paths_text == "/data/faces" and config.data.batch_size == 256 and config.output == "runs/mine"
     assert config.head.margin == ours.head.margin
     assert config.head.options == {"m": 0.4, "h": 0.333, "t_alpha": 0.01}
     assert config.schedule == ours.schedule and config.data.augment == ours.data.augment
@@ -166,7 +168,7 @@ parser.add_argument('--seed', default=42, type=int)
 
 def test_overrides_are_written(moved, tmp_path):
     config, printed = moved(checkout(tmp_path), "data.train=/mine", "optim.lr=0.3", "model.compile=true")
-    assert (config.data.told, config.optim.lr, config.model.compile) == ("/mine", 0.3, True)
+    assert (config.data.paths_text, config.optim.lr, config.model.compile) == ("/mine", 0.3, True)
     assert "data.train=/mine, optim.lr=0.3, model.compile=true" in " ".join(printed.split())
     written = (tmp_path / "mine.yaml").read_text()
     assert "images a GPU, as theirs" in written  # what is said of a value of theirs is not said of another
