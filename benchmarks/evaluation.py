@@ -18,12 +18,13 @@ from benchmarks.results import Row, save, show
 from benchmarks.stages import Clock, alone
 from benchmarks.synthetic_ijb import write_release
 from evaluate.features.files import load_features
-from evaluate.ijb import FARS, identification, tar_uncertainty
 from evaluate.protocols.ijb_lists import IJB
 from evaluate.protocols.resampling import RESAMPLES
 from evaluate.protocols.roc import Roc
 from evaluate.protocols.scores import error_bound, exact, pair_scores
 from evaluate.protocols.templates import pool
+from evaluate.templates.one_to_many import identification
+from evaluate.templates.one_to_one import FARS, tar_uncertainty
 from pipelines.common.command import run
 from pipelines.common.cpu import keep_freed_memory
 

@@ -5,7 +5,6 @@ called after what weighs the images.
 """
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,27 +26,17 @@ from evaluate.features.options import (
 from evaluate.features.preprocessing import input_options
 from evaluate.features.ranks import is_main, ranks
 from evaluate.protocols.embeddings import finite, mean_norms
-from evaluate.protocols.identification import (
-    Search,
-    joint,
-    joint_top,
-    mates,
-    open_set,
-    resampled_joint,
-    resampled_open_set,
-    search,
-)
 from evaluate.protocols.ijb_lists import IJB, TARGETS, Images, TemplateList
-from evaluate.protocols.resampling import draw, impostor_limits, people, rates_above
 from evaluate.protocols.roc import RULES
 from evaluate.protocols.side_lists import read_groups
 from evaluate.protocols.template_pairs import TemplatePairs
 from evaluate.protocols.templates import FLIPS, NORMS, WAYS, Templates, pool
 from evaluate.reporting.results import write_results
-from evaluate.reporting.schema import HardPair, Joint, OneToMany, OneToOne, OpenSet, PairKind, Settings
+from evaluate.reporting.schema import Settings
 from evaluate.reporting.tables import print_breakdown, print_rates
-from evaluate.reporting.uncertainty import uncertainty
 from evaluate.reporting.words import search_names, tar_names
+from evaluate.templates.one_to_many import identification
+from evaluate.templates.one_to_one import attach_images, verification
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
@@ -55,108 +44,7 @@ from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.loading.aligned import read_aligned
 
-FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("verification", "identification")
-HARDEST, SHOWN = 12, 4  # pairs of each kind kept for the report, and images of each of their templates
-
-
-def verification(pairs: TemplatePairs, rule: str) -> OneToOne:
-    """1:1 figures of pairs of templates, with what a report draws from.
-
-    Intervals are by the people that genuine pairs connect; a template that is in none is somebody of its own.
-    """
-    first, second, same, scores, roc = pairs.first, pairs.second, pairs.same, pairs.scores, pairs.roc
-    ids = pairs.templates.ids
-    points = {f"{far:g}": roc.at(far, rule) for far in FARS}
-    tar = {far: point.tar for far, point in points.items()}
-    lowest, highest = roc.genuine[: 4 * HARDEST][-1], roc.impostor[-4 * HARDEST :][0]
-
-    def hardest(chosen: np.ndarray, sign: int) -> list[HardPair]:
-        """The first pairs by ``sign`` times score, listed pairs of the same two templates once."""
-        found: dict[tuple, HardPair] = {}
-        for i in chosen[np.argsort(sign * scores[chosen], kind="stable")]:
-            pair = sorted((int(ids[first[i]]), int(ids[second[i]])))
-            found.setdefault(tuple(pair), HardPair(templates=pair, score=round(float(scores[i]), 6)))
-        return list(found.values())[:HARDEST]
-
-    fars, edges = np.geomspace(1e-7, 1, 281), np.linspace(-1, 1, 201)
-    return OneToOne(
-        tar=tar,
-        far={far: point.far for far, point in points.items()},
-        threshold={far: point.threshold for far, point in points.items()},
-        rule=rule,
-        genuine=len(roc.genuine),
-        impostor=len(roc.impostor),
-        roc={"far": fars.tolist(), "tar": roc.curve(fars).tolist()},
-        histogram={
-            "edges": edges.tolist(),
-            "genuine": np.diff(np.searchsorted(roc.genuine, edges)).tolist(),
-            "impostor": np.diff(np.searchsorted(roc.impostor, edges)).tolist(),
-        },
-        hardest={
-            "genuine": hardest(np.flatnonzero(same & (scores <= lowest)), 1),
-            "impostor": hardest(np.flatnonzero(~same & (scores >= highest)), -1),
-        },
-        **tar_uncertainty(tar, scores, first, second, same),
-    )
-
-
-def tar_uncertainty(
-    tar: Mapping[str, float], scores: np.ndarray, first: np.ndarray, second: np.ndarray, same: np.ndarray
-) -> dict[str, Any]:
-    """The intervals of ``tar`` and its resamples, from the scores (P,) of pairs of templates (P,), (P,)."""
-    genuine = np.flatnonzero(same)
-    person = people(first[genuine], second[genuine], max(first.max(), second.max()) + 1)
-    signs = draw(person.max() + 1)
-    # A pair may be listed as genuine and as impostor: two images of one person are no strangers.
-    impostor = np.flatnonzero(~same & (person[first] != person[second]))
-    limits = impostor_limits(scores[impostor], person[first[impostor]], person[second[impostor]], FARS, signs)
-    whose = person[first[genuine]]
-    values = rates_above(scores[genuine], whose, limits, signs)
-    return uncertainty(tar, dict(zip(tar, values.T)), "subjects", whose, signs)
-
-
-def identification(templates: Templates, galleries: dict[str, TemplateList], probes: TemplateList) -> OneToMany:
-    """1:N figures: the joint gallery, and each gallery as an open set."""
-    probe = templates.vectors[templates.index(probes.template)]
-
-    def vectors_and_mates(template: np.ndarray, subject: np.ndarray, names: str) -> tuple[np.ndarray, np.ndarray]:
-        return templates.vectors[templates.index(template)], mates(probes.subject, subject, names)
-
-    every = list(galleries.values())
-    vectors, mate = vectors_and_mates(
-        np.concatenate([g.template for g in every]), np.concatenate([g.subject for g in every]), "the galleries"
-    )
-    if (mate < 0).any():
-        lost = np.flatnonzero(mate < 0)
-        raise UserError(
-            f"{len(lost)} probes have no mate in the galleries, the first is template {probes.template[lost[0]]}"
-        )
-    found = search(probe, vectors, mate, top=joint_top(len(probe)))
-    searches: list[Search] = []
-    for name, gallery in galleries.items():
-        searches.append(search(probe, *vectors_and_mates(gallery.template, gallery.subject, f"gallery {name}")))
-    _, subject = np.unique(probes.subject, return_inverse=True)
-    signs = draw(subject.max() + 1)
-
-    def with_intervals(figures: dict[str, Any], resampled: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        return figures | uncertainty(figures | figures["tpir"], resampled, "subjects", subject, signs)
-
-    return OneToMany(
-        joint=Joint(**with_intervals(joint(found), resampled_joint(found, subject, signs))),
-        open_set=OpenSet(
-            **with_intervals(open_set(searches, list(galleries)), resampled_open_set(searches, subject, signs))
-        ),
-    )
-
-
-def attach_images(hardest: Mapping[PairKind, list[HardPair]], images: Images, data: IJB) -> None:
-    """Give each of the hardest pairs the paths of some images of its two templates, where they exist."""
-    for pair in (pair for pairs in hardest.values() for pair in pairs):
-        rows = [np.flatnonzero(images.template == template)[:SHOWN] for template in pair.templates]
-        paths = [[data.image_path(images.names[row]) for row in side] for side in rows]
-        if all(path.is_file() for side in paths for path in side):
-            pair.images = [[str(path.absolute()) for path in side] for side in paths]
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -9,10 +9,11 @@ from sklearn.metrics import roc_curve
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
-from evaluate.ijb import FARS, identification, verification
 from evaluate.protocols.ijb_lists import IJB
 from evaluate.protocols.template_pairs import TemplatePairs
 from evaluate.protocols.templates import FLIPS, pool
+from evaluate.templates.one_to_many import identification
+from evaluate.templates.one_to_one import FARS, verification
 
 
 def run_ijb(monkeypatch, data, features, output, *options):
