@@ -78,7 +78,7 @@ def spots():
 def test_landmarks_move_as_their_images_do(monkeypatch, augment):
     strong = AUGMENTATIONS["strong"]
     still = {name: chance(0.0) for name in ("recolour", "blur", "distort", "erase")}
-    cropped = replace(strong, name="cropped", draws={**strong.draws, **still, "crop": chance(0.8)})
+    cropped = replace(strong, draws={**strong.draws, **still, "crop": chance(0.8)})
     monkeypatch.setitem(AUGMENTATIONS, "cropped", cropped)
     source, landmarks = spots()
     batches = take(make(source, image_size=SIDE, augment=augment, landmarks=lambda indices: landmarks[indices]), 10)

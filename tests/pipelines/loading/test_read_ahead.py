@@ -108,18 +108,25 @@ def test_closing_waits_for_a_hanging_read_so_long_only_and_going_on_for_its_end(
     assert_same([first, second], take(make(), 2))
 
 
-def test_one_thread_is_for_the_calling_thread_alone():
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_thread_is_for_the_calling_thread_alone(two_threads):
     numbers = []
 
     def run() -> None:
         one_thread_here()
         numbers.append(torch.get_num_threads())
 
-    before = torch.get_num_threads()
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert numbers == [1] and torch.get_num_threads() == before == 2
+    assert numbers == [1] and torch.get_num_threads() == 2
     thread = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
     thread.start()
     thread.join()
