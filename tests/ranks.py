@@ -7,13 +7,11 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
 def _serve(connection: Connection) -> None:
-    torch.set_num_threads(1)
     while (job := connection.recv()) is not None:
         function, args, rank, world_size, store = job
         try:

@@ -14,15 +14,15 @@ from train.keys import flattened
 def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
     """Batches that each process takes in a step.
 
-    A run that goes on from a checkpoint, whose ``meta`` it is ({} for none), takes what keeps the global batch on as
-    many processes as there are now. An ``optim.accumulate`` that was changed since counts nevertheless: whoever
-    changes it means it, and `check_resumable` says what it would need.
+    A run that goes on from a checkpoint with this ``meta`` ({} for a new run) takes as many as keep the global batch on
+    the processes that there are now. Only an ``optim.accumulate`` that was changed since counts as it stands: it is
+    meant, and `check_resumable` refuses it where it makes another global batch.
 
     Raises:
         UserError: no number keeps the global batch.
     """
-    stated = config.optim.accumulate
-    if not meta or meta.get("config", {"optim": {"accumulate": stated}})["optim"]["accumulate"] != stated:
+    stated, noted = config.optim.accumulate, meta.get("config")  # which older versions did not note
+    if not meta or (noted and noted["optim"]["accumulate"] != stated):
         return stated
     batches, rest = divmod(meta["global_batch"], config.data.batch_size * world.size)
     if rest or not batches:

@@ -31,8 +31,8 @@ def split(count: int, rows: int, folder: Path) -> list[Piece]:
 def make_missing(pieces: Sequence[Piece], world: World, make: Callable[[list[Piece]], None]) -> None:
     """Let each rank ``make`` a share of the ``pieces`` whose files are missing; all ranks call, and leave together.
 
-    The pieces lie in one folder, which is listed: a network's disk that was asked for a file before it was there may go
-    on saying that it is not.
+    The pieces lie in one folder, which is listed: a network file system that was asked for a file before it was there
+    may go on saying that it is not.
     """
     present = {entry.name for entry in os.scandir(pieces[0][0].parent)}
     missing = [piece for piece in pieces if piece[0].name not in present]

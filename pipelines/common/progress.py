@@ -17,7 +17,7 @@ _SECONDS = 60.0  # from line to line
 
 def with_progress(batches: Iterable[Batch], text: str, total: int) -> Generator[Batch, None, None]:
     """Pass batches on and show how many of the ``total`` there were, the one that is passed on among them."""
-    # The stream as it is now: where who takes the batches fails, they end after `only_json` has put another one back.
+    # The stream of now: batches whose taker has failed end late, when `only_json` has put the other one back.
     console = Console(file=sys.stdout)
     with (_bar if console.is_interactive else _lines)(console, escaped(text), total) as advance:
         for batch in batches:

@@ -195,7 +195,7 @@ class _Writing:
         images = self._images(np.concatenate([every[:0], *missing.values()]))
         for shard, positions in missing.items():
             with replacing(shard) as temporary, tarfile.open(temporary, "w") as archive:
-                for position, (label, image) in zip(positions, images):
+                for position, (label, image) in zip(positions, images):  # the positions end first: none is lost
                     if not image.reason:
                         _add(archive, f"{position:09d}{image_suffix(image.encoded)}", bytes(image.encoded))
                         _add(archive, f"{position:09d}.cls", b"%d" % label)

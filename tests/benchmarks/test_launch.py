@@ -1,6 +1,5 @@
 """Training and benchmarks start as modules and as scripts, and leave ``sys.path`` alone where they are imported."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +15,7 @@ MODULES = ["train.run", *(f"benchmarks.{name}" for name in ("accuracy", "head", 
 
 
 def python(folder, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 def test_imported_they_change_no_path():

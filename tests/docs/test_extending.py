@@ -138,7 +138,7 @@ def test_the_protocols_command_writes_what_a_report_shows(tmp_path):
     (tmp_path / "eer.py").write_text("\n".join([section[0], section[-1]]))
     images, same = [jpeg(seed, 112) for seed in range(40)], [pair % 2 == 0 for pair in range(20)]
     (tmp_path / "tiny.bin").write_bytes(pickle.dumps((images, same)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def call(*words):
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -222,7 +222,7 @@ def test_parts_outside_the_repository_train(tmp_path):
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "my_facemill.py", "train", "--config", "my.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

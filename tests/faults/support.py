@@ -114,7 +114,7 @@ class Command:
 
     def __init__(self, arguments: list[str], said: Path, **options: Any) -> None:
         self._said = said
-        options["env"] = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **options.get("env", os.environ)}
+        options["env"] = {"PYTHONUNBUFFERED": "1", **options.get("env", os.environ)}
         with said.open("w") as file:
             self.process = subprocess.Popen(arguments, stdout=file, stderr=subprocess.STDOUT, **options)
 

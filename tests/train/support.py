@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +30,7 @@ def command(config, *overrides, ranks=1):
 
 def finish_in_processes(*args, **kwargs):
     """A run to its end as a user starts it; returns what it prints. The fixture ``finish`` is the quick way."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=environment, timeout=300)
+    result = subprocess.run(command(*args, **kwargs), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
