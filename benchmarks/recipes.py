@@ -25,6 +25,7 @@ from models import create_model
 from pipelines.common.command import run
 from pipelines.loading.loader import Batch
 from train.recipes import Recipe, create_recipe
+from train.recipes.backbones import unfreeze_scale
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
 
@@ -48,11 +49,11 @@ def parts(recipe: Recipe, batch: Batch) -> dict[str, Callable[[], object]]:
     if isinstance(recipe, TopoFR):
         clean = batch.clean
         assert clean is not None, "random_batch has both views"
-        entropy, losses = torch.rand(2, count, device=device)
+        entropy, probability = torch.rand(2, count, device=device)
         valid = torch.ones(count, dtype=torch.bool, device=device)
         return {
             "topology": lambda: topological_loss(Cloud(clean), Cloud(embeddings)).backward(),
-            "hardness": lambda: hardness_weights(entropy, losses, valid),
+            "hardness": lambda: hardness_weights(entropy, probability, valid),
         }
     contrast = AdaptiveContrast().to(device)
     return {"contrast": lambda: contrast(embeddings, embeddings * 0.9, batch.labels).backward()}
@@ -64,13 +65,13 @@ def measure(name: str, count: int, rounds: int, device: torch.device) -> list[re
     recipes = {"plain": create_recipe("plain"), name: create_recipe(name).to(device)}
     steps, batch = {}, random_batch(count, recipes[name].num_uniforms, device)
     for key, recipe in recipes.items():
-        backbone = create_model(NETWORKS[name], EMBEDDING_SIZE)
+        backbone, margin = create_model(NETWORKS[name], EMBEDDING_SIZE), create_margin("arcface")
         backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # untyped
         head = PartialFC(
-            create_margin("arcface"), EMBEDDING_SIZE, 10_000, entropy=recipe.entropy, device=device,
+            margin, EMBEDDING_SIZE, 10_000, entropy=recipe.entropy, device=device,
             matmul_dtype=torch.bfloat16 if half else torch.float32,
         )  # fmt: skip
-        recipe.unfreeze(backbone)
+        unfreeze_scale(backbone, recipe, margin)
         network = recipe.network(backbone).train()
 
         def step(recipe: Recipe = recipe, network: torch.nn.Module = network, head: PartialFC = head) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.batch_norm import BatchNorm2d
 from models.layers import DropRate, PReLU, SqueezeExcite, Width, converted, downsampled, run_blocks
-from models.pooling import Pool, Rank, Share, pooling
+from models.pooling import KeptShare, Pool, Rank, pooling
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 
@@ -116,7 +116,7 @@ class IResNet(nn.Module):
         unit_range: bool = False,
         pool: Pool = "flat",
         pair_rank: Rank = 512,
-        pair_share: Share = 442 / 6561,
+        pair_share: KeptShare = 442 / 6561,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()

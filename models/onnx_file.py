@@ -82,8 +82,11 @@ def onnx_error(model: nn.Module, path: Path, *inputs: Tensor) -> float:
     return relative_distance(torch.from_numpy(theirs), model(*inputs))
 
 
+Provider = str | tuple[str, dict[str, str]]  # of onnxruntime: its name, or that and its options
+
+
 def quiet_session(
-    model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+    model: str | bytes, providers: Sequence[Provider] = ("CPUExecutionProvider",), threads: int | None = None
 ) -> "InferenceSession":
     """onnxruntime's session of a file or a serialised model; each run is on ``threads``, by default torch's number.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Pool = Literal["flat", "pair_relation"]
 Rank = Annotated[int, Field(gt=0, le=8192)]
-Share = Annotated[float, Field(gt=0, le=1)]
+KeptShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class PairRelation(nn.Module):

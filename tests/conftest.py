@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.processes import start_server
 from tests.ranks import RankPool
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -60,6 +61,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[RankPool]:
     """Run a function on several gloo ranks: ``ranks(world_size, function, *args) -> [result of each rank]``."""
+    start_server()
     pool = RankPool()
     yield pool
     pool.close()

@@ -1,14 +1,17 @@
-"""A pool of processes that act as gloo ranks, started once for the whole suite (importing torch takes seconds)."""
+"""A pool of processes that act as gloo ranks, started once for the whole suite."""
 
 import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing  # noqa: F401  teaches connections to hand tensors over
+
+from tests.processes import CONTEXT
 
 
 def _serve(connection: Connection) -> None:
@@ -32,13 +35,12 @@ class RankPool:
     """``pool(world_size, function, *args)`` calls a module-level function on each rank; returns the results by rank."""
 
     def __init__(self) -> None:
-        self._context = mp.get_context("spawn")
-        self._workers: list[tuple[mp.Process, Connection]] = []
+        self._workers: list[tuple[BaseProcess, Connection]] = []
 
     def __call__(self, world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         while len(self._workers) < world_size:
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+            ours, theirs = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
             self._workers.append((process, ours))
         with tempfile.TemporaryDirectory() as folder:

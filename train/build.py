@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from evaluate.features.ranks import World
-from losses import CentreOptimizer, PartialFC
+from losses import CentreOptimizer, Margin, PartialFC
 from models import create_model
 from models.registry import wants_landmarks
 from models.weights import load_weights
@@ -26,6 +26,7 @@ from train.config import Config
 from train.fine_tune import load_centres, stored_classes
 from train.freezing import restrict
 from train.recipes import Recipe, Run
+from train.recipes.backbones import unfreeze_scale
 from train.sections.auto import settled
 from train.sections.data import Data
 from train.sections.head import Head
@@ -135,7 +136,9 @@ def build_loader(
     )
 
 
-def build_backbone(model: Model, recipe: Recipe, world: World, *, seed: int, batch_size: int, fresh: bool) -> nn.Module:
+def build_backbone(
+    model: Model, recipe: Recipe, margin: Margin, world: World, *, seed: int, batch_size: int, fresh: bool
+) -> nn.Module:
     """The backbone on its device; the same initial weights on every rank, those of ``init_from`` in a ``fresh`` run."""
     torch.manual_seed(seed)
     backbone = create_model(**model.arguments)
@@ -143,7 +146,7 @@ def build_backbone(model: Model, recipe: Recipe, world: World, *, seed: int, bat
         load_weights(backbone, model.init_from)
     elif fresh and model.lora:
         raise UserError("model.lora keeps the network as it begins: set model.init_from to weights that are trained")
-    recipe.unfreeze(backbone)
+    unfreeze_scale(backbone, recipe, margin)
     restrict(backbone, model)
     if model.sync_batchnorm:
         if world.device.type != "cuda":
@@ -230,6 +233,7 @@ def build_head(
             raise UserError(f"{older} has {classifier.num_classes} classes, more than the {num_classes} of this run")
         if classifier.num_classes < num_classes:
             classifier.extend_classes(num_classes - classifier.num_classes)
+            classifier.begin_margin()
     return classifier
 
 

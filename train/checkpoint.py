@@ -63,10 +63,11 @@ class Checkpoints:
         """``device``: of the state. ``on_complete`` is called on the main rank for every checkpoint that is there."""
         self.folder, self.keep, self._on_complete = folder, keep, on_complete
         on_gpu = device.type == "cuda"
-        # The device that is waited for at the end of a copy is the thread's own, and would be the first one.
-        take = partial(torch.cuda.set_device, device) if on_gpu else None
+        # A thread's device is the first one until it is set: it is waited for at the end of a copy, and the memory of
+        # the copy is let go of where it was written.
+        take: Callable[[], None] = partial(torch.cuda.set_device, device) if on_gpu else lambda: None
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="copy", initializer=take)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way, initargs=(take,))
         self._copied: Future[dict[str, Any]] | None = None
         self._written: Future[None] | None = None
         self._group: dist.ProcessGroup | None = None
@@ -265,8 +266,9 @@ class Checkpoints:
             raise
 
 
-def _give_way() -> None:
+def _give_way(begin: Callable[[], None]) -> None:
     """Let this thread come behind the steps, but not behind all that other users of the machine do."""
+    begin()
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 

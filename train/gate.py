@@ -80,9 +80,10 @@ class StepGate:
         return {"scale": self.scale.clone(), "good_steps": self._good_steps.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a saved state."""
-        self.scale.copy_(state["scale"])
-        self._good_steps.copy_(state["good_steps"])
+        """Take up a saved state; one of another precision, where either scale is 1, says nothing of this one's."""
+        if self.scaled and state["scale"] != 1:
+            self.scale.copy_(state["scale"])
+            self._good_steps.copy_(state["good_steps"])
 
 
 class SoundBuffers:

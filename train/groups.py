@@ -27,9 +27,6 @@ class Layered(Protocol):
         """The parameters of each layer, from the images on; those in none make the embedding from the last one."""
 
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-
-
 def trained_groups(backbone: nn.Module, recipe: nn.Module, optim: Optim) -> tuple[Groups, Groups]:
     """The trained parameters of backbone and recipe, each in the first of ``optim.groups`` that matches it.
 
@@ -69,13 +66,15 @@ class Named(NamedTuple):
 def named(module: nn.Module, prefix: str = "") -> list[Named]:
     """The trained parameters of a module, each once."""
     norms = {
-        id(parameter)
-        for part in module.modules()
-        if isinstance(part, _NORMS)
-        for parameter in part.parameters(recurse=False)
+        id(parameter) for part in module.modules() if _is_norm(part) for parameter in part.parameters(recurse=False)
     }
     parameters = module.named_parameters()
     return [Named(prefix + name, p, id(p) in norms) for name, p in parameters if p.requires_grad]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Told by its name, for timm's own, such as RmsNorm, are no subclasses of torch's."""
+    return "norm" in type(module).__name__.lower() and not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
 
 
 def _rule(each: Named, groups: Sequence[Group]) -> int:

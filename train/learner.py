@@ -58,7 +58,13 @@ class Learner:
         self.half = HALF[settled(config.precision)]
         self.recipe = recipe
         self.backbone = build_backbone(
-            model, recipe, world, seed=config.seed, batch_size=config.data.batch_size, fresh=fresh
+            model,
+            recipe,
+            config.head.create_margin(),
+            world,
+            seed=config.seed,
+            batch_size=config.data.batch_size,
+            fresh=fresh,
         )
         network = recipe.network(self.backbone)
         self.average = WeightAverage(self.backbone, optim.ema) if optim.ema else None
@@ -119,7 +125,9 @@ class Learner:
         for optimizer in self._optimizers:
             set_learning_rate(optimizer, lr)
         self.centre_optimizer.lr = lr * self._config.head.optim.lr
-        self.centre_optimizer.grad_scale = self.gate.scale if self.gate.scaled else 1.0
+        self.centre_optimizer.grad_scale = (
+            self.gate.scale.clone() if self.gate.scaled else 1.0
+        )  # the gate changes its own
         losses, metrics = [], dict[str, Tensor]()
         for part in range(self._accumulate):
             result = self._forward_backward(next(batches), epoch, last=part + 1 == self._accumulate)

@@ -1,6 +1,6 @@
 """Whether a checkpoint is one of this run, and how its batches are shared among the processes that go on with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,22 @@ def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
             f"{world.size} x data.batch_size={config.data.batch_size} does not divide it: change data.batch_size"
         )
     return batches
+
+
+def check_alike(metas: Sequence[dict[str, Any]]) -> None:
+    """Raises ``UserError`` where a rank has another config or other data than the first, by what they all would note.
+
+    Data may have another path on another machine: whether they are the same, their fingerprint says.
+    """
+    first = flattened(metas[0])
+    for rank, other in enumerate(map(flattened, metas)):
+        for key in {**first, **other}:
+            given, expected = other.get(key), first.get(key)
+            if given != expected and key != "config.data.train":
+                raise UserError(
+                    f"{key.removeprefix('config.')} is {given} on rank {rank}, and {expected} on rank 0: "
+                    "start all ranks with the same config and the same data"
+                )
 
 
 def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# What a scheduler, a launcher or a person sends: SLURM's --signal sends whichever it is told.
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+# What a scheduler, a launcher or a person sends: SLURM's --signal sends whichever it is told, a terminal SIGHUP when it
+# is closed.
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
 class Stopped(SystemExit):
@@ -22,14 +23,15 @@ class Stopped(SystemExit):
 class Signals:
     """Within its ``with`` block a signal is noted in ``received`` (0: none) instead of ending the process.
 
-    A second SIGINT ends it at once.
+    A second SIGINT ends it at once. One that is ignored, as SIGHUP is under nohup, stays so.
     """
 
     def __init__(self) -> None:
         self.received = 0
 
     def __enter__(self) -> "Signals":
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(

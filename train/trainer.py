@@ -33,7 +33,7 @@ from train.optim import LearningRate
 from train.pictures import batch_sheet, showing_first
 from train.planning.automatic import advice, settled_here, settled_values
 from train.progress import RunLog, step_line
-from train.resume import batches_a_step, blaming, check_resumable, config_changes
+from train.resume import batches_a_step, blaming, check_alike, check_resumable, config_changes
 from train.run_folder import RunFolder
 from train.seeds import seed_generators, step_seed
 from train.state import Part, save_weights
@@ -83,6 +83,7 @@ class Trainer:
             "trained": config.model.trained,
             "config": given.model_dump(mode="json"),
         }
+        check_alike(agreed(lambda: self.meta))
         self.changes = config_changes(found[1], self.meta["config"]) if found else None
         if found:
             check_resumable(config, *found, self.meta)
@@ -114,6 +115,8 @@ class Trainer:
             with blaming(self.changes):
                 self.checkpoints.load(path, self.parts)
             self.step = meta["step"]
+            if meta.get("config", self.meta["config"])["verify"]["bins"] != self.meta["config"]["verify"]["bins"]:
+                self.best.fill_(-1.0)  # it is of other sets
         else:
             place_centres(config, self.learner.head, self.learner.backbone, data.source, world)
         self.buffers = SoundBuffers(self.learner.backbone, recipe, self.learner.result)

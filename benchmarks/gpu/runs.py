@@ -151,7 +151,7 @@ def _checkpoint_speed(report: Report, setting: Setting) -> None:
     with group(setting) as world:
         head = PartialFC(create_margin("arcface"), size, classes, device=world.device)
         optimizer = CentreOptimizer(head, lr=0.1)
-        checkpoints = Checkpoints(folder, 1)
+        checkpoints = Checkpoints(folder, 1, world.device)
         parts: dict[str, Part] = {"head": head, "centre_optimizer": optimizer.state_dict()}
         gigabytes = 2 * 4 * classes * size / 1e9
         for turn in range(2):  # the first one takes memory for the copy

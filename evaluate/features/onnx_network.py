@@ -9,7 +9,7 @@ from onnxruntime import get_available_providers
 from torch import Tensor, nn
 
 from evaluate.features.onnx_graph import range_of_start
-from models.onnx_file import quiet_session
+from models.onnx_file import Provider, quiet_session
 from pipelines.common.errors import UserError, one_line
 from pipelines.loading.landmarks import template_landmarks
 
@@ -46,11 +46,14 @@ class OnnxNetwork(nn.Module):
         if not path.exists():
             raise FileNotFoundError(f"there is no checkpoint {path}")
         self.path = path
-        providers = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
+        device = torch.device(device)
+        providers: list[Provider] = ["CPUExecutionProvider"]
+        if device.type == "cuda" and "CUDAExecutionProvider" in get_available_providers():
+            # The process's own GPU, and float32 that means float32: by itself it takes the first one, and TF32.
+            options = {"device_id": str(device.index or 0), "use_tf32": "0"}
+            providers = [("CUDAExecutionProvider", options), *providers]
         try:
-            self.session = quiet_session(
-                str(path), [*(set(get_available_providers()) & set(providers)), "CPUExecutionProvider"], threads=1
-            )
+            self.session = quiet_session(str(path), providers, threads=1)
         except Exception as error:  # onnxruntime raises classes of its own
             raise UserError(f"{path} is no usable ONNX file: {one_line(error)}") from None
         inputs = self.session.get_inputs()

@@ -1,4 +1,4 @@
-"""Sample-guided contrastive loss of ContraFace: two views of a batch, an adaptive margin on the matching pairs."""
+"""ContraFace's contrastive loss (CoReFace, Song and Wang, 2023): two views of a batch, a margin that adapts itself."""
 
 import torch
 import torch.nn.functional as F

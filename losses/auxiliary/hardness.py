@@ -50,7 +50,7 @@ def gaussian_posterior(values: np.ndarray) -> np.ndarray:
     return posterior
 
 
-def hardness_weights(entropy: Tensor, row_losses: Tensor | None, valid: Tensor) -> Tensor:
+def hardness_weights(entropy: Tensor, probability: Tensor | None, valid: Tensor) -> Tensor:
     """Weights of a batch's samples: w1 = 2 - γ of their entropies' posterior, times w2 = 1 - p_y.
 
     The entropies get alternating signs, which makes their distribution one around zero. The mixture is fitted on the
@@ -58,7 +58,7 @@ def hardness_weights(entropy: Tensor, row_losses: Tensor | None, valid: Tensor) 
 
     Args:
         entropy: (B,) of the softmax with the margin.
-        row_losses: (B,) cross-entropies, -log p_y; None for w1 alone.
+        probability: (B,) p_y, of the own class; None for w1 alone.
         valid: (B,) bool.
     """
     signs = torch.ones_like(entropy)
@@ -68,4 +68,4 @@ def hardness_weights(entropy: Tensor, row_losses: Tensor | None, valid: Tensor) 
     posterior = np.zeros_like(signed)
     posterior[counts] = gaussian_posterior(signed[counts])
     w1 = 2 - to_device(torch.from_numpy(posterior).to(entropy.dtype), entropy.device)
-    return w1 if row_losses is None else w1 * (1 - torch.exp(-row_losses.detach()))
+    return w1 if probability is None else w1 * (1 - probability)

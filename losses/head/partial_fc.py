@@ -35,6 +35,7 @@ class HeadOutput:
         row_losses: (B,) float32, differentiable, 0 where the label is -1.
         batch: what the margin saw: labels, validity, cosines to the own centres, norms.
         entropy: (B,) float32 entropies of the softmax with the margin in it, without gradient, or None.
+        probability: (B,) float32 of the own class by that softmax, without gradient; None where ``entropy`` is.
         local: which of the B rows came from this rank.
     """
 
@@ -42,6 +43,7 @@ class HeadOutput:
     row_losses: Tensor
     batch: BatchView
     entropy: Tensor | None
+    probability: Tensor | None
     local: slice
 
     @property
@@ -81,7 +83,7 @@ class PartialFC(ShardedCentres):
             compare with.
         kernels: what computes a streamed tile: ``torch``, or ``triton`` for fused kernels on a GPU.
         tile: centres in a tile; None chooses by the device's cache or memory.
-        entropy: whether to compute ``HeadOutput.entropy``.
+        entropy: whether to compute ``HeadOutput.entropy`` and ``probability``.
         matmul_dtype: type of the products' operands; the sums, the cosines to the own centres and the centres
             themselves stay float32.
         uneven_batches: set it where ranks may bring different numbers of rows.
@@ -126,11 +128,11 @@ class PartialFC(ShardedCentres):
         if entropy and not (margin.competitive and margin.reduction == "logsumexp"):
             raise UserError(f"{type(margin).__name__} has no softmax over the classes, so no entropy")
         super().__init__(embedding_size, num_classes, seed=seed, device=device, group=group)
-        margin.begin(max(1, round(num_classes * sample_rate)))
         self.margin = margin.to(device)
         self.queue = EmbeddingQueue(margin.queue_size, embedding_size, device) if margin.queue_size else None
         self.sample_rate, self.mode, self.tile = sample_rate, mode, tile
         self.entropy, self.matmul_dtype, self.uneven_batches = entropy, matmul_dtype, uneven_batches
+        self.begin_margin()
         self.step = 0
         self.kernels = kernels
         self.arithmetic: ModuleType = losses.head.tile_torch
@@ -139,6 +141,10 @@ class PartialFC(ShardedCentres):
             self.arithmetic.check(margin, matmul_dtype)
         self._on_centre_gradient: OnCentreGradient | None = None
         self._prepared: Rows | None = None
+
+    def begin_margin(self) -> None:
+        """Set what the margin begins with for this number of classes: anew where that changes before training."""
+        self.margin.begin(max(1, round(self.num_classes * self.sample_rate)))
 
     def prepare(self, labels: Tensor) -> None:
         """Draw the classes for the next forward pass, if that comes with these labels: the same tensor (b,).
@@ -203,11 +209,12 @@ class PartialFC(ShardedCentres):
                 reduced = reduced - beside * (bias - bias.detach())  # the number it is, with the bias's derivative
         target = self.margin.own(cos_y, batch)
         row_losses = torch.where(batch.valid, self.margin.loss(target, reduced, batch), 0.0)
-        entropy = None
+        entropy = probability = None
         if self.entropy and reduced is not None and beside is not None:
-            entropy = _entropy(target.detach(), reduced.detach(), beside)
+            gap = (target - reduced).detach()
+            entropy, probability = _entropy(gap, beside), gap.sigmoid()
         loss, local = batch.mean(weights * row_losses), slice(gather.start, gather.stop)
-        return HeadOutput(loss, row_losses, batch, entropy, local)
+        return HeadOutput(loss, row_losses, batch, entropy, probability, local)
 
     def _view(self, x: Tensor, labels: Tensor, norm: Tensor, uniform: Tensor | None) -> tuple[BatchView, Tensor]:
         """The batch as the margin sees it, and (B,) cosines to the own centres.
@@ -311,11 +318,11 @@ def _triton_kernels() -> ModuleType:
     return losses.head.tile_triton
 
 
-def _entropy(target: Tensor, lse: Tensor, others: Tensor) -> Tensor:
+def _entropy(gap: Tensor, others: Tensor) -> Tensor:
     """(B,) entropy of the softmax over target and others: that of the choice between them, and p·H of the others.
 
-    No difference of large logits is in it: what it says is as exact at a large scale.
+    No difference of large logits is in it but ``gap``, the target less the others' log-sum-exp: what it says is as
+    exact at a large scale.
     """
-    gap = target - lse
     entropy = gap.sigmoid() * F.softplus(-gap) + (-gap).sigmoid() * (F.softplus(gap) + others)
-    return entropy.masked_fill(lse.isneginf(), 0.0)
+    return entropy.masked_fill(gap.isposinf(), 0.0)  # there are no others

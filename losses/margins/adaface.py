@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from losses.margins.combined import add_angle
+from losses.margins.combined import add_angle, derived
 from losses.margins.margin import BatchView, Margin
-from losses.margins.options import AngleMargin, Cosine, Factor, Scale, Share
+from losses.margins.options import AngleMargin, Cosine, Factor, Gradient, Scale, Share
 
 _NORM_RANGE = (1e-3, 100.0)
 
@@ -17,6 +17,9 @@ class AdaFace(Margin):
 
     z = h·(a - mean)/std of the norms a, cut to its range; mean and standard deviation follow the batches', a share
     ``t_alpha`` of each new one, before they are used. No gradient flows through the norms.
+
+    Args:
+        gradient: ``exact``, as in AdaFace's own code; ``straight_through``, d target / d cos = s, as in CVLface's.
     """
 
     mean: Tensor
@@ -28,10 +31,12 @@ class AdaFace(Margin):
         m: AngleMargin = 0.4,
         h: Factor = 0.333,
         t_alpha: Share = 0.01,
+        *,
+        gradient: Gradient = "exact",
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        self.m, self.h, self.t_alpha = m, h, t_alpha
+        self.m, self.h, self.t_alpha, self.gradient = m, h, t_alpha, gradient
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("std", torch.tensor(100.0))
 
@@ -46,4 +51,5 @@ class AdaFace(Margin):
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         z = batch.state
-        return self.s * (add_angle(cos_y.clamp(-1, 1), -self.m * z) - (self.m + self.m * z))
+        value = add_angle(cos_y.clamp(-1, 1), -self.m * z) - (self.m + self.m * z)
+        return self.s * derived(cos_y, value, self.gradient)

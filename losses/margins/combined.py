@@ -63,8 +63,7 @@ class CombinedMargin(Margin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        self.m1, self.m2, self.m3 = m1, m2, m3
-        self.straight_through = gradient == "straight_through"
+        self.m1, self.m2, self.m3, self.gradient = m1, m2, m3, gradient
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         value = cos_y.clamp(-1, 1)
@@ -72,13 +71,12 @@ class CombinedMargin(Margin):
             value = multiply_angle(value, self.m1, self.m2)
         elif self.m2:
             value = add_angle(value, self.m2)
-        value = self.s * (value - self.m3)
-        return self.s * straight_through(cos_y, value / self.s) if self.straight_through else value
+        return self.s * derived(cos_y, value - self.m3, self.gradient)
 
 
-def straight_through(cos: Tensor, value: Tensor) -> Tensor:
-    """``value`` with the derivative of ``cos``."""
-    return _StraightThrough.apply(cos, value.detach())
+def derived(cos: Tensor, value: Tensor, gradient: Gradient) -> Tensor:
+    """``value`` with its own derivative, ``exact``, or ``straight_through`` with that of ``cos``."""
+    return value if gradient == "exact" else _StraightThrough.apply(cos, value.detach())
 
 
 def angle(cos: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class GBMagFace(GBCosFace):
     The default margins are to GB-CosFace's .16 as MagFace's .45 and .8 are to ArcFace's .5.
     """
 
+    trains_scale = True
+
     def __init__(
         self,
         s: Scale = 32.0,

@@ -1,5 +1,6 @@
 """MagFace: a margin that grows with the embedding's norm, which stands for the quality of the image."""
 
+import torch
 from torch import Tensor
 
 from losses.margins.combined import add_angle
@@ -33,7 +34,13 @@ class Magnitude:
 
 
 class MagFace(Margin):
-    """s·cos(θ + m(a)) and λ·g(a) (Meng et al., CVPR 2021). The gradient also flows through the norm a."""
+    """s·cos(θ + m(a)) and λ·g(a) (Meng et al., CVPR 2021). The gradient also flows through the norm a.
+
+    Args:
+        easy_margin: no margin past a right angle, as in the published code, where the formula has one everywhere.
+    """
+
+    trains_scale = True
 
     def __init__(
         self,
@@ -43,13 +50,17 @@ class MagFace(Margin):
         l_m: AngleMargin = 0.45,
         u_m: AngleMargin = 0.8,
         lambda_g: Factor = 35.0,
+        easy_margin: bool = False,
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
+        self.easy_margin = easy_margin
         self.magnitude = Magnitude(l_a, u_a, l_m, u_m, lambda_g)
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
-        return self.s * add_angle(cos_y.clamp(-1, 1), self.magnitude.margin(batch.norm))
+        cos = cos_y.clamp(-1, 1)
+        moved = add_angle(cos, self.magnitude.margin(batch.norm))
+        return self.s * (torch.where(cos > 0, moved, cos) if self.easy_margin else moved)
 
     def loss(self, target: Tensor, reduced: Tensor | None, batch: BatchView) -> Tensor:
         return super().loss(target, reduced, batch) + self.magnitude.penalty(batch.norm)

@@ -110,6 +110,7 @@ class Margin(nn.Module):
             sampling the sum is over the classes drawn, not scaled up.
         queue_size: number of past embeddings that train the centres beside the batch (see ``EmbeddingQueue``).
         draws: whether the margin needs ``batch.uniform``, which is None in training for those that do not.
+        trains_scale: whether the embeddings' norm has a gradient, so that the backbone must be able to scale them.
         share: how much of the margin is in force, from 0 to 1 (see ``own``); training sets it before a step.
 
     State lives in buffers: the same on every rank, because it is computed from the global batch, saved with the head,
@@ -121,6 +122,7 @@ class Margin(nn.Module):
     reduction: Literal["logsumexp", "softplus"] = "logsumexp"
     queue_size = 0
     draws = False
+    trains_scale = False
     share = 1.0
 
     @checked

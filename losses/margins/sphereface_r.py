@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from losses.margins.combined import angle, straight_through
+from losses.margins.combined import angle, derived
 from losses.margins.margin import BatchView, Margin
 from losses.margins.options import AngleFactor, Cosine, Factor, Gradient, Scale
 
@@ -32,7 +32,7 @@ class SphereFaceR1(Margin):
         interclass_filter: Cosine | None = None,
     ) -> None:
         super().__init__(s, interclass_filter)
-        self.m, self.weight, self.detached = m, weight, gradient == "straight_through"
+        self.m, self.weight, self.gradient = m, weight, gradient
 
     def target(self, cos_y: Tensor, batch: BatchView) -> Tensor:
         return self.s * self._moved(cos_y, (self.m * angle(cos_y)).clamp(max=math.pi))
@@ -42,7 +42,7 @@ class SphereFaceR1(Margin):
 
     def _moved(self, cos: Tensor, moved: Tensor) -> Tensor:
         """The cosines of angles that were moved."""
-        return straight_through(cos, torch.cos(moved)) if self.detached else torch.cos(moved)
+        return derived(cos, torch.cos(moved), self.gradient)
 
 
 class SphereFaceR2(SphereFaceR1):

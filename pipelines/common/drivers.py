@@ -51,7 +51,8 @@ def why_dali_has_no_gpu() -> str:
     if len(builds) > 1:
         several = " and ".join(builds)
         return f"{several} lie over each other; uninstall them, then install one of them (docs/install.md, Drivers)"
-    for name, cuda in builds.items():
+    if builds:
+        name, cuda = next(iter(builds.items()))
         least = LEAST_DRIVER.get(cuda, "a later version")
         older = ", or nvidia-dali-cuda120 in its place (docs/install.md, Drivers)" if cuda > 12 else ""
         found = installed_driver() or "unknown"

@@ -6,6 +6,7 @@ files let go of it.
 """
 
 import atexit
+import functools
 import os
 import weakref
 from collections import deque
@@ -27,6 +28,12 @@ _PATIENCE = 10.0  # seconds that ``close`` waits for a read that hangs
 Mend = Callable[[EncodedBatch, dict[int, str]], EncodedBatch]
 
 
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which batches are made for a device: torch keeps what memory was freed for the stream that had it."""
+    return torch.cuda.Stream(device)
+
+
 class ReadAhead(Iterator[Batch]):
     """The batches that ``encoded`` yields, decoded, in order.
 
@@ -43,7 +50,7 @@ class ReadAhead(Iterator[Batch]):
         self, encoded: Iterator[EncodedBatch], decoder: Decoder, *, depth: int, mend: Mend, dtype: torch.dtype
     ) -> None:
         self._device = decoder.device
-        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        stream = _stream(self._device) if self._device.type == "cuda" else None
         self._worker = _Worker(_decoded(encoded, decoder, depth, mend, dtype), depth, stream)
         # Not bound to this object, which the thread must not keep alive.
         weakref.finalize(self, self._worker.end, _PATIENCE).atexit = False

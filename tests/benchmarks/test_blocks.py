@@ -1,14 +1,13 @@
 """The comparison of block sizes: it calls the kernels with each, tells what fails, and leaves the table as it was."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from benchmarks.blocks import compare, fastest
+from benchmarks.blocks import compare, fastest, main
 from losses.head.tile_triton import BLOCKS, Blocks
+from tests.command import called
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -29,5 +28,5 @@ def test_every_candidate_is_timed():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
-    result = subprocess.run([sys.executable, "-m", "benchmarks.blocks"], capture_output=True, text=True)
-    assert result.returncode == 2 and "there is none here" in result.stderr
+    ended = called(main)
+    assert ended.code == 2 and "there is none here" in ended.error

@@ -1,19 +1,15 @@
 """The head's benchmark: its yardstick is correct, and a small run leaves complete results."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.head import METHODS, build, largest
+from benchmarks.head import METHODS, build, largest, main
 from benchmarks.materialised import MaterialisedHead
 from losses import PartialFC, create_margin
+from tests.command import called
 from tests.losses.support import close, problem
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "head.py"
 
 
 def test_materialised_head_computes_the_same():
@@ -61,19 +57,19 @@ def test_search_finds_the_limit(monkeypatch):
 
 
 def test_a_small_run(tmp_path):
-    sizes = ["--identities", "2000", "300000", "--sample-rates", "1", "--batch", "8", "--methods", "fused", "dense"]
-    effort = ["--rounds", "1", "--seconds", "0", "--threads", "1", "--memory", "1.1", "--output", str(tmp_path)]
-    result = subprocess.run([sys.executable, SCRIPT, *sizes, *effort], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    (path,) = tmp_path.glob("head_*.json")
-    rows = json.loads(path.read_text())["rows"]
-    assert [(row["method"], row["identities"]) for row in rows] == [
-        ("fused", 2000),
-        ("dense", 2000),
-        ("fused", 300000),
-        ("dense", 300000),
-    ]
-    assert all(row["milliseconds"] > 0 and row["peak_mib"] > 0 for row in rows[:2])
+    effort = ["--sample-rates", 1, "--batch", 8, "--rounds", 1, "--seconds", 0, "--threads", 1, "--memory", 1.1]
+
+    def rows(method, *identities):
+        output = tmp_path / method
+        ended = called(main, "--methods", method, "--identities", *identities, *effort, "--output", output)
+        assert ended.code == 0, ended.error
+        assert next(output.glob("head_*.png")).stat().st_size > 1000
+        (path,) = output.glob("head_*.json")
+        found = json.loads(path.read_text())["rows"]
+        assert [(row["method"], row["identities"]) for row in found] == [(method, number) for number in identities]
+        return found
+
+    (dense,), (fused, large) = rows("dense", 2000), rows("fused", 2000, 300_000)
+    assert all(row["milliseconds"] > 0 and row["peak_mib"] > 0 for row in (dense, fused))
     # 300 000 centres are 586 MiB: not even they and their momentum fit.
-    assert [row["milliseconds"] for row in rows[2:]] == ["does not fit in 1.1 GiB"] * 2
-    assert next(tmp_path.glob("head_*.png")).stat().st_size > 1000
+    assert large["milliseconds"] == "does not fit in 1.1 GiB"

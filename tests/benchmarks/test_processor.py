@@ -1,6 +1,7 @@
 """The step on a CPU, each way a run under torchrun."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -36,5 +37,9 @@ def test_shares_are_of_the_whole_step(overrides):
 def test_a_run_under_torchrun_says_its_speed(overrides):
     config = ["--config", str(ROOT / "configs/quickstart.yaml")]
     assert one_run([*config, *overrides], 2, ROOT) > 0
-    with pytest.raises(UserError, match="ended with status"):
-        one_run([*config, *overrides, "data.train=missing"], 1, ROOT)
+
+
+def test_a_run_that_fails_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "false")  # which fails at once
+    with pytest.raises(UserError, match="ended with status 1"):
+        one_run([], 1, ROOT)

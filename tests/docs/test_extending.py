@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -15,14 +16,17 @@ import torch
 import yaml
 from PIL import Image
 
+from evaluate import report
 from evaluate.features.network import load_network
 from losses import MARGINS, PartialFC, create_margin
 from models.registry import BACKBONES
 from pipelines.loading.augment import AUGMENTATIONS
 from pipelines.loading.loader import Batch
 from pipelines.sources import READERS
+from tests.command import called
 from tests.docs.blocks import ROOT, blocks
 from tests.evaluate.networks import write_onnx
+from train import console
 from train.recipes import RECIPES
 
 PAGE = ROOT / "docs/extending.md"
@@ -76,8 +80,7 @@ def test_every_block_runs(page, section):
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.needs], ids=lambda block: block.needs)
 def test_nothing_that_a_block_needs_is_missing(block):
-    if not block.runnable:
-        pytest.skip(f"{PAGE.name}, line {block.line}: there is no {block.needs} yet")
+    assert block.runnable, f"{PAGE.name}, line {block.line}: there is no {block.needs}"
 
 
 def test_a_margin_trains_what_its_formula_says(page):
@@ -132,22 +135,31 @@ def test_the_protocol_gives_known_figures(page):
     assert abs(rate(wide, np.arange(100_000) % 4 == 0) - NormalDist().cdf(-1.5)) < 0.005
 
 
-def test_the_protocols_command_writes_what_a_report_shows(tmp_path):
+def test_the_protocols_command_writes_what_a_report_shows(tmp_path, monkeypatch):
     """A file of the page's two blocks, on pairs whose distances a second implementation knows; two models of it."""
-    section = [block.code for block in BLOCKS if block.section == "An evaluation protocol"]
-    (tmp_path / "eer.py").write_text("\n".join([section[0], section[-1]]))
+    section = [block for block in BLOCKS if block.section == "An evaluation protocol"]
+    (tmp_path / "eer.py").write_text("\n".join([section[0].code, section[-1].code]))
+    here = {"__name__": "eer"}
+    for block in (section[0], section[-1]):
+        block.run(here)
     images, same = [jpeg(seed, 112) for seed in range(40)], [pair % 2 == 0 for pair in range(20)]
     (tmp_path / "tiny.bin").write_bytes(pickle.dumps((images, same)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    monkeypatch.chdir(tmp_path)
 
-    def call(*words):
-        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    def as_a_script(*words):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "eer.py", *words], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    for seed, model in enumerate("ab"):
+    def in_process(main, *words):
+        ended = called(main, *words)
+        assert ended.code == 0, ended.out + ended.error
+        return ended.out
+
+    for seed, (model, call) in enumerate({"a": as_a_script, "b": partial(in_process, here["main"])}.items()):
         write_onnx(tmp_path / f"{model}.onnx", seed=seed)
-        said = call("eer.py", "tiny.bin", "--checkpoint", f"{model}.onnx", "--output", model, "--cache", "kept")
+        said = call("tiny.bin", "--checkpoint", f"{model}.onnx", "--output", model, "--cache", "kept")
         assert "EER" in said and "of 40 embeddings are in kept" in said
         features = load_network(tmp_path / f"{model}.onnx").model
         pixels = torch.stack([torch.from_numpy(np.array(Image.open(io.BytesIO(image)))) for image in images])
@@ -162,7 +174,7 @@ def test_the_protocols_command_writes_what_a_report_shows(tmp_path):
         assert abs(written["rates"]["EER"] - (refused + accepted)[np.abs(refused - accepted).argmin()] / 2) <= 0.05
         low, high = written["interval"]["EER"]
         assert 0 <= low < written["rates"]["EER"] < high <= 1
-    call("-m", "evaluate.report", "--results", "a", "b", "--output", "report")
+    in_process(report.main, "--results", "a", "b", "--output", "report")
     shown = (tmp_path / "report/index.html").read_text()
     assert "<h2>Equal error rate</h2>" in shown and "Pairs of tiny.bin." in shown and "b − a" in shown
 
@@ -201,11 +213,12 @@ def test_the_recipe_adds_its_penalty(page):
     assert abs(result.loss.item() - head(images, labels).loss.item() - 2 * penalty) < 1e-5
 
 
-def test_parts_outside_the_repository_train(tmp_path):
-    """One run of a margin, a backbone and a recipe of the page, by the page's own script, which reads it, too."""
-    first = {section: next(block.code for block in BLOCKS if block.section == section) for section in SECTIONS}
+def test_parts_outside_the_repository_train(tmp_path, monkeypatch):
+    """One run of a margin, a backbone and a recipe of the page, by the page's own script; what that calls reads it."""
+    monkeypatch.chdir(tmp_path)
+    first = {section: next(block for block in BLOCKS if block.section == section) for section in SECTIONS}
     parts = [first[section] for section in ("A margin", "A backbone", "A recipe")]
-    (tmp_path / "my_parts.py").write_text("\n".join(parts))
+    (tmp_path / "my_parts.py").write_text("\n".join(block.code for block in parts))
     (tmp_path / "my_facemill.py").write_text(next(block.code for block in BLOCKS if block.section == SCRIPT))
     for image in range(24):
         (tmp_path / f"faces/{image % 4}").mkdir(parents=True, exist_ok=True)
@@ -224,11 +237,12 @@ def test_parts_outside_the_repository_train(tmp_path):
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "my_facemill.py", "train", "--config", "my.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    command = [sys.executable, "my_facemill.py", "folders", "faces", "--checkpoint", "run", "--output", "found"]
-    read = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert read.returncode == 0, read.stdout + read.stderr
+    for block in parts:
+        block.run({"__name__": "my_parts"})
+    read = called(console.main, "folders", "faces", "--checkpoint", "run", "--output", "found")
+    assert read.code == 0, read.out + read.error
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert all(record["norm_penalty"] > 0 for record in records)

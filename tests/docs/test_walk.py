@@ -76,11 +76,10 @@ WALKS = {
         "../arcface_torch data/ms1mv3 data/IJBC", "ms1mv3_r50.yaml runs/ms1mv3_r50/model.pt runs/ms1mv3_r50/checkpoints"
     ),
     "docs/own_data.md": Walk(
-        "photographs yunet.onnx landmarks.txt people lfw.bin strong.onnx",
+        "photographs yunet.onnx landmarks.txt people",
         "data/mine/train.rec data/mine/train.idx data/mine/property data/mine/landmarks.npy data/mine/identities.json "
-        "data/mine/left_out.jsonl data/listed/train.rec mine.html sheet.png results/labels/changes.txt "
-        "results/overlap/changes.txt data/clean/train.rec data/faces/train/train.rec data/faces/heldout.bin "
-        "runs/mine/model.pt results/mine/results.json",
+        "data/mine/left_out.jsonl data/listed/train.rec mine.html sheet.png data/faces/train/train.rec "
+        "data/faces/heldout.bin runs/mine/model.pt results/mine/results.json",
     ),
     "docs/python.md": Walk("runs/a lfw.bin", "", program="jq"),
     "docs/reliability.md": Walk("data/glint360k lfw.bin", "shared/runs/a/model.pt"),

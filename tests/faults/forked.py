@@ -1,4 +1,4 @@
-"""Runs in forked processes: importing torch and DALI takes seconds, a fork milliseconds, and a hundred kills minutes.
+"""Commands in forked processes: importing torch and DALI takes seconds, a fork milliseconds, a hundred kills minutes.
 
 A child is the command as a user types it, from ``main`` on, in a process of its own: SIGKILL is SIGKILL. It may also be
 told to die at a certain write, which Python's audit events show without a change to the product.
@@ -6,7 +6,6 @@ told to die at a certain write, which Python's audit events show without a chang
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import re
 import signal
@@ -16,17 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nvidia.dali.fn
-import nvidia.dali.types  # noqa: F401  what the loader imports when it is made
-from torch.utils.tensorboard import SummaryWriter  # noqa: F401  likewise
-
 from models.registry import BACKBONES
 from pipelines.common.command import run
+from tests.processes import CONTEXT, PRELOADED
 from tests.train.plain_run import Plain
 from train.run import main
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
 # Events of Python that change what a folder holds; "open" counts where it may write. Then where their arguments are:
 # paths, and the descriptor of the folder that each begins in.
 CHANGES = {
@@ -106,6 +100,7 @@ def _main(command: Callable[[], None], arguments: Sequence[str], folder: Path, n
     with notes.with_suffix(".said").open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    assert sys.modules.keys() >= set(PRELOADED), "the server, which passes over what it cannot import"
     sys.argv = ["command", *arguments]
     _watch(folder, notes.with_suffix(".trace"), attack)
     run(command)

@@ -1,4 +1,6 @@
-"""Mutated files of every format, opened and read; one process goes through many: ``python -m tests.faults.mutations``.
+"""Mutated files of every format, opened and read; one process goes through many.
+
+``python -m tests.faults.mutations KIND FIRST LAST LOG`` prints how many of them were accepted and refused, as JSON.
 
 Each case is a function of (format, number), so that one can be done again alone. Before it begins a case the process
 writes its number to the file ``log``, for those who want to know at which one it died.
@@ -218,18 +220,22 @@ def allow(growth: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + growth, used + growth))
 
 
-def main() -> None:
-    """``KIND FIRST LAST LOG``: prints the counts as JSON."""
-    kind, first, last, log = sys.argv[1:]
+def go_through(kind: str, numbers: range, log: Path) -> dict[str, int]:
+    """`run` in a process of its own, which prints nothing but, where a case fails, its number."""
     warnings.simplefilter("ignore")
     logging.disable()
-    output = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what decoders print
     try:
-        counts = run(kind, range(int(first), int(last)), Path(log))
+        return run(kind, numbers, log)
     except BaseException:
-        print("case", Path(log).read_text(), file=sys.stderr)
+        print("case", log.read_text(), file=sys.stderr)
         raise
+
+
+def main() -> None:
+    kind, first, last, log = sys.argv[1:]
+    output = os.dup(1)
+    counts = go_through(kind, range(int(first), int(last)), Path(log))
     os.write(output, json.dumps(counts).encode())
 
 

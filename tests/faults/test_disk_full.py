@@ -60,10 +60,21 @@ PLACES = {
 }
 
 
+SHORT = {"schedule": {"epochs": 4}}  # 24 steps
+
+
+@pytest.fixture(scope="module")
+def short(make_job, tmp_path_factory):
+    """A short run without a fault."""
+    job = make_job(tmp_path_factory.mktemp("short"), **SHORT)
+    job.finish()
+    return job
+
+
 @pytest.mark.parametrize("place", PLACES)
-def test_a_run(make_job, whole, disk, tmp_path, place):
+def test_a_run(make_job, short, disk, tmp_path, place):
     pattern, name = PLACES[place]
-    job, filler = make_job(tmp_path, output=disk / "run"), disk / "filler"
+    job, filler = make_job(tmp_path, output=disk / "run", **SHORT), disk / "filler"
     line = complaint(job.fork("log.sinks=[jsonl]", attack=Attack(pattern, fill=filler)))
     assert re.search(rf"{re.escape(str(disk))}/run/\S*{name}", line), line
     left = [str(path) for path in job.output.rglob("*") if re.search(r"\.partial|\.tmp", path.name)]
@@ -74,7 +85,7 @@ def test_a_run(make_job, whole, disk, tmp_path, place):
     filler.unlink()
     said = job.finish("log.sinks=[jsonl]")
     assert f"resuming at step {int(kept[-1][5:])}" in said if kept else "starting" in said
-    same(job, whole)
+    same(job, short)
 
 
 def test_other_commands(world, disk, tmp_path):

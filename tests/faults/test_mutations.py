@@ -1,38 +1,41 @@
 """Damaged files of every format that is read: accepted or refused in words, with no signal, hang or growth."""
 
 import json
-import subprocess
-import sys
+import os
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.faults.mutations import FORMATS
+from tests.faults.mutations import FORMATS, go_through
+from tests.processes import CONTEXT
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30  # seconds that one case may take, on a busy machine
 SHARES = {"images": 0.4}  # of the usual number of cases: they take longer than others
 
 
+def child(kind, count, log):
+    with log.with_name("errors").open("w") as file:  # no pipe: what decoders have to say would fill it
+        os.dup2(file.fileno(), 2)
+    counts = go_through(kind, range(count), log)
+    log.with_name("counts").write_text(json.dumps(counts))
+
+
 def survive(kind, count, log):
     """Go through the cases of a format; returns the counts. Where the process dies or hangs, the failure names one."""
-    command = [sys.executable, "-m", "tests.faults.mutations", kind, "0", str(count), str(log)]
-    errors = log.with_name("errors")  # no pipe: what decoders have to say would fill it
-    with errors.open("w") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True)
+    process = CONTEXT.Process(target=child, args=(kind, count, log))
+    process.start()
     seen, since = "", time.monotonic()
-    while process.poll() is None:
-        time.sleep(0.05)
+    while process.exitcode is None:
+        process.join(0.05)
         case = log.read_text() if log.exists() else ""
         if case != seen:
             seen, since = case, time.monotonic()
         if time.monotonic() - since > PATIENCE:
             process.kill()
             pytest.fail(f"{kind}: hangs at case {seen}")
-    output, _ = process.communicate()
-    assert process.returncode == 0, f"{kind}: code {process.returncode} at case {seen}\n{errors.read_text()[-3000:]}"
-    return json.loads(output)
+    errors = log.with_name("errors")
+    assert process.exitcode == 0, f"{kind}: code {process.exitcode} at case {seen}\n{errors.read_text()[-3000:]}"
+    return json.loads(log.with_name("counts").read_text())
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -7,8 +7,6 @@ import contextlib
 import io
 import os
 import pickle
-import subprocess
-import sys
 import warnings
 import zipfile
 
@@ -20,16 +18,19 @@ import yaml
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
+from evaluate import verification
 from evaluate.features.files import load_features
 from evaluate.features.network import load_network
 from evaluate.features.pairs import read_pairs
 from evaluate.protocols.megaface_files import read_features
 from evaluate.reporting.results import read_results
+from models import export
 from models.sharded import load_sharded, read_sharded
 from models.weights import load_backbone
 from pipelines.common.errors import UserError
 from pipelines.sources import open_source
 from pipelines.sources.recordio_writer import write_dataset
+from tests.command import called
 from tests.pipelines.photos import jpeg, write_tar
 from train.config import load_config
 from train.fine_tune import stored_classes
@@ -363,16 +364,14 @@ def test_nothing_runs(tmp_path, name):
     assert trace.exists(), "the file would not have done harm in the first place"
 
 
-@pytest.mark.parametrize("command", ["evaluate.verification", "models.export"])
+@pytest.mark.parametrize("command", [verification, export], ids=lambda module: module.__name__)
 def test_a_command_ends_in_one_line(tmp_path, command):
     torch.save({"conv.weight": Malice(tmp_path / "trace")}, tmp_path / "model.pt")
     (tmp_path / "lfw.bin").write_bytes(pickle.dumps(Malice(tmp_path / "trace")))
     options = {
-        "evaluate.verification": ["--checkpoint", tmp_path / "model.pt", "--bins", tmp_path / "lfw.bin"],
-        "models.export": ["--checkpoint", tmp_path / "model.pt", "--output", tmp_path / "out"],
+        verification: ["--checkpoint", tmp_path / "model.pt", "--bins", tmp_path / "lfw.bin"],
+        export: ["--checkpoint", tmp_path / "model.pt", "--output", tmp_path / "out"],
     }
-    result = subprocess.run(
-        [sys.executable, "-m", command, *map(str, options[command])], capture_output=True, text=True, timeout=120
-    )
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1) and result.stderr.startswith("error: ")
+    ended = called(command.main, *options[command])
+    assert (ended.code, ended.error.count("\n")) == (2, 1) and ended.error.startswith("error: ")
     assert not (tmp_path / "trace").exists()

@@ -26,7 +26,7 @@ def stopped(job, said, name):
 def test_saved_and_gone_on(job, whole):
     """By each signal in turn."""
     steps = [0]
-    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"):
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT"):
         run, number = job.fork(), signal.Signals[name]
         while job.step() < steps[-1] + 6 or job.step() > 55:
             assert run.process.is_alive(), run.said()

@@ -11,11 +11,14 @@ from tests.losses.support import problem
 
 FAMILIES = {
     "sphereface": ({}, naive.sphereface),
+    "sphereface detached": ({"gradient": "straight_through"}, partial(naive.sphereface, straight=True)),
     "curricularface": ({}, naive.curricularface),
     "mv_softmax am": ({"kind": "am"}, partial(naive.mv_softmax, kind="am")),
     "mv_softmax arc": ({"kind": "arc"}, partial(naive.mv_softmax, kind="arc")),
     "magface": ({}, naive.magface),
+    "magface easy": ({"easy_margin": True}, partial(naive.magface, easy=True)),
     "adaface": ({}, naive.adaface),
+    "adaface detached": ({"gradient": "straight_through"}, partial(naive.adaface, straight=True)),
     "elasticface arc": ({}, partial(naive.elasticface, kind="arc", m=0.5, sigma=0.05)),
     "elasticface cos": ({"kind": "cos"}, partial(naive.elasticface, kind="cos", m=0.35, sigma=0.05)),
     "elasticface arc+": ({"plus": True}, partial(naive.elasticface, kind="arc", m=0.5, sigma=0.0175, plus=True)),
@@ -34,10 +37,10 @@ FAMILIES = {
         partial(naive.sphereface2, t=2, balance=0.8, weight=10),
     ),
     "sphereface2 t 1": ({"t": 1}, partial(naive.sphereface2, t=1)),
-    "sphereface_r1": ({}, partial(naive.sphereface_r, version=1, detached=True)),
-    "sphereface_r2": ({}, partial(naive.sphereface_r, version=2, detached=True)),
-    "sphereface_r1 exact": ({"gradient": "exact"}, partial(naive.sphereface_r, version=1, detached=False)),
-    "sphereface_r2 exact": ({"gradient": "exact"}, partial(naive.sphereface_r, version=2, detached=False)),
+    "sphereface_r1": ({}, partial(naive.sphereface_r, version=1)),
+    "sphereface_r2": ({}, partial(naive.sphereface_r, version=2)),
+    "sphereface_r1 exact": ({"gradient": "exact"}, partial(naive.sphereface_r, version=1, straight=False)),
+    "sphereface_r2 exact": ({"gradient": "exact"}, partial(naive.sphereface_r, version=2, straight=False)),
 }
 
 

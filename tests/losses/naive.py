@@ -80,10 +80,17 @@ def arc_targets(cos: Tensor, labels: Tensor, margins) -> Tensor:
     return torch.stack([psi(torch.acos(c), m) for c, m in zip(own(cos, labels), margins)])
 
 
-def sphereface(cos, labels, norm, uniform, s=64, m=1.7):
+def detached(cos: Tensor, value: Tensor) -> Tensor:
+    """The value with the derivative of the cosine."""
+    return cos + (value - cos).detach()
+
+
+def sphereface(cos, labels, norm, uniform, s=64, m=1.7, straight=False):
     theta = m * torch.acos(own(cos, labels))
     k = torch.floor(theta / math.pi)
-    return softmax(s * ((-1) ** k * torch.cos(theta) - 2 * k), s * cos, labels)
+    targets = (-1) ** k * torch.cos(theta) - 2 * k
+    targets = detached(own(cos, labels), targets) if straight else targets
+    return softmax(s * targets, s * cos, labels)
 
 
 def curricularface(cos, labels, norm, uniform, s=64, m=0.5, t=0.0):
@@ -121,10 +128,10 @@ def sphereface2(cos, labels, norm, uniform, s=40, m=0.4, balance=0.7, t=3, weigh
     return torch.stack(losses)
 
 
-def sphereface_r(cos, labels, norm, uniform, version, detached, s=60, m=1.4, weight=50):
+def sphereface_r(cos, labels, norm, uniform, version, straight=True, s=60, m=1.4, weight=50):
     theta = torch.acos(cos)
     moved = torch.cos((m * theta).clamp(max=math.pi) if version == 1 else theta / m)
-    moved = cos + (moved - cos).detach() if detached else moved
+    moved = detached(cos, moved) if straight else moved
     targets, others = (own(moved, labels), cos) if version == 1 else (own(cos, labels), moved)
     return weight / s * softmax(s * targets, s * others, labels)
 
@@ -134,17 +141,20 @@ def magnitude(norm, low, high):
     return low + (a - 10) / 100 * (high - low), 35 * (1 / a + a / 110**2)
 
 
-def magface(cos, labels, norm, uniform, s=64):
+def magface(cos, labels, norm, uniform, s=64, easy=False):
     margins, penalty = magnitude(norm, 0.45, 0.8)
     targets = arc_targets(cos, labels, margins)
+    if easy:
+        targets = torch.stack([moved if c > 0 else c for c, moved in zip(own(cos, labels), targets)])
     return softmax(s * targets, s * cos, labels) + penalty
 
 
-def adaface(cos, labels, norm, uniform, s=64, m=0.4, h=0.333, mean=20.0, std=100.0):
+def adaface(cos, labels, norm, uniform, s=64, m=0.4, h=0.333, mean=20.0, std=100.0, straight=False):
     norm = norm.detach().clamp(0.001, 100)
     mean, std = 0.99 * mean + 0.01 * norm.mean(), 0.99 * std + 0.01 * norm.std()
     z = ((norm - mean) / (std + 1e-3) * h).clamp(-1, 1)
     targets = arc_targets(cos, labels, (-m * z).tolist()) - (m + m * z)
+    targets = detached(own(cos, labels), targets) if straight else targets
     return softmax(s * targets, s * cos, labels)
 
 

@@ -11,8 +11,10 @@ from threading import Thread
 import pytest
 import torch
 
-from models import create_model
-from models.pretrained import FILES, model_card, save_pretrained
+from models import create_model, push
+from models.pretrained import FILES, from_pretrained, model_card, save_pretrained
+from pipelines.common.errors import UserError
+from tests.command import called
 from tests.test_architecture import ROOT
 
 pytest.importorskip("huggingface_hub")
@@ -80,7 +82,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The variables of a hub of one's own, with nothing on it."""
+    """A hub of one's own with nothing on it, whose address the package reads when it is imported."""
     kind = type("Own", (Hub,), {"files": {}, "created": [], "refuse": 0})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -89,9 +91,18 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    before = forget_package()
     yield kind
+    forget_package()
+    sys.modules.update(before)
     server.shutdown()
     server.server_close()
+
+
+def forget_package():
+    """Take the hub's package out of what is imported; what was there."""
+    names = [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 @pytest.fixture
@@ -102,28 +113,17 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def call(*arguments):
-    """In a process of its own: where the hub is, is read when the package is imported."""
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_a_model_goes_and_comes_back(hub, folder, tmp_path):
-    pushed = call("-m", "models.push", str(folder), "--repo", "user/faces")
+def test_a_model_goes_and_comes_back(hub, folder):
+    arguments = [sys.executable, "-m", "models.push", str(folder), "--repo", "user/faces"]
+    pushed = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert pushed.returncode == 0, pushed.stderr
     assert pushed.stdout.strip() == f"written: https://huggingface.co/user/faces/commit/{COMMIT}"
     assert hub.files == {name: (folder / name).read_bytes() for name in FILES}
     assert [each.get("private", each.get("visibility")) for each in hub.created] in ([True], ["private"])
 
-    code = (
-        "import sys, torch; from models.pretrained import from_pretrained; "
-        "torch.save(from_pretrained(sys.argv[1]).state_dict(), sys.argv[2])"
-    )
-    for attempt, name in enumerate(("user/faces", "hf-hub:user/faces@main", str(folder))):
-        if attempt == 1:
-            hub.refuse, hub.files = 503, {}  # from here on the cache is what there is
-        got = call("-c", code, name, str(tmp_path / f"{attempt}.pt"))
-        assert got.returncode == 0, got.stderr
-    first, cached, local = (torch.load(tmp_path / f"{attempt}.pt", weights_only=True) for attempt in range(3))
+    first = from_pretrained("user/faces").state_dict()
+    hub.refuse, hub.files = 503, {}  # from here on the cache is what there is
+    cached, local = (from_pretrained(name).state_dict() for name in ("hf-hub:user/faces@main", folder))
     for tensor, again, own in zip(first.values(), cached.values(), local.values(), strict=True):
         assert torch.equal(tensor, own) and torch.equal(again, own)
 
@@ -140,18 +140,18 @@ def test_what_cannot_be_pushed_is_told_in_one_line(hub, folder, repo, removed, r
     hub.refuse = refuse
     if removed:
         (folder / removed).unlink()
-    done = call("-m", "models.push", str(folder), "--repo", repo)
-    assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1 and not hub.files
+    ended = called(push.main, folder, "--repo", repo)
+    assert ended.code == 2 and line in ended.error and ended.error.count("\n") == 1 and not hub.files
 
 
 def test_a_hub_that_cannot_be_reached_is_told_in_one_line(hub, folder, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    done = call("-m", "models.push", str(folder), "--repo", "user/faces")
-    assert done.returncode == 2 and "error: user/faces was not written: " in done.stderr
-    assert done.stderr.count("\n") == 1
+    ended = called(push.main, folder, "--repo", "user/faces")
+    assert ended.code == 2 and "error: user/faces was not written: " in ended.error
+    assert ended.error.count("\n") == 1
 
 
 def test_a_name_that_nobody_knows(hub):
-    code = "from pipelines.common.command import run; from models.pretrained import from_pretrained; "
-    done = call("-c", code + "run(lambda: print(from_pretrained('user/none')))")
-    assert done.returncode == 2 and "user/none is no folder here" in done.stderr and done.stderr.count("\n") == 1
+    with pytest.raises(UserError, match=r"user/none is no folder here.*") as raised:
+        from_pretrained("user/none")
+    assert "\n" not in str(raised.value)

@@ -14,16 +14,13 @@ SMALLEST = r"test_|atto|femto|pico|nano|xxs|xx_small|tiny|_t\d?_|_xs|x_small|sma
 
 def small_one(module):
     """The name of a small model of one of timm's modules."""
-    names = timm.list_models(module=module)
+    names = timm.list_models(module=module) or pytest.skip("all of it has other names now")
     ranks = SMALLEST.split("|")
     return min(names, key=lambda name: next((i for i, rank in enumerate(ranks) if re.search(rank, name)), len(ranks)))
 
 
-MODULES = [module for module in timm.list_modules() if timm.list_models(module=module)]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", timm.list_modules())
 def test_a_model_of_each_family(module):
     """With either head, on images of 112 pixels, or more where it takes no others; all parameters get gradients."""
     name = f"timm/{small_one(module)}"

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from evaluate.features.ranks import World
+from losses import create_margin
 from pipelines.loading.landmarks import template_landmarks
 from tests.pipelines.face_source import COUNT, FaceSource
 from train.build import (
@@ -27,7 +28,7 @@ HERE = World(torch.device("cpu"), 0, 1)
 
 def backbone(batch_size):
     model = Model(name="mbf", width=0.0625, embedding_size=8, input_size=32)
-    return build_backbone(model, Recipe(), HERE, seed=3, batch_size=batch_size, fresh=True)
+    return build_backbone(model, Recipe(), create_margin("arcface"), HERE, seed=3, batch_size=batch_size, fresh=True)
 
 
 def test_one_image_has_no_batch_statistics():

@@ -50,8 +50,9 @@ def run_on_two_ranks(ranks, path, folder, data, overrides, count):
         f"output={folder}/run",
         "model.init_from=null",
         "head.init_from=null",
+        "model.compile=false",  # which takes longer than the steps; `test_compile` has it
+        "precision=auto",  # bf16 is slow where the processor has none
     ]
-    settings.append("model.compile=false")  # which takes longer than the steps; `test_compile` has it
     (losses, change), (other_losses, other_change) = ranks(2, take_steps, str(path), [*settings, *overrides], count)
     assert torch.isfinite(torch.tensor([*losses, *other_losses])).all() and min(losses) > 0
     assert change == other_change > 0
@@ -63,7 +64,7 @@ def test_config_takes_two_steps(ranks, path, tmp_path, faces):
     name = "vit_s_kprpe" if given.endswith("kprpe") else SMALLEST[given[0]]
     overrides = [f"model.name={name}", "model.input_size=36"]
     if name == "r18":
-        overrides.append("model.width=0.125")  # bf16 is slow where the processor has none
+        overrides.append("model.width=0.125")
     if load_config(path).recipe.name == "distill":
         small = {"name": "mbf", "width": 0.125, "embedding_size": 16, "input_size": 32}
         save_pretrained(create_model(**small), small, tmp_path / "teacher", card="")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from pipelines.common import drivers
 from pipelines.common.errors import UserError
+from tests.command import called
 from train import doctor
 
 
@@ -110,6 +110,6 @@ def test_json(monkeypatch, capsys):
 
 
 def test_the_command():
-    ran = subprocess.run([sys.executable, "-m", "train.doctor"], capture_output=True, text=True)
-    assert "✓ Python" in ran.stdout and "device: auto" in ran.stdout
-    assert ran.returncode == (1 if "✗" in ran.stdout else 0)
+    ran = called(doctor.main)
+    assert "✓ Python" in ran.out and "device: auto" in ran.out
+    assert ran.code == (1 if "✗" in ran.out else 0)

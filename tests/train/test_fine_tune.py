@@ -4,9 +4,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from evaluate.features.ranks import World
 from losses import PartialFC, create_margin
+from train.build import build_head
 from train.checkpoint import Checkpoints
 from train.fine_tune import load_centres, stored_classes
+from train.sections.head import Head
 
 
 def new_head(classes=5):
@@ -35,6 +38,21 @@ def loaded_weight(folder):
     head = new_head()
     load_centres(head, folder)
     return head.weight.detach()
+
+
+def test_what_a_margin_begins_with_is_of_all_classes(ranks, tmp_path):
+    """Of those of the earlier run and the new ones, as in a head that is made for them."""
+    ranks(1, save, tmp_path, torch.randn(5, 4))
+    for margin in ("uniface", "sphereface2"):
+        (extended,), (fresh,) = (ranks(1, threshold, margin, folder) for folder in (tmp_path, None))
+        assert extended == fresh
+
+
+def threshold(margin, folder):
+    head = Head.model_validate({"margin": margin, "init_from": folder and str(folder)})
+    here = World(torch.device("cpu"))
+    built = build_head(head, here, embedding_size=4, num_classes=500, entropy=False, half=False, seed=0, fresh=True)
+    return built.margin.b.item()
 
 
 def wrong_size(folder):

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from evaluate.features.network import load_network
 from evaluate.features.ranks import World
+from losses import create_margin
 from models import create_model
 from models.lora import merged
 from models.registry import BACKBONES
@@ -185,6 +186,7 @@ def test_lora_needs_a_network_that_is_trained(config):
         build_backbone(
             load_config(config, [R18 % "lora: {rank: 2}"]).model,
             Recipe(),
+            create_margin("arcface"),
             World(torch.device("cpu")),
             seed=0,
             batch_size=8,

@@ -190,6 +190,35 @@ def test_the_scale_grows(monkeypatch, ranks):
     assert ranks(1, grown) == [[2.0**16, 2.0**17, 2.0**17, 2.0**18, 2.0**17, 2.0**17, 2.0**18]]
 
 
+def test_a_scale_that_grows_divides_no_gradient(ranks, config, tmp_path):
+    """It grows before the centres move, whose gradients are of the scale before."""
+    expected, moved = (
+        ranks(1, two_steps, config, [f"output={tmp_path}/{interval}", "precision=fp16"], interval)[0]
+        for interval in (3, 2)
+    )
+    for ours, theirs in zip(moved, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def two_steps(config, overrides, interval):
+    """What is learnt by steps at a scale that leaves none out."""
+    trainer = make(config, overrides)
+    trainer.learner.gate.scale.fill_(2.0)
+    trainer.learner.gate.growth_interval = interval
+    batches = iter(trainer.loader)
+    for _ in range(2):
+        trainer.train_step(batches)
+    return learnt(trainer)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_scale_of_another_precision_says_nothing(scaled):
+    """In fp16 a loss that is not scaled loses its small gradients; else nothing divides by the scale."""
+    other, gate, fresh = (StepGate(torch.device("cpu"), scaled=which) for which in (not scaled, scaled, scaled))
+    gate.load_state_dict({**other.state_dict(), "good_steps": torch.tensor(7)})
+    assert gate.state_dict() == fresh.state_dict()
+
+
 def grown():
     gate = StepGate(torch.device("cpu"), scaled=True)
     gate.growth_interval = 2

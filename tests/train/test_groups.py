@@ -49,6 +49,20 @@ def test_what_adaface_leaves_without_decay(name, size):
     assert {id(p) for p in found[1]["params"]} == expected
 
 
+def test_norms_of_other_libraries_are_norms():
+    class RmsNorm(nn.Module):  # timm's own is no subclass of torch's
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5))
+
+    class NormLinear(nn.Linear):  # a layer of unit weights, which normalises nothing that it learns
+        pass
+
+    backbone = nn.Sequential(NormLinear(6, 5, bias=False), RmsNorm())
+    found, _ = trained_groups(backbone, Recipe(), Optim(groups=groups(("norms", {"weight_decay": 0}))))
+    assert members(found, backbone) == [["0.weight"], ["1.weight"]]
+
+
 class Small(nn.Module):
     def __init__(self):
         super().__init__()

@@ -21,7 +21,7 @@ from train.build import build_backbone
 from train.groups import trained_groups
 from train.optim import create_optimizer
 from train.recipes import RECIPES, create_recipe
-from train.recipes.backbones import last_norm
+from train.recipes.backbones import last_norm, unfreeze_scale
 from train.recipes.topofr import TopoFR
 from train.recipes.transface import TransFace
 from train.sections.model import Model
@@ -155,7 +155,7 @@ def test_topofr_trains_the_scale_of_embeddings():
     for name, options in (("plain", {}), ("topofr", {"topology": 2.0})):
         torch.manual_seed(0)
         recipe, backbone = create_recipe(name, **options), create_model("r18", 16, 32, width=0.125)
-        recipe.unfreeze(backbone)
+        unfreeze_scale(backbone, recipe, create_margin("arcface"))
         network = recipe.network(backbone)
         head = PartialFC(create_margin("arcface", s=16.0), 16, 4, entropy=True)
         weight = backbone.features.weight
@@ -188,7 +188,8 @@ def test_topofr_trains_the_scale_of_embeddings():
 )
 def test_topofr_leaves_the_scale_to_who_keeps_it(name, kept, scaled):
     recipe, model = create_recipe("topofr"), Model(name=name, embedding_size=16, input_size=32, **kept)
-    backbone = build_backbone(model, recipe, World(torch.device("cpu")), seed=0, batch_size=2, fresh=not model.lora)
+    margin, here = create_margin("arcface"), World(torch.device("cpu"))
+    backbone = build_backbone(model, recipe, margin, here, seed=0, batch_size=2, fresh=not model.lora)
     norm = last_norm(backbone)
     with torch.no_grad():
         norm.bias.fill_(1.0)
@@ -200,6 +201,15 @@ def test_topofr_leaves_the_scale_to_who_keeps_it(name, kept, scaled):
     assert torch.allclose(norm.weight, torch.tensor(factor)) and torch.allclose(norm.bias, torch.tensor(factor))
 
 
+@pytest.mark.parametrize(("margin", "trained"), [("arcface", False), ("magface", True), ("gb_magface", True)])
+def test_margins_that_see_norms_let_the_network_scale_them(margin, trained):
+    """A batch norm with weights of 1 gives embeddings of √d in the mean, whatever a loss would have."""
+    model, here = Model(name="r18", width=0.125, embedding_size=16, input_size=32), World(torch.device("cpu"))
+    margin = create_margin(margin)
+    backbone = build_backbone(model, create_recipe("plain"), margin, here, seed=0, batch_size=2, fresh=True)
+    assert backbone.features.weight.requires_grad == trained
+
+
 def test_topofr_as_its_code_does_it():
     """The last norm trained from 1 on, and rows weighed by the mixture alone, 1 to 2."""
     torch.manual_seed(0)
@@ -207,7 +217,7 @@ def test_topofr_as_its_code_does_it():
     before = backbone.features.bias.detach().clone().fill_(0.5)
     with torch.no_grad():
         backbone.features.bias.copy_(before)
-    recipe.unfreeze(backbone)
+    unfreeze_scale(backbone, recipe, create_margin("arcface"))
     network = recipe.network(backbone)
     weight = backbone.features.weight
     assert (weight == 1).all() and weight.requires_grad and torch.equal(backbone.features.bias, before)
@@ -229,7 +239,7 @@ def test_topofr_keeps_what_a_backbone_has_learnt(name):
     images = batch_of(4, 32, 0).images
     before = backbone(images)
     recipe = create_recipe("topofr")
-    recipe.unfreeze(backbone)
+    unfreeze_scale(backbone, recipe, create_margin("arcface"))
     after = recipe.network(backbone)(images)
     assert torch.allclose(torch.nn.functional.normalize(after), torch.nn.functional.normalize(before), atol=1e-5)
     assert (after.norm() < before.norm() / 4) == last.affine

@@ -8,7 +8,7 @@ import torch
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
 from train.config import Config, apply_override
-from train.resume import batches_a_step, config_changes
+from train.resume import batches_a_step, check_alike, config_changes
 
 
 def dumped(*overrides):
@@ -55,13 +55,28 @@ def test_the_global_batch_stays_by_what_is_accumulated(changes, ranks, batches, 
     meta = {"global_batch": 16, "ranks": 2, **({"config": dumped("optim.accumulate=2")} if noted else {})}
     tree = dumped("optim.accumulate=2", *changes)
     if not noted and batches == 3:
-        return  # an older version notes nothing that it could be compared with
+        batches = 2  # nothing tells that it was changed
     world = World(torch.device("cpu"), 0, ranks)
     if batches is None:
         with pytest.raises(UserError, match="does not divide it: change data.batch_size"):
             batches_a_step(Config.model_validate(tree), world, meta)
     else:
         assert batches_a_step(Config.model_validate(tree), world, meta) == batches
+
+
+def test_ranks_that_are_not_alike_are_told_of():
+    def meta(*overrides, fingerprint="1 f"):
+        return {"images": 96, "fingerprint": fingerprint, "config": dumped(*overrides)}
+
+    check_alike([meta(), meta(), meta("data.train=/scratch/of/another/machine")])
+    for other, told in (
+        (meta("optim.lr=0.002"), "optim.lr is 0.002 on rank 1, and 0.1 on rank 0"),
+        (meta("head.m=0.4"), "head.m is 0.4 on rank 1, and None on rank 0"),
+        (meta(fingerprint="2 f"), "fingerprint is 2 f on rank 1"),
+        ({**meta(), "images": 95}, "images is 95 on rank 1, and 96 on rank 0"),
+    ):
+        with pytest.raises(UserError, match=f"{told}.*same config and the same data"):
+            check_alike([meta(), other])
 
 
 def test_nothing_is_told_where_nothing_is_known():

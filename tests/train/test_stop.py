@@ -11,7 +11,7 @@ import torch.distributed as dist
 from train.stop import Signals, Stopped, Votes
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_is_noted(number):
     before = signal.getsignal(number)
     with Signals() as signals:
@@ -19,6 +19,18 @@ def test_a_signal_is_noted(number):
         os.kill(os.getpid(), number)
         assert signals.received == number
     assert signal.getsignal(number) is before and Stopped(number).code == 128 + number
+
+
+def test_what_is_ignored_stays_so():
+    """As SIGHUP under nohup, which is to outlive its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_interrupt_ends_at_once():

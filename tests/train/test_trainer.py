@@ -103,6 +103,17 @@ def refused(config, *overrides):
         return str(error)
 
 
+def refused_on_one(config, output):
+    return refused(config, f"output={output}", *["optim.lr=0.002"] * dist.get_rank())
+
+
+def test_ranks_with_configs_of_their_own_do_not_begin(ranks, config, tmp_path):
+    """Their replicas would drift apart without a word."""
+    errors = ranks(2, refused_on_one, config, tmp_path / "run")
+    assert all("optim.lr is 0.002 on rank 1, and " in error for error in errors)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(ranks, config, tmp_path):
     ranks(1, fit, config, *OWN, "schedule.epochs=1")
     (error,) = ranks(1, refused, config, *OWN, "recipe.name=plain")

@@ -54,6 +54,23 @@ def test_sets_of_one_name_are_both_verified(config, finish, tmp_path):
     assert step == 6 and found.keys() == {"verify/a/lfw", "verify/b/lfw"}
 
 
+def best_at_the_start(config, *overrides):
+    trainer = Trainer(load_config(config, overrides), World(torch.device("cpu"), 0, 1))
+    trainer.loader.close()
+    trainer.folder.release()
+    return trainer.best.item()
+
+
+def test_what_was_best_on_other_sets_is_not_the_best(config, finish, tmp_path, ranks):
+    """A harder set beside them, and best.pt would stay for good."""
+    paths = [write_pairs(tmp_path / folder / "lfw.bin") for folder in ("a", "b")]
+    finish(config, f"verify.bins=[{paths[0]}]", "schedule.epochs=1", "verify.every_steps=2")
+    for bins, kept in ((paths[:1], True), (paths, False)):
+        sets = ",".join(map(str, bins))
+        (best,) = ranks(1, best_at_the_start, config, f"verify.bins=[{sets}]", "schedule.epochs=2")
+        assert (best >= 0) == kept
+
+
 def test_xqlfw_is_judged_while_training_as_afterwards(config, tmp_path):
     paths = [
         write_pairs(tmp_path / folder / f"{name}.bin") for folder, name in (("xqlfw", "lfw"), ("a", "xqlfw_aligned"))

@@ -36,8 +36,8 @@ def settle(config: Config, setting: Setting, cores: int, any_rank: Callable[[boo
         any_rank: whether something is so on any rank; all of them call.
     """
     if config.precision == "auto":
-        slow = any_rank(not setting.gpu and not multiplies_bf16())
-        config = config.model_copy(update={"precision": "fp32" if slow else "bf16"})
+        without = "fp16" if setting.gpu else "fp32"
+        config = config.model_copy(update={"precision": without if any_rank(not setting.bf16) else "bf16"})
     found: dict[str, dict[str, Any]] = {section: {} for section, *keys in AUTOMATIC if keys}
     if config.head.tile == "auto":
         found["head"]["tile"] = chosen_tile(config, setting)
@@ -56,7 +56,7 @@ def settled_here(config: Config, world: World, identities: int) -> Config:
     on_node = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info(world.device)[0] if gpu else _free_memory() // on_node
-    setting = Setting(gpu, memory, world.size, identities)
+    setting = Setting(gpu, memory, world.size, identities, _multiplies_bf16(world.device))
     return settle(config, setting, own_cores(), lambda needed: any(agreed(lambda: needed)))
 
 
@@ -66,10 +66,16 @@ def _free_memory() -> int:
     return 1024 * int(lines["MemAvailable"].split()[0])
 
 
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether it does that by itself, where others emulate it."""
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else multiplies_bf16()
+
+
 def advice(config: Config, device: torch.device) -> str | None:
     """What is worth telling of a value that is no ``auto``; None where nothing is."""
-    if config.precision == "bf16" and device.type == "cpu" and not multiplies_bf16():
-        return "this processor does not multiply bf16: precision=fp32 is faster, and precision=auto finds it"
+    if config.precision == "bf16" and not _multiplies_bf16(device):
+        which, other = ("GPU", "fp16") if device.type == "cuda" else ("processor", "fp32")
+        return f"this {which} does not multiply bf16: precision={other} is faster, and precision=auto finds it"
     return None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from pipelines.common.cpu import multiplies_bf16
 from pipelines.common.errors import unknown
 
 GIB = 2**30
@@ -45,6 +46,11 @@ class Device:
     launch: float = 6e-6
     decode: float = 6000.0
     cores: int = 14
+
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether it does so by itself, where others emulate it."""
+        return multiplies_bf16() if self.name == "cpu" else self.flops["bf16"] > self.flops.get("fp16", 0.0) / 2
 
 
 @dataclass(frozen=True)

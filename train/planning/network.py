@@ -34,6 +34,7 @@ from train.optim import create_optimizer
 from train.planning.recording import Phase, Recorder, place
 from train.planning.timing import OperatorTimer
 from train.recipes import Recipe
+from train.recipes.backbones import unfreeze_scale
 from train.sections.auto import settled
 
 _UNTRACEABLE = (
@@ -164,7 +165,7 @@ def _backbone(config: Config, recipe: Recipe, checkpoint_activations: bool | Non
         arguments["checkpoint_activations"] = checkpoint_activations
     with torch.device("meta"):
         backbone = create_model(**arguments)
-        recipe.unfreeze(backbone)
+        unfreeze_scale(backbone, recipe, config.head.create_margin())
         restrict(backbone, config.model)
     return backbone
 

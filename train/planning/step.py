@@ -31,12 +31,14 @@ class Setting:
         memory: bytes that a rank may use.
         ranks: of the run.
         identities: classes of the head.
+        bf16: whether the device multiplies bf16 by itself.
     """
 
     gpu: bool
     memory: int
     ranks: int
     identities: int
+    bf16: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from typing import Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
+from losses import Margin
 from pipelines.common.errors import UserError
+from train.recipes.recipe import Recipe
 
 
 class TwoPart(Protocol):
@@ -34,12 +36,22 @@ class PatchWeighing(Protocol):
 
 
 class NormLast(Protocol):
-    """It says which batch norm gives its embeddings their scale (recipe ``topofr``, see ``last_norm``)."""
+    """It says which batch norm gives its embeddings their scale (see ``last_norm``)."""
 
     last_norm: nn.BatchNorm1d | nn.SyncBatchNorm | None
 
 
 Ability = TypeVar("Ability")
+
+
+def unfreeze_scale(backbone: nn.Module, recipe: Recipe, margin: Margin) -> None:
+    """Make the weight of the last batch norm trainable where the recipe or the margin ``trains_scale``.
+
+    Plain training keeps an iresnet's at 1. Other backbones train theirs; AdaFace's have none.
+    """
+    norm = last_norm(backbone)
+    if (recipe.trains_scale or margin.trains_scale) and norm is not None and norm.affine:
+        norm.weight.requires_grad_()
 
 
 def require(backbone: nn.Module, ability: Callable[..., Ability], recipe: str, those: str) -> Ability:

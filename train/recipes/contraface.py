@@ -6,9 +6,11 @@ from torch import Tensor, nn
 from losses import PartialFC
 from losses.auxiliary.contrastive import AdaptiveContrast
 from losses.head.collective import RowGather, world_size
+from losses.margins.options import Factor, Share
+from models.layers import DropRate
 from pipelines.loading.loader import Batch
 from train.recipes.backbones import TwoPart, require
-from train.recipes.recipe import DropoutRate, Factor, Recipe, Share, StepResult
+from train.recipes.recipe import Recipe, StepResult
 
 
 class _Views(nn.Module):
@@ -39,8 +41,8 @@ class ContraFace(Recipe):
         self,
         contrast: Factor = 0.05,
         momentum: Share = 0.99,
-        dropout: DropoutRate = 0.4,
-        late_dropout: DropoutRate = 0.6,
+        dropout: DropRate = 0.4,
+        late_dropout: DropRate = 0.6,
         late_epoch: Factor = 0.0,
         gather: bool = False,
     ) -> None:

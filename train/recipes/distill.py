@@ -10,10 +10,11 @@ from evaluate.features.network import load_network
 from losses import PartialFC
 from losses.auxiliary.distillation import cosine_distance, relational_distance
 from losses.head.collective import RowGather
+from losses.margins.options import Factor
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
 from pipelines.loading.loader import Batch
-from train.recipes.recipe import Factor, Recipe, Run, StepResult
+from train.recipes.recipe import Recipe, Run, StepResult
 from train.recipes.teacher import PresentTeacher, Teacher, stored_teacher
 from train.section import LocalPath
 

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from evaluate.features.ranks import World
@@ -15,11 +13,6 @@ from pipelines.common.transfers import to_device
 from pipelines.loading.landmarks import Landmarks
 from pipelines.loading.loader import Batch
 from pipelines.sources.source import Source
-
-# What the options of recipes may be: constructors' arguments and a config are checked by the annotations.
-Factor = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass
@@ -65,13 +58,15 @@ class Recipe(nn.Module):
         num_uniforms: uniform random numbers that a sample's step needs, beside the margin's one. They do not depend on
             the number of ranks.
         clean_view: ask for the images before augmentation too (``batch.clean``).
-        entropy: ask the head for softmax entropies (``out.entropy``).
+        entropy: ask the head for softmax entropies and probabilities (``out.entropy``, ``out.probability``).
+        trains_scale: train the weight of the last batch norm, which iresnets keep at 1 (`unfreeze_scale`).
         second_pass: share of the images that pass through the network once more, without gradient.
     """
 
     num_uniforms = 0
     clean_view = False
     entropy = False
+    trains_scale = False
     second_pass: float = 0.0
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -84,9 +79,6 @@ class Recipe(nn.Module):
 
         Parameters that depend on the run may be made here; the planner, which knows of no run, does without.
         """
-
-    def unfreeze(self, backbone: nn.Module) -> None:
-        """Make trainable what the backbone keeps frozen by itself; ``model.freeze`` and ``lora`` decide after it."""
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """What is called on ``batch.inputs`` in training, around the backbone whose weights it trains.

@@ -7,9 +7,10 @@ from losses import PartialFC
 from losses.auxiliary.hardness import hardness_weights
 from losses.auxiliary.topology import Cloud, topological_loss
 from losses.head.collective import RowGather, world_size
+from losses.margins.options import Factor
 from pipelines.loading.loader import Batch
 from train.recipes.backbones import last_norm
-from train.recipes.recipe import Factor, Recipe, StepResult
+from train.recipes.recipe import Recipe, StepResult
 
 
 class TopoFR(Recipe):
@@ -18,7 +19,9 @@ class TopoFR(Recipe):
     Use it with ``data.augment: rsp``.
 
     The topological loss compares distances of embeddings, not normalised, with those of images, all in [0, 1]. So the
-    network needs a say in the scale of its embeddings, which the margin loss does not see: see ``unfreeze``.
+    network needs a say in the scale of its embeddings (``trains_scale``), which the margin loss does not see. At 1 they
+    are some 20 or 30 apart, images parts of 1: the topological loss outweighs the margin loss, and what it cannot do by
+    the scale it does by drawing the embeddings together.
 
     The mixture that says which samples are hard is fitted to the global batch, the same on any number of ranks. The
     published code fits one to each GPU's batch.
@@ -33,6 +36,7 @@ class TopoFR(Recipe):
 
     clean_view = True
     entropy = True
+    trains_scale = True
 
     def __init__(
         self,
@@ -44,17 +48,6 @@ class TopoFR(Recipe):
         super().__init__()
         self.topology, self.gather = topology, gather
         self.fit_scale, self.confidence_weight = fit_scale, confidence_weight
-
-    def unfreeze(self, backbone: nn.Module) -> None:
-        """The weight of the last batch norm, which gives the embeddings their scale.
-
-        Plain training keeps an iresnet's at 1 (other backbones train theirs; AdaFace's have none). At 1 embeddings are
-        some 20 or 30 apart, images parts of 1: the topological loss outweighs the margin loss, and what it cannot do by
-        the scale it does by drawing the embeddings together.
-        """
-        norm = last_norm(backbone)
-        if norm is not None and norm.affine:
-            norm.weight.requires_grad_()
 
     def network(self, backbone: nn.Module) -> nn.Module:
         """The backbone, with ``fit_scale`` at the scale of the images.
@@ -82,8 +75,8 @@ class TopoFR(Recipe):
         cloud = Cloud(gather.replicated(embeddings) if replicated else embeddings)
         out = head(embeddings, batch.labels, uniform=self.margin_uniforms(batch, head))
         topology = topological_loss(images, cloud, replicated)
-        losses = out.row_losses if self.confidence_weight else None
-        weights = hardness_weights(out.entropy, losses, out.batch.valid)
+        probability = out.probability if self.confidence_weight else None
+        weights = hardness_weights(out.entropy, probability, out.batch.valid)
         loss = out.batch.mean(weights * out.row_losses)
         metrics = {"cosine": out.batch.mean(out.cosine), "row_weight": out.batch.mean(weights)}
         metrics["topology"] = topology.detach()

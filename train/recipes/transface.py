@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from losses import PartialFC
+from losses.margins.options import Share
 from models.modes import evaluating
 from pipelines.common.transfers import to_device
 from pipelines.loading.loader import Batch
 from train.recipes.backbones import PatchWeighing, require
 from train.recipes.patch_mix import perturb_patches
-from train.recipes.recipe import Recipe, Share, StepResult
+from train.recipes.recipe import Recipe, StepResult
 
 _TOP = 7
 

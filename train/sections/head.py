@@ -15,7 +15,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 class CentreOptim(Section):
     name: CentreRule | None = Field(None, description="rule of the class centres; null takes optim.name")
-    lr: PositiveFloat = Field(1.0, description="their share of optim.lr, through warm-up and schedule")
+    lr: NonNegativeFloat = Field(1.0, description="their share of optim.lr, through warm-up and schedule; 0: they stay")
     momentum: Beta | None = Field(None, description="of sgd; null takes optim.momentum")
     weight_decay: float | None = Field(None, ge=0, description="of the centres; null takes optim.weight_decay")
     betas: tuple[Beta, Beta] | None = Field(

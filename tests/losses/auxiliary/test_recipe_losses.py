@@ -78,10 +78,10 @@ def test_mixture_is_finite(values):
 
 
 def test_rows_without_a_class_do_not_change_the_others():
-    entropy, losses = torch.rand(2, 40, generator=torch.Generator().manual_seed(1))
+    entropy, probability = torch.rand(2, 40, generator=torch.Generator().manual_seed(1))
     valid = torch.arange(40) % 10 >= 2  # two at a time, so that the alternating signs of the others stay
-    weights = hardness_weights(torch.where(valid, entropy, 99.0), losses, valid)
-    alone = hardness_weights(entropy[valid], losses[valid], torch.ones(32, dtype=torch.bool))
+    weights = hardness_weights(torch.where(valid, entropy, 99.0), probability, valid)
+    alone = hardness_weights(entropy[valid], probability[valid], torch.ones(32, dtype=torch.bool))
     assert torch.equal(weights[valid], alone)
 
 
@@ -96,7 +96,7 @@ def test_hardness_reference(shared):
     p = logits.softmax(1)
     assert torch.allclose(p.gather(1, labels[:, None])[:, 0], probability, atol=1e-5)
     entropy = -(p * (p + 1e-5).log()).sum(1)
-    close(hardness_weights(entropy, -probability.log(), torch.ones(16, dtype=torch.bool)), weights, 1e-4)
+    close(hardness_weights(entropy, probability, torch.ones(16, dtype=torch.bool)), weights, 1e-4)
 
 
 def test_contrast_reference(shared):

@@ -1,5 +1,7 @@
 """The head against float64 formulas, itself on other numbers of ranks, and published implementations."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,24 @@ def test_gradient_is_the_slope_of_the_loss():
 
     slope = (loss(step) - loss(-step)) / (2 * step)
     assert abs(slope - (gx * direction).sum()) < 2e-2 * abs(slope)
+
+
+@pytest.mark.parametrize("mode", ["streamed", "dense"])
+def test_the_probability_is_the_softmax_s_whatever_the_loss_adds(mode):
+    """MagFace's loss has a penalty beside the cross-entropy, SphereFace-R's a factor before it."""
+    embeddings, labels, centres = problem(spread=0.1)
+    norms = torch.linalg.vector_norm(embeddings, dim=1).double()
+    cosines = torch.nn.functional.normalize(embeddings.double()) @ torch.nn.functional.normalize(centres.double()).T
+    margins, _ = naive.magnitude(norms, 0.45, 0.8)
+    for margin, targets in (
+        ("magface", naive.arc_targets(cosines, labels, margins)),
+        ("sphereface_r1", torch.cos((1.4 * torch.acos(naive.own(cosines, labels))).clamp(max=math.pi))),
+    ):
+        head = PartialFC(create_margin(margin, s=16.0), *centres.shape[::-1], mode=mode, tile=10, entropy=True)
+        head.load_state_dict({"weight": centres})
+        logits = 16 * cosines.scatter(1, labels[:, None], targets[:, None])
+        expected = naive.own(logits.softmax(1), labels)
+        close(head(embeddings, labels).probability, expected, 1e-5)
 
 
 def test_entropy_is_that_of_the_softmax():

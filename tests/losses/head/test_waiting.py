@@ -99,9 +99,13 @@ def test_a_real_gpu_is_not_waited_for(name, rate, kernels):
     @contextmanager
     def errors():
         torch.cuda.set_sync_debug_mode("error")
-        yield
-        torch.cuda.set_sync_debug_mode("default")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
+    if kernels == "triton" and create_margin(name).overrides_others:
+        pytest.skip("Triton's kernels do not have it")
     options = dict(sample_rate=rate, kernels=kernels, device="cuda")
     step(create_margin(name), guard=nullcontext, **options)  # libraries wait when they are first used
     step(create_margin(name), guard=errors, **options)

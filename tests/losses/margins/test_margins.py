@@ -174,7 +174,7 @@ def test_draws_are_finite_at_both_ends():
 def test_errors_say_what_to_do():
     for name, options, word in (
         ("magface", {"l_a": 20, "u_a": 10}, "rise"),
-        ("adaface", {"t": 1}, "unexpected keyword argument 't'; its options are s, m, h, t_alpha, interclass_filter"),
+        ("adaface", {"t": 1}, "keyword argument 't'; its options are s, m, h, t_alpha, gradient, interclass_filter"),
         ("qface", {}, "known: arcface"),
         ("acrface", {}, "did you mean 'arcface'"),
     ):

@@ -20,17 +20,26 @@ def schedule(shares=SHARES, batch_size=1, **options) -> Schedule:
     return Schedule(sum(size for size, _ in shares), batch_size, **{"seed": 5, **options}, shares=shares)
 
 
+def whole_epoch(epoch, shares=SHARES, **options) -> np.ndarray:
+    """The images of an epoch in their order: one batch."""
+    size = schedule(shares, **options).steps_per_epoch
+    return schedule(shares, size, **options).slice(epoch, 0)[0]
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     shares=st.lists(st.tuples(st.integers(1, 120), st.floats(0.001, 4)), min_size=1, max_size=4),
     epoch=st.integers(0, 2**40),
     shuffle=st.sampled_from(SHUFFLES),
+    batch_size=st.integers(1, 9),
 )
-def test_an_epoch_shows_each_image_as_often_as_its_set_says(shares, epoch, shuffle):
+def test_an_epoch_shows_each_image_as_often_as_its_set_says(shares, epoch, shuffle, batch_size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule_module, "_BLOCK", 8)
         patch.setattr(schedule_module, "_WINDOW", 64)
-        order = epoch_order(schedule(shares, shuffle=shuffle), epoch)
+        order = whole_epoch(epoch, shares, shuffle=shuffle)
+        batches = epoch_order(schedule(shares, min(batch_size, len(order)), shuffle=shuffle), epoch)
+    assert np.array_equal(batches, order[: len(batches)]) and len(order) - len(batches) < batch_size
     seen = np.bincount(order, minlength=sum(size for size, _ in shares))
     for (size, weight), counts in zip(shares, np.split(seen, np.cumsum([size for size, _ in shares])[:-1])):
         wanted = max(1, round(Fraction(weight) * size))  # exact but for what float multiplication rounds
@@ -41,7 +50,7 @@ def test_an_epoch_shows_each_image_as_often_as_its_set_says(shares, epoch, shuff
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_every_image_of_a_set_comes_equally_often_in_the_mean(shuffle):
     epochs = 400
-    orders = [epoch_order(schedule(shuffle=shuffle), epoch) for epoch in range(epochs)]
+    orders = [whole_epoch(epoch, shuffle=shuffle) for epoch in range(epochs)]
     seen = np.bincount(np.concatenate(orders), minlength=1091)
     assert seen[700] == 2 * epochs and (seen[701:791] == 2 * epochs).all()
     for first, last, weight in ((0, 700, 0.3), (791, 1091, 1.75)):
@@ -57,7 +66,7 @@ def test_sets_do_not_draw_alike():
     halves = [
         np.sort(part) % 1000
         for epoch in (0, 1)
-        for order in [epoch_order(schedule([(1000, 0.5)] * 2), epoch)]
+        for order in [whole_epoch(epoch, [(1000, 0.5)] * 2)]
         for part in (order[order < 1000], order[order >= 1000])
     ]
     assert all(len(half) == 500 for half in halves)

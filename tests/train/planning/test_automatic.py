@@ -1,6 +1,7 @@
 """What ``auto`` becomes."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,23 +54,22 @@ def test_a_processor_says_whether_it_multiplies_bf16(monkeypatch, flags, found):
     assert multiplies_bf16() == found
 
 
-@pytest.mark.parametrize(
-    ("gpu", "able", "precision"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
-)
-def test_a_processor_without_products_of_bf16_computes_in_float32(monkeypatch, gpu, able, precision):
-    monkeypatch.setattr("train.planning.automatic.multiplies_bf16", lambda: able)
-    given = config({"name": "vit_t"}, precision="auto")
-    assert settle(given, setting(gpu=gpu), 4).precision == precision
-    assert settle(given, setting(gpu=gpu), 4, lambda slow: True).precision == "fp32"  # another rank's cannot
+@pytest.mark.parametrize(("gpu", "without"), [(True, "fp16"), (False, "fp32")])
+@pytest.mark.parametrize("able", [True, False])
+def test_what_has_no_products_of_bf16_computes_in_another_precision(gpu, able, without):
+    given, here = config({"name": "vit_t"}, precision="auto"), replace(setting(gpu=gpu), bf16=able)
+    assert settle(given, here, 4).precision == ("bf16" if able else without)
+    assert settle(given, here, 4, lambda slow: True).precision == without  # another rank's cannot
 
 
 @pytest.mark.parametrize("able", [True, False])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_processor_that_emulates_bf16_is_told_of(monkeypatch, device, able):
+@pytest.mark.parametrize(("device", "other"), [("cpu", "fp32"), ("cuda", "fp16")])
+def test_who_emulates_bf16_is_told_of(monkeypatch, device, other, able):
     monkeypatch.setattr("train.planning.automatic.multiplies_bf16", lambda: able)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or able)
     given = config({"name": "vit_t"}, precision="bf16")
     told = advice(given, torch.device(device))
-    assert bool(told) == (device == "cpu" and not able)
+    assert told is None if able else f"precision={other}" in told
     assert advice(config({"name": "vit_t"}), torch.device(device)) is None
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.train.planning.support import config
 from train.planning.border import _largest, fits, largest_batch, most_identities
-from train.planning.step import USABLE, Setting, trace_step
+from train.planning.step import Setting, trace_step
 
 GIB = 2**30
 SETTING = Setting(gpu=True, memory=3 * GIB, ranks=2, identities=50_000)
@@ -40,6 +40,13 @@ def test_nothing_fits_into_no_memory():
     assert most_identities(with_batch(32), tiny, trace_step(with_batch(32), tiny)) == 0
 
 
+def test_some_memory_is_left():
+    trace = trace_step(with_batch(32), SETTING)
+    taken = trace.memory.total
+    assert not fits(trace, replace(SETTING, memory=round(1.02 * taken)))
+    assert fits(trace, replace(SETTING, memory=round(1.1 * taken)))
+
+
 @pytest.mark.parametrize("guess", [2, 3, 50, 1000])
 @pytest.mark.parametrize("limit", [109, 110, 119, 120, 1234, 90])
 def test_search(limit, guess):
@@ -51,7 +58,3 @@ def test_search(limit, guess):
         return 100 + 3 * n if n < 100 else 10 * n - 600
 
     assert _largest(needed, limit, 2, guess) == max((n for n in range(2, 999) if needed(n) <= limit), default=0)
-
-
-def test_some_memory_is_left():
-    assert 0.9 < USABLE < 1
