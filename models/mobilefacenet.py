@@ -137,7 +137,7 @@ def unit_channels(width: float) -> int:
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw the weights of all convolutions and linear layers."""
+    """Draw the weights of all convolutions."""
     for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")

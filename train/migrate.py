@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
-from pipelines.common.files import replacing
+from pipelines.common.files import check_file, replacing
 from train.checkpoint import Checkpoints
 from train.config import validated
 from train.distributed import joined
@@ -38,6 +38,7 @@ def main() -> None:
     out = arguments.out or Path(arguments.config.with_suffix(".yaml").name)
     if out.exists():
         raise UserError(f"{out} is there already: name another with --out")
+    check_file(out)  # before a checkpoint is written, which the same command with another --out would find in its way
 
     theirs = read_theirs(arguments.config, arguments.trainer)
     saved = find_saved(arguments.checkpoint) if arguments.checkpoint else None

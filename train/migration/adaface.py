@@ -4,10 +4,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.common.errors import unknown
-from train.migration.translation import Became, Row, Rule, Without, renamed
+from train.migration.translation import Became, Row, Rule, Without, renamed, taken_up
 
 _NETWORKS = ("ir_18", "ir_34", "ir_50", "ir_101", "ir_se_50")
-_AUGMENTED = "augmentation_prob"
+_AUGMENTED = tuple(f"{kind}_augmentation_prob" for kind in ("low_res", "crop", "photometric"))
+# Of the published config.py, for a script that has none beside it.
+DEFAULTS: dict[str, Any] = {
+    "data_root": "",
+    "train_data_path": "faces_emore/imgs",
+    "prefix": "default",
+    "gpus": 1,
+    "use_16bit": False,
+    "epochs": 24,
+    "seed": 42,
+    "batch_size": 256,
+    "lr": 0.1,
+    "lr_milestones": "8,12,14",
+    "lr_gamma": 0.1,
+    "arch": "ir_18",
+    "momentum": 0.9,
+    "head": "adaface",
+    "m": 0.5,
+    "h": 0.0,
+    "s": 64.0,
+    "t_alpha": 0.01,
+    **dict.fromkeys(_AUGMENTED, 0.0),
+    "accumulate_grad_batches": 1,
+}
 
 
 def _head(value: Any, values: Mapping[str, Any]) -> Became:
@@ -58,10 +81,12 @@ def _subset(value: Any, values: Mapping[str, Any]) -> Became:
 
 
 def _augmentation(value: Any, values: Mapping[str, Any]) -> Became:
-    if not value:
+    given = [values.get(name) or 0 for name in _AUGMENTED]
+    if not any(given):
         return Became({}, "none")
-    note = "" if value == 0.2 else "the set adaface has 0.2 for each of the three"
-    return Became({"data.augment": "adaface"}, note)
+    told = ", ".join(f"{probability:g}" for probability in given)
+    note = f"the set adaface has 0.2 for low resolution, crop and colours each; theirs are {told}"
+    return Became({"data.augment": "adaface"}, "" if given == [0.2] * 3 else note)
 
 
 def _start(value: Any, values: Mapping[str, Any]) -> Became:
@@ -72,21 +97,15 @@ def _classes(value: Any, values: Mapping[str, Any]) -> Became:
     return Became({"head.num_classes": value}) if value and value > 0 else Became({}, "the data's")
 
 
-def _weight_decay(value: Any, values: Mapping[str, Any]) -> Became:
-    groups = [{"match": "norms", "weight_decay": 0}]
-    note = "their code takes 5e-4 whatever is given, and none for batch norms"
-    return Became({"optim.weight_decay": 5e-4, "optim.groups": groups}, note)
-
-
 ADAFACE: dict[str, Rule] = {
-    "data_root": Without("in data.train"),
+    "data_root": taken_up("in data.train"),
     "train_data_path": _train_data,
     "val_data_path": Without("verify.bins are looked for beside the training data"),
     "use_mxrecord": Without("the kind of data is told from the folder"),
     "train_data_subset": _subset,
     "swap_color_channel": Without("images are read as RGB, whatever wrote them"),
     "prefix": lambda value, _: Became({"output": f"runs/{value}"}),
-    "gpus": Without("torchrun --nproc_per_node=N"),
+    "gpus": taken_up("torchrun --nproc_per_node=N"),
     "distributed_backend": Without("torchrun"),
     "use_16bit": lambda value, _: Became({"precision": "bf16" if value else "fp32"}),
     "epochs": renamed("schedule.epochs"),
@@ -94,17 +113,17 @@ ADAFACE: dict[str, Rule] = {
     "batch_size": _batch_size,
     "lr": renamed("optim.lr", "for the whole batch, as theirs"),
     "lr_milestones": _milestones,
-    "lr_gamma": Without("schedule.gamma, see lr_milestones"),
+    "lr_gamma": taken_up("schedule.gamma, see lr_milestones"),
     "num_workers": Without("decoding threads are found by the machine's cores (data.threads: auto)"),
     "use_wandb": Without("log.sinks are jsonl, tensorboard, wandb, mlflow, or one of your own (docs/extending.md)"),
     "custom_num_class": _classes,
     "start_from_model_statedict": _start,
     "arch": _arch,
     "momentum": renamed("optim.momentum"),
-    "weight_decay": _weight_decay,
+    "weight_decay": Without("their code takes 5e-4 whatever is given"),
     "head": _head,
     **{name: _option(name) for name in ("m", "h", "s", "t_alpha")},
-    **{f"{kind}_{_AUGMENTED}": _augmentation for kind in ("low_res", "crop", "photometric")},
+    **dict.fromkeys(_AUGMENTED, _augmentation),
     "accumulate_grad_batches": renamed("optim.accumulate"),
     **{
         name: Without("no counterpart: a command of its own here (evaluate.verification), or not needed")
@@ -115,7 +134,9 @@ ADAFACE: dict[str, Rule] = {
 
 def of_their_code() -> list[Row]:
     """What AdaFace's code does whatever is given."""
+    decay = {"optim.weight_decay": 5e-4, "optim.groups": [{"match": "norms", "weight_decay": 0}]}
     return [
+        Row("weight decay", 5e-4, Became(decay, "none for batch norms")),
         Row("gradient clipping", None, Became({"optim.clip": None})),
         Row("validation sets", 5, Became({"verify.bins": ["lfw", "cfp_fp", "agedb_30", "calfw", "cplfw"]})),
     ]

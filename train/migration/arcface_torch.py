@@ -7,7 +7,7 @@ from typing import Any
 
 from models.registry import BACKBONES
 from pipelines.common.errors import UserError, unknown
-from train.migration.translation import Became, Row, Rule, Without, renamed
+from train.migration.translation import Became, Row, Rule, Without, renamed, taken_up
 
 _MASKED = "their code masks 10 % of the patches, whatever the name says"
 _HALF = "theirs is fp16 with a loss scale; precision: fp16 is that for the backbone, the head stays in bf16 on a GPU"
@@ -155,7 +155,7 @@ _WANDB = "log.sinks: jsonl, tensorboard, wandb, mlflow, or one of your own (docs
 ARCFACE_TORCH: dict[str, Rule] = {
     "rec": _rec,
     "batch_size": renamed("data.batch_size", "images a GPU, as theirs"),
-    "dali": Without("images are always decoded by DALI"),
+    "dali": taken_up("images are always decoded by DALI"),
     "dali_aug": _dali_aug,
     "num_workers": Without("decoding threads are found by the machine's cores (data.threads: auto)"),
     "num_image": Without("images are counted"),

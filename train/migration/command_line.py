@@ -18,8 +18,7 @@ _KINDS = {"int": int, "float": float, "str": str}
 def read_script(path: Path) -> PythonConfig:
     """The options of the one command in a script that runs ``main.py``, and the defaults of the others.
 
-    Defaults come from ``config.py`` beside the script or one folder up, as ``argparse`` is told them there; without
-    that file there are none.
+    Defaults come from `parser_file`, as ``argparse`` is told them there; without that file there are none.
 
     Raises:
         UserError: no command, or several, run ``main.py``, or an option has no value.
@@ -49,16 +48,21 @@ class _Option:
         self.default = ast.literal_eval(default) if default else (False if self.is_switch else None)
 
 
+def parser_file(script: Path) -> Path | None:
+    """``config.py`` beside the script or one folder up, which has the options and their defaults."""
+    files = (folder / _DEFAULTS for folder in (script.parent, script.parent.parent))
+    return next((file for file in files if file.is_file()), None)
+
+
 def _options_of(path: Path) -> dict[str, _Option]:
-    for folder in (path.parent, path.parent.parent):
-        file = folder / _DEFAULTS
-        if file.is_file():
-            try:
-                calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
-                return dict(_named(call) for call in calls if ast.unparse(call.func).endswith(".add_argument"))
-            except (SyntaxError, ValueError, RecursionError) as error:
-                raise UserError(f"{file} cannot be read: {error}") from None
-    return {}
+    file = parser_file(path)
+    if file is None:
+        return {}
+    try:
+        calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        return dict(_named(call) for call in calls if ast.unparse(call.func).endswith(".add_argument"))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
 
 
 def _named(call: ast.Call) -> tuple[str, _Option]:
@@ -99,7 +103,7 @@ def _read_words(path: Path, line: int, words: list[str], options: dict[str, _Opt
             given = left.popleft() if left else ""
         if "$" in given or "`" in given:
             config.values.pop(name, None)
-            config.unread.append(Unread(line, f"--{name} {given}", name))
+            config.unread.append(Unread(path.name, line, f"--{name} {given}", name))
         else:
             config.values[name] = True if is_switch else _value(path, line, name, given, option)
 

@@ -1,55 +1,27 @@
 """Configs that are Python modules (``config = edict()``; ``config.lr = 0.1``), read as text and never run.
 
 What is understood is what such files are made of: constants, tuples, lists, dictionaries, arithmetic on them and on
-keys set before (``config.num_epoch // 10``), and ``if`` on these.
+keys set before (``config.num_epoch // 10``), ``if`` on these, ``config.update(…)``, and the config of a file beside it
+(``from configs.big import config``).
 """
 
 import ast
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.common.errors import UserError
+from train.migration.constants import Constants, NotConstantError
 
-_ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-    ast.Not: operator.not_,
-}
-_COMPARISONS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda item, among: item in among,
-    ast.NotIn: lambda item, among: item not in among,
-}
-# No file makes the reader compute for ever: larger numbers, and longer texts and lists, are not read.
-_LARGEST, _LONGEST = 1e18, 1_000_000
-_DICTIONARIES = ("edict", "EasyDict", "easydict.EasyDict", "dict")
-
-
-class NotConstantError(Exception):
-    """An expression that only running it would tell."""
+ANY_KEY = "*"  # of a line that may set any of them
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A line that is not understood, and the key that it would set, if one can be told."""
+    """A line that is not understood, and the key that it would set: None for none, `ANY_KEY` for any of them."""
 
+    file: str
     line: int
     text: str
     key: str | None
@@ -68,8 +40,8 @@ class PythonConfig:
     unread: list[Unread] = field(default_factory=list)
 
 
-def read_config(path: Path) -> PythonConfig:
-    """Read a module. Raises ``UserError`` for what is no Python."""
+def read_config(path: Path, importers: tuple[Path, ...] = ()) -> PythonConfig:
+    """Read a module, for ``importers`` that take their config from it. Raises ``UserError`` for what is no Python."""
     try:
         source = path.read_text(encoding="utf-8-sig")
         tree = ast.parse(source)
@@ -78,17 +50,27 @@ def read_config(path: Path) -> PythonConfig:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise UserError(f"{path} is no Python config{line}: {getattr(error, 'msg', error)}") from None
-    module = _Module(source)
-    module.read(tree.body)
-    return module.config
+    module = _Module(path, source, (*importers, path.resolve()))
+    try:
+        module.read(tree.body)
+    except RecursionError:
+        raise UserError(f"{path} nests too deeply to be read") from None
+    return PythonConfig(module.base | module.names["config"], module.unread)
 
 
-class _Module:
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.config = PythonConfig()
-        self.names: dict[str, Any] = {}
-        self.configs = {"config"}  # the names that the config has in the file
+class _Module(Constants):
+    """A module as far as it is read.
+
+    Attributes:
+        files: itself, and before it those that import its config.
+        base: the config of ``base.py``, of which there is only what this module sets.
+    """
+
+    def __init__(self, path: Path, source: str, files: tuple[Path, ...]) -> None:
+        self.path, self.source, self.files = path, source, files
+        self.base: dict[str, Any] = {}
+        self.unread: list[Unread] = []
+        super().__init__(config=self.base)
 
     def read(self, statements: list[ast.stmt]) -> None:
         for statement in statements:
@@ -106,164 +88,121 @@ class _Module:
         elif isinstance(node, ast.AugAssign):
             target = ast.parse(ast.unparse(node.target), mode="eval").body  # the same, to be read
             self._set(node.target, ast.BinOp(target, node.op, node.value))
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            self._set(node.target, node.value)
+        elif isinstance(node, ast.AnnAssign):
+            if node.value is not None:
+                self._set(node.target, node.value)
         elif isinstance(node, ast.ImportFrom):
-            self.configs |= {alias.asname or alias.name for alias in node.names if alias.name == "config"}
+            self._import(node)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            self._update(node.value)
         elif not isinstance(node, ast.Import | ast.Pass) and not _is_text(node):
             raise NotConstantError
 
     def _set(self, target: ast.expr, value: ast.expr) -> None:
-        key = self._key(target)
         if isinstance(target, ast.Tuple):
             for part, item in zip(target.elts, self.value(value), strict=True):
                 self._set(part, ast.Constant(item))
-        elif key is not None:
-            self.config.values[key] = self.value(value)
-            self.config.unread = [unread for unread in self.config.unread if unread.key != key]
-        elif not isinstance(target, ast.Name):
-            raise NotConstantError
-        elif isinstance(value, ast.Name) and value.id in self.configs:
-            self.configs.add(target.id)
-        elif isinstance(value, ast.Call) and ast.unparse(value.func) in _DICTIONARIES:
-            self.configs.add(target.id)
-            self.config.values.update(self._dictionary(value))
+        elif isinstance(target, ast.Attribute):
+            self._put(self.dictionary(target.value), target.attr, self.value(value))
+        elif isinstance(target, ast.Subscript):
+            self._put(self.dictionary(target.value), self.value(target.slice), self.value(value))
+        elif isinstance(target, ast.Name):
+            self.names[target.id] = self.dictionary(value) if target.id == "config" else self.value(value)
         else:
-            self.names[target.id] = self.value(value)
-
-    def _key(self, target: ast.expr) -> str | None:
-        """The key of ``config.key`` or ``config["key"]``."""
-        if not isinstance(target, ast.Attribute | ast.Subscript) or not isinstance(target.value, ast.Name):
-            return None
-        if target.value.id not in self.configs:
-            return None
-        if isinstance(target, ast.Attribute):
-            return target.attr
-        key = target.slice.value if isinstance(target.slice, ast.Constant) else None
-        return key if isinstance(key, str) else None
-
-    def _dictionary(self, call: ast.Call) -> Mapping[str, Any]:
-        """The value of ``edict(…)``."""
-        given = [self.value(argument) for argument in call.args]
-        if any(not isinstance(value, dict) for value in given):
             raise NotConstantError
-        keywords = {keyword.arg: self.value(keyword.value) for keyword in call.keywords if keyword.arg}
-        return {name: value for part in (*given, keywords) for name, value in part.items()}
 
-    def value(self, node: ast.expr) -> Any:
-        """The value of an expression. Raises ``NotConstantError``."""
-        try:
-            return _bounded(self._value(node))
-        except NotConstantError:
-            raise
-        except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError):
-            raise NotConstantError from None
-
-    def _value(self, node: ast.expr) -> Any:
-        kind = type(node)
-        if kind not in _VALUES:
+    def _put(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
+        if not isinstance(key, str):
             raise NotConstantError
-        return _VALUES[kind](self, node)
+        owner[key] = value
+        if self._is_config(owner):
+            self.unread = [unread for unread in self.unread if unread.key != key]
 
-    def _named(self, node: ast.Name) -> Any:
-        return self.names[node.id]
+    def _is_config(self, value: Any) -> bool:
+        return value is self.base or value is self.names["config"]
 
-    def _item(self, node: ast.Attribute | ast.Subscript) -> Any:
-        """``config.key`` or an item of a list, tuple or dictionary."""
-        key = self._key(node)
-        if key is not None:
-            return self.config.values[key]
-        if isinstance(node, ast.Attribute):
+    def _import(self, node: ast.ImportFrom) -> None:
+        for alias in node.names:
+            if alias.name in ("config", "*"):
+                self.names["config" if alias.name == "*" else alias.asname or "config"] = self._imported(node)
+            elif alias.asname == "config":
+                raise NotConstantError
+
+    def _imported(self, node: ast.ImportFrom) -> dict[str, Any]:
+        """The config of another module: ``base``'s, or that of a file beside this one."""
+        *package, name = (node.module or "").split(".")
+        if name == "base":
+            return self.base
+        file = self.path.with_name(f"{name}.py")
+        beside = node.level < 2 and package[-1:] in ([], [self.path.resolve().parent.name])
+        if not beside or not file.is_file() or file.resolve() in self.files:
             raise NotConstantError
-        return self.value(node.value)[self.value(node.slice)]
+        other = read_config(file, self.files)
+        self.unread += other.unread
+        return other.values
 
-    def _called(self, node: ast.Call) -> Any:
-        if ast.unparse(node.func) not in _DICTIONARIES:
+    def _update(self, call: ast.Call) -> None:
+        if not isinstance(call.func, ast.Attribute) or call.func.attr != "update":
             raise NotConstantError
-        return self._dictionary(node)
-
-    def _choice(self, node: ast.IfExp) -> Any:
-        return self.value(node.body if self.value(node.test) else node.orelse)
-
-    def _logic(self, node: ast.BoolOp) -> bool:
-        values = [self.value(item) for item in node.values]
-        return all(values) if isinstance(node.op, ast.And) else any(values)
-
-    def _comparison(self, node: ast.Compare) -> bool:
-        values = [self.value(item) for item in (node.left, *node.comparators)]
-        return all(_COMPARISONS[type(op)](left, right) for op, left, right in zip(node.ops, values, values[1:]))
-
-    def _unary(self, node: ast.UnaryOp) -> Any:
-        return _ARITHMETIC[type(node.op)](self.value(node.operand))
-
-    def _binary(self, node: ast.BinOp) -> Any:
-        return self._arithmetic(type(node.op), self.value(node.left), self.value(node.right))
-
-    def _text(self, node: ast.JoinedStr) -> str:
-        return "".join(str(self.value(item)) for item in node.values)
-
-    def _in_text(self, node: ast.FormattedValue) -> Any:
-        if node.conversion != -1 or node.format_spec is not None:
-            raise NotConstantError
-        return self.value(node.value)
-
-    def _pairs(self, node: ast.Dict) -> dict[Any, Any]:
-        return {self.value(key): self.value(item) for key, item in zip(node.keys, node.values) if key}
-
-    @staticmethod
-    def _arithmetic(op: type[ast.AST], left: Any, right: Any) -> Any:
-        if op is ast.Pow and abs(right) > 64:
-            raise NotConstantError
-        if op is ast.Mod and isinstance(left, str):  # may be as wide as its format says
-            raise NotConstantError
-        if op is ast.Mult and not (isinstance(left, int | float) and isinstance(right, int | float)):
-            raise NotConstantError
-        return _ARITHMETIC[op](left, right)
+        owner = self.dictionary(call.func.value)
+        for key, value in self.merged(call).items():
+            self._put(owner, key, value)
 
     def _leave(self, statement: ast.stmt) -> None:
-        """Note that a statement is not understood; what it sets does not hold any more what it held before."""
-        targets = list(_targets(statement))
-        for target in targets:
-            if isinstance(target, ast.Name):
-                self.names.pop(target.id, None)
-        keys: list[str | None] = [key for key in map(self._key, targets) if key]
+        """Note that a statement is not understood; what it changes does not hold any more what it held before."""
+        keys: list[str | None] = []
+        for name, key in dict.fromkeys(self._changed(statement)):
+            if name != "config" and not self._is_config(self.names.get(name)):
+                self.names.pop(name, None)
+            elif key is None:
+                keys.append(ANY_KEY)
+            else:
+                self.names[name].pop(key, None)
+                keys.append(key)
         text = (ast.get_source_segment(self.source, statement) or "").splitlines()[0]
         for key in keys or [None]:
-            self.config.values.pop(key or "", None)
-            self.config.unread.append(Unread(statement.lineno, text, key))
+            self.unread.append(Unread(self.path.name, statement.lineno, text, key))
+
+    def _changed(self, node: ast.AST, called: bool = False) -> Iterator[tuple[str, str | None]]:
+        """What may have another value after a statement: names, and keys of the dictionaries that have these names.
+
+        That is what is set, a list or dictionary of which a method is ``called``, and the config wherever it is handed
+        on as a whole, unless it is printed.
+        """
+        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+            yield from self._changed_place(node, called, is_set=not isinstance(node.ctx, ast.Load))
+            return
+        bound = getattr(node, "asname", None) or getattr(node, "name", None)  # by def, class, import
+        if bound:
+            yield "config" if bound == "*" else bound, None
+        for part, is_called in _parts(node):
+            yield from self._changed(part, is_called)
+
+    def _changed_place(
+        self, node: ast.Name | ast.Attribute | ast.Subscript, called: bool, is_set: bool
+    ) -> Iterator[tuple[str, str | None]]:
+        if isinstance(node, ast.Name):
+            held = self.names.get(node.id)
+            if is_set or self._is_config(held) or (called and isinstance(held, list | dict)):
+                yield node.id, None
+            return
+        name = node.value.id if isinstance(node.value, ast.Name) else ""
+        owner = self.names.get(name)
+        key = node.attr if isinstance(node, ast.Attribute) else getattr(node.slice, "value", None)
+        if not isinstance(owner, dict) or not isinstance(key, str):
+            yield from self._changed(node.value, called or is_set)
+        elif is_set or (called and isinstance(owner.get(key, []), list | dict)):
+            yield name, key
 
 
-_VALUES: dict[type[ast.expr], Callable[[_Module, Any], Any]] = {
-    ast.Constant: lambda module, node: node.value,
-    ast.Tuple: lambda module, node: tuple(module.value(item) for item in node.elts),
-    ast.List: lambda module, node: [module.value(item) for item in node.elts],
-    ast.Dict: _Module._pairs,
-    ast.Name: _Module._named,
-    ast.Attribute: _Module._item,
-    ast.Subscript: _Module._item,
-    ast.Call: _Module._called,
-    ast.IfExp: _Module._choice,
-    ast.BoolOp: _Module._logic,
-    ast.Compare: _Module._comparison,
-    ast.UnaryOp: _Module._unary,
-    ast.BinOp: _Module._binary,
-    ast.JoinedStr: _Module._text,
-    ast.FormattedValue: _Module._in_text,
-}
-
-
-def _targets(statement: ast.stmt) -> Iterator[ast.expr]:
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
-            yield node
+def _parts(node: ast.AST) -> list[tuple[ast.AST, bool]]:
+    """What a node is made of, and whether a method is called of it; nothing of what is printed."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+        return []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return [(node.func.value, True), *((part, False) for part in (*node.args, *node.keywords))]
+    return [(part, False) for part in ast.iter_child_nodes(node)]
 
 
 def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _bounded(value: Any) -> Any:
-    too_large = isinstance(value, int | float) and abs(value) > _LARGEST
-    if too_large or (isinstance(value, str | list | tuple) and len(value) > _LONGEST):
-        raise NotConstantError
-    return value

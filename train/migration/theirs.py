@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.common.errors import UserError, unknown
 from train.migration import adaface, arcface_torch
-from train.migration.command_line import read_script
+from train.migration.command_line import parser_file, read_script
 from train.migration.python_config import PythonConfig, read_config
 from train.migration.translation import Became, Row, translate
 
@@ -36,7 +36,11 @@ class Theirs:
     def rows(self) -> list[Row]:
         """What each of its keys becomes, and what its code does beside them. Raises ``UserError``."""
         if self.trainer == "adaface":
-            return translate(self.config, adaface.ADAFACE) + adaface.of_their_code()
+            rows = translate(self.config, adaface.ADAFACE) + adaface.of_their_code()
+            if parser_file(self.path) is None:
+                note = "not beside the script: an option that is not given has the default of the published one"
+                rows.append(Row("config.py", None, Became({}, note)))
+            return rows
         rules = arcface_torch.PROJECTS[self.trainer]
         values = self.config.values
         rows = translate(self.config, rules) + arcface_torch.of_their_code(self.trainer, values, self.power, self.why)
@@ -59,8 +63,11 @@ def read_theirs(path: Path, trainer: str | None = None) -> Theirs:
     if trainer is not None and trainer not in TRAINERS:
         raise unknown("trainer", trainer, TRAINERS)
     if path.suffix == ".sh" or trainer == "adaface":
-        return Theirs(path, "adaface", read_script(path), _PUBLISHED_POWER, "")
-    config = _on_base(path, read_config(path))
+        config = _over(PythonConfig(adaface.DEFAULTS), read_script(path))
+        return Theirs(path, "adaface", config, _PUBLISHED_POWER, "")
+    config = read_config(path)
+    if _base(path).is_file():
+        config = _over(read_config(_base(path)), config)
     if not config.values:
         raise UserError(f"{path} sets nothing: a config of arcface_torch has lines such as config.lr = 0.1")
     config.values["output"] = config.values.get("output") or f"work_dirs/{path.stem}"
@@ -75,12 +82,9 @@ def _base(path: Path) -> Path:
     return path.with_name("base.py")
 
 
-def _on_base(path: Path, own: PythonConfig) -> PythonConfig:
-    """The config over the ``base.py`` beside it, if there is one."""
-    if not _base(path).is_file():
-        return own
-    base = read_config(_base(path))
-    unread = {line.key for line in own.unread if line.key}
+def _over(base: PythonConfig, own: PythonConfig) -> PythonConfig:
+    """Both as one: ``base``'s where ``own`` does not set a key, neither by a line that is not understood."""
+    unread = {line.key for line in own.unread}
     values = {key: value for key, value in base.values.items() if key not in unread} | own.values
     return PythonConfig(values, [line for line in base.unread if line.key not in own.values] + own.unread)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.common.errors import UserError
-from train.migration.python_config import PythonConfig
+from train.migration.python_config import ANY_KEY, PythonConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ def renamed(name: str, note: str = "") -> Rule:
     return lambda value, _: Became({name: value}, note)
 
 
+def taken_up(note: str) -> Rule:
+    """The rule of another key makes use of it."""
+    return lambda value, _: Became({}, note)
+
+
 @dataclass(frozen=True)
 class Without:
     """The rule of a key that has no counterpart, and why."""
@@ -51,17 +56,23 @@ def translate(config: PythonConfig, rules: Mapping[str, Rule]) -> list[Row]:
     """A row for each key that is set, and one for each line that is not understood.
 
     Raises:
-        UserError: a key that has a counterpart is set by such a line, or its value is none that their code could use.
+        UserError: such a line may set a key that has a counterpart, or a value is none that their code could use.
     """
-    needed = [line for line in config.unread if not isinstance(rules.get(line.key or "", _UNKNOWN), Without)]
-    if needed:
-        lines = "; ".join(f"line {line.line}: {line.text.strip()}" for line in needed)
-        raise UserError(f"no constants, which only running the config would tell: {lines}. Write their values there")
+    lines = {
+        f"{line.file}, line {line.line}: {line.text.strip()}": None
+        for line in config.unread
+        if line.key == ANY_KEY or not isinstance(rules.get(line.key or "", _UNKNOWN), Without)
+    }
+    if lines:
+        told = "; ".join(lines)
+        raise UserError(f"only running the config would tell what is set here: {told}. Write the values in their place")
     keys = [
         Row(key, value, _applied(rules.get(key, _UNKNOWN), key, config.values)) for key, value in config.values.items()
     ]
     left = "not a constant, and not needed"
-    return keys + [Row(line.key or f"line {line.line}", line.text.strip(), Became({}, left)) for line in config.unread]
+    return keys + [
+        Row(line.key or f"{line.file}, line {line.line}", line.text.strip(), Became({}, left)) for line in config.unread
+    ]
 
 
 def _applied(rule: Rule, key: str, values: Mapping[str, Any]) -> Became:

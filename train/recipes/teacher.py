@@ -64,7 +64,7 @@ def stored_teacher(network: Network, cache: Path, run: Run) -> StoredTeacher:
     """The embeddings of all images of the run's data in a folder below ``cache``, which are made where they are not
     there; all ranks call."""
     landmarks = run.landmarks if getattr(network.model, "wants_landmarks", False) else None
-    store = EmbeddingStore(cache / store_key(network, run.source, landmarks), len(run.source))
+    store = EmbeddingStore(cache / store_key(network, run.source, landmarks, run.autocast), len(run.source))
     if run.world.main:
         say(f"the teacher's embeddings of {store.count} images: {store.folder}")
     store.fill(

@@ -144,6 +144,20 @@ def test_momentum_of_the_first_partial_fc(migrate, monkeypatch, tmp_path, faces)
     assert all(value.any() for name, value in read_sharded(written, "optimizer").items() if "frozen" not in name)
 
 
+def test_a_file_that_cannot_be_written_leaves_no_checkpoint(migrate, monkeypatch, tmp_path, faces):
+    """The command with another --out goes on; in fp16 the loss scale is a new run's, for theirs is not saved."""
+    monkeypatch.setitem(BACKBONES, "frozen", WithFrozen)
+    work, path = tmp_path / "work", config_of(tmp_path, faces)
+    train_theirs(work, "sgd", 1)
+    given = (path, *overrides(tmp_path), "precision=fp16", "--checkpoint", work, "--out")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        migrate(*given, tmp_path / "nowhere" / "mine.yaml")
+    assert not (tmp_path / "run").exists()
+    migrate(*given, tmp_path / "mine.yaml")
+    (written,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert read_sharded(written, "scaler") == {"scale": 2**16, "good_steps": 0}
+
+
 def test_what_does_not_fit_is_told(migrate, monkeypatch, tmp_path, faces):
     monkeypatch.setitem(BACKBONES, "frozen", WithFrozen)
     work, out = tmp_path / "work", tmp_path / "mine.yaml"

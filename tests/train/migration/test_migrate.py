@@ -161,9 +161,66 @@ parser.add_argument('--seed', default=42, type=int)
     ours = load_config(CONFIGS / "ms1mv2_r100_adaface.yaml")
     assert config.data.paths_text == "/data/faces" and config.data.batch_size == 256 and config.output == "runs/mine"
     assert config.head.margin == ours.head.margin
-    assert config.head.options == {"m": 0.4, "h": 0.333, "t_alpha": 0.01}
+    assert config.head.options == {"m": 0.4, "h": 0.333, "s": 64, "t_alpha": 0.01}
     assert config.schedule == ours.schedule and config.data.augment == ours.data.augment
     assert config.optim == ours.optim and config.precision == "bf16"
+
+
+RUN = "python main.py --train_data_path faces --head adaface"
+
+
+def script(tmp_path, options):
+    path = tmp_path / "run.sh"
+    path.write_text(f"{RUN} {options}\n")
+    return path
+
+
+def test_adaface_without_its_parser(moved, tmp_path):
+    """What is not given is what the published parser has, and the table says that there was none."""
+    config, printed = moved(script(tmp_path, "--gpus 2 --batch_size 512"))
+    assert config.optim.weight_decay == 5e-4 and [group.match for group in config.optim.groups] == ["norms"]
+    assert config.precision == "fp32" and config.head.options == {"m": 0.5, "h": 0.0, "s": 64, "t_alpha": 0.01}
+    assert config.schedule.epochs == 24 and config.schedule.milestones == [8, 12, 14]
+    assert (config.data.batch_size, config.data.paths_text, config.model.name) == (256, "faces", "ir_18")
+    assert config.optim.lr == 0.1 and config.optim.momentum == 0.9 and config.seed == 42
+    assert re.search(r"config.py +None +- +not beside the script", printed)
+    (tmp_path / "mine.yaml").unlink()
+    (tmp_path / "config.py").write_text("parser.add_argument('--m', default=0.4, type=float)\n")
+    config, printed = moved(script(tmp_path, ""))
+    assert "not beside the script" not in printed
+    assert config.optim.weight_decay == 5e-4 and len(config.optim.groups) == 1 and config.head.options["m"] == 0.4
+
+
+@pytest.mark.parametrize(
+    "low_res, crop, photometric, augment, noted",
+    [(0, 0, 0, "flip", False), (0.2, 0.2, 0.2, "adaface", False), (0, 0.2, 0, "adaface", True)],
+)
+def test_adafaces_augmentation(moved, tmp_path, low_res, crop, photometric, augment, noted):
+    options = {"low_res": low_res, "crop": crop, "photometric": photometric}
+    config, printed = moved(
+        script(tmp_path, " ".join(f"--{name}_augmentation_prob {value}" for name, value in options.items()))
+    )
+    assert config.data.augment == augment
+    assert ("theirs are 0, 0.2, 0" in " ".join(printed.split())) == noted
+    rows = [line for line in printed.splitlines() if "augmentation_prob" in line]
+    assert len(rows) == 3 and all(("adaface" in row) == (augment == "adaface") for row in rows)
+
+
+@pytest.mark.parametrize("options", ["--data_root $ROOT", "--gpus $N", "--lr_gamma $G", "--crop_augmentation_prob $P"])
+def test_what_another_option_needs_is_told(moved, tmp_path, options):
+    with pytest.raises(ValueError, match=r"run.sh, line 1: --\w+ \$"):
+        moved(script(tmp_path, options))
+
+
+def test_settings_of_an_update_and_of_an_import(moved, tmp_path):
+    path = checkout(tmp_path, lines="config.update(dict(network='r100', lr=0.4))\n")
+    config, _ = moved(path)
+    assert (config.model.name, config.optim.lr, config.verify.bins) == ("r100", 0.4, ["lfw"])
+    (tmp_path / "mine.yaml").unlink()
+    path.rename(path.with_name("big.py"))
+    path.write_text("from configs.big import config\nconfig.lr = 0.2\n")
+    config, _ = moved(path)
+    assert (config.model.name, config.optim.lr, config.verify.bins) == ("r100", 0.2, ["lfw"])
 
 
 def test_overrides_are_written(moved, tmp_path):
@@ -177,6 +234,12 @@ def test_overrides_are_written(moved, tmp_path):
 
 FAULTS = {
     "no constant": ({"lines": "config.lr = float('0.1')\n"}, r"line \d+: config.lr = float"),
+    "import": (
+        {"lines": "from configs.x import config\n"},
+        r"line \d+: from configs.x import config. Write the values",
+    ),
+    "setattr": ({"lines": "setattr(config, 'lr', 1)\n"}, r"mine.py, line \d+: setattr\(config, 'lr', 1\)"),
+    "augmentation": ({"dali_aug": True, "lines": "config.dali = bool(1)\n"}, r"line \d+: config.dali = bool"),
     "network": ({"network": "r51"}, "unknown network 'r51'; did you mean 'r50'"),
     "margin": ({"margin_list": (1.35, 0.0, 0.0)}, "refused by their code"),
     "short margin": ({"margin_list": (1.0, 0.5)}, "margin_list = .* is no value"),

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from train.migration.python_config import read_config
+from train.migration.python_config import ANY_KEY, read_config
 
 MODULES = {
     "constants": """
@@ -54,6 +54,27 @@ MODULES = {
             config.decay_epoch = [8, 12, 15, 18]
         else:
             config.num_classes = 0
+    """,
+    "updates": """
+        from easydict import EasyDict as edict
+        config = edict()
+        config.lr = 0.1
+        config.update(dict(network="r100", lr=0.4), batch_size=64)
+        config.update({"num_epoch": 20, **{"seed": 3}})
+        large = dict(lr=0.8)
+        config.lr = 0.2
+        config.update(large, **{"fp16": True})
+        config.extra = dict(**large)
+    """,
+    "names": """
+        from easydict import EasyDict as edict
+        other = edict(lr=3)
+        cfg = edict()
+        config = cfg
+        cfg.lr = 0.1
+        other.lr = 4
+        config["optim"] = dict(lr=other.lr)
+        config["optim"]["lr"] += 1
     """,
 }
 
@@ -115,6 +136,65 @@ def test_what_is_no_constant_is_told_by_line(tmp_path):
     assert told == [(3, "lr"), (4, "num_epoch"), (5, "batch_size"), (7, "seed"), (9, None), (11, "decay")]
 
 
+IMPORTS = {
+    "of the folder": "from configs.big import config",
+    "relative": "from .big import config",
+    "all": "from configs.big import *",
+    "by a name": "from big import config as big\nconfig = big",
+    "updated with": "from configs.big import config as big\nconfig = dict(lr=3)\nconfig.update(big)",
+}
+
+
+@pytest.mark.parametrize("lines", IMPORTS.values(), ids=list(IMPORTS))
+def test_the_config_of_a_file_beside_it(tmp_path, lines):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    big = "from configs.base import config\nconfig.network = 'r100'\nconfig.lr = 0.4\nconfig.seed = int('3')\n"
+    (folder / "big.py").write_text(big)
+    found = read_config(written(folder, lines + "\nconfig.batch_size = 64"))
+    assert found.values == {"network": "r100", "lr": 0.4, "batch_size": 64}
+    assert [(line.file, line.line, line.key) for line in found.unread] == [("big.py", 4, "seed")]
+
+
+ANY = (
+    "from configs.big import config",
+    "from other.beside import config",
+    "from configs.config import config",
+    "from configs.beside import cfg as config",
+    "config = load('big')",
+    "config.update(load('big'))",
+    "config.update([('lr', 1)])",
+    "config |= load('big')",
+    "setattr(config, 'lr', 1)",
+    "vars(config).update(lr=1)",
+    "for key in ('lr', 'seed'):\n    config[key] = 1",
+    "try:\n    from configs.beside import config\nexcept ImportError:\n    pass",
+    "class config:\n    lr = 1",
+)
+
+
+@pytest.mark.parametrize("statement", ANY)
+def test_what_may_set_any_key_is_told(tmp_path, statement):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "beside.py").write_text("cfg = config = dict(lr=0.4)\n")
+    found = read_config(written(folder, statement + "\nconfig.lr = 2\n"))
+    assert [(line.line, line.key) for line in found.unread] == [(1, ANY_KEY)]
+
+
+def test_what_only_reads_the_config_sets_nothing(tmp_path):
+    lines = "config.lr = 1\nprint(config)\nprint(dict(config))\nos.makedirs(config.output)\nlr: float\n"
+    found = read_config(written(tmp_path, lines))
+    assert found.values == {"lr": 1} and {line.key for line in found.unread} == {None}
+
+
+@pytest.mark.parametrize("change", ["config.sets.append('x')", "config.sets[0] = 'x'", "del config.sets", "sets.pop()"])
+def test_lists_that_change_are_not_known_any_more(tmp_path, change):
+    found = read_config(written(tmp_path, f"sets = ['lfw']\nconfig.sets = ['lfw']\n{change}\nconfig.val = sets\n"))
+    told = [line.key for line in found.unread if line.key]
+    assert (found.values, told) in (({"val": ["lfw"]}, ["sets"]), ({"sets": ["lfw"]}, ["val"]))
+
+
 def test_a_later_constant_takes_the_place_of_what_was_not_understood(tmp_path):
     found = read_config(written(tmp_path, "config.lr = float('0.1')\nconfig.lr = 0.2\n"))
     assert found.values == {"lr": 0.2} and found.unread == []
@@ -128,6 +208,7 @@ BOMBS = {
     "width": "f'{1:>999999999}'",
     "nested": "(" * 5000 + ")" * 5000,
     "list": "[0] * 10 ** 12",
+    "sum": "+".join(["1"] * 900) + "+ f()",
 }
 
 
