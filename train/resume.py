@@ -58,8 +58,8 @@ def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict
             continue
         if name == "fingerprint":
             raise UserError(
-                f"cannot resume {path}: {config.data.paths_text} has other labels, sizes, weights or another order of "
-                "images than it had then; restore the data or choose another output"
+                f"cannot resume {path}: {config.data.paths_text} has other labels, names, sizes, weights or another "
+                "order of images than it had then; restore the data or choose another output"
             )
         if name == "trained":
             raise UserError(

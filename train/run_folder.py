@@ -1,7 +1,5 @@
 """The folder of a run: one run at a time, on a disk that all nodes share."""
 
-import errno
-import fcntl
 import json
 import os
 import socket
@@ -11,14 +9,11 @@ from pathlib import Path
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder, naming, remove_leftovers, replacing
-from pipelines.common.log import get_logger
+from pipelines.common.locks import take_lock
 from train.distributed import agreed, comes_true
 
 # A whole run leaves these: where one is, there was a run, whatever else has been deleted.
 _RESULTS = ("model.pt", "best.pt")
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # NFS without lockd, Lustre without flock
-
-logger = get_logger(__name__)
 
 
 class RunFolder:
@@ -47,15 +42,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         self._notes = self._read()
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(self._lock, self.path):
             holder = self._notes.get("holder", "another process")
-            raise UserError(f"{self.path} is in use by {holder}: wait for its end, or choose another output") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            logger.warning("%s lies on a file system without locks: a second run there would not be noticed", self.path)
+            raise UserError(f"{self.path} is in use by {holder}: wait for its end, or choose another output")
         self._note(holder=f"process {os.getpid()} on {socket.gethostname()}", token=token)
         remove_leftovers(self.path)
         return token

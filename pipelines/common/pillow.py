@@ -10,6 +10,7 @@ from pipelines.common.header import MOST_PIXELS
 
 Image.MAX_IMAGE_PIXELS = None  # only warns; what is too large is refused here and where headers are read
 
+_XMP = ("xmp", "XML:com.adobe.xmp")  # may say how an image is held, too; Pillow follows it, DALI and OpenCV do not
 QUALITY = 95  # of a JPEG, where nobody asks for another
 
 
@@ -24,6 +25,8 @@ def decode(encoded: np.ndarray | bytes, least_side: int | None = None) -> Image.
             raise UserError(f"announces {image.width} x {image.height} pixels")
         if least_side:
             image.draft(None, (least_side, least_side))
+        for name in _XMP:
+            image.info.pop(name, None)
         return _rgb(ImageOps.exif_transpose(image))
 
 

@@ -13,18 +13,19 @@ import numpy as np
 from pipelines.common.command import at_least, run, say
 from pipelines.common.files import check_file, replacing
 from pipelines.common.json_output import add_json_option, only_json
+from pipelines.common.new_folder import check_new
 from pipelines.common.pillow import QUALITY
 from pipelines.prepare.align import Align, detector, read_landmarks
 from pipelines.prepare.check import ERRORS, IMAGE_REMARKS, Report, check
-from pipelines.prepare.convert import FORMS, LEFT_OUT, SHARD_SIZE, Written, all_labels, convert
+from pipelines.prepare.convert import FORMS, LEFT_OUT, SHARD_SIZE, Written, convert
 from pipelines.prepare.encode import Reencode
-from pipelines.prepare.output import check_new
+from pipelines.prepare.landmarks import taken_along
 from pipelines.prepare.pairs import draw_pairs, find_files, find_images, read_pairs, split_identities
 from pipelines.prepare.summary import identity_sheet, in_words, save_page, summarise
 from pipelines.sources import open_source, open_sources
 from pipelines.sources.bins import write_bin
 from pipelines.sources.folder import FolderSource
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, all_labels
 
 _EXAMPLES = 3  # of each problem that are shown; the report has all
 _PAIRS = 6000
@@ -65,7 +66,10 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--to", choices=FORMS, default="recordio")
     parser.add_argument(
-        "--shuffle", type=at_least(0), metavar="SEED", help="in a random order (RecordIO: im2rec's layout)"
+        "--shuffle",
+        type=at_least(0, most=2**128 - 1),
+        metavar="SEED",
+        help="in a random order (RecordIO: im2rec's layout)",
     )
     parser.add_argument("--size", type=at_least(1), help="resize images that are not SIZE x SIZE pixels")
     parser.add_argument("--quality", type=_QUALITIES, help="encode all images anew, as JPEGs of this quality")
@@ -87,6 +91,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         transform=Reencode(arguments.size, arguments.quality) if changes else None,
         shard_size=arguments.shard_size or SHARD_SIZE,
         threads=arguments.threads,
+        landmarks=taken_along(arguments.data, len(source), arguments.to),
         data=arguments.data,
     )
     _tell(arguments.out, written, source)
@@ -166,7 +171,9 @@ def _repair(arguments: argparse.Namespace) -> None:
     bad = _checked(arguments).bad_images(*ERRORS, *arguments.drop)
     source = open_sources(arguments.data)
     kept = np.setdiff1d(np.arange(len(source)), bad)
-    _tell(arguments.out, convert(source, arguments.out, indices=kept, threads=arguments.threads), source)
+    landmarks = taken_along(arguments.data, len(source))
+    written = convert(source, arguments.out, indices=kept, threads=arguments.threads, landmarks=landmarks)
+    _tell(arguments.out, written, source)
     say(f"{len(bad)} bad images were dropped")
 
 
@@ -223,8 +230,10 @@ def _split(arguments: argparse.Namespace) -> None:
         check_new(out)
     source = open_source(arguments.data)
     parts = split_identities(source, arguments.held_out, seed=arguments.seed)
+    landmarks = taken_along([arguments.data], len(source))
     for out, indices in zip(outs, parts):
-        _tell(out, convert(source, out, indices=indices, threads=arguments.threads), source)
+        written = convert(source, out, indices=indices, threads=arguments.threads, landmarks=landmarks)
+        _tell(out, written, source)
 
 
 def _add_pairs(commands: argparse._SubParsersAction) -> None:

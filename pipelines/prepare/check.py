@@ -18,7 +18,7 @@ from pipelines.loading.admission import STAND_IN
 from pipelines.loading.decoder import Decoder, UndecodableError
 from pipelines.prepare.duplicates import byte_hash, groups_of, near_pairs, picture_hashes
 from pipelines.prepare.reading import CHUNK, ReadImage, read_all
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, all_labels
 
 ERRORS = ("unreadable", "label_out_of_range")  # what training stumbles over
 IMAGE_REMARKS = ("wrong_size", "grey", "duplicate", "near_duplicate")
@@ -118,7 +118,7 @@ class _Checker:
         """Find the duplicates among the good images."""
         good = np.flatnonzero(self.good)
         describe = self.source.describe
-        labels = self.source.labels(np.arange(len(self.source)))
+        labels = all_labels(self.source, np.arange(len(self.source)))
 
         def told(first: int, second: int) -> str:
             return describe(first) + (" of another identity" if labels[first] != labels[second] else "")

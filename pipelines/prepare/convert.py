@@ -27,18 +27,18 @@ from pipelines.common.files import naming, replacing, save_array
 from pipelines.common.formats import image_suffix
 from pipelines.common.progress import with_progress
 from pipelines.loading.permutation import ROUNDS, permute
+from pipelines.prepare.landmarks import FILE as LANDMARKS
 from pipelines.prepare.output import complete
 from pipelines.prepare.reading import ReadImage, Transform, read_all, read_leniently
 from pipelines.sources.identities import write_identities
 from pipelines.sources.recordio import LABEL_LIMIT, IRHeader, pack
 from pipelines.sources.recordio_writer import RecordWriter, write_dataset
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, all_labels
 
 FORMS = ("recordio", "webdataset")
 LEFT_OUT = "left_out.jsonl"
 SHARD_SIZE = 10_000  # images
 _DEFAULT_SIDE = 112  # of the images, in pixels, where it cannot be read off the first one
-_LABELS_AT_A_TIME = 1 << 20
 _SAMPLE = 64  # images by which a data set is known again
 
 
@@ -109,7 +109,7 @@ def convert(
         write_identities(folder, names)
         if landmarks is not None:
             assert form == "recordio"
-            save_array(folder / "landmarks.npy", landmarks[writing.taken])
+            save_array(folder / LANDMARKS, landmarks[writing.taken])
         written = len(plan.considered) - len(lines)
         if not written:
             shutil.rmtree(folder)  # there is nothing to go on with
@@ -126,12 +126,6 @@ def _sample(source: Source, indices: np.ndarray) -> dict[str, str]:
     some = np.unique(indices[np.linspace(0, len(indices) - 1, _SAMPLE).astype(np.int64)])
     readable = (image for image in read_leniently(source, some) if not image.reason)
     return {str(image.index): hashlib.blake2b(bytes(image.encoded)).hexdigest() for image in readable}
-
-
-def all_labels(source: Source, indices: np.ndarray) -> np.ndarray:
-    """Labels int64 (n,) of many images."""
-    pieces = np.split(indices, range(_LABELS_AT_A_TIME, len(indices), _LABELS_AT_A_TIME))
-    return np.concatenate([source.labels(piece) for piece in pieces])
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from pipelines.common.formats import is_image
 from pipelines.common.image_files import ListedImages
 from pipelines.common.labels import images_by_label
 from pipelines.common.log import get_logger
-from pipelines.prepare.convert import all_labels
-from pipelines.sources.source import Source, labels_by_name
+from pipelines.sources.source import Source, all_labels, labels_by_name
 
 logger = get_logger(__name__)
 

@@ -15,9 +15,8 @@ from pipelines.common.files import replacing
 from pipelines.common.header import Header, HeaderReader
 from pipelines.common.pillow import decode
 from pipelines.common.sheets import sheet
-from pipelines.prepare.convert import all_labels
 from pipelines.prepare.reading import ReadImage, read_leniently
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, all_labels
 
 
 def summarise(source: Source, *, sample: int = 1000, seed: int = 0) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipelines.common.files import distinct_names, load_array
 from pipelines.sources import as_one, open_source
 from pipelines.sources.changes import ChangedSource
 from pipelines.sources.selected import SelectedSource
-from pipelines.sources.source import Source, labels_by_name
+from pipelines.sources.source import Source, all_labels, labels_by_name
 
 APART, SHARED = "apart", "shared"
 
@@ -102,7 +102,7 @@ def _numbers(source: Source, parts: Sequence[_Part]) -> np.ndarray:
         kept[part.classes] = part.chosen is None
     for part in parts:
         if part.chosen is not None:
-            labels = source.labels(part.images)
+            labels = all_labels(source, part.images)
             kept[labels[(labels >= 0) & (labels < len(kept))]] = True
     present = np.unique(same[kept])
     numbers = np.full(len(same), -1, np.int64)
@@ -145,7 +145,7 @@ def _chosen(of: DataSet, source: Source) -> np.ndarray | None:
                 raise UserError(f"{of.identities}, line {number}: {of.path} has no identity '{line[:80]}'")
             wanted[numbers[line]] = True
         images = np.flatnonzero(chosen)
-        labels = source.labels(images)
+        labels = all_labels(source, images)
         known = (labels >= 0) & (labels < source.num_classes)
         chosen[images] = known & wanted[np.where(known, labels, 0)]
     return np.flatnonzero(chosen)

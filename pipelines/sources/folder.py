@@ -25,8 +25,7 @@ class FolderSource(FileSource):
 
     def __init__(self, root: str | Path) -> None:
         self._root = os.path.join(root, "")  # noqa: PTH118  a str: there may be millions
-        self._names: list[str] = []
-        identities, counts = list[str](), list[int]()
+        files, identities, counts = list[str](), list[str](), list[int]()
         left_out, touched, without = LeftOut(), 0, list[str]()
         with os.scandir(root) as entries:
             folders = sorted((entry.name, entry.path) for entry in entries if not entry.name.startswith("."))
@@ -39,7 +38,7 @@ class FolderSource(FileSource):
             touched += lost
             if names:
                 identities.append(identity)
-                self._names += names
+                files += names
                 counts.append(len(names))
             else:
                 without.append(identity)
@@ -51,7 +50,7 @@ class FolderSource(FileSource):
         if left_out or without:
             logger.warning("%s: left out: %s", root, _told(left_out, touched, without))
         labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        super().__init__(Identities(len(identities), identities), labels)
+        super().__init__(Identities(len(identities), identities), labels, files)
 
     def place(self, index: int) -> str:
         return f"{self._root}{self._identities.names[self._labels[index]]}/{self._names[index]}"

@@ -24,16 +24,24 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 class ListSource(FileSource):
-    """The files ``paths`` with ``labels`` int64 (n,), the classes of ``identities``; without them, -1, no class."""
+    """The files ``paths`` with ``labels`` int64 (n,), the classes of ``identities``; without them, -1, no class.
+
+    Relative paths begin at ``folder``.
+    """
 
     def __init__(
-        self, paths: Sequence[str], identities: Identities | None = None, labels: np.ndarray | None = None
+        self,
+        paths: Sequence[str],
+        identities: Identities | None = None,
+        labels: np.ndarray | None = None,
+        folder: str = "",
     ) -> None:
-        self._paths = paths
-        super().__init__(identities or Identities(0), np.full(len(paths), -1, np.int64) if labels is None else labels)
+        self._folder = folder
+        labels = np.full(len(paths), -1, np.int64) if labels is None else labels
+        super().__init__(identities or Identities(0), labels, paths)
 
     def place(self, index: int) -> str:
-        return self._paths[index]
+        return os.path.join(self._folder, self._names[index])  # noqa: PTH118  a str: there may be millions
 
 
 def open_list(path: Path) -> ListSource:
@@ -43,7 +51,7 @@ def open_list(path: Path) -> ListSource:
     """
     paths: list[str] = []
     texts: list[str] = []
-    comments, folder = 0, str(path.parent)
+    comments = 0
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:  # file names may be in any encoding
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -53,8 +61,7 @@ def open_list(path: Path) -> ListSource:
                 continue
             try:
                 image, text = _path_and_label(line)
-                image = os.path.join(folder, image)  # noqa: PTH118  a str: there may be millions
-                if not paths and _is_heading(image, text):
+                if not paths and _is_heading(path.parent / image, text):
                     logger.warning("%s, line %d is taken for a heading: '%s'", path, number, line.strip()[:80])
                     continue
                 texts.append(label_text(text))
@@ -65,7 +72,7 @@ def open_list(path: Path) -> ListSource:
         logger.warning("%s: %d lines that begin with # are left out", path, comments)
     if not paths:
         raise UserError(f"{path} names no images; its lines should read 'path label'")
-    return ListSource(paths, *number_texts(texts, (), path))
+    return ListSource(paths, *number_texts(texts, (), path), str(path.parent))
 
 
 def _path_and_label(line: str) -> tuple[str, str]:
@@ -113,5 +120,5 @@ def _is_image(field: str) -> bool:
     return field.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _is_heading(image: str, label: str) -> bool:
-    return not (_is_image(image) or _NUMBER.fullmatch(label) or os.path.lexists(image))
+def _is_heading(image: Path, label: str) -> bool:
+    return not (_is_image(image.name) or _NUMBER.fullmatch(label) or os.path.lexists(image))

@@ -10,6 +10,7 @@ Where the images lie is found once, and cached beside the file (``<file>.index.n
 """
 
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +77,10 @@ class LmdbSource(LabelledSource):
         data, starts = self._file.gather(self._begins[indices], lengths)
         images = [data[begin:end] for begin, end in zip(starts.tolist(), (starts + lengths).tolist())]
         return images, self._labels[indices]
+
+    def fingerprint(self) -> int:
+        places = np.stack([self._begins, self._lengths])
+        return zlib.crc32(places.astype("<i8").tobytes(), super().fingerprint())
 
     def place(self, index: int) -> str:
         return f"{self.path} key {bytes(self._keys[index])!r}"

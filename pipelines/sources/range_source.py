@@ -1,5 +1,6 @@
 """What sources have in common whose images are ranges of bytes in several files."""
 
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,10 @@ class RangeSource(LabelledSource):
                 raise UserError(f"{self._paths[file].parent / self.describe(index)} has no bytes")
             encoded.append(self._open(file).read(int(self._begins[index]), length))
         return encoded, self._labels[indices]
+
+    def fingerprint(self) -> int:
+        places = np.stack([self._begins, self._lengths])
+        return zlib.crc32(places.astype("<i8").tobytes(), super().fingerprint())
 
     def _files(self, indices: np.ndarray | int) -> np.ndarray:
         """The numbers of the files in which these images lie."""

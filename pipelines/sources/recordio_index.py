@@ -25,11 +25,12 @@ from pipelines.sources.recordio import (
     SMALLEST_RECORD,
     RecordReader,
 )
+from pipelines.sources.source import all_labels
 
 logger = get_logger(__name__)
 
 _PROBES = 256  # records looked at to tell whether an .idx belongs to its .rec
-_CHUNK = 1 << 20  # words or records at a time where all are gone through
+_CHUNK = 1 << 20  # words at a time where all are gone through
 _CACHE_VERSION = 4
 _NO_HEADER = "record 0 holds neither an image nor [first identity record, end]"
 
@@ -215,10 +216,8 @@ def _classes(announced: int | None, reader: RecordReader) -> tuple[int, np.ndarr
     own_numbers = np.empty(0, np.int64)
     if announced:
         return announced, own_numbers
-    present = np.empty(0, np.float32)
-    for begin in range(0, len(reader), _CHUNK):
-        labels = reader.labels(np.arange(begin, min(begin + _CHUNK, len(reader))))
-        present = np.union1d(present, labels[np.isfinite(labels)])
+    stored = all_labels(reader, np.arange(len(reader)))
+    present = np.unique(stored[np.isfinite(stored)])
     if not len(present) or present[-1] < 0:
         raise UserError(f"{reader.path} holds no labels; write their count into the file 'property': classes,112,112")
     count = int(present[-1]) + 1

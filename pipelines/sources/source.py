@@ -1,6 +1,7 @@
 """What a source of images is, and what most sources have in common."""
 
 import zlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from pipelines.common.errors import UserError
 from pipelines.common.files import read_file
 from pipelines.sources.identities import Identities
+
+_LABELS_AT_A_TIME = _NAMES_AT_A_TIME = 1 << 20
 
 
 class Source(Protocol):
@@ -40,6 +43,18 @@ class Source(Protocol):
 
     def prefetch(self, indices: np.ndarray) -> None:
         """Hint that these images will be read soon."""
+
+
+class Labelled(Protocol):
+    """What has labels by index, as `Source` has."""
+
+    def labels(self, indices: np.ndarray) -> np.ndarray: ...
+
+
+def all_labels(source: Labelled, indices: np.ndarray) -> np.ndarray:
+    """The labels (n,) of any number of images, asked for in pieces: what a reader needs for a call grows with it."""
+    pieces = np.split(indices, range(_LABELS_AT_A_TIME, len(indices), _LABELS_AT_A_TIME))
+    return np.concatenate([source.labels(piece) for piece in pieces])
 
 
 def labels_by_name(source: Source) -> dict[str, int]:
@@ -82,7 +97,14 @@ class LabelledSource:
 
 
 class FileSource(LabelledSource):
-    """The base of sources whose images are files of their own: ``place`` is the path."""
+    """The base of sources whose images are files of their own: ``place`` is the path.
+
+    ``names``: of the files, the same wherever the data set lies.
+    """
+
+    def __init__(self, identities: Identities, labels: np.ndarray, names: Sequence[str]) -> None:
+        super().__init__(identities, labels)
+        self._names = names
 
     def read(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         encoded = [read_file(self.place(index)) for index in indices]
@@ -90,3 +112,11 @@ class FileSource(LabelledSource):
             if not len(image):
                 raise UserError(f"{self.place(index)} is empty")
         return encoded, self._labels[indices]
+
+    def fingerprint(self) -> int:
+        found = super().fingerprint()
+        for names in (self._identities.names, self._names):
+            for begin in range(0, len(names), _NAMES_AT_A_TIME):
+                text = "\n".join([*names[begin : begin + _NAMES_AT_A_TIME], ""])
+                found = zlib.crc32(text.encode(errors="surrogatepass"), found)
+        return found

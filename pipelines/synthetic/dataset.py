@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.common.errors import UserError
+from pipelines.common.new_folder import clear, new_folder
 from pipelines.common.progress import with_progress
 from pipelines.common.sheets import sheet
 from pipelines.sources.bins import write_bin
@@ -45,7 +46,7 @@ def make_dataset(
     """Write the data set unless it is there. Returns whether it had to be written.
 
     ``processes`` defaults to the CPUs this process may use. Raises ``ValueError`` for counts that make no data set, and
-    where ``folder`` holds anything else than this very set.
+    where ``folder`` holds anything else than this very set, or another process is writing it.
     """
     folder = Path(folder)
     if identities < 2 or images_per_identity < 1:
@@ -60,20 +61,19 @@ def make_dataset(
     }
     if _is_there(folder, settings):
         return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    complete = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(complete, ignore_errors=True)  # of a run that was killed
-    try:
-        counts = [images_per_identity] * identities + [HELD_OUT_IMAGES] * held_out
-        with _photographs(seed, counts, processes) as people:
-            write_dataset(complete, islice(people, identities), image_size=faces.SIZE)
-            write_bin(complete / "heldout.bin", *pair(list(people)))
-        pictures = [[faces.render(seed, identity, image) for image in range(_COLUMNS)] for identity in range(_ROWS)]
-        sheet(pictures).save(complete / "faces.png")
-        (complete / "settings.json").write_text(json.dumps(settings))
-        complete.rename(folder)
-    finally:
-        shutil.rmtree(complete, ignore_errors=True)
+    with new_folder(folder) as partial:
+        clear(partial)
+        try:
+            counts = [images_per_identity] * identities + [HELD_OUT_IMAGES] * held_out
+            with _photographs(seed, counts, processes) as people:
+                write_dataset(partial, islice(people, identities), image_size=faces.SIZE)
+                write_bin(partial / "heldout.bin", *pair(list(people)))
+            pictures = [[faces.render(seed, identity, image) for image in range(_COLUMNS)] for identity in range(_ROWS)]
+            sheet(pictures).save(partial / "faces.png")
+            (partial / "settings.json").write_text(json.dumps(settings))
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # there is nothing to go on with
+            raise
     return True
 
 

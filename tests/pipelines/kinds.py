@@ -1,6 +1,7 @@
 """One small picture in every kind of file that is read, in kinds that are not, and damaged."""
 
 import io
+import zlib
 
 import cv2
 import numpy as np
@@ -119,10 +120,15 @@ def foreign() -> dict[str, bytes]:
         "half a jpeg 2000": sound["jpeg 2000"][: len(sound["jpeg 2000"]) // 2],
         "floating-point tiff": _save(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
         "huge jpeg": _announcing(sound["jpeg"], 20000),
-        "huge png": _save(Image.new("1", (20000, 20000)), "PNG"),
+        "huge png": _announcing_png(sound["png"], 20000),
     }
 
 
 def _announcing(jpeg: bytes, side: int) -> bytes:
     at = jpeg.index(b"\xff\xc0") + 5
     return jpeg[:at] + side.to_bytes(2, "big") * 2 + jpeg[at + 4 :]
+
+
+def _announcing_png(png: bytes, side: int) -> bytes:
+    head = b"IHDR" + side.to_bytes(4, "big") * 2 + png[24:29]
+    return png[:12] + head + zlib.crc32(head).to_bytes(4, "big") + png[33:]

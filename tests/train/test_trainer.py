@@ -228,7 +228,7 @@ def test_several_sets_are_resumed_on_other_ranks_with_their_weights(ranks, confi
     assert ranks(2, fit, config, sets.replace("WEIGHT", "0.75"), "data.batch_size=8")[0][0] in (22, 24)
     close(curve(tmp_path / "run"), whole)
     (error,) = ranks(1, resume_error, config, sets.replace("WEIGHT", "0.7501"))
-    assert "has other labels, sizes, weights" in error
+    assert "has other labels, names, sizes, weights" in error
 
 
 def test_the_global_batch_stays_on_other_ranks(ranks, config, tmp_path):

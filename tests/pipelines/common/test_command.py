@@ -12,6 +12,7 @@ from PIL import Image
 from pipelines.prepare.__main__ import main as prepare
 from pipelines.synthetic.__main__ import main as synthetic
 from tests.command import called
+from tests.processes import CONTEXT
 
 STRICT = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
 
@@ -50,13 +51,37 @@ def test_names_that_are_not_utf8(tmp_path, command):
     assert b"caf\\udce9.jpg" in result.stdout and out.exists()
 
 
+def script(body):
+    """A command whose ``main`` is ``body``."""
+    lines = ["import os, sys, time", "from pipelines.common.command import run", "def main():"]
+    return "\n".join([*lines, *("    " + line for line in body.splitlines()), "run(main)"])
+
+
 def command(body, **environment):
     """A process that runs ``body`` as a command does."""
-    lines = ["import os, sys, time", "from pipelines.common.command import run", "def main():"]
-    script = "\n".join([*lines, *("    " + line for line in body.splitlines()), "run(main)"])
     return subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**STRICT, **environment}
+        [sys.executable, "-c", script(body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**STRICT, **environment},
     )
+
+
+def _child(body, folder, environment):
+    os.environ.update(environment)
+    for descriptor, name in ((1, "out"), (2, "error")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
+    exec(script(body), {})
+
+
+def forked(body, folder, seconds=60, **environment):
+    """How a command ends whose process has imported torch before."""
+    process = CONTEXT.Process(target=_child, args=(body, folder, environment))
+    process.start()
+    process.join(seconds)
+    code = process.exitcode
+    process.kill()
+    return code, *((folder / name).read_text() for name in ("out", "error"))
 
 
 def ended(process, seconds=60):
@@ -92,11 +117,14 @@ def test_an_error_is_one_line_whatever_names_hold():
         ("raise RuntimeError('Application timeout caused pair closure')", 2, "error on rank 1: another"),
     ],
 )
-def test_a_rank_that_fails_ends_at_once(body, code, last):
+def test_a_rank_that_fails_ends_at_once(tmp_path, body, code, last):
     """What would wait at the end of the interpreter, as NCCL does for the other ranks, is not waited for."""
-    slow = "import atexit; atexit.register(time.sleep, 100); print('before')\n"
-    process = command(slow + body, RANK="1", WORLD_SIZE="2")
-    found, out, error = ended(process, 30)
+    body = f"import threading; threading.Thread(target=time.sleep, args=(100,)).start(); print('before')\n{body}"
+    rank = {"RANK": "1", "WORLD_SIZE": "2"}
+    if "torch" in body:
+        found, out, error = forked(body, tmp_path, 30, **rank)
+    else:
+        found, out, error = ended(command(body, **rank), 30)
     assert (found, out) == (code, "before\n")
     assert (error.splitlines() or [""])[-1].startswith(last)
     assert code == 1 or error.count("\n") <= 1
@@ -115,8 +143,8 @@ def test_a_bug_keeps_its_traceback():
         "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\\n20.00 MiB.')",
     ],
 )
-def test_a_want_of_memory_is_no_bug(body):
-    code, _, error = ended(command(body))
+def test_a_want_of_memory_is_no_bug(tmp_path, body):
+    code, _, error = forked(body, tmp_path)
     assert code == 2 and error.count("\n") == 1
     assert error.startswith("error: out of memory (") and "llocate" in error and "smaller batches" in error
 

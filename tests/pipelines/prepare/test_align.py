@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.common.alignment import TEMPLATE, relative_template, similarity
 from pipelines.common.errors import UserError
 from pipelines.prepare import __main__ as prepare
-from pipelines.prepare.align import Align, read_landmarks
+from pipelines.prepare.align import Align, detector, read_landmarks
 from pipelines.sources import open_source
 from tests.pipelines.photos import encoded, people_in
 
@@ -150,3 +150,36 @@ def test_command_with_a_detector(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ValueError, match="pip install opencv-python-headless"):
         call(monkeypatch, tmp_path / "faces", tmp_path / "other", "--detector", tmp_path / "yunet.onnx")
+
+
+@pytest.fixture(scope="module")
+def find(shared):
+    """YuNet with its real weights."""
+    pytest.importorskip("cv2")
+    weights = shared / "faces" / "weights" / "yunet_n_640_640.onnx"
+    if not weights.is_file():
+        pytest.skip("no weights of YuNet")
+    return detector(weights)
+
+
+@pytest.fixture(scope="module")
+def faces(shared):
+    """Aligned faces of three people, 112 x 112."""
+    people = sorted((shared / "faces" / "celeba297").iterdir())[:3]
+    return [Image.open(sorted(person.iterdir())[0]).convert("RGB") for person in people]
+
+
+def test_the_landmarks_of_a_large_face_are_those_of_the_small_one(find, faces):
+    """A face of 1 456 pixels, beyond what YuNet was trained for, in a photograph that is not square."""
+    for face in faces:
+        photograph = Image.new("RGB", (2200, 1600), (90, 90, 90))
+        photograph.paste(face.resize((1456, 1456), Image.Resampling.BICUBIC), (370, 70))
+        landmarks = (find(0, photograph) - (370 + 70j)) / 13
+        assert np.abs(landmarks - TEMPLATE).max() < 10  # pixels of 112; searched at full size they are 27 to 47 away
+
+
+def test_a_face_that_is_lost_in_a_small_copy_is_found_at_full_size(find, faces):
+    photograph = Image.new("RGB", (4000, 800), (90, 90, 90))
+    photograph.paste(faces[0].resize((40, 40), Image.Resampling.BOX), (1000, 400))  # 6 of 640 pixels
+    landmarks = (find(0, photograph) - (1000 + 400j)) * 112 / 40
+    assert np.abs(landmarks - TEMPLATE).max() < 10

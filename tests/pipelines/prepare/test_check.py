@@ -277,7 +277,7 @@ def test_a_full_disk_leaves_nothing_under_the_name(tmp_path):
     ended = subprocess.run(["bash", "-c", f"trap '' XFSZ; {limited}"], capture_output=True)
     assert ended.returncode == 2 and ended.stderr.startswith(b"error: ") and b"large" in ended.stderr
     assert not (tmp_path / "out").exists()
-    assert not list((tmp_path / ".out.partial").glob("*.rec")) and not list(tmp_path.glob(".out.partial/.*"))
+    assert not list((tmp_path / ".out.partial").glob("*.rec")) and not list(tmp_path.glob(".out.partial/.*.tmp"))
 
 
 class TestHeaders:

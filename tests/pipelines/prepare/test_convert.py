@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipelines.loading.loader import Loader
+from pipelines.prepare import __main__ as prepare
 from pipelines.prepare import convert as convert_module
 from pipelines.prepare.convert import convert
 from pipelines.prepare.encode import Reencode
@@ -18,6 +19,7 @@ from pipelines.sources.memory import MemorySource
 from pipelines.sources.recordio import IRHeader, RecordReader, pack
 from pipelines.sources.recordio_index import scan
 from pipelines.sources.recordio_writer import RecordWriter
+from tests.command import called
 from tests.pipelines.photos import encoded, jpeg, people_in, picture, write_folder, write_tar
 
 COUNTS = {"anna": 3, "Bob Ross": 1, "çelik": 2, "ώμέγα": 4}
@@ -120,6 +122,12 @@ def test_round_trip(tmp_path, people, make, form):
         assert np.array_equal(np.sort(back.labels(indices)), back.labels(indices))
         assert (tmp_path / "out" / "property").read_text() == "4,112,112"
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_shuffle_takes_every_key_of_its_generator_and_no_other(tmp_path, people):
+    arguments = "convert", tmp_path / "faces", tmp_path / "out", "--shuffle"
+    assert "is more than" in called(prepare.main, *arguments, 2**128).error
+    assert called(prepare.main, *arguments, 2**128 - 1).code == 0
 
 
 @pytest.mark.parametrize("make", [shards, parquet])

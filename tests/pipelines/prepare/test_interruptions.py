@@ -191,3 +191,43 @@ def test_what_exists_is_not_overwritten(tmp_path, people):
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="out exists already"):
         convert(open_source(tmp_path / "faces"), tmp_path / "out")
+
+
+def test_a_second_command_leaves_the_first_alone(tmp_path, people, monkeypatch):
+    """It is of another job: before, it removed what the first was writing."""
+    monkeypatch.chdir(tmp_path)
+    original, second = convert_module._add, []
+
+    def add(archive, name, content):
+        if not second:
+            second.append(None)
+            second.append(called(prepare.main, "convert", "faces", "out"))
+        original(archive, name, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convert_module, "_add", add)
+        first = called(prepare.main, "convert", "faces", "out", "--to", "webdataset")
+    assert first.code == 0 and people_in(open_source("out")) == people
+    assert second[1].code == 2
+    assert second[1].error.endswith(
+        "error: out is being written by another process: wait for its end, or name another folder\n"
+    )
+    assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("out/.*"))
+
+
+@pytest.mark.parametrize("arguments", ["convert missing link", "repair missing link", "align missing link --landmarks"])
+@pytest.mark.parametrize("out", ["link", "."])
+def test_what_cannot_become_a_folder_is_refused_before_the_work(tmp_path, monkeypatch, arguments, out):
+    """There is no data set at all: were it opened first, that would be the error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    ended = called(prepare.main, *arguments.replace("link", out).split())
+    assert ended.code == 2 and ended.error.count("\n") == 1
+    assert ("link is a link" if out == "link" else "a new folder cannot be called '.'") in ended.error
+
+
+def test_a_split_is_refused_before_the_work_too(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "heldout").symlink_to(tmp_path)
+    ended = called(prepare.main, "split", tmp_path / "missing", tmp_path / "out", "--held-out", "1")
+    assert ended.code == 2 and "heldout is a link" in ended.error

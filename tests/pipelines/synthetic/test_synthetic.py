@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipelines.common.errors import UserError
+from pipelines.common.new_folder import new_folder
 from pipelines.sources import open_source
 from pipelines.sources.bins import read_bin
 from pipelines.synthetic import dataset, faces
@@ -82,6 +83,24 @@ def test_nothing_is_written_over(tmp_path):
         dataset.make_dataset(tmp_path / "train.rec", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["train.rec"]
     assert (tmp_path / "train.rec").read_text() == "mine"
+
+
+def test_a_link_and_a_set_that_another_process_writes_are_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "write_dataset", lambda *args, **options: pytest.fail("it began"))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with pytest.raises(UserError, match="link is a link"):
+        dataset.make_dataset(tmp_path / "link", **SMALL, processes=1)
+    with new_folder(tmp_path / "set") as partial:
+        (partial / "train.rec").touch()
+        with pytest.raises(UserError, match="set is being written by another process"):
+            dataset.make_dataset(tmp_path / "set", **SMALL, processes=1)
+        assert (partial / "train.rec").exists()
+
+
+def test_a_link_to_a_complete_set_is_left_alone(small, tmp_path):
+    (tmp_path / "link").symlink_to(small)
+    assert not dataset.make_dataset(tmp_path / "link", **SMALL)
 
 
 def test_settings_that_cannot_be_read(tmp_path):
