@@ -9,7 +9,7 @@ Images are aligned faces, or photographs with ``--align``.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from evaluate.features.options import (
 )
 from evaluate.features.ranks import World, take_device
 from evaluate.own_people.confusions import draw_confusions
-from evaluate.own_people.faces import read_faces
-from evaluate.own_people.gallery import FPIRS, own_gallery
-from evaluate.own_people.pairs import own_pairs
-from evaluate.protocols.all_pairs import FARS
+from evaluate.own_people.faces import Photographs, align_faces, open_photographs
+from evaluate.own_people.gallery import FPIRS, check_enrolled, own_gallery, searchable
+from evaluate.own_people.pairs import compared, own_pairs
+from evaluate.protocols.all_pairs import FARS, check_measurable
+from evaluate.protocols.intervals import LEAST_ABOVE
 from evaluate.protocols.roc import allowed
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import Thresholds
@@ -52,6 +53,10 @@ def rate(text: str) -> float:
     return value
 
 
+def _names(rates: Sequence[float]) -> str:
+    return " ".join(map(rate_name, rates))
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DIR", help="identity/*.jpg, or gallery/, probe/ and unknown/")
@@ -64,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
         "--far",
         type=rate,
         nargs="+",
-        help="wanted FARs or FPIRs; default: " + " ".join(map(rate_name, FARS)),
+        help=f"wanted FARs of 1:1, default: {_names(FARS)}; or FPIRs of 1:N, default: {_names(FPIRS)}",
     )
     parser.add_argument("--no-flip", action="store_true", help="do not add the mirrored image's embedding")
     add_network_options(parser)
@@ -95,21 +100,37 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(
             f"{args.data} holds {alone.pop()}/ alone: 1:N needs gallery/ and probe/; for 1:1 no person may be called so"
         )
+    opened = {kind: open_photographs(folder) for kind, folder in (folders if several else {"": args.data}).items()}
+    fars = args.far or (FPIRS if several else FARS)
+    _check(opened, fars)  # what the names show is told before the long work
     align = detector(args.align) if args.align else None
     embed, network_input = load_embedder(args, World(take_device()), flip=not args.no_flip)
     crops: dict[str, np.ndarray] = {}
+    if align:
+        opened = {kind: align_faces(found, args.data / kind, align, crops) for kind, found in opened.items()}
+        if several:
+            opened["probe"] = searchable(opened["probe"], opened["gallery"])
+        _check(opened, fars)
+    faces = {kind: found.embedded(embed) for kind, found in opened.items()}
     if several:
-        faces = {kind: read_faces(folder, embed, align, crops) for kind, folder in folders.items()}
-        many = own_gallery(faces["gallery"], faces["probe"], faces.get("unknown"), args.far or FPIRS)
+        many = own_gallery(faces["gallery"], faces["probe"], faces.get("unknown"), fars)
         many.worst = draw_confusions(many, args.output, crops)
         print_rates("1:N", many.rates, many.interval, names=search_names(many.tpir))
-        _tell_thresholds("FPIR", many, args.far or FPIRS, many.unknown, "images of unknown people")
+        _tell_thresholds("FPIR", many, fars, many.unknown, "images of unknown people")
         return write_results(args.output, args.name, input=network_input, flip=not args.no_flip, own_gallery=many)
-    one = own_pairs(read_faces(args.data, embed, align, crops), args.far or FARS)
+    one = own_pairs(faces[""], fars)
     one.worst = draw_confusions(one, args.output, crops)
     print_rates("1:1", one.tar, one.interval, met=one.far, names=tar_names(one.tar))
-    _tell_thresholds("FAR", one, args.far or FARS, one.impostor, "pairs of two people")
+    _tell_thresholds("FAR", one, fars, one.impostor, "pairs of two people")
     return write_results(args.output, args.name, input=network_input, flip=not args.no_flip, own_pairs=one)
+
+
+def _check(opened: Mapping[str, Photographs], fars: Sequence[float]) -> None:
+    """Raise ``UserError`` where these images make no pairs, or no searches."""
+    if "probe" in opened:
+        check_enrolled(opened["gallery"].names, opened["probe"].names)
+    else:
+        check_measurable(*compared(opened[""].paths, opened[""].names), fars)
 
 
 def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], count: int, of: str) -> None:
@@ -117,6 +138,11 @@ def _tell_thresholds(name: str, found: Thresholds, wanted: Sequence[float], coun
     if found.threshold:
         title = f"thresholds by {name}: accept what exceeds them"
         print_thresholds(title, name, found.threshold, found.threshold_interval)
+    if unsure := [rate_name(rate) for rate in found.threshold if not found.threshold_interval[rate]]:
+        say(
+            f"{name} {', '.join(unsure)}: fewer than {LEAST_ABOVE} {of} exceed the threshold, too few to tell an "
+            "interval, and it may be far too low: take more people, or a larger rate"
+        )
     missing = [rate for rate in wanted if f"{rate:g}" not in found.threshold]
     if low := [rate_name(rate) for rate in missing if allowed(rate, count) < 1]:
         say(f"{count} {of} are too few for {name} {', '.join(low)}")

@@ -22,6 +22,7 @@ from evaluate.features.options import (
     add_name_option,
     add_network_options,
     load_embedder,
+    refuse_network_options,
 )
 from evaluate.features.preprocessing import input_options
 from evaluate.features.ranks import is_main, ranks
@@ -30,19 +31,18 @@ from evaluate.protocols.ijb_lists import IJB, TARGETS, Images, TemplateList
 from evaluate.protocols.roc import RULES
 from evaluate.protocols.side_lists import read_groups
 from evaluate.protocols.template_pairs import TemplatePairs
-from evaluate.protocols.templates import FLIPS, NORMS, WAYS, Templates, pool
+from evaluate.protocols.templates import FLIPS, NORMS, WAYS, Templates, pool, rows_of
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import Settings
 from evaluate.reporting.tables import print_breakdown, print_rates
 from evaluate.reporting.words import search_names, tar_names
-from evaluate.templates.one_to_many import identification
+from evaluate.templates.one_to_many import find_mates, identification
 from evaluate.templates.one_to_one import attach_images, verification
 from pipelines.common.command import run, say
 from pipelines.common.cpu import keep_freed_memory
 from pipelines.common.errors import UserError
 from pipelines.common.files import check_folder
 from pipelines.common.json_output import add_json_option, only_json
-from pipelines.loading.aligned import read_aligned
 
 PROTOCOLS = ("verification", "identification")
 
@@ -81,6 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     add_name_option(parser)
     add_json_option(parser, "what results.json holds; with --ways by way")
     args = parser.parse_args()
+    refuse_network_options(parser, args)
     if args.views and args.checkpoint:
         parser.error("--views is for --features; a checkpoint's images have both")
     if args.ways and (args.norm or args.no_detector_score):
@@ -110,7 +111,7 @@ def extracted(args: argparse.Namespace, data: IJB, images: Images) -> tuple[np.n
     """What a checkpoint gives, by the cache or by ``features.npy`` in the output folder; None but on one rank."""
     source, landmarks = loose_crops(data, images)
     with ranks() as world:
-        embed, network_input = load_embedder(args, world, read=read_aligned)
+        embed, network_input = load_embedder(args, world, aligned=True)
         if args.cache:
             features = embed(source, landmarks)
             return features if world.main else None, {"input": network_input}
@@ -140,12 +141,14 @@ class Lists:
 
 
 def read_lists(args: argparse.Namespace) -> Lists:
-    """Read what the options name."""
+    """Read what the options name; ``UserError`` where the lists do not belong together."""
     data = IJB(args.data, args.target)
     images = data.images()
     pairs = data.pairs() if "verification" in args.protocol else None
     identified = "identification" in args.protocol
     templates = (data.galleries(), data.probes()) if args.groups or identified else None
+    one_to_many = templates if identified else None
+    _check(images, pairs, one_to_many)
     group_of = read_groups(args.groups) if args.groups else {}
     groups = None
     if group_of and pairs and templates and is_main():
@@ -153,7 +156,23 @@ def read_lists(args: argparse.Namespace) -> Lists:
         if not groups:
             raise UserError(f"{args.groups} has no two groups to compare")
     qualities = given_qualities(args.quality, images)
-    return Lists(data, images, pairs, templates if identified else None, groups, qualities)
+    return Lists(data, images, pairs, one_to_many, groups, qualities)
+
+
+def _check(
+    images: Images,
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+    one_to_many: tuple[dict[str, TemplateList], TemplateList] | None,
+) -> None:
+    """Raise ``UserError`` where a template has no image, or there can be no search."""
+    known = np.unique(images.template)
+    listed = list(pairs[:2]) if pairs else []
+    if one_to_many:
+        galleries, probes = one_to_many
+        listed += [each.template for each in (*galleries.values(), probes)]
+        find_mates(galleries, probes)
+    for ids in listed:
+        rows_of(ids, known)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from evaluate.features.ranks import ranks
 from evaluate.features.sums import embedding_sums
 from evaluate.protocols.identification import (
     mates,
+    open_mates,
     rank_rates,
     resampled_open_set,
     resampled_ranks,
@@ -50,6 +51,16 @@ FPIRS = (0.01, 0.1)
 _NEVER = np.iinfo(np.int64).max  # the rank of a mate that is not found
 
 
+def find_mates(pairing: Pairing) -> list[np.ndarray]:
+    """The place of each probe's mate, int64 (Q,), in both galleries as one, and in each; -1 where there is none.
+
+    Raises ``UserError`` where there can be no figures of this pairing.
+    """
+    searching, subjects = pairing.probes.subject, [gallery.subject for gallery in pairing.galleries]
+    joint = mates(searching, np.concatenate(subjects), "the galleries")
+    return [joint, *(open_mates(searching, subject, f"gallery g{k}") for k, subject in enumerate(subjects, 1))]
+
+
 def identification(pairing: Pairing, sums: np.ndarray) -> Identification:
     """The figures of a pairing, of the sums (M, d) of each medium's embeddings.
 
@@ -59,22 +70,22 @@ def identification(pairing: Pairing, sums: np.ndarray) -> Identification:
     """
     probes = pairing.probes.pool(sums)
     lost = ~probes.any(axis=1)
-    subjects = [gallery.subject for gallery in pairing.galleries]
     vectors = [gallery.pool(sums) for gallery in pairing.galleries]
     searches = []
-    for gallery, subject in [(np.concatenate(vectors), np.concatenate(subjects)), *zip(vectors, subjects)]:
-        found = search(probes, gallery, mates(pairing.probes.subject, subject, "the galleries"))
+    for gallery, mate in zip([np.concatenate(vectors), *vectors], find_mates(pairing)):
+        found = search(probes, gallery, mate)
         searches.append(replace(found, rank=np.where(lost & found.mated, _NEVER, found.rank)))
     joint, *each = searches
-    if not joint.mated.any():
-        raise UserError("none of the probes is of a subject of the galleries: do the lists belong together?")
     rank, mated = joint.rank[joint.mated], joint.mated
     figures = rank_rates(rank)
     tpir = {f"{fpir:g}": float(np.mean([tpir_at(found, fpir) for found in each])) for fpir in FPIRS}
     _, unit = np.unique(pairing.probes.subject, return_inverse=True)
     signs = draw(unit.max() + 1)
     resampled = resampled_open_set(each, unit, signs, FPIRS) | resampled_ranks(rank, unit[mated], signs)
-    return Identification(**figures, tpir=tpir, **uncertainty(figures | tpir, resampled, "subjects", unit, signs))
+    searched, who = dict.fromkeys(resampled, len(np.unique(unit[mated]))), pairing.probes.subject.tolist()
+    return Identification(
+        **figures, tpir=tpir, **uncertainty(figures | tpir, resampled, "subjects", unit, signs, searched, who)
+    )
 
 
 def find_images(folder: Path, media: Mapping[Medium, int]) -> tuple[list[str], np.ndarray]:
@@ -114,6 +125,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     """Judge the model, print and write what is found; returns what ``results.json`` holds, None but on one rank."""
     check_folder(args.output)
     lists = read_lists(args.lists)
+    for name, pairing in lists.pairings.items():  # what the lists show is told before the long work
+        try:
+            find_mates(pairing)
+        except UserError as error:
+            raise UserError(f"{args.lists}, {name}: {error}") from None
     paths, of = find_images(args.data, lists.media)
     with ranks() as world:
         embed, network_input = load_embedder(args, world, flip=False)

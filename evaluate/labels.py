@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from evaluate.features.files import load_features
-from evaluate.features.options import add_cache_option, add_checkpoint_option, add_network_options, load_embedder
+from evaluate.features.options import (
+    add_cache_option,
+    add_checkpoint_option,
+    add_network_options,
+    load_embedder,
+    refuse_network_options,
+)
 from evaluate.features.ranks import World, take_device
 from evaluate.protocols.embeddings import finite, normalised
 from evaluate.protocols.label_errors import NOBODY, LabelErrors, check_comparable, find_label_errors
 from evaluate.reporting.findings import LabelError, Labels
-from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT
 from pipelines.common.command import cosine, run, say
@@ -67,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     add_cache_option(parser)
     add_json_option(parser, "what labels.json holds")
     args = parser.parse_args()
+    refuse_network_options(parser, args)
     if args.views and args.checkpoint:
         parser.error("--views is for --features; a checkpoint's images have one")
     return args
@@ -106,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     args.output.mkdir(parents=True, exist_ok=True)
     document = write_json(args.output / "labels.json", result)
     changes(source, errors).save(args.output / "changes.txt")
-    save_figure(sheet(source, labels, errors), args.output / "labels.png", dpi=112)
+    draw_errors(source, labels, errors, args.output / "labels.png")
     print_counts(result)
     say(f"written: {args.output}/labels.json, labels.png and changes.txt")
     return document
@@ -198,8 +203,10 @@ def reason(error: LabelError) -> str:
     }[error.error]
 
 
-def sheet(source: Source, labels: np.ndarray, errors: list[LabelError]) -> Figure:
-    """The worst of each kind: left images of the label, right what is wrong there, and where it belongs."""
+def draw_errors(source: Source, labels: np.ndarray, errors: list[LabelError], path: Path) -> None:
+    """Picture the worst of each kind: left images of the label, right what is wrong there, and where it belongs."""
+    from evaluate.reporting.pictures import Pair, pair_sheet, save_figure  # matplotlib takes its time to import
+
     wrong = {error.image for error in errors if error.error != "merged"}
 
     def right(label: int) -> list[int]:
@@ -219,7 +226,7 @@ def sheet(source: Source, labels: np.ndarray, errors: list[LabelError]) -> Figur
                 sides = right(one[0].label), images + (right(one[0].to) if kind == "moved" else [])
             left, other = (source.read(np.array(side[:_COLUMNS], np.int64))[0] for side in sides)
             groups.setdefault(title, []).append(Pair(left, other, reason(one[0])))
-    return pair_sheet(groups, columns=2)
+    save_figure(pair_sheet(groups, columns=2), path, dpi=112)
 
 
 def print_counts(result: Labels) -> None:

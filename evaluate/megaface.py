@@ -8,12 +8,20 @@ and a distractor.
 
 import argparse
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluate.features.options import add_cache_option, add_name_option, add_network_options, load_embedder
+from evaluate.features.extract import listed_images
+from evaluate.features.options import (
+    add_cache_option,
+    add_name_option,
+    add_network_options,
+    load_embedder,
+    refuse_network_options,
+)
 from evaluate.features.ranks import World, ranks
 from evaluate.protocols.embeddings import normalised
 from evaluate.protocols.megaface_files import (
@@ -34,7 +42,7 @@ from evaluate.reporting.uncertainty import uncertainty
 from evaluate.reporting.words import tar_names
 from pipelines.common.command import run, say
 from pipelines.common.errors import UserError
-from pipelines.common.files import check_folder
+from pipelines.common.files import check_folder, replacing
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources.lists import ListSource
 
@@ -88,7 +96,7 @@ def megaface(probes: np.ndarray, identity: np.ndarray, distractors: np.ndarray) 
         tar=tar,
         threshold={f"{FAR:g}": float(limit[0])},
         roc={"far": fars.tolist(), "tar": tar_at(genuine, largest, impostors, fars)[0].tolist()},
-        **uncertainty(rank1 | tar, resampled, "identities", label[searcher], signs),
+        **uncertainty(rank1 | tar, resampled, "identities", label[searcher], signs, who=identity.tolist()),
     )
 
 
@@ -142,9 +150,18 @@ def parse_arguments() -> argparse.Namespace:
     add_name_option(parser)
     add_json_option(parser, "what results.json holds")
     args = parser.parse_args()
+    refuse_network_options(parser, args)
     if (args.checkpoint is None) != (args.images is None):
         parser.error("--checkpoint and --images belong together")
     return args
+
+
+def check_searches(identity: np.ndarray, noisy: np.ndarray, treatment: str) -> None:
+    """Raise ``UserError`` where `without_noise` would leave no identity (Q,) two images, of which one is the probe."""
+    clean = identity[~noisy]
+    kept = clean if treatment == "drop" else identity[np.isin(identity, clean)]
+    if np.unique(kept, return_counts=True)[1].max(initial=0) < 2:
+        raise UserError("MegaFace needs an identity with two images at least; the lists leave none")
 
 
 def read_or_embed(
@@ -152,19 +169,53 @@ def read_or_embed(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Features (n, d) of the images of each set, and what the network took for ``results.json``.
 
-    They are read from files; or a checkpoint's are computed, and written as such files by the first rank.
+    They are read from files; or a checkpoint's are computed, and written as such files by the first rank, with a stamp
+    a set by which `check_stamps` knows whose they are.
     """
+    stamps = {kind: stamp_path(args.features / kind, args.algorithm) for kind in sets}
     if not args.checkpoint:
-        return {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}, {}
+        check_stamps(stamps.values())
+        read = {kind: read_features(args.features / kind, names, args.algorithm) for kind, names in sets.items()}
+        lengths = {kind: features.shape[1] for kind, features in read.items()}
+        if len(set(lengths.values())) > 1:
+            told = " and ".join(f"{length} numbers in {args.features / kind}" for kind, length in lengths.items())
+            raise UserError(f"the features are of two networks: they have {told}")
+        return read, {}
+    images = {kind: listed_images(args.images / kind, names) for kind, names in sets.items()}
     embed, network_input = load_embedder(args, world)
-    features = {}
-    for kind, names in sets.items():
-        source = ListSource([str(args.images / kind / name) for name in names])
-        features[kind] = normalised(embed(source).sum(axis=1))
-        if world.main:
+    features = {
+        kind: normalised(embed(ListSource([str(path) for path in paths])).sum(axis=1)) for kind, paths in images.items()
+    }
+    if world.main:
+        for stamp in stamps.values():  # from here on the files may be of two networks
+            write_stamp(stamp, "")
+        for kind, names in sets.items():
             for name, feature in zip(names, features[kind]):
                 write_feature(feature_path(args.features / kind, name, args.algorithm), feature)
+            write_stamp(stamps[kind], f"{embed.digest} {embed.autocast}")
     return features, {"input": network_input}
+
+
+def stamp_path(folder: Path, algorithm: str) -> Path:
+    """The file that tells of which network the features in a ``folder`` are; it is empty until all are written."""
+    return feature_path(folder, "features", algorithm).with_suffix(".network")
+
+
+def write_stamp(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def check_stamps(stamps: Iterable[Path]) -> None:
+    """Raise ``UserError`` unless all sets' features are whole and of one network, or of other programs: unstamped."""
+    texts = {path: path.read_text() if path.exists() else None for path in stamps}
+    if len(set(texts.values())) > 1 or "" in texts.values():
+        told = " and ".join(map(str, texts))
+        raise UserError(
+            f"the features are of two networks, or of a command that was interrupted, as {told} tell: give "
+            "--checkpoint and --images again, or remove these files if they tell wrongly"
+        )
 
 
 def main() -> None:
@@ -183,12 +234,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     distractors = np.delete(np.array(distractors, object), rows[1]).tolist()
     if not distractors:
         raise UserError(f"{args.megaface_noises} leaves no distractor of {args.megaface_list}")
+    identity = np.array([name.split("/")[0] for name in scrub])
+    noisy = np.isin(np.arange(len(scrub)), rows[0])
+    check_searches(identity, noisy, args.noisy_probes)
     with ranks() as world:
         features, network_input = read_or_embed(args, {"facescrub": scrub, "megaface": distractors}, world)
         if not world.main:
             return None
-    identity = np.array([name.split("/")[0] for name in scrub])
-    noisy = np.isin(np.arange(len(scrub)), rows[0])
     probes, identity = without_noise(normalised(features["facescrub"]), identity, noisy, args.noisy_probes)
     results = megaface(probes, identity, normalised(features["megaface"]))
     results.noises = {}

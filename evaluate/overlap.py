@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from evaluate.features.embed import Embedder
@@ -24,7 +23,6 @@ from evaluate.features.ranks import World, take_device
 from evaluate.features.sums import embedding_sums
 from evaluate.protocols.embeddings import normalised
 from evaluate.reporting.findings import Overlap, SharedIdentity
-from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.results import write_json
 from evaluate.reporting.schema import FORMAT
 from pipelines.common.command import at_least, cosine, run, say
@@ -119,8 +117,12 @@ def nearest(first: Tensor, second: Tensor, device: torch.device) -> tuple[np.nda
     return torch.cat(cosines).numpy(), torch.cat(rows).numpy()
 
 
-def sheet(sources: Sequence[Source], pairs: Sequence[tuple[int, int]], captions: Sequence[str]) -> Figure:
-    """A row for each pair of labels: images of the identity in the first source, and of that in the second."""
+def draw_shared(
+    sources: Sequence[Source], pairs: Sequence[tuple[int, int]], captions: Sequence[str], path: Path
+) -> None:
+    """Picture a row for each pair of labels: images of the identity in the first source, and of that in the second."""
+    from evaluate.reporting.pictures import Pair, pair_sheet, save_figure  # matplotlib takes its time to import
+
     labels = [source.labels(np.arange(len(source))) for source in sources]
 
     def some_images(side: int, label: int) -> list[np.ndarray]:
@@ -131,7 +133,7 @@ def sheet(sources: Sequence[Source], pairs: Sequence[tuple[int, int]], captions:
         Pair(some_images(0, first), some_images(1, second), caption)
         for (first, second), caption in zip(pairs, captions)
     ]
-    return pair_sheet({"Shared identities, the most similar first": rows}, columns=1)
+    save_figure(pair_sheet({"Shared identities, the most similar first": rows}, columns=1), path, dpi=112)
 
 
 def changes(source: Source, shared: Sequence[SharedIdentity], pairs: Sequence[tuple[int, int]]) -> Changes:
@@ -189,7 +191,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     result = Overlap(format=FORMAT, input=network_input, threshold=args.threshold, shared=shared)
     document = write_json(args.output / "overlap.json", result)
     changes(sources[0], shared, pairs).save(args.output / "changes.txt")
-    save_figure(sheet(sources, pairs[:_ROWS], lines), args.output / "overlap.png", dpi=112)
+    draw_shared(sources, pairs[:_ROWS], lines, args.output / "overlap.png")
     unit = "images" if all(path.suffix == ".bin" for path in args.second) else "identities"
     say(f"{len(shared)} of {len(second_labels)} {unit} of {', '.join(tests)} are also in {args.first}")
     for line in lines[:20]:

@@ -55,7 +55,7 @@ def main() -> None:
     args = parse_arguments()
     _check(args)
     sets = {name: (path, read_pairs(path)) for name, path in zip(distinct_names(args.bins), args.bins)}
-    network = load_network(args.checkpoint, args.network, given=input_options(args))
+    network = load_network(args.checkpoint, given=input_options(args))
     say(f"the network takes {network.input}")
     # Only here, for what they need is an extra, of which `load_network` tells.
     from evaluate.features.onnx_network import OnnxNetwork

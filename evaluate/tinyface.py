@@ -47,7 +47,7 @@ def tinyface(
         mates=len(mates),
         distractors=len(distractors),
         **figures,
-        **uncertainty(figures, resampled, "people", unit, signs),
+        **uncertainty(figures, resampled, "people", unit, signs, who=probe_person.tolist()),
     )
 
 

@@ -11,6 +11,8 @@ may lie ``lfw.quality.npy``, a number an image, and ``lfw.people.txt``, the pers
 """
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from evaluate.breakdowns.pairs import PairGroups
-from evaluate.breakdowns.sets import QUALITIES, Judged, read_beside, rfw_breakdown, set_breakdown, set_groups
+from evaluate.breakdowns.sets import QUALITIES, Beside, Judged, read_beside, rfw_breakdown, set_breakdown, set_groups
 from evaluate.features.options import (
     add_cache_option,
     add_checkpoint_option,
@@ -27,7 +29,7 @@ from evaluate.features.options import (
     load_embedder,
 )
 from evaluate.features.pairs import PairImages, read_pairs
-from evaluate.features.ranks import ranks
+from evaluate.features.ranks import is_main, ranks
 from evaluate.protocols.embeddings import mean_norms
 from evaluate.protocols.folds import (
     VerificationResult,
@@ -41,7 +43,6 @@ from evaluate.protocols.resampling import draw
 from evaluate.protocols.rfw import rfw_groups
 from evaluate.protocols.side_lists import read_groups, unpacked
 from evaluate.reporting.breakdowns import ByFmr
-from evaluate.reporting.pictures import save_figure, worst_sheet
 from evaluate.reporting.results import write_results
 from evaluate.reporting.schema import VerificationSet
 from evaluate.reporting.tables import accuracy_table, print_breakdown
@@ -87,35 +88,25 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.output:
         check_folder(args.output)
     names = distinct_names([bare(path) for path in args.bins])
-    pairs_of = {name: read_pairs(path) for name, path in zip(names, args.bins)}
-    images = {name: PairImages(path, pairs_of[name].encoded) for name, path in zip(names, args.bins)}
-    groups = read_groups(args.groups) if args.groups else {}
-    beside = {
-        name: read_beside(path, pairs_of[name].same, quality="file" in args.quality, people=bool(groups))
-        for name, path in zip(names, args.bins)
-    }
+    group_of = read_groups(args.groups) if args.groups else {}
+    loaded = {name: load(name, path, args, group_of) for name, path in zip(names, args.bins)}
+    if group_of and is_main() and not any(each.groups for each in loaded.values()):
+        raise UserError(f"{args.groups}: no set has two groups to compare")
     sets: dict[str, VerificationSet] = {}
     judged: dict[str, Judged] = {}
-    compared: dict[str, PairGroups | None] = {}
     with ranks() as world:
-        if groups and world.main:  # what cannot be compared is told before the long work
-            compared = {
-                name: set_groups(name, pairs.same, beside[name].names or [], groups) for name, pairs in pairs_of.items()
-            }
-            if not any(compared.values()):
-                raise UserError(f"{args.groups}: no set has two groups to compare")
         embed, network_input = load_embedder(args, world, flip=not args.no_flip)
-        for name, pairs in pairs_of.items():
-            features = images[name].embedded(embed)
-            result = verify(features, pairs.same, thresholds_of(name))
-            sets[name] = verification_set(result, pairs.same)
-            judged[name] = Judged(result.distances, pairs.same, beside[name])
-            if world.main and (args.quality or compared.get(name)):
+        for name, each in loaded.items():
+            features, same = each.images.embedded(embed), each.pairs.same
+            result = verify(features, same, thresholds_of(name))
+            sets[name] = verification_set(result, same)
+            judged[name] = Judged(result.distances, same, each.beside)
+            if world.main and (args.quality or each.groups):
                 norms = mean_norms(features) if "norm" in args.quality else None
-                sets[name].by = set_breakdown(name, judged[name], norms, compared.get(name))
+                sets[name].by = set_breakdown(name, judged[name], norms, each.groups)
             if args.output and world.main:
                 sets[name].worst = f"worst_{name}.png"
-                _draw_worst(result, pairs, args.output / f"worst_{name}.png")
+                _draw_worst(result, each.pairs, args.output / f"worst_{name}.png")
         if not world.main:
             return None
     Console().print(accuracy_table(sets))
@@ -134,6 +125,26 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     return write_results(args.output, args.name, input=network_input, flip=not args.no_flip, sets=sets, **groups_of_rfw)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A set before it is judged: its pairs, their distinct images, what is known of these, and which groups of people
+    are compared, known to one rank."""
+
+    pairs: BinSet
+    images: PairImages
+    beside: Beside
+    groups: PairGroups | None
+
+
+def load(name: str, path: Path, args: argparse.Namespace, group_of: Mapping[str, str]) -> Loaded:
+    """Read a set and what lies beside it, so that a fault in these is told before the long work."""
+    pairs = read_pairs(path)
+    images = PairImages(path, pairs.encoded)
+    beside = read_beside(path, pairs.same, quality="file" in args.quality, people=bool(group_of))
+    groups = set_groups(name, pairs.same, beside.names or [], group_of) if group_of and is_main() else None
+    return Loaded(pairs, images, beside, groups)
+
+
 def bare(path: Path) -> Path:
     """Without ``.bin``, ``.xz``, ``.bin.xz`` or ``.txt``."""
     return unpacked(path).with_suffix("")
@@ -141,6 +152,8 @@ def bare(path: Path) -> Path:
 
 def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> None:
     """Write a picture of the pairs that are judged worst."""
+    from evaluate.reporting.pictures import save_figure, worst_sheet  # matplotlib takes its time to import
+
     path.parent.mkdir(parents=True, exist_ok=True)  # the name of a set may have a folder
     save_figure(worst_sheet(worst_pairs(result, pairs.same), result.distances, pairs.encoded), path, dpi=130)
 
@@ -148,7 +161,7 @@ def _draw_worst(result: VerificationResult, pairs: BinSet, path: Path) -> None:
 def verification_set(result: VerificationResult, same: np.ndarray) -> VerificationSet:
     """The figures of a set and what a report draws from."""
     edges, signs = np.linspace(0, 4, 161), draw(len(same))
-    figures = result.summary()
+    figures, kind = result.summary(), 2 * np.arange(len(same)) + same
     return VerificationSet(
         **figures,
         folds=result.folds.tolist(),
@@ -160,7 +173,7 @@ def verification_set(result: VerificationResult, same: np.ndarray) -> Verificati
             "impostor": np.histogram(result.distances[~same], edges)[0].tolist(),
         },
         # A pair is known by its place and kind: models on other pairs are not compared.
-        **uncertainty(figures, resampled(result, same, signs), "pairs", 2 * np.arange(len(same)) + same, signs),
+        **uncertainty(figures, resampled(result, same, signs), "pairs", kind, signs, {"val": np.count_nonzero(same)}),
     )
 
 

@@ -1,12 +1,14 @@
 """Embeddings that are kept on disk: what one command has made of some images with a network, no other makes again."""
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from evaluate.features.embed import Embedder
@@ -14,8 +16,8 @@ from evaluate.features.pieces import embed_missing, rows_a_file, split
 from pipelines.common.command import say
 from pipelines.common.errors import UserError
 from pipelines.common.files import load_array
+from pipelines.common.progress import with_progress
 from pipelines.loading.landmarks import Landmarks, template_landmarks
-from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
 _READ = 1024  # images that are read at a time for the key
@@ -44,11 +46,12 @@ class CachedEmbedder(Embedder):
         Raises:
             UserError: an embedding is not finite, or a file is damaged.
         """
-        folder = self.cache / self._key(source, landmarks)
+        folder = self.cache / self._common_key(source, landmarks)
         folder.mkdir(parents=True, exist_ok=True)
         pieces = split(len(source), rows_a_file(len(source)), folder)
         if self.world.main:
-            there = sum(len(part) for path, part in pieces if path.exists())
+            present = {entry.name for entry in os.scandir(folder)}
+            there = sum(len(part) for path, part in pieces if path.name in present)
             say(f"{there} of {len(source)} embeddings are in {folder}")
         embed_missing(
             pieces, lambda wanted: Embedder.batches(self, source, wanted, landmarks), self.world, source.describe
@@ -58,15 +61,21 @@ class CachedEmbedder(Embedder):
             if len(chosen):
                 yield torch.from_numpy(_read(path, len(part))[chosen - part[0]]).to(self.world.device)
 
+    def _common_key(self, source: Source, landmarks: Landmarks) -> str:
+        """The `_key`, for which the first rank reads all images, and not each one all of them."""
+        key = [self._key(source, landmarks) if self.world.main else ""]
+        if self.world.size > 1:
+            dist.broadcast_object_list(key, 0, device=self.world.device)
+        return key[0]
+
     def _key(self, source: Source, landmarks: Landmarks) -> str:
-        aligned = self.read is not read_once
-        digest = hashlib.sha256(f"{self.digest} {self.flip} {self.autocast}{' aligned' * aligned}".encode())
-        for start in range(0, len(source), _READ):
-            some = np.arange(start, min(start + _READ, len(source)))
+        digest = hashlib.sha256(f"{self.digest} {self.flip} {self.autocast}{' aligned' * self.aligned}".encode())
+        parts: Iterable[np.ndarray] = np.split(np.arange(len(source)), range(_READ, len(source), _READ))
+        for some in with_progress(parts, "looking up images", len(source)) if self.show else parts:
             for image in source.read(some)[0]:
                 digest.update(len(image).to_bytes(8, "little"))
                 digest.update(image.tobytes())
-            if aligned or getattr(self.model, "wants_landmarks", False):
+            if self.aligned or getattr(self.model, "wants_landmarks", False):
                 digest.update(landmarks(some).tobytes())
         return digest.hexdigest()[:16]
 

@@ -1,6 +1,6 @@
 """Embeddings of a model for the images of a source: original and mirrored image in one pass, spread over all ranks."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,14 @@ from evaluate.protocols.embeddings import finite, one_row_an_image
 from models.modes import evaluating
 from pipelines.common.errors import UserError
 from pipelines.common.progress import with_progress
+from pipelines.common.transfers import HostCopy
+from pipelines.loading.aligned import read_aligned
 from pipelines.loading.landmarks import Landmarks, mirrored, template_landmarks
-from pipelines.loading.loader import Batch, read_once
+from pipelines.loading.loader import read_once
 from pipelines.sources.source import Source
 
 _AT_A_TIME = 16  # views for each thread of a CPU, so that what passes between layers stays in its cache
+_GATHERED = 4096  # images of each rank that ranks exchange at a time
 
 
 def embed_batches(
@@ -84,8 +87,7 @@ class Embedder:
         autocast: the dtype to compute in, say ``torch.bfloat16``.
         flip: whether the mirrored image is embedded, too.
         show: whether the main rank shows how far it is.
-        read: how images become batches: `read_once`, or `read_aligned` where they are loose crops, whose landmarks are
-            in pixels.
+        aligned: whether images are loose crops that their landmarks, in pixels, align; else they are aligned faces.
         digest: of the network, by which what is kept of its embeddings is known (`Network.digest`).
     """
 
@@ -97,14 +99,15 @@ class Embedder:
     autocast: torch.dtype | None = None
     flip: bool = True
     show: bool = False
-    read: Callable[..., Iterator[Batch]] = read_once
+    aligned: bool = False
     digest: str = ""
 
     def batches(
         self, source: Source, indices: np.ndarray, landmarks: Landmarks = template_landmarks
     ) -> Iterator[Tensor]:
         """Yield what `embed_batches` does for the images ``indices`` (n,) of ``source``, on this rank alone."""
-        batches = self.read(
+        read = read_aligned if self.aligned else read_once
+        batches = read(
             source,
             indices,
             batch_size=min(self.batch_size, len(indices)),
@@ -125,10 +128,36 @@ class Embedder:
         """
         count, world = len(source), self.world
         share = equal_share(count, world)
-        # The last ranks repeat the last image, which is cut off again.
-        features = torch.cat(list(self.batches(source, share.clip(max=count - 1), landmarks)))
+        features, done = np.empty(0, np.float32), 0
+        # The last ranks repeat the last image, which is cut off again. Nothing is kept on the device: all is too much.
+        for batch in _on_host(self.batches(source, share.clip(max=count - 1), landmarks)):
+            if not done:
+                features = np.empty((world.size * len(share), *batch.shape[1:]), np.float32)
+            features[share[done : done + len(batch)]] = batch
+            done += len(batch)
         if world.size > 1:
-            shares = [torch.empty_like(features) for _ in range(world.size)]
-            dist.all_gather(shares, features)
-            features = torch.cat(shares)
-        return finite(features[:count].cpu().numpy(), "the network's embeddings", source.describe)
+            _gather(features.reshape(world.size, len(share), *features.shape[1:]), world)
+        return finite(features[:count], "the network's embeddings", source.describe)
+
+
+def _on_host(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """The numbers of each batch, which are copied while the device has the next one."""
+    before: HostCopy | None = None
+    for batch in batches:
+        copy = HostCopy(batch)
+        if before:
+            yield before.result().numpy()
+        before = copy
+    if before:
+        yield before.result().numpy()
+
+
+def _gather(shares: np.ndarray, world: World) -> None:
+    """Fill in all ranks' ``shares`` (ranks, s, v, d), of which this rank has its own, some at a time."""
+    for start in range(0, shares.shape[1], _GATHERED):
+        part = slice(start, start + _GATHERED)
+        own = torch.from_numpy(shares[world.rank, part]).to(world.device)
+        parts = [torch.empty_like(own) for _ in range(world.size)]
+        dist.all_gather(parts, own)
+        for rank, found in enumerate(parts):
+            shares[rank, part] = found.cpu().numpy()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def loose_crops(data: IJB, images: Images) -> tuple[Source, Landmarks]:
 
     Raises ``FileNotFoundError`` or ``UserError`` naming the first image that is missing, or that cannot be aligned.
     """
-    paths = _paths(data, images)
+    paths = listed_images(data.root / "loose_crop", images.names)
     _check_landmarks(images)
     return ListSource([str(path) for path in paths]), images.landmarks.__getitem__
 
@@ -68,20 +69,23 @@ def extract(
     return final
 
 
-def _paths(data: IJB, images: Images) -> list[Path]:
-    folder = data.root / "loose_crop"
+def listed_images(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The paths of the images ``names`` in ``folder``, which is listed: a look at each would take its time.
+
+    Raises ``FileNotFoundError`` naming the first that is missing.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of images {folder} is missing")
     present = set()
-    for inner in {os.path.dirname(name) for name in images.names}:  # noqa: PTH120  NIST's names have one: img/1.jpg
+    for inner in {os.path.dirname(name) for name in names}:  # noqa: PTH120  a name may have one: img/1.jpg
         if (folder / inner).is_dir():
             present |= {os.path.join(inner, entry.name) for entry in os.scandir(folder / inner)}  # noqa: PTH118
-    missing = [name for name in images.names if name not in present]
+    missing = [name for name in names if name not in present]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(images.names)} images are missing in {folder}, the first is {missing[0]}"
+            f"{len(missing)} of {len(names)} images are missing in {folder}, the first is {missing[0]}"
         )
-    return [data.image_path(name) for name in images.names]
+    return [folder / name for name in names]
 
 
 def _check_landmarks(images: Images) -> None:

@@ -26,11 +26,12 @@ class Network:
     input: str = "RGB in [-1, 1]"  # what the backbone or file inside takes, and what told so
     options: Mapping[str, Any] = field(default_factory=dict)  # of `create_model`, which made the backbone
     files: Sequence[Path] = ()  # that hold weights which are none of ``model``'s tensors: an ONNX file and its own
+    preprocessing: Preprocessing = Preprocessing()  # what ``input`` tells, in all digits
 
     def digest(self) -> str:
         """A hash (SHA-256) of what it takes, of how it was made, and of its weights."""
         options = json.dumps(dict(self.options), sort_keys=True, default=str)
-        digest = hashlib.sha256(f"{self.input} {self.input_size} {options}".encode())
+        digest = hashlib.sha256(f"{self.preprocessing!r} {self.input_size} {options}".encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -54,6 +55,8 @@ def load_network(
     """
     given = dict(given or {})
     if path.suffix.lower() == ".onnx":
+        if backbone:
+            raise UserError(f"{path} holds its network itself: --network {backbone} is for state dicts, leave it out")
         return _onnx_network(path, device, given)
     model, options = load_backbone(path, **({"name": backbone} if backbone else {}))
     size = options["input_size"]
@@ -61,12 +64,12 @@ def load_network(
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     bgr, unit_range, imagenet = (options.get(name, False) for name in ("bgr", "unit_range", "imagenet"))
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else ((0.0,), (1.0,))
-    found = Preprocessing((0, 1) if unit_range or imagenet else (-1, 1), mean, std, bgr)
+    found = Preprocessing((0.0, 1.0) if unit_range or imagenet else (-1.0, 1.0), mean, std, bgr)
     preprocessing, text = overruled(found, "as the checkpoint tells" if bgr or unit_range or imagenet else "", given)
     if preprocessing == found:  # which the backbone does by itself
-        return Network(model, size, text, options)
+        return Network(model, size, text, options, preprocessing=preprocessing)
     model.bgr = model.unit_range = model.imagenet = False
-    return Network(Preprocessed(preprocessing, model).eval(), size, text, options)
+    return Network(Preprocessed(preprocessing, model).eval(), size, text, options, preprocessing=preprocessing)
 
 
 def _onnx_network(path: Path, device: torch.device | str, given: dict[str, Any]) -> Network:
@@ -76,6 +79,7 @@ def _onnx_network(path: Path, device: torch.device | str, given: dict[str, Any])
     except ModuleNotFoundError:
         raise UserError("ONNX files need two packages: pip install 'facemill[onnx]'") from None
     model = OnnxNetwork(path, device)
-    input_range, why = ((-1, 1), "") if "input_range" in given else model.input_range()
-    preprocessing, text = overruled(Preprocessing(input_range), why, given)
-    return Network(Preprocessed(preprocessing, model).eval(), model.input_size, text, files=files_of(path))
+    (low, high), why = ((-1, 1), "") if "input_range" in given else model.input_range()
+    preprocessing, text = overruled(Preprocessing((float(low), float(high))), why, given)
+    prepared = Preprocessed(preprocessing, model).eval()
+    return Network(prepared, model.input_size, text, files=files_of(path), preprocessing=preprocessing)

@@ -37,8 +37,8 @@ class Preprocessing:
 
     def __str__(self) -> str:
         text = f"{'BGR' if self.bgr else 'RGB'} in [{', '.join(f'{value:g}' for value in self.input_range)}]"
-        for name, values in (("minus mean", self.mean), ("over std", self.std)):
-            if values not in ((0,), (1,)):
+        for name, values, neutral in (("minus mean", self.mean, (0,)), ("over std", self.std, (1,))):
+            if values != neutral:
                 text += f" {name} {', '.join(f'{value:g}' for value in values)}"
         return text
 
@@ -56,18 +56,18 @@ class Preprocessed(nn.Module):
         return self.model(self.preprocessing(images), *landmarks)
 
 
-def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """Add what a command needs beside ``--checkpoint`` to say what the network is and which images it takes."""
+def add_input_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what a command needs beside ``--checkpoint`` to say which images the network takes; returns their group."""
     # Up to Python 3.12 argparse takes -1,1 for an option; this is its newer rule.
     parser._negative_number_matcher = re.compile(r"-\.?\d")
     group = parser.add_argument_group("network", "what the checkpoint does not tell, or tells wrongly")
-    group.add_argument("--network", help="backbone: r50, vit_b, ...; not for .onnx files")
     group.add_argument("--input-range", type=_range, metavar="LOW,HIGH", help="black and white: -1,1 or 0,1 or 0,255")
     group.add_argument("--mean", type=_numbers, help="subtracted from values in --input-range: M, or M,M,M by channel")
     group.add_argument("--std", type=_divisors, help="what the difference is divided by: S, or S,S,S by channel")
     group.add_argument(
         "--bgr", action=argparse.BooleanOptionalAction, help="the network takes its channels as blue, green, red"
     )
+    return group
 
 
 def input_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -127,10 +127,13 @@ def _open(path: Path, rows: int) -> RowFile:
     return file
 
 
-def store_key(network: Network, source: Source, landmarks: Landmarks | None = None) -> str:
-    """What embeddings depend on, as 16 hexadecimal digits: the network's weights and input, the images' number and
-    labels, and the bytes of some of them, with their ``landmarks`` where these are others than the template's."""
-    digest = hashlib.sha256(f"{network.digest()} {len(source)} {source.fingerprint()}".encode())
+def store_key(
+    network: Network, source: Source, landmarks: Landmarks | None = None, autocast: torch.dtype | None = None
+) -> str:
+    """What embeddings depend on, as 16 hexadecimal digits: the network's weights and input, the dtype it computes in,
+    the images' number and labels, and the bytes of some of them, with their ``landmarks`` where these are others than
+    the template's."""
+    digest = hashlib.sha256(f"{network.digest()} {autocast} {len(source)} {source.fingerprint()}".encode())
     for index in np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(np.int64)):
         some = np.array([index])
         try:

@@ -8,7 +8,6 @@ import numpy as np
 from evaluate.own_people.faces import Faces
 from evaluate.protocols.all_pairs import AllPairs
 from evaluate.protocols.identification import Search
-from evaluate.reporting.pictures import Pair, pair_sheet, save_figure
 from evaluate.reporting.schema import Confusion, Thresholds
 
 _SHOWN = 12  # confusions of each kind
@@ -61,6 +60,7 @@ def confused_searches(
 
 def draw_confusions(found: Thresholds, folder: Path, crops: Mapping[str, np.ndarray]) -> str:
     """Write a picture of the confusions; returns its file's name."""
+    from evaluate.reporting.pictures import Pair, pair_sheet, save_figure  # matplotlib takes its time to import
 
     def drawn(confusion: Confusion) -> Pair:
         left, right = (crops[path] if path in crops else Path(path).read_bytes() for path in confusion.images)

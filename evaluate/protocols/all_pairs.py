@@ -118,6 +118,11 @@ def compare(
     )
 
 
+def check_measurable(person: np.ndarray, reference: np.ndarray | None = None, fars: Sequence[float] = FARS) -> None:
+    """Raise what `compare` would, before there are vectors."""
+    _measurable(fars, _layout(person, reference), _HELD)
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Which images make pairs: rows ``left`` (l,) with columns ``right`` (r,), indices of images, a person's behind one

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
 
 from evaluate.protocols.embeddings import finite, normalised
 from evaluate.protocols.intervals import interval
@@ -190,6 +189,8 @@ def _weighed(
     distances: np.ndarray, same: np.ndarray, fold: np.ndarray, thresholds: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """As ``_accepted``, of pairs with ``weights`` float32 (B, P): (B, folds, 2, thresholds) and (B, folds, 2)."""
+    from scipy.sparse import coo_array  # takes its time to import, and a training run does without
+
     cells = _cells(distances, same, fold, thresholds)
     count = FOLDS * 2 * (len(thresholds) + 1)
     place = coo_array((np.ones(len(cells), np.float32), (cells, np.arange(len(cells)))), shape=(count, len(cells)))

@@ -97,6 +97,18 @@ def mates(probe_subject: np.ndarray, subject: np.ndarray, names: str) -> np.ndar
     return np.where(subject[order][place] == probe_subject, order[place], -1)
 
 
+def open_mates(probe_subject: np.ndarray, subject: np.ndarray, names: str) -> np.ndarray:
+    """`mates` in a gallery whose open-set figures are asked for: ``UserError`` where it cannot have them."""
+    found = mates(probe_subject, subject, names)
+    mated = int((found >= 0).sum())
+    if len(subject) < 2 or not 0 < mated < len(found):
+        raise UserError(
+            f"{names} has {len(subject)} templates, and a mate of {mated} of {len(found)} probes: it needs two at "
+            "least, and some probes with a mate and some without; do the lists belong together?"
+        )
+    return found
+
+
 def best_mates(probes: np.ndarray, gallery: np.ndarray, probe_person: np.ndarray, person: np.ndarray) -> np.ndarray:
     """The row of each probe's most similar mate, int64 (Q,), where people have several in the gallery.
 

@@ -87,6 +87,8 @@ class IJB:
         first, second, label = numbers.reshape(-1, 3).T
         if label.max() > 1:
             raise UserError(f"{path}: the label must be 0 or 1, pair {label.argmax() + 1} has {label.max()}")
+        if label.min() == label.max():
+            raise UserError(f"{path}: the label of all {len(label)} pairs is {label[0]}; both 0 and 1 are needed")
         return np.ascontiguousarray(first), np.ascontiguousarray(second), label == 1
 
     def galleries(self) -> dict[str, TemplateList]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Z = 1.959963984540054  # the normal distribution's quantile at 0.975
+LEAST_ABOVE = 10  # strangers' scores above a threshold that has an interval
 
 
 def wilson(rate: float, trials: float) -> tuple[float, float]:
@@ -67,10 +68,16 @@ def difference(rates: tuple[float, float], resampled: tuple[np.ndarray, np.ndarr
     return Difference(value, value - half, value + half)
 
 
-def threshold_intervals(threshold: Mapping[str, float], limits: np.ndarray) -> dict[str, list[float]]:
-    """95 % intervals of thresholds by rate, from their resampled values (B, k): the percentiles."""
+def threshold_intervals(
+    threshold: Mapping[str, float], limits: np.ndarray, above: Mapping[str, int]
+) -> dict[str, list[float] | None]:
+    """95 % intervals of thresholds by rate, from their resampled values (B, k): the percentiles.
+
+    None where fewer than ``LEAST_ABOVE`` strangers' scores lie ``above`` a threshold: resamples know no scores but
+    those there are, and the true threshold often lies beyond them.
+    """
     return {
-        rate: [min(value, float(low)), max(value, float(high))]
+        rate: [min(value, float(low)), max(value, float(high))] if above[rate] >= LEAST_ABOVE else None
         for (rate, value), column in zip(threshold.items(), limits.T)
         for low, high in [np.percentile(column, [2.5, 97.5])]
     }

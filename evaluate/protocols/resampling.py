@@ -24,10 +24,12 @@ Two models on the same data meet the same signs, so that their difference can be
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
+
+if TYPE_CHECKING:  # it takes its time to import, and a training run does without
+    from scipy.sparse import csr_array
 
 RESAMPLES = 1000
 _CELLS = 1 << 23  # of what is weighed at a time: some 100 MB
@@ -40,6 +42,9 @@ def draw(units: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
 
 def people(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
     """Whom each of ``count`` templates shows, int32 (count,) from 0: those that genuine pairs (G,), (G,) connect."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     edges = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
     return connected_components(edges, directed=False)[1]
 
@@ -60,7 +65,7 @@ def rates_above(scores: np.ndarray, unit: np.ndarray, limits: np.ndarray, signs:
     place = np.searchsorted(-scores[order], -limits, side="left")
     shares = np.empty(limits.shape)
     for part in _parts(len(signs), len(scores)):
-        kept = np.cumsum(signs[part][:, unit[order]] > 0, axis=1, dtype=np.float32)
+        kept = np.cumsum(signs[part][:, unit[order]] > 0, axis=1, dtype=np.int64)  # float32 counts to 2^24 alone
         kept = np.pad(kept, ((0, 0), (1, 0)))
         with np.errstate(invalid="ignore", divide="ignore"):
             shares[part] = np.take_along_axis(kept, place[part], axis=1) / kept[:, -1:]
@@ -79,7 +84,7 @@ def limits(scores: np.ndarray, unit: np.ndarray, wanted: np.ndarray, signs: np.n
     """
     found = np.empty(wanted.shape)
     for part in _parts(len(signs), len(scores)):
-        kept = np.cumsum(signs[part][:, unit] > 0, axis=1, dtype=np.float32)
+        kept = np.cumsum(signs[part][:, unit] > 0, axis=1, dtype=np.int64)
         for row, line in enumerate(kept, part.start):
             found[row] = scores[np.searchsorted(line, wanted[row] - 1e-6).clip(max=len(scores) - 1)]
     return found
@@ -175,7 +180,7 @@ def _reached(wanted: np.ndarray, first: np.ndarray, second: np.ndarray, root: fl
     """Which of n pairs in order is the first whose weight makes their sum ``wanted`` (B,); n if none, -1 if no need."""
     place = np.empty(len(signs), np.int64)
     for part in _parts(len(signs), len(first)):
-        reached = np.cumsum(_pair_weights(first, second, root, signs[part]), axis=1, dtype=np.float32)
+        reached = np.cumsum(_pair_weights(first, second, root, signs[part]), axis=1, dtype=np.float64)
         for row, line in enumerate(reached, part.start):
             place[row] = np.searchsorted(line, wanted[row] - 1e-3)
     return np.where(wanted <= 0, -1, place)
@@ -186,8 +191,10 @@ def _degrees(first: np.ndarray, second: np.ndarray, units: int) -> np.ndarray:
     return np.bincount(first, minlength=units).astype(float) + np.bincount(second, minlength=units)
 
 
-def _dyads(first: np.ndarray, second: np.ndarray, units: int) -> csr_array:
+def _dyads(first: np.ndarray, second: np.ndarray, units: int) -> "csr_array":
     """How many pairs two units have with each other, sparse float32 (u, u), each two once."""
+    from scipy.sparse import coo_array
+
     low, high = np.minimum(first, second), np.maximum(first, second)
     matrix = coo_array((np.ones(len(first), np.float32), (low, high)), shape=(units, units)).tocsr()
     matrix.sum_duplicates()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from evaluate.protocols.intervals import LEAST_ABOVE
 from evaluate.reporting.page import Page, rows_table
 from evaluate.reporting.rated import cmc, det, rated, roc, scores
 from evaluate.reporting.schema import OwnGallery, OwnPairs, Thresholds
@@ -17,7 +18,7 @@ def pairs(page: Page, models: Mapping[str, OwnPairs]) -> None:
         models,
         lambda part: (
             f"{part.images:,} images of {part.people:,} people, {part.genuine:,} genuine and "
-            f"{part.impostor:,} impostor pairs"
+            f"{part.impostor:,} impostor pairs{_left_out(part)}"
         ),
     )
     page.section(
@@ -42,7 +43,7 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
         models,
         lambda part: (
             f"{part.gallery:,} images of {part.people:,} people in the gallery, {part.probes:,} probes of them, "
-            f"{part.unknown:,} of unknown people"
+            f"{part.unknown:,} of unknown people{_left_out(part)}"
         ),
     )
     page.section(
@@ -61,6 +62,10 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
     _pictures(page, models)
 
 
+def _left_out(part: Thresholds) -> str:
+    return f"; {part.left_out:,} photographs without a face are left out" if part.left_out else ""
+
+
 def _thresholds(page: Page, heading: str, models: Mapping[str, Thresholds]) -> None:
     """Cosines, which unlike all other figures of a page are not percentages."""
     columns = rates_of(part.threshold for part in models.values())
@@ -70,11 +75,17 @@ def _thresholds(page: Page, heading: str, models: Mapping[str, Thresholds]) -> N
     def cell(part: Thresholds, rate: str) -> str:
         if rate not in part.threshold:
             return "<td>–</td>"
-        low, high = part.threshold_interval[rate]
-        return f"<td>{part.threshold[rate]:.3f} <span class='ci'>[{low:.3f}, {high:.3f}]</span></td>"
+        pair = part.threshold_interval[rate]
+        told = f"[{pair[0]:.3f}, {pair[1]:.3f}]" if pair else "too few strangers"
+        return f"<td>{part.threshold[rate]:.3f} <span class='ci'>{told}</span></td>"
 
     rows = [page.row(model, (cell(part, rate) for rate in columns)) for model, part in models.items()]
     page.parts.append(rows_table(heading, map(rate_name, columns), rows))
+    if any(pair is None for part in models.values() for pair in part.threshold_interval.values()):
+        page.parts.append(
+            f'<p class="lead">Too few strangers: fewer than {LEAST_ABOVE} scores exceed the threshold, so it has no '
+            "interval, and may be far too low.</p>"
+        )
 
 
 def _pictures(page: Page, models: Mapping[str, Thresholds]) -> None:

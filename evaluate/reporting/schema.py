@@ -222,11 +222,14 @@ class Confusion(BaseModel):
 class Thresholds(Uncertain):
     """``threshold``, a cosine that is to be exceeded, by the wanted rate of false accepts, and its 95 % interval.
 
-    ``confusions`` are by title, ``worst`` is their picture in the results' folder.
+    The interval is null where too few strangers exceed the threshold to tell one. ``left_out``: photographs that are in
+    no figure, as no face was found in them, or in none of their person's in the gallery. ``confusions`` are by title,
+    ``worst`` is their picture in the results' folder.
     """
 
     threshold: dict[RateKey, FiniteFloat]
-    threshold_interval: dict[RateKey, Interval]
+    threshold_interval: dict[RateKey, Interval | None]
+    left_out: Count = 0
     confusions: dict[str, list[Confusion]]
     worst: FileName | None = None
 

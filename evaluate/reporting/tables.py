@@ -79,13 +79,14 @@ def print_breakdown(title: str, found: ByFmr | None) -> None:
 
 
 def print_thresholds(
-    title: str, kind: str, thresholds: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
+    title: str, kind: str, thresholds: Mapping[str, float], intervals: Mapping[str, Sequence[float] | None]
 ) -> None:
-    """Print cosines by the wanted rate of false accepts, of a ``kind`` such as FAR, with their 95 % intervals."""
+    """Print cosines by the wanted rate of false accepts, of a ``kind`` such as FAR, with 95 % intervals, if any."""
     table = _table("", "cosine", "95 % interval")
     for rate, value in thresholds.items():
-        low, high = intervals[rate]
-        table.add_row(f"{kind} {rate_name(rate)}", f"{value:.3f}", Text(f"[{low:.3f}, {high:.3f}]"))
+        pair = intervals[rate]
+        known = Text(f"[{pair[0]:.3f}, {pair[1]:.3f}]" if pair else "–")
+        table.add_row(f"{kind} {rate_name(rate)}", f"{value:.3f}", known)
     _print(title, table)
 
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,6 +73,8 @@ def uncertainty(
     of: str,
     unit: np.ndarray,
     signs: np.ndarray,
+    units: Mapping[str, int] = MappingProxyType({}),
+    who: Iterable[object] = (),
 ) -> dict[str, Any]:
     """The fields of ``Uncertain`` for figures with ``resampled`` values (B,).
 
@@ -81,20 +84,25 @@ def uncertainty(
         of: what was resampled, in the plural.
         unit: of each observation, (n,): how many different ones there are limits what is known at 0 and 1.
         signs: (B, u), by which they were resampled.
+        units: how many of these a figure rests on, where it is not on all: TAR on genuine pairs, ranks on the people
+            who are in the gallery.
+        who: whom the observations show, in any form whose text tells one from another: models on other people are not
+            compared. Without it their number and order alone are noticed.
     """
-    units = len(np.unique(unit))
+    count = len(np.unique(unit))
     bounds = {}
     for name, values in resampled.items():
         rate = rates[name]
-        bounds[name] = interval(np.nan if rate is None else rate, values, units)
+        bounds[name] = interval(np.nan if rate is None else rate, values, units.get(name, count))
     key = hashlib.blake2b(np.ascontiguousarray(unit, np.int64).tobytes(), digest_size=8)
     key.update(signs.tobytes())
+    key.update("\n".join(map(str, who)).encode(errors="surrogateescape"))
     packed = {
         name: base64.b64encode(np.asarray(values, "<f4").tobytes()).decode() for name, values in resampled.items()
     }
     return {
         "interval": {name: found and list(found) for name, found in bounds.items()},
-        "resamples": Resamples(of=of, units=units, key=key.hexdigest(), values=packed),
+        "resamples": Resamples(of=of, units=count, key=key.hexdigest(), values=packed),
     }
 
 

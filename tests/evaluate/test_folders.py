@@ -31,7 +31,11 @@ def test_pairs_to_a_page(tmp_path, monkeypatch, capsys):
     results, page = evaluated(tmp_path, monkeypatch, "--far", "0.01", "1e-6")
     found = results["own_pairs"]
     assert (found["images"], found["people"], found["genuine"], found["impostor"]) == (24, 8, 24, 252)
-    assert "252 pairs of two people are too few for FAR 1e-6" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "252 pairs of two people are too few for FAR 1e-6" in printed
+    assert found["threshold_interval"] == {"0.01": None}
+    assert "FAR 1e-2: fewer than 10 pairs of two people exceed the threshold" in " ".join(printed.split())
+    assert "too few strangers</span>" in page and "fewer than 10 scores exceed the threshold" in page
     assert "Own people, 1:1" in page and "Most similar strangers" in found["confusions"]
 
 
@@ -134,3 +138,69 @@ def test_a_misspelt_folder_is_no_other_protocol(tmp_path, monkeypatch, there, ot
     with pytest.raises(UserError, match=f"data holds {there}/ alone: 1:N needs gallery/ and probe/"):
         evaluated(tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
+
+
+FAULTS = {
+    "pairs of one person": ({"a/1": 1, "b/1": 1}, "there are 0 pairs of one person and 1 of two: some of both"),
+    "pairs of two people": ({"a/1": 1, "a/2": 1}, "there are 1 pairs of one person and 0 of two"),
+    "too few pairs": ({"a/1": 1, "a/2": 1, "b/1": 1}, "there are 2 pairs of two people: the FARs that they tell"),
+    "a probe of nobody": (
+        {"gallery/a/1": 1, "gallery/b/1": 1, "probe/c/1": 1},
+        "1 people of probe/ are not in gallery",
+    ),
+    "nobody to choose from": ({"gallery/a/1": 1, "probe/a/1": 1}, "gallery/ needs two images at least, it has 1"),
+    "nobody unknown": (
+        {"gallery/a/1": 1, "gallery/b/1": 1, "probe/a/1": 1, "unknown/notes": 0},
+        "unknown holds neither",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_the_names_show_is_told_before_the_network_is_opened(tmp_path, monkeypatch, fault):
+    names, message = FAULTS[fault]
+    for name, image in names.items():
+        path = tmp_path / "data" / f"{name}{'.jpg' * image}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(0))
+    arguments = [tmp_path / "data", "--checkpoint", tmp_path / "none.onnx", "--output", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["", *map(str, arguments)])
+    with pytest.raises(UserError, match=message):
+        command.main()
+
+
+def test_people_without_a_face_in_the_gallery_are_left_out(tmp_path, monkeypatch, capsys):
+    """One photograph without a face is no end of the run, and the figures are those of the others."""
+    for kind in ("gallery", "probe"):
+        for seed, name in enumerate("abc"):
+            (tmp_path / "data" / kind / name).mkdir(parents=True)
+            (tmp_path / "data" / kind / name / "1.png").write_bytes(encoded(picture(seed), "PNG"))
+    hidden = encoded(picture(99), "PNG")
+    (tmp_path / "data/gallery/c/1.png").write_bytes(hidden)
+
+    def find(index, photograph):
+        if photograph.tobytes() == picture(99).tobytes():
+            raise UserError("no face is found in it")
+        return TEMPLATE
+
+    monkeypatch.setattr(command, "detector", lambda weights: find)
+    results, page = evaluated(tmp_path, monkeypatch, "--align", "yunet.onnx")
+    found = results["own_gallery"]
+    assert (found["gallery"], found["people"], found["probes"], found["left_out"]) == (2, 2, 2, 2)
+    assert found["rank1"] == 1
+    printed = capsys.readouterr().out
+    assert "1 photographs in probe/ are left out, of people without a face in gallery/: c\n" in printed
+    assert "2 photographs without a face are left out" in page
+    for name in "ab":
+        (tmp_path / f"data/probe/{name}/1.png").unlink()
+        (tmp_path / f"data/probe/{name}").rmdir()
+    with pytest.raises(UserError, match="in gallery/ no face is found of anybody who is in probe/"):
+        evaluated(tmp_path, monkeypatch, "--align", "yunet.onnx")
+
+
+def test_help_names_the_rates_of_both_protocols(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["", "--help"])
+    with pytest.raises(SystemExit):
+        command.parse_arguments()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "default: 1e-6 1e-5 1e-4 1e-3 1e-2; or FPIRs of 1:N, default: 1e-4 1e-3 1e-2 1e-1" in told

@@ -9,11 +9,12 @@ from sklearn.metrics import roc_curve
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
-from evaluate.protocols.ijb_lists import IJB
+from evaluate.protocols.ijb_lists import IJB, TemplateList
 from evaluate.protocols.template_pairs import TemplatePairs
 from evaluate.protocols.templates import FLIPS, pool
 from evaluate.templates.one_to_many import identification
 from evaluate.templates.one_to_one import FARS, verification
+from pipelines.common.errors import UserError
 
 
 def run_ijb(monkeypatch, data, features, output, *options):
@@ -68,6 +69,39 @@ def test_every_probe_needs_a_mate_and_every_subject_one_template(small):
         identification(templates, {"g1": galleries["g1"]}, probes)
     with pytest.raises(ValueError, match="one template a subject"):
         identification(templates, {"g1": galleries["g1"], "g2": galleries["g1"]}, probes)
+
+
+def first_subject(text):
+    """The second line's subject in the last line, too."""
+    lines = text.splitlines()
+    return "\n".join([*lines[:-1], f"{lines[-1].split(',')[0]},{lines[1].split(',')[1]},,"])
+
+
+@pytest.mark.parametrize(
+    "name, damage, message",
+    [
+        ("template_pair_label.txt", lambda text: text + "\n1 99999999 0\n", "first is 99999999: do the lists belong"),
+        ("1N_probe_mixed.csv", lambda text: text + "\n99999999,1,,\n", "first is 99999999: do the lists belong"),
+        ("1N_probe_mixed.csv", lambda text: text + "\n1,99999999,,\n", "1 probes have no mate in the galleries"),
+        ("1N_gallery_G1.csv", first_subject, "the galleries must hold one template a subject"),
+    ],
+)
+def test_what_the_lists_show_is_told_before_the_features_are_read(tmp_path, monkeypatch, name, damage, message):
+    write_release(tmp_path, 0.005, dimension=8)
+    path = tmp_path / f"IJBC/meta/ijbc_{name}"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=message):
+        run_ijb(monkeypatch, tmp_path, tmp_path / "none.npy", tmp_path / "out")
+
+
+def test_a_gallery_of_everybody_tells_nothing_of_unknown_people(small):
+    data, templates = small
+    galleries, probes = data.galleries(), data.probes()
+    both = TemplateList(
+        *(np.concatenate([getattr(each, field) for each in galleries.values()]) for field in ("template", "subject"))
+    )
+    with pytest.raises(UserError, match=r"gallery g1 has \d+ templates, and a mate of (\d+) of \1 probes"):
+        identification(templates, {"g1": both}, probes)
 
 
 def test_command_and_settings(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from evaluate.features.ranks import World
 from evaluate.ijbs import find_images, identification
 from evaluate.protocols.identification import mates
 from evaluate.protocols.ijbs_lists import Pairing, Templates, medium_of, read_lists
+from evaluate.protocols.intervals import wilson
 from pipelines.common.errors import UserError
 from pipelines.sources.lists import ListSource
 from tests.evaluate.ijbs_release import make_features, write_lists
@@ -83,6 +84,14 @@ def test_a_probe_without_an_image_is_never_found():
     assert found.rank1 == found.rank5 == found.rank10 == 0.75
 
 
+def test_probes_without_a_mate_tell_nothing_of_those_that_have_one():
+    sums = np.eye(24)
+    first, second = (Templates(np.arange(k, k + 2), np.arange(2), np.arange(k, k + 2)) for k in (0, 2))
+    probes = Templates(np.arange(24), np.arange(24), np.arange(24))
+    found = identification(Pairing(probes, (first, second)), sums)
+    assert found.rank1 == 1 and found.interval["rank1"] == pytest.approx(wilson(1, 4))
+
+
 def test_a_subject_twice_in_the_galleries_has_no_one_mate():
     with pytest.raises(UserError, match="the galleries must hold one template a subject"):
         mates(np.array([1]), np.array([3, 1, 3]), "the galleries")
@@ -127,6 +136,24 @@ def one_by_one(network, paths):
     return Embedder(model.model, 112, World(torch.device("cpu")), batch_size=5, threads=1, flip=False)(
         ListSource(paths)
     )[:, 0]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda lines: [*lines, lines[-1].replace("img/", "img/9")], "the galleries must hold one template a subject"),
+        (lambda lines: [line.replace(",", ",999", 1) for line in lines], "g1 has 15 templates, and a mate of 0 of 100"),
+    ],
+)
+def test_what_the_lists_show_is_told_before_the_images_are_looked_for(tmp_path, monkeypatch, change, message):
+    write_lists(tmp_path / "lists")
+    path = tmp_path / "lists/galleries/cs6_surveillance_to_single_g1.csv"
+    heading, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([heading, *change(lines)]))
+    options = {"--data": "data", "--lists": "lists", "--checkpoint": "n.onnx", "--output": "out"}
+    monkeypatch.setattr(sys, "argv", ["", *(x for k, v in options.items() for x in (k, str(tmp_path / v)))])
+    with pytest.raises(UserError, match=f"lists, surveillance_to_single: .*{message}"):
+        command.main()
 
 
 def test_a_folder_without_their_images(tmp_path):

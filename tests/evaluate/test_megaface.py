@@ -1,4 +1,5 @@
 import json
+import shutil
 import struct
 import sys
 
@@ -16,6 +17,7 @@ from evaluate.protocols.megaface_files import (
     read_noises,
     write_feature,
 )
+from pipelines.common.errors import UserError
 from tests.evaluate.networks import write_onnx
 from tests.pipelines.photos import jpeg
 
@@ -207,16 +209,85 @@ def test_noises_that_leave_nothing(tmp_path, monkeypatch):
 
 def test_features_of_a_checkpoint_are_written_and_read_again(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    scrub, far = ["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["0/x/1.jpg", "0/x/2.jpg"]
-    for number, name in enumerate([f"facescrub/{name}" for name in scrub] + [f"megaface/{name}" for name in far]):
-        (tmp_path / "i" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "i" / name).write_bytes(jpeg(number))
-    options = write_all(tmp_path, scrub, [], far, [])
+    options = write_images(tmp_path)
     write_onnx(tmp_path / "n.onnx")
-    computed = run_command(monkeypatch, tmp_path, options | {"--checkpoint": "n.onnx", "--images": "i"})
+    network = {"--checkpoint": "n.onnx", "--images": "i"}
+    computed = run_command(monkeypatch, tmp_path, options | network)
     taken = json.loads((tmp_path / "out/results.json").read_text())["input"]
     assert taken == "RGB in [-1, 1], as the graph normalises nothing"
     assert run_command(monkeypatch, tmp_path, options) == computed and computed["probes"] == 3
     (tmp_path / "i/megaface/0/x/2.jpg").write_bytes(jpeg(0)[:200])
     with pytest.raises(ValueError, match="megaface/0/x/2.jpg"):
-        run_command(monkeypatch, tmp_path, options | {"--checkpoint": "n.onnx", "--images": "i"})
+        run_command(monkeypatch, tmp_path, options | network)
+    assert run_command(monkeypatch, tmp_path, options) == computed  # nothing was written over
+
+
+def write_images(folder):
+    """Images of both sets; the options that name their lists."""
+    scrub, far = ["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["0/x/1.jpg", "0/x/2.jpg"]
+    for number, name in enumerate([f"facescrub/{name}" for name in scrub] + [f"megaface/{name}" for name in far]):
+        (folder / "i" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "i" / name).write_bytes(jpeg(number))
+    return write_all(folder, scrub, [], far, [])
+
+
+@pytest.mark.parametrize("written", [0, 1, 3, 4])  # files before the kill: in the first set or in the second
+def test_features_of_two_networks_are_not_scored_together(tmp_path, monkeypatch, written):
+    pytest.importorskip("onnxruntime")
+    options = write_images(tmp_path)
+    for seed, name in enumerate("ab"):
+        write_onnx(tmp_path / f"{name}.onnx", seed=seed)
+    first, second = (options | {"--checkpoint": f"{name}.onnx", "--images": "i"} for name in "ab")
+    computed = run_command(monkeypatch, tmp_path, first)
+    files = iter(range(written))
+
+    def killed(*_):
+        if next(files, None) is None:
+            raise KeyboardInterrupt
+        write_feature(*_)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write_feature", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_command(monkeypatch, tmp_path, second)
+    with pytest.raises(UserError, match="of two networks, or of a command that was interrupted.*--checkpoint"):
+        run_command(monkeypatch, tmp_path, options)
+    run_command(monkeypatch, tmp_path, second)
+    assert run_command(monkeypatch, tmp_path, options) != computed
+    shutil.move(tmp_path / "f/megaface", tmp_path / "megaface")
+    run_command(monkeypatch, tmp_path, first)
+    shutil.rmtree(tmp_path / "f/megaface")
+    shutil.move(tmp_path / "megaface", tmp_path / "f/megaface")
+    with pytest.raises(UserError, match="of two networks"):
+        run_command(monkeypatch, tmp_path, options)
+
+
+def test_features_of_two_lengths_are_told(tmp_path, monkeypatch):
+    probes, identity, distractors = make(1, distractors=20)
+    scrub, far = names_of(identity, distractors)
+    options = write_all(tmp_path, scrub, probes[:, :8], far, distractors)
+    with pytest.raises(UserError, match="two networks: they have 8 numbers in .*facescrub and 16 numbers in .*mega"):
+        run_command(monkeypatch, tmp_path, options)
+
+
+@pytest.mark.parametrize("lost", ["facescrub/a/2.jpg", "megaface/0/x/2.jpg"])
+def test_a_missing_image_is_told_before_the_network_is_opened(tmp_path, monkeypatch, lost):
+    options = write_images(tmp_path)
+    (tmp_path / "i" / lost).unlink()
+    kind, _, name = lost.partition("/")
+    with pytest.raises(FileNotFoundError, match=f"1 of . images are missing in .*{kind}, the first is {name}"):
+        run_command(monkeypatch, tmp_path, options | {"--checkpoint": "none.onnx", "--images": "i"})
+
+
+@pytest.mark.parametrize(
+    "treatment, noisy, enough", [("drop", 1, False), ("centre", 1, True), ("centre", 2, False), ("drop", 0, True)]
+)
+def test_noises_that_leave_no_search_are_told_before_the_network_is_opened(
+    tmp_path, monkeypatch, treatment, noisy, enough
+):
+    options = write_images(tmp_path) | {"--checkpoint": "none.onnx", "--images": "i", "--facescrub-noises": "noises"}
+    (tmp_path / "noises").write_text("\n".join(["a/1.jpg", "a/2.jpg"][:noisy]))
+    arguments = [x for key, value in options.items() for x in (key, str(tmp_path / value))]
+    monkeypatch.setattr(sys, "argv", ["", *arguments, "--noisy-probes", treatment])
+    with pytest.raises(FileNotFoundError if enough else UserError, match="none.onnx" if enough else "two images"):
+        command.main()

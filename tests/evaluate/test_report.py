@@ -16,8 +16,10 @@ from evaluate.own_people.faces import Faces
 from evaluate.own_people.gallery import own_gallery
 from evaluate.own_people.pairs import own_pairs
 from evaluate.protocols.folds import verify
+from evaluate.reporting import page as page_module
 from evaluate.reporting import sections
 from evaluate.reporting.page import PUBLISHED, Page
+from evaluate.reporting.pictures import save_figure
 from evaluate.reporting.results import read_results, write_json, write_results
 from evaluate.reporting.schema import HardPair
 from evaluate.tinyface import tinyface
@@ -74,6 +76,12 @@ def undrawn(monkeypatch):
     """Pages without charts, which take longest; other tests look at these."""
     monkeypatch.setattr(Page, "figures", lambda *_: None)
     monkeypatch.setattr(sections, "_png", lambda *_: b"")
+
+
+@pytest.fixture
+def roughly(monkeypatch):
+    """Charts as files of few pixels, where they only have to be there."""
+    monkeypatch.setattr(page_module, "save_figure", lambda figure, path, dpi: save_figure(figure, path, 20))
 
 
 class Check(HTMLParser):
@@ -188,7 +196,7 @@ def test_every_far_of_any_model_is_shown(results, tmp_path, undrawn):
     assert re.findall("<th>(.*?)</th>", head) == ["1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1"]
 
 
-def test_two_runs_with_folders_of_one_name_are_two_models(tmp_path):
+def test_two_runs_with_folders_of_one_name_are_two_models(tmp_path, roughly):
     for run, accuracy in (("a", 0.81), ("b", 0.82)):
         write_set(tmp_path / run / "lfw", accuracy=accuracy)
     page = make(tmp_path, tmp_path / "page", "a/lfw", "b/lfw")
@@ -223,7 +231,7 @@ def test_verification_and_identification_of_one_target_are_joined(results, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_odd_names(tmp_path):
+def test_odd_names(tmp_path, roughly):
     """They are told apart where they become names of files, and drawn and written as they are."""
     names = ["a/b", "a_b", "$x$ $", "_hidden", "中文"]
     for name in names:
@@ -344,7 +352,7 @@ def test_published_figures_have_a_source_and_are_rates():
         assert all(0.008 < rate < 1 for rate in surveillance)  # TPIR of PFE at FPIR .01
 
 
-def test_names_may_hold_bytes_that_are_no_text(tmp_path):
+def test_names_may_hold_bytes_that_are_no_text(tmp_path, undrawn):
     """Files' names may; long work is not lost by it."""
     write_set(tmp_path / "r", "r\udce9", **{"lf\udce9": 1})
     results = read_results(tmp_path / "r")
@@ -359,7 +367,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout")
-def test_nothing_is_written_outside_the_output(tmp_path):
+def test_nothing_is_written_outside_the_output(tmp_path, roughly):
     write_set(tmp_path / "r", **{"../../x": 1, "/tmp/x": 1, "y" * 300: 1})
     make(tmp_path, tmp_path / "a" / "b" / "page", "r")
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - {tmp_path / "r" / "results.json"}
@@ -367,7 +375,7 @@ def test_nothing_is_written_outside_the_output(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["inside", "absolute", "above", "link", "elsewhere"])
-def test_a_picture_lies_beside_its_results(tmp_path, where):
+def test_a_picture_lies_beside_its_results(tmp_path, undrawn, where):
     """A report may be sent to others: no file of this machine that a results.json names comes into it."""
     path = write_set(tmp_path / "r") / "results.json"
     (tmp_path / "r" / "worst.png").write_bytes(PNG + b"picture")

@@ -19,6 +19,7 @@ from evaluate.protocols.folds import (
     verify,
     worst_pairs,
 )
+from evaluate.protocols.intervals import wilson
 from evaluate.protocols.resampling import draw
 from evaluate.protocols.rfw import rfw_groups
 from evaluate.reporting.schema import SetFigures
@@ -153,6 +154,15 @@ def test_the_table_shows_intervals():
     text = console.export_text()
     assert f"{100 * found.accuracy:.2f} ± {100 * found.std:.2f}" in text
     assert f"[{100 * low:.2f}, {100 * high:.2f}]" in text
+
+
+def test_impostor_pairs_tell_nothing_of_a_tar_of_one():
+    same = np.arange(600) % 20 == 0
+    second = np.eye(2)[np.where(same, 0, 1)]
+    features = np.stack([np.tile([1.0, 0.0], (600, 1)), second], axis=1).reshape(1200, 1, 2)
+    found = verification.verification_set(verify(features, same), same)
+    assert found.accuracy == found.val == 1
+    assert found.interval == {"accuracy": pytest.approx(wilson(1, 600)), "val": pytest.approx(wilson(1, 30))}
 
 
 @pytest.mark.parametrize("name", ["a [bold] b", "[/red]", "a/lfw", "[link=x]y[/link]", "a\nb\x1b[31m"])

@@ -82,7 +82,8 @@ def on_a_rank(folder):
     pieces._LEAST = ROWS  # of this process
     kept, _ = embedders(folder, World(torch.device("cpu"), dist.get_rank(), dist.get_world_size()), flip=False)
     sums = embedding_sums(kept, FaceSource(), np.arange(COUNT) % 3, 3, "keep")
-    return kept.model.images, kept(FaceSource()), sums
+    again = FaceSource()
+    return kept.model.images, kept(again), sums, sum(map(len, again.reads))
 
 
 def test_ranks_share_the_work(ranks, tmp_path):
@@ -90,8 +91,9 @@ def test_ranks_share_the_work(ranks, tmp_path):
     expected = plain(FaceSource())
     sums = [expected[group::3].sum(axis=(0, 1), dtype=np.float64) for group in range(3)]
     found = ranks(2, on_a_rank, tmp_path)
-    assert all(images < COUNT for images, _, _ in found) and len(files(tmp_path)) == FILES
-    for _, features, of_group in found:
+    assert all(images < COUNT for images, *_ in found) and len(files(tmp_path)) == FILES
+    assert [read for *_, read in found] == [COUNT, 0]  # to look embeddings up, the first rank reads for all
+    for _, features, of_group, _ in found:
         np.testing.assert_array_equal(features, expected)
         np.testing.assert_allclose(of_group, sums, rtol=1e-6, atol=1e-5)
 

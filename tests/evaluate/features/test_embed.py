@@ -1,4 +1,5 @@
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
+from evaluate.features import embed as embed_module
 from evaluate.features.embed import Embedder, embed_batches
 from evaluate.features.ranks import World
 from models.modes import evaluating
@@ -42,7 +44,9 @@ def run(count, rank=0, size=1, **options):
 
 
 def on_a_rank(count):
-    return run(count, dist.get_rank(), dist.get_world_size())
+    with pytest.MonkeyPatch.context() as patch:  # the process goes on to other tests
+        patch.setattr(embed_module, "_GATHERED", 3)
+        return run(count, dist.get_rank(), dist.get_world_size())
 
 
 def test_original_then_mirrored_in_order():
@@ -54,9 +58,27 @@ def test_original_then_mirrored_in_order():
     np.testing.assert_array_equal(run(11, flip=False), features[:, :1])
 
 
+def test_embeddings_are_not_held_twice():
+    """Each batch is let go before the next but one is made: a GPU holds two, however many images there are."""
+    held = []
+
+    class Watched(Embedder):
+        def batches(self, *arguments):
+            for batch in super().batches(*arguments):
+                held.append(weakref.ref(batch))
+                yield batch
+                del batch
+                assert sum(kept() is not None for kept in held) <= 2
+
+    embed = Watched(Means(), 32, World(torch.device("cpu")), batch_size=4, threads=1)
+    np.testing.assert_array_equal(embed(MemorySource(encoded(20))), run(20))
+    assert len(held) == 5
+
+
 @pytest.mark.parametrize("count", [1, 7, 8])  # fewer images than ranks, unequal and equal shares
 def test_every_rank_has_all_features(ranks, count):
     alone = run(count)
+    assert len(alone) == count
     for features in ranks(2, on_a_rank, count):
         np.testing.assert_array_equal(features, alone)
 

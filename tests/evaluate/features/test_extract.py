@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.synthetic_ijb import write_release
 from evaluate import ijb
+from evaluate.features import embed as embed_module
 from evaluate.features import extract as extract_module
 from evaluate.features.embed import Embedder
 from evaluate.features.extract import extract, features_key, loose_crops
@@ -52,14 +53,13 @@ def run(
     given=None,
     dtype=torch.float32,
     world=ALONE,
-    read=read_aligned,
     batch_size=4,  # whole ones in a piece: whoever goes on has the same batches
 ):
     found = IJB(folder, "IJBC")
     images = found.images()
     source, landmarks = loose_crops(found, images)
     network = network or load_network(folder / "model.onnx", given=given)
-    options = {"batch_size": batch_size, "threads": 1, "read": read, "digest": network.digest()}
+    options = {"batch_size": batch_size, "threads": 1, "aligned": True, "digest": network.digest()}
     embed = Embedder(network.model, network.input_size, world, **options)
     key = features_key(embed, network.input, images, dtype)
     return extract(embed, source, landmarks, output, key, dtype=dtype, chunk=CHUNK)
@@ -86,7 +86,7 @@ def test_features_are_those_of_the_aligned_images(data, whole):
     np.testing.assert_allclose(whole[chosen], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_path):
+def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_path, monkeypatch):
     seen = []
 
     def interrupted(source, indices, **options):
@@ -97,7 +97,9 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(data, whole, tmp_pat
             yield batch
 
     def run_again():
-        return run(data, tmp_path, read=interrupted, batch_size=5)
+        return run(data, tmp_path, batch_size=5)
+
+    monkeypatch.setattr(embed_module, "read_aligned", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         run_again()
@@ -165,15 +167,17 @@ def test_features_are_never_taken_for_those_of_a_call_that_was_killed(data, whol
     assert other == tmp_path / "features.npy"
 
 
-def test_pieces_without_their_stamp_are_made_again(data, whole, tmp_path):
+def test_pieces_without_their_stamp_are_made_again(data, whole, tmp_path, monkeypatch):
     """A version before left the mark of its pieces first: features of such ones would be nobody's."""
 
     def interrupted(source, indices, **options):
         yield from read_aligned(source, indices[: 2 * CHUNK], **options)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(embed_module, "read_aligned", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path, read=interrupted)
+        run(data, tmp_path)
+    monkeypatch.undo()
     (tmp_path / "features.json").unlink()
     assert (tmp_path / "features.partial" / "key.json").exists()
     for _ in range(2):

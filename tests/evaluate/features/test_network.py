@@ -150,6 +150,18 @@ def test_the_digest_knows_what_tensors_do_not_tell(tmp_path):
     assert load_network(tmp_path / "model.pt").digest() == digests[1]
 
 
+def test_the_digest_knows_what_is_done_to_images_in_all_digits(tmp_path):
+    """A mean of 1 is not the neutral 0, and digits beyond those of ``input`` count, too."""
+    path = write_onnx(tmp_path / "a.onnx")
+    others: list[dict] = [{"mean": (0.0,)}, {"mean": (1.0,)}, {"std": (0.5,)}, {"mean": (0.1234567,)}, {"bgr": True}]
+    given = [{"input_range": (0.0, 2.0), **other} for other in (*others, {"mean": (0.1234568,)})]
+    networks = [load_network(path, given=each) for each in given]
+    assert networks[1].input.startswith("RGB in [0, 2] minus mean 1, set by")
+    assert len({network.digest() for network in networks}) == len(networks)
+    found, told = load_network(path), load_network(path, given={"input_range": (-1.0, 1.0)})
+    assert found.digest() == told.digest()  # who told of the range does not matter
+
+
 def test_the_digest_knows_tensors_beside_an_onnx_file(tmp_path):
     onnx = pytest.importorskip("onnx")
     path = write_onnx(tmp_path / "a.onnx")

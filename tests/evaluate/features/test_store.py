@@ -168,6 +168,7 @@ def test_the_key_tells_networks_and_images_apart(file, tmp_path):
         store_key(load_network(file, given={"bgr": True}), FaceSource()),
         store_key(network, FaceSource(labels=LABELS[::-1])),
         store_key(network, FaceSource({49: DAMAGED["garbage"]})),
+        store_key(network, FaceSource(), autocast=torch.bfloat16),
         *(store_key(Network(backbone, SIZE), FaceSource()) for backbone in backbones),
     ]
     assert len(set(keys)) == len(keys)

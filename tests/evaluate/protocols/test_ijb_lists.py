@@ -93,6 +93,7 @@ def test_ijbb_names(folder):
         ("1N_gallery_G1.csv", lambda text: text + "x,1,a,0\n", "must be integers, not 'x, 1'"),
         ("1N_gallery_G1.csv", lambda text: text + "2.5,1,a,0\n", "must be integers, not '2.5, 1'"),
         ("1N_gallery_G1.csv", lambda text: text + "1,1,a,0\n1,2,a,0\n", "two subjects"),
+        ("template_pair_label.txt", lambda text: text.replace(" 1\n", " 0\n"), r"all \d+ pairs is 0; both 0 and 1"),
     ],
 )
 def test_damaged_lists_are_named(folder, name, damage, message):

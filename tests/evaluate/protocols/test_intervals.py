@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from evaluate.protocols.intervals import difference, interval, wilson
+from evaluate.protocols.intervals import LEAST_ABOVE, difference, interval, threshold_intervals, wilson
+from evaluate.protocols.resampling import draw, impostor_limits
 
 
 @pytest.mark.parametrize("hits, trials", [(0, 20), (1, 20), (13, 20), (20, 20), (5967, 6000)])
@@ -43,3 +44,17 @@ def test_a_difference_is_sharper_in_pairs_and_tells_noise():
     assert not paired.noise and apart.noise
     equal = difference((0.9, 0.9), (first, first), 50)
     assert (equal.value, equal.low, equal.high, equal.noise) == (0, 0, 0, True)
+
+
+@pytest.mark.parametrize("above, most", [(1, None), (LEAST_ABOVE - 1, None), (LEAST_ABOVE, 0.07)])
+def test_the_upper_end_of_a_thresholds_interval_is_safe_or_there_is_none(above, most):
+    """How often the true threshold lies beyond it, of pairs of people; in a third of cases if one pair is above it."""
+    first, second = np.triu_indices(40, 1)
+    far, beyond = above / len(first), []
+    for seed in range(200):
+        scores = np.random.default_rng(seed).random(len(first))
+        found = impostor_limits(scores, first, second, [far], draw(40, 100, seed))
+        bounds = threshold_intervals({"x": np.sort(scores)[::-1][above]}, found, {"x": above})["x"]
+        assert (bounds is None) == (most is None)
+        beyond.append(bounds and bounds[1] < 1 - far)
+    assert most is None or np.mean(beyond) < most

@@ -60,6 +60,15 @@ def test_limits_and_what_lies_above_them():
             assert above[row, column] == pytest.approx((own > found[row, column]).mean(), rel=1e-6)
 
 
+def test_shares_of_more_scores_than_float32_can_count():
+    count = (1 << 24) + (1 << 22)
+    falling = -np.arange(count, dtype=np.float32) / count
+    shares = np.array([0.3, 0.5, 0.9])
+    signs, unit = np.ones((1, 1), np.int8), np.zeros(count, np.int8)
+    assert rates_above(falling, unit, -shares[None], signs)[0] == pytest.approx(shares, abs=1e-6)
+    assert -limits(falling, unit, shares[None] * count, signs)[0] == pytest.approx(shares, abs=1e-6)
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 def test_impostor_limits_are_those_of_all_weights_written_out(spread):
     """Against the weights of every pair in every resample, the two sums of the variance by loops over people."""

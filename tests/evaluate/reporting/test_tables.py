@@ -102,8 +102,8 @@ def test_no_interval_of_groups_is_broken(narrow):
 
 
 def test_thresholds(narrow):
-    lines = narrow(
-        print_thresholds, "thresholds: accept what exceeds them", "FAR", {"1e-05": 0.5}, {"1e-05": [0.4, 0.6]}
-    )
+    found, intervals = {"1e-05": 0.5, "1e-06": 0.7}, {"1e-05": [0.4, 0.6], "1e-06": None}
+    lines = narrow(print_thresholds, "thresholds: accept what exceeds them", "FAR", found, intervals)
     assert intervals_in(lines) == ["[0.400, 0.600]"]
     assert [line.split()[:3] for line in lines if "1e-5" in line] == [["FAR", "1e-5", "0.500"]]
+    assert [line.split() for line in lines if "1e-6" in line] == [["FAR", "1e-6", "0.700", "–"]]
