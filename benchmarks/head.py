@@ -271,7 +271,8 @@ def main() -> None:
     if best:
         show(best, "ceilings")
     path = save("head", rows + best, args.output)
-    chart(rows, args.output / f"head_{slug()}.png")
+    if any("peak_mib" in row for row in rows):  # something fitted
+        chart(rows, args.output / f"head_{slug()}.png")
     print(f"{path}")
 
 
