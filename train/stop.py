@@ -23,14 +23,15 @@ class Stopped(SystemExit):
 class Signals:
     """Within its ``with`` block a signal is noted in ``received`` (0: none) instead of ending the process.
 
-    A second SIGINT ends it at once. One that is ignored, as SIGHUP is under nohup, stays so.
+    A second SIGINT ends it at once. A SIGHUP that is ignored, as under nohup, stays so.
     """
 
     def __init__(self) -> None:
         self.received = 0
 
     def __enter__(self) -> "Signals":
-        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = [number for number in _SIGNALS if not (number == signal.SIGHUP and outlives_terminal)]
         self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 

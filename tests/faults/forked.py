@@ -101,6 +101,7 @@ def _main(command: Callable[[], None], arguments: Sequence[str], folder: Path, n
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     assert sys.modules.keys() >= set(PRELOADED), "the server, which passes over what it cannot import"
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, from wherever the tests are run
     sys.argv = ["command", *arguments]
     _watch(folder, notes.with_suffix(".trace"), attack)
     run(command)
