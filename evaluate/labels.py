@@ -37,7 +37,7 @@ from pipelines.common.files import check_folder, save_array
 from pipelines.common.json_output import add_json_option, only_json
 from pipelines.sources import open_sources
 from pipelines.sources.changes import Changes
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, all_labels
 
 _KINDS = {
     "nobody": "Like nobody: left out",
@@ -89,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.checkpoint:
         check_own_features(args.output)
     source = open_sources(args.data)
-    labels = source.labels(np.arange(len(source)))
+    labels = all_labels(source, np.arange(len(source)))
     labels[labels >= source.num_classes] = -1
     check_comparable(labels)
     embeddings, network_input = read_or_embed(args, source)

@@ -37,7 +37,7 @@ from pipelines.sources.changes import NOBODY, Changes
 from pipelines.sources.joined import JoinedSource
 from pipelines.sources.memory import MemorySource
 from pipelines.sources.selected import SelectedSource
-from pipelines.sources.source import Source
+from pipelines.sources.source import Source, all_labels
 
 _BLOCK = 4096  # identities a block of the similarity matrix, each way
 _COLUMNS = 4  # images shown of each identity
@@ -65,7 +65,7 @@ def open_identities(path: Path) -> Identities:
 
 def images_by_identity(source: Source, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of at most ``most`` images of each identity, evenly chosen, and their labels: int64 (n,), by label."""
-    labels = source.labels(np.arange(len(source)))
+    labels = all_labels(source, np.arange(len(source)))
     chosen = [
         images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64)]
         for images in images_by_label(labels)
@@ -123,7 +123,7 @@ def draw_shared(
     """Picture a row for each pair of labels: images of the identity in the first source, and of that in the second."""
     from evaluate.reporting.pictures import Pair, pair_sheet, save_figure  # matplotlib takes its time to import
 
-    labels = [source.labels(np.arange(len(source))) for source in sources]
+    labels = [all_labels(source, np.arange(len(source))) for source in sources]
 
     def some_images(side: int, label: int) -> list[np.ndarray]:
         encoded, _ = sources[side].read(np.flatnonzero(labels[side] == label)[:_COLUMNS])
@@ -138,7 +138,7 @@ def draw_shared(
 
 def changes(source: Source, shared: Sequence[SharedIdentity], pairs: Sequence[tuple[int, int]]) -> Changes:
     """All images of the first set's identities among the ``shared``, to be left out; the most similar come first."""
-    labels = source.labels(np.arange(len(source)))
+    labels = all_labels(source, np.arange(len(source)))
     why: dict[int, str] = {}
     for entry, (label, _) in zip(shared, pairs):
         why.setdefault(label, f"{entry.first} is {entry.second} ({entry.cosine:.2f})")

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.lora import add_lora
 from pipelines.common.errors import UserError
-from train.groups import Named, matches, named
+from train.groups import matches, named
 
 if TYPE_CHECKING:  # a config knows nothing of networks
     from train.sections.model import Model
@@ -24,7 +24,7 @@ def restrict(backbone: nn.Module, model: Model) -> None:
     """
     parameters = named(backbone)
     for pattern in _patterns(model):
-        found = [each for each in parameters if matches(each, pattern)]
+        found = [each for each in parameters if matches(each.name, each.of_norm, pattern)]
         if not found:
             names = ", ".join(each.name for each in parameters[:3])
             raise UserError(f"model.freeze: {pattern} matches no trained parameter; names are such as {names}")
@@ -48,8 +48,8 @@ def hold_norms(backbone: nn.Module, model: Model) -> None:
     """
     for name, norm in backbone.named_modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            own = [Named(f"{name}.{part}", norm.weight, of_norm=True) for part in ("weight", "bias")]
-            if all(any(matches(each, pattern) for pattern in _patterns(model)) for each in own):
+            own = (f"{name}.weight", f"{name}.bias")
+            if all(any(matches(each, True, pattern) for pattern in _patterns(model)) for each in own):
                 norm.eval()
 
 

@@ -79,16 +79,16 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _rule(each: Named, groups: Sequence[Group]) -> int:
     """The index of the group that takes a parameter; -1 for none."""
-    return next((index for index, group in enumerate(groups) if matches(each, group.match)), -1)
+    return next((index for index, group in enumerate(groups) if matches(each.name, each.of_norm, group.match)), -1)
 
 
-def matches(each: Named, match: str) -> bool:
-    """Whether ``norms``, ``biases`` or a pattern of names means this parameter; behind a ``!``, whether it does not."""
+def matches(name: str, of_norm: bool, match: str) -> bool:
+    """Whether ``norms``, ``biases`` or a pattern of names means a parameter; behind a ``!``, whether it does not."""
     if match.startswith("!"):
-        return not matches(each, match[1:])
+        return not matches(name, of_norm, match[1:])
     if match == "norms":
-        return each.of_norm
-    return each.name.endswith("bias") if match == "biases" else fnmatchcase(each.name, match)
+        return of_norm
+    return name.endswith("bias") if match == "biases" else fnmatchcase(name, match)
 
 
 def _layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
