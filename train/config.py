@@ -46,7 +46,8 @@ class Config(Section):
     log: Log = Log()
     precision: Literal["bf16", "fp16", "fp32"] | Auto = Field(
         "bf16",
-        description="of the arithmetic; weights are float32; auto: bf16, on a processor without products of it fp32",
+        description="of the arithmetic; weights are float32; auto: bf16; without products of it fp16 (on a GPU with "
+        "tensor cores) or fp32",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where each rank has a device")
     output: LocalPath = Field(description="folder of the run")

@@ -75,13 +75,14 @@ class StepGate:
             optimizer.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The scale, and the number of good steps since it has changed."""
+        """The scale, 0 where there is none, and the number of good steps since it has changed."""
         # Copies, for both change before an optimiser's step: a checkpoint is copied behind the loop till then.
-        return {"scale": self.scale.clone(), "good_steps": self._good_steps.clone()}
+        scale = self.scale.clone() if self.scaled else torch.zeros_like(self.scale)
+        return {"scale": scale, "good_steps": self._good_steps.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a saved state; one of another precision, where either scale is 1, says nothing of this one's."""
-        if self.scaled and state["scale"] != 1:
+        """Take up a saved state, but for one of another precision, which says nothing of this one's."""
+        if self.scaled and state["scale"] > 0:
             self.scale.copy_(state["scale"])
             self._good_steps.copy_(state["good_steps"])
 

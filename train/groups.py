@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from operator import itemgetter
@@ -25,6 +26,9 @@ class Layered(Protocol):
 
     def layer_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
         """The parameters of each layer, from the images on; those in none make the embedding from the last one."""
+
+
+_NORM = re.compile(r"Norm(Act)?(\dd)?(Fp32)?$")
 
 
 def trained_groups(backbone: nn.Module, recipe: nn.Module, optim: Optim) -> tuple[Groups, Groups]:
@@ -73,8 +77,8 @@ def named(module: nn.Module, prefix: str = "") -> list[Named]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Told by its name, for timm's own, such as RmsNorm, are no subclasses of torch's."""
-    return "norm" in type(module).__name__.lower() and not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+    """Told by its name (BatchNorm2d, RmsNorm, LayerNorm2dFp32), for timm's own are no subclasses of torch's."""
+    return _NORM.search(type(module).__name__) is not None
 
 
 def _rule(each: Named, groups: Sequence[Group]) -> int:

@@ -125,9 +125,8 @@ class Learner:
         for optimizer in self._optimizers:
             set_learning_rate(optimizer, lr)
         self.centre_optimizer.lr = lr * self._config.head.optim.lr
-        self.centre_optimizer.grad_scale = (
-            self.gate.scale.clone() if self.gate.scaled else 1.0
-        )  # the gate changes its own
+        # A copy: the gate may change the scale before the centres' gradients are divided by it.
+        self.centre_optimizer.grad_scale = self.gate.scale.clone() if self.gate.scaled else 1.0
         losses, metrics = [], dict[str, Tensor]()
         for part in range(self._accumulate):
             result = self._forward_backward(next(batches), epoch, last=part + 1 == self._accumulate)

@@ -33,19 +33,24 @@ def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
     return batches
 
 
-def check_alike(metas: Sequence[dict[str, Any]]) -> None:
-    """Raises ``UserError`` where a rank has another config or other data than the first, by what they all would note.
+# What may be another thing on another machine: where files lie (whether the data are the same, their fingerprint says),
+# what its processors are used for, and what the main rank alone does.
+_OF_A_MACHINE = (
+    *("data.train", "data.changes", "data.landmarks", "verify.bins", "recipe.teacher", "recipe.cache", "output"),
+    *("model.init_from", "head.init_from", "data.threads", "data.prefetch", "data.hw_decoder_load", "log."),
+)
 
-    Data may have another path on another machine: whether they are the same, their fingerprint says.
-    """
-    first = flattened(metas[0])
-    for rank, other in enumerate(map(flattened, metas)):
+
+def check_alike(told: Sequence[dict[str, Any]]) -> None:
+    """Raises ``UserError`` where what a rank tells of itself, such as its config, differs from what the first does."""
+    first = flattened(told[0])
+    for rank, other in enumerate(map(flattened, told)):
         for key in {**first, **other}:
             given, expected = other.get(key), first.get(key)
-            if given != expected and key != "config.data.train":
+            if given != expected and not key.startswith(_OF_A_MACHINE):
                 raise UserError(
-                    f"{key.removeprefix('config.')} is {given} on rank {rank}, and {expected} on rank 0: "
-                    "start all ranks with the same config and the same data"
+                    f"{key} is {given} on rank {rank}, and {expected} on rank 0: start all ranks with the same config "
+                    "and the same data"
                 )
 
 

@@ -53,9 +53,11 @@ class Trainer:
     """
 
     def __init__(self, config: Config, world: World) -> None:
+        _expect_alike(config.model_dump(mode="json"), world)
         with first_of_node(world):  # it leaves the index of the data to the others
             data = open_data(config.data)
         num_classes = count_classes(config, data.source)
+        _expect_alike({"images": len(data.source), "fingerprint": data.fingerprint()}, world)
         given, config = config, settled_here(config, world, num_classes)
         self.config, self.settled, self.world = config, list(settled_values(given, config)), world
         self.output = Path(config.output)
@@ -83,7 +85,6 @@ class Trainer:
             "trained": config.model.trained,
             "config": given.model_dump(mode="json"),
         }
-        check_alike(agreed(lambda: self.meta))
         self.changes = config_changes(found[1], self.meta["config"]) if found else None
         if found:
             check_resumable(config, *found, self.meta)
@@ -115,7 +116,7 @@ class Trainer:
             with blaming(self.changes):
                 self.checkpoints.load(path, self.parts)
             self.step = meta["step"]
-            if meta.get("config", self.meta["config"])["verify"]["bins"] != self.meta["config"]["verify"]["bins"]:
+            if _verified(meta.get("config", self.meta["config"])) != _verified(self.meta["config"]):
                 self.best.fill_(-1.0)  # it is of other sets
         else:
             place_centres(config, self.learner.head, self.learner.backbone, data.source, world)
@@ -327,6 +328,17 @@ class Trainer:
         seconds = self.meter.seconds
         share = self.verify_seconds / seconds
         self.log.say(f"trained in {duration(seconds)}, {share:.1%} of it verifying; wrote {self.output / 'model.pt'}")
+
+
+def _expect_alike(told: dict[str, Any], world: World) -> None:
+    """Let the main rank raise where the ranks tell differently of themselves; all ranks call."""
+    of_all = agreed(lambda: told)
+    agreed(lambda: check_alike(of_all) if world.main else None)
+
+
+def _verified(config: dict[str, Any]) -> list[str]:
+    """The names of the verification sets of a config, wherever they lie."""
+    return sorted(Path(path).stem for path in config["verify"]["bins"])
 
 
 def train(config: Config, world: World) -> dict[str, VerificationResult]:

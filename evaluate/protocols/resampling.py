@@ -65,7 +65,7 @@ def rates_above(scores: np.ndarray, unit: np.ndarray, limits: np.ndarray, signs:
     place = np.searchsorted(-scores[order], -limits, side="left")
     shares = np.empty(limits.shape)
     for part in _parts(len(signs), len(scores)):
-        kept = np.cumsum(signs[part][:, unit[order]] > 0, axis=1, dtype=np.int64)  # float32 counts to 2^24 alone
+        kept = np.cumsum(signs[part][:, unit[order]] > 0, axis=1, dtype=np.int32)  # float32 counts to 2^24 alone
         kept = np.pad(kept, ((0, 0), (1, 0)))
         with np.errstate(invalid="ignore", divide="ignore"):
             shares[part] = np.take_along_axis(kept, place[part], axis=1) / kept[:, -1:]
@@ -84,7 +84,7 @@ def limits(scores: np.ndarray, unit: np.ndarray, wanted: np.ndarray, signs: np.n
     """
     found = np.empty(wanted.shape)
     for part in _parts(len(signs), len(scores)):
-        kept = np.cumsum(signs[part][:, unit] > 0, axis=1, dtype=np.int64)
+        kept = np.cumsum(signs[part][:, unit] > 0, axis=1, dtype=np.int32)
         for row, line in enumerate(kept, part.start):
             found[row] = scores[np.searchsorted(line, wanted[row] - 1e-6).clip(max=len(scores) - 1)]
     return found

@@ -63,7 +63,8 @@ def gallery(page: Page, models: Mapping[str, OwnGallery]) -> None:
 
 
 def _left_out(part: Thresholds) -> str:
-    return f"; {part.left_out:,} photographs without a face are left out" if part.left_out else ""
+    why = "in which no face is found, or none of their person in the gallery"
+    return f"; {part.left_out:,} photographs are left out, {why}" if part.left_out else ""
 
 
 def _thresholds(page: Page, heading: str, models: Mapping[str, Thresholds]) -> None:

@@ -49,12 +49,14 @@ def run(main: Callable[[], None]) -> None:
 
 
 class _Lasting(io.FileIO):
-    """A stream whose reader (head, less) may go away: the rest is lost, and the work that prints it goes on."""
+    """A stream whose reader (head, less, a terminal) may go away: the rest is lost, the work that prints it goes on."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            if not (isinstance(error, BrokenPipeError) or error.errno == errno.EIO):  # of a terminal that is closed
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             return len(data)
 

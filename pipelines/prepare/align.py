@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipelines.common.alignment import SIZE, complex_points, relative, sampling_matrix, similarity, sound
 from pipelines.common.errors import UserError
@@ -104,10 +104,11 @@ def detector(weights: Path) -> Landmarks:
         return own.detect(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))[1]  # OpenCV has BGR
 
     def find(index: int, photograph: Image.Image) -> np.ndarray:
-        searched = photograph.copy()
-        searched.thumbnail((_SIDE, _SIDE))  # a smaller one stays as it is
+        searched = photograph
+        if max(photograph.size) > _SIDE:
+            searched = ImageOps.contain(photograph, (_SIDE, _SIDE))
         faces = faces_in(searched)
-        if faces is None and searched.size != photograph.size:
+        if faces is None and searched is not photograph:
             searched, faces = photograph, faces_in(photograph)
         if faces is None:
             raise UserError("no face is found in it")

@@ -112,7 +112,7 @@ def convert(
             save_array(folder / LANDMARKS, landmarks[writing.taken])
         written = len(plan.considered) - len(lines)
         if not written:
-            shutil.rmtree(folder)  # there is nothing to go on with
+            shutil.rmtree(folder, ignore_errors=True)  # there is nothing to go on with
             raise UserError(f"no image could be read; the first: {next(iter(lines.values())).strip()}")
     return Written(len(names), written, len(lines))
 

@@ -19,6 +19,7 @@ from pipelines.sources.source import LabelledSource
 
 logger = get_logger(__name__)
 
+_BLOCKS = 64  # of which a window of ``shuffle: block`` is made, each in a row group of its own at least
 _KEPT = 1 << 30  # bytes of row groups that are kept: a window of ``shuffle: block`` has some 330 MB of 112x112 JPEGs
 
 
@@ -50,9 +51,15 @@ class ParquetSource(LabelledSource):
         self._lock = threading.Lock()  # a ParquetFile must not be read by two threads at a time
         self._kept: dict[int, Any] = {}  # row groups by their numbers, the one that was used last at the end
         self._bytes = 0  # of them all
+        fits = _BLOCKS * self._sizes[:, 1].mean() <= _KEPT
         logger.warning(
-            "%s: Parquet is read by row groups, and each process keeps up to %.3g GiB of them in memory; train on it"
-            " with shuffle: block, or convert it to RecordIO first",
+            "%s: Parquet is read by row groups, and each process keeps up to %.3g GiB of them in memory; "
+            + (
+                "train on it with shuffle: block, or convert it to RecordIO first"
+                if fits
+                else "these are too large to "
+                "train on, so that images are read again and again: convert it to RecordIO first"
+            ),
             *(self._paths[0].parent, _KEPT / 2**30),
         )
 

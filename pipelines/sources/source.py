@@ -1,5 +1,6 @@
 """What a source of images is, and what most sources have in common."""
 
+import os
 import zlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -99,7 +100,7 @@ class LabelledSource:
 class FileSource(LabelledSource):
     """The base of sources whose images are files of their own: ``place`` is the path.
 
-    ``names``: of the files, the same wherever the data set lies.
+    ``names``: of the files, relative to the data set, or absolute; the folder that these have in common does not count.
     """
 
     def __init__(self, identities: Identities, labels: np.ndarray, names: Sequence[str]) -> None:
@@ -115,8 +116,10 @@ class FileSource(LabelledSource):
 
     def fingerprint(self) -> int:
         found = super().fingerprint()
+        absolute = [name for name in self._names if name.startswith("/")]
+        common = os.path.commonpath([min(absolute), max(absolute)]) if absolute else ""
         for names in (self._identities.names, self._names):
             for begin in range(0, len(names), _NAMES_AT_A_TIME):
-                text = "\n".join([*names[begin : begin + _NAMES_AT_A_TIME], ""])
+                text = "\n".join([*(name.removeprefix(common) for name in names[begin : begin + _NAMES_AT_A_TIME]), ""])
                 found = zlib.crc32(text.encode(errors="surrogatepass"), found)
         return found

@@ -190,7 +190,7 @@ def test_people_without_a_face_in_the_gallery_are_left_out(tmp_path, monkeypatch
     assert found["rank1"] == 1
     printed = capsys.readouterr().out
     assert "1 photographs in probe/ are left out, of people without a face in gallery/: c\n" in printed
-    assert "2 photographs without a face are left out" in page
+    assert "2 photographs are left out, in which no face is found, or none of their person" in page
     for name in "ab":
         (tmp_path / f"data/probe/{name}/1.png").unlink()
         (tmp_path / f"data/probe/{name}").rmdir()

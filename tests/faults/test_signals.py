@@ -28,7 +28,7 @@ def test_saved_and_gone_on(job, whole):
     steps = [0]
     for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT"):
         run, number = job.fork(), signal.Signals[name]
-        while job.step() < steps[-1] + 6 or job.step() > 55:
+        while job.step() < steps[-1] + 3 or job.step() > 55:
             assert run.process.is_alive(), run.said()
             time.sleep(0.002)
         os.kill(run.process.pid, number)

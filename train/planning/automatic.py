@@ -15,6 +15,7 @@ from train.distributed import agreed, own_cores
 from train.planning.border import fits
 from train.planning.decoding import batches_ahead, decoding_threads
 from train.planning.step import Setting, chosen_tile, trace_step
+from train.planning.work import Precision
 
 AUTOMATIC: tuple[tuple[str, ...], ...] = (
     ("precision",),
@@ -28,7 +29,8 @@ AUTOMATIC: tuple[tuple[str, ...], ...] = (
 def settle(config: Config, setting: Setting, cores: int, any_rank: Callable[[bool], bool] = bool) -> Config:
     """The config with a value for each ``auto``.
 
-    None of them changes what is computed, beyond rounding: a run that goes on elsewhere may settle otherwise.
+    None of them changes what is computed, beyond rounding and fp16's loss scale: a run that goes on elsewhere may
+    settle otherwise.
 
     Args:
         setting: the run's, with the memory that is free on this rank.
@@ -36,8 +38,8 @@ def settle(config: Config, setting: Setting, cores: int, any_rank: Callable[[boo
         any_rank: whether something is so on any rank; all of them call.
     """
     if config.precision == "auto":
-        without = "fp16" if setting.gpu else "fp32"
-        config = config.model_copy(update={"precision": without if any_rank(not setting.bf16) else "bf16"})
+        lacking = [other for other in ("fp32", "fp16") if any_rank(setting.precision == other)]
+        config = config.model_copy(update={"precision": lacking[0] if lacking else "bf16"})
     found: dict[str, dict[str, Any]] = {section: {} for section, *keys in AUTOMATIC if keys}
     if config.head.tile == "auto":
         found["head"]["tile"] = chosen_tile(config, setting)
@@ -56,7 +58,7 @@ def settled_here(config: Config, world: World, identities: int) -> Config:
     on_node = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info(world.device)[0] if gpu else _free_memory() // on_node
-    setting = Setting(gpu, memory, world.size, identities, _multiplies_bf16(world.device))
+    setting = Setting(gpu, memory, world.size, identities, _fastest(world.device))
     return settle(config, setting, own_cores(), lambda needed: any(agreed(lambda: needed)))
 
 
@@ -66,15 +68,19 @@ def _free_memory() -> int:
     return 1024 * int(lines["MemAvailable"].split()[0])
 
 
-def _multiplies_bf16(device: torch.device) -> bool:
-    """Whether it does that by itself, where others emulate it."""
-    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else multiplies_bf16()
+def _fastest(device: torch.device) -> Precision:
+    """The fastest precision that it computes in by itself."""
+    if device.type != "cuda":
+        return "bf16" if multiplies_bf16() else "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"  # from Volta on: tensor cores
 
 
 def advice(config: Config, device: torch.device) -> str | None:
     """What is worth telling of a value that is no ``auto``; None where nothing is."""
-    if config.precision == "bf16" and not _multiplies_bf16(device):
-        which, other = ("GPU", "fp16") if device.type == "cuda" else ("processor", "fp32")
+    if config.precision == "bf16" and (other := _fastest(device)) != "bf16":
+        which = "GPU" if device.type == "cuda" else "processor"
         return f"this {which} does not multiply bf16: precision={other} is faster, and precision=auto finds it"
     return None
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from pipelines.common.cpu import multiplies_bf16
 from pipelines.common.errors import unknown
+from train.planning.work import Precision
 
 GIB = 2**30
 
@@ -48,9 +49,12 @@ class Device:
     cores: int = 14
 
     @property
-    def multiplies_bf16(self) -> bool:
-        """Whether it does so by itself, where others emulate it."""
-        return multiplies_bf16() if self.name == "cpu" else self.flops["bf16"] > self.flops.get("fp16", 0.0) / 2
+    def precision(self) -> Precision:
+        """The fastest that it computes in by itself."""
+        if self.name == "cpu":
+            return "bf16" if multiplies_bf16() else "fp32"
+        half = self.flops.get("fp16", 0.0)
+        return "bf16" if self.flops["bf16"] > half / 2 else "fp16" if half > 1.5 * self.flops["fp32"] else "fp32"
 
 
 @dataclass(frozen=True)

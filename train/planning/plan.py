@@ -99,7 +99,7 @@ def make_plan(
         borders: whether to look for the largest batch and the most identities, which takes some traces more.
     """
     device = cluster.device
-    setting = Setting(device.name != "cpu", device.memory, cluster.ranks, data.identities, device.multiplies_bf16)
+    setting = Setting(device.name != "cpu", device.memory, cluster.ranks, data.identities, device.precision)
     given, config = config, settle(config, setting, device.cores)
     again = config.model.checkpoint_activations is True
     trace = trace_step(config, setting, timer=OperatorTimer() if timed else None)
@@ -160,7 +160,7 @@ def _warnings(plan: Plan, made_for: int | None) -> list[str]:
             else ", model.checkpoint_activations=auto"
         )
         found.append(f"does not fit into the memory of {device.name}: take{way}")
-    if config.precision == "bf16" and not device.multiplies_bf16:
+    if config.precision == "bf16" and device.precision == "fp16":
         found.append(f"{device.name} has no unit for bf16: take precision=fp16 (the head stays in bf16)")
     if expected.binds == "decoding":
         found.append("decoding is slower than training: raise data.threads where there are cores")

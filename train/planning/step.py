@@ -12,7 +12,7 @@ from train.planning.head import trace_head
 from train.planning.network import NetworkTrace, trace_network
 from train.planning.recording import Phase
 from train.planning.timing import OperatorTimer
-from train.planning.work import Work
+from train.planning.work import Precision, Work
 
 MIB = 2**20
 # What no trace shows, from what is usually seen, and taken for the same on all GPUs: CUDA's context with cuBLAS and
@@ -31,14 +31,14 @@ class Setting:
         memory: bytes that a rank may use.
         ranks: of the run.
         identities: classes of the head.
-        bf16: whether the device multiplies bf16 by itself.
+        precision: the fastest that the device computes in by itself.
     """
 
     gpu: bool
     memory: int
     ranks: int
     identities: int
-    bf16: bool = True
+    precision: Precision = "bf16"
 
 
 @dataclass(frozen=True)

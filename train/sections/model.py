@@ -70,4 +70,4 @@ class Model(OpenSection):
     @property
     def trained(self) -> str:
         """What of the backbone is trained, as a checkpoint notes it: the parameters of the optimiser depend on it."""
-        return f"all but {sorted(self.freeze)}" if self.freeze else str(self.lora) if self.lora else "all"
+        return f"all but {self.freeze}" if self.freeze else str(self.lora) if self.lora else "all"

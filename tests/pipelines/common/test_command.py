@@ -200,6 +200,23 @@ open({str(tmp_path / "done")!r}, "w").close()
     assert (tmp_path / "done").exists()
 
 
+def test_work_goes_on_when_its_terminal_has_gone(tmp_path):
+    ours, theirs = os.openpty()
+    body = f"""
+import time
+for _ in range(200):
+    print("x" * 1000, flush=True)
+    time.sleep(0.001)
+open({str(tmp_path / "done")!r}, "w").close()
+"""
+    with subprocess.Popen([sys.executable, "-c", script(body)], stdout=theirs, stderr=theirs, env=STRICT) as process:
+        os.close(theirs)
+        assert os.read(ours, 10) == b"x" * 10
+        os.close(ours)
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "done").exists()
+
+
 def test_a_pipe_that_breaks_elsewhere_is_told():
     process = command("raise BrokenPipeError(32, 'Broken pipe')")
     assert ended(process) == (2, "", "error: [Errno 32] Broken pipe\n")

@@ -156,7 +156,7 @@ for end in ENDS:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 else:
     sys.exit()
-signal.alarm(30)
+signal.alarm(60)
 for descriptor, name in ((1, "out"), (2, "err")):
     os.dup2(os.open(f"{end}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
 read_ahead._PATIENCE = 0.2
@@ -176,7 +176,7 @@ def test_a_process_ends_with_its_threads(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     python = [sys.executable, "-W", "ignore:This process:DeprecationWarning"]  # of newer ones, that it has threads
     ended = subprocess.run(
-        [*python, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
+        [*python, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
     for end, code in zip(ENDS, ended.stdout.split(), strict=True):

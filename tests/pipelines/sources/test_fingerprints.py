@@ -90,6 +90,19 @@ def test_it_does_not_depend_on_the_place(tmp_path, monkeypatch, make):
     assert open_source(moved.relative_to(tmp_path)).fingerprint() == found
 
 
+def test_it_does_not_depend_on_where_absolute_names_begin(tmp_path):
+    """As a list of files that each job, or each machine, has in a folder of its own."""
+    found = []
+    for place in ("a", "b/c"):
+        folder(tmp_path / place, IMAGES)
+        files = sorted((tmp_path / place).rglob("*.jpg"))
+        (tmp_path / "list.txt").write_text("".join(f"{path} {path.parent.name}\n" for path in files))
+        found.append(open_source(tmp_path / "list.txt").fingerprint())
+    assert found[0] == found[1]
+    (tmp_path / "list.txt").write_text("".join(f"{path} {path.parent.name}\n" for path in files[1:] + files[:1]))
+    assert open_source(tmp_path / "list.txt").fingerprint() != found[1]
+
+
 def test_names_are_taken_in_pieces(tmp_path, monkeypatch):
     whole = open_source(folder(tmp_path / "a", IMAGES)).fingerprint()
     monkeypatch.setattr(source, "_NAMES_AT_A_TIME", 3)

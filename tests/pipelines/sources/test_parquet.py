@@ -50,6 +50,11 @@ def test_one_is_kept_however_large_it_is(source, reads, monkeypatch):
     assert reads == [0, 1, 0]
 
 
-def test_the_memory_is_told(source, caplog):
+def test_the_memory_is_told_and_whether_it_will_do(source, caplog, monkeypatch):
+    told = "each process keeps up to 1.21e-05 GiB of them in memory; "
     open_source(source._paths[0])
-    assert "each process keeps up to 1.21e-05 GiB of them in memory" in caplog.text and "shuffle: block" in caplog.text
+    assert told + "these are too large to train on" in caplog.text  # 64 of them are not kept
+    caplog.clear()
+    monkeypatch.setattr(module, "_KEPT", 1 << 20)
+    open_source(source._paths[0])
+    assert "train on it with shuffle: block" in caplog.text

@@ -10,12 +10,13 @@ TRACES = {}
 
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch):
-    """A step's network is traced once for all tests. Neither data nor head decide it, but for the images of a batch."""
+    """A step's network is traced once for all tests. Of data and head, the batch and the margin's kind decide it."""
 
     def traced(config, batch, *, timer=None, **arguments):
         if timer is not None:
             return trace_network(config, batch, timer=timer, **arguments)
-        key = (config.model_dump_json(exclude={"data", "head"}), batch, *sorted(arguments.items()))
+        kind = config.head.create_margin().trains_scale
+        key = (config.model_dump_json(exclude={"data", "head"}), kind, batch, *sorted(arguments.items()))
         if key not in TRACES:
             TRACES[key] = trace_network(config, batch, **arguments)
         return TRACES[key]

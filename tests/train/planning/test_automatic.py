@@ -54,19 +54,21 @@ def test_a_processor_says_whether_it_multiplies_bf16(monkeypatch, flags, found):
     assert multiplies_bf16() == found
 
 
-@pytest.mark.parametrize(("gpu", "without"), [(True, "fp16"), (False, "fp32")])
-@pytest.mark.parametrize("able", [True, False])
-def test_what_has_no_products_of_bf16_computes_in_another_precision(gpu, able, without):
-    given, here = config({"name": "vit_t"}, precision="auto"), replace(setting(gpu=gpu), bf16=able)
-    assert settle(given, here, 4).precision == ("bf16" if able else without)
-    assert settle(given, here, 4, lambda slow: True).precision == without  # another rank's cannot
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_the_fastest_precision_is_that_of_the_slowest_rank(precision):
+    given, here = config({"name": "vit_t"}, precision="auto"), replace(setting(), precision=precision)
+    assert settle(given, here, 4).precision == precision
+    assert settle(given, here, 4, lambda so: True).precision == "fp32"  # another rank's has no half precision
 
 
 @pytest.mark.parametrize("able", [True, False])
-@pytest.mark.parametrize(("device", "other"), [("cpu", "fp32"), ("cuda", "fp16")])
-def test_who_emulates_bf16_is_told_of(monkeypatch, device, other, able):
+@pytest.mark.parametrize(
+    ("device", "capability", "other"), [("cpu", None, "fp32"), ("cuda", (7, 5), "fp16"), ("cuda", (6, 1), "fp32")]
+)
+def test_who_emulates_bf16_is_told_of(monkeypatch, device, capability, other, able):
     monkeypatch.setattr("train.planning.automatic.multiplies_bf16", lambda: able)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or able)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
     given = config({"name": "vit_t"}, precision="bf16")
     told = advice(given, torch.device(device))
     assert told is None if able else f"precision={other}" in told
@@ -92,7 +94,7 @@ def test_one_rank_that_lacks_the_memory_decides_for_all():
         return True
 
     assert settle(automatic(), setting(), 4, any_rank).model.checkpoint_activations is True
-    assert votes == [False, False]  # on products of bf16, and on memory
+    assert votes == [False, False, False]  # on float32 and fp16 in the place of bf16, and on memory
 
 
 def test_a_backbone_without_the_option_keeps_its_activations(monkeypatch):

@@ -44,6 +44,14 @@ def test_what_is_frozen_takes_neither_gradients_nor_state():
     assert work(backward, "flops") == 2 * BATCH * last
 
 
+def test_a_margin_that_sees_norms_has_their_scale_trained():
+    """The weight of an iresnet's last batch norm: a number a dimension, its gradient and its momentum."""
+    model = {"name": "r18", "width": 0.125, "embedding_size": 16, "input_size": 32}
+    plain, seen = (trace_network(config(model, {"margin": name}), 2, gpu=False) for name in ("cosface", "magface"))
+    gradients = [each.phases["backward"].left["gradients"] for each in (plain, seen)]
+    assert gradients[1] - gradients[0] == 4 * 16
+
+
 def test_lora_trains_few_numbers():
     trace = trace_network(config(PERCEPTRON | {"lora": {"rank": 2}}), BATCH, gpu=False)
     updates = 2 * (PIXELS + HIDDEN) + 2 * (HIDDEN + SIZE)
