@@ -20,7 +20,7 @@ from train.planning.plan import Cluster, make_plan, source_batch
 
 CONFIGS = sorted(Path(__file__).resolve().parents[3].glob("configs/*.yaml"))
 FEW = {"wf42m_vits_pfc03": [], "quickstart": [], "finetune_fewshot": ["model.name=r18"]}
-OWN_DATA = ("quickstart", "finetune_fewshot")
+OWN_DATA = ("quickstart", "finetune_fewshot", *(path.stem for path in CONFIGS if path.stem.startswith("celeba8k")))
 
 
 def cluster(device="h100", ranks=8, between="ndr"):
