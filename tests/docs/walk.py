@@ -27,6 +27,7 @@ SUBSTITUTIONS = {
     r"inspect r100": r"\g<0> --batch-size 2",
     r"--identities 300": "--identities 12",
     r"--seeds 2048 1": "--seeds 1",
+    r"head\.warmup_epochs=2": "head.warmup_epochs=0.5",  # of one epoch
     # A config of one's own; one more place for several that are trained on one page.
     r"train/run\.py (\.\.\.|--config …)": "train/run.py --config configs/own.yaml output=runs/LINE",
     # Runs side by side do not meet at a port.
