@@ -1,6 +1,6 @@
 """Whether a checkpoint is one of this run, and how its batches are shared among the processes that go on with it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,27 +31,6 @@ def batches_a_step(config: Config, world: World, meta: dict[str, Any]) -> int:
             f"{world.size} x data.batch_size={config.data.batch_size} does not divide it: change data.batch_size"
         )
     return batches
-
-
-# What may be another thing on another machine: where files lie (whether the data are the same, their fingerprint says),
-# what its processors are used for, and what the main rank alone does.
-_OF_A_MACHINE = (
-    *("data.train", "data.changes", "data.landmarks", "verify.bins", "recipe.teacher", "recipe.cache", "output"),
-    *("model.init_from", "head.init_from", "data.threads", "data.prefetch", "data.hw_decoder_load", "log."),
-)
-
-
-def check_alike(told: Sequence[dict[str, Any]]) -> None:
-    """Raises ``UserError`` where what a rank tells of itself, such as its config, differs from what the first does."""
-    first = flattened(told[0])
-    for rank, other in enumerate(map(flattened, told)):
-        for key in {**first, **other}:
-            given, expected = other.get(key), first.get(key)
-            if given != expected and not key.startswith(_OF_A_MACHINE):
-                raise UserError(
-                    f"{key} is {given} on rank {rank}, and {expected} on rank 0: start all ranks with the same config "
-                    "and the same data"
-                )
 
 
 def check_resumable(config: Config, path: Path, meta: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -90,6 +69,12 @@ def config_changes(meta: dict[str, Any], config: dict[str, Any]) -> str | None:
     keys = [key for key in {**before, **now} if key != "output" and before.get(key) != now.get(key)]
     changed = [f"{key} from {before.get(key, 'its default')} to {now.get(key, 'its default')}" for key in keys]
     return f"the config has changed at step {meta['step']}: {'; '.join(changed)}" if changed else None
+
+
+def same_sets(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two configs verify sets of the same names, wherever these lie."""
+    names, others = (sorted(Path(path).stem for path in config["verify"]["bins"]) for config in (before, now))
+    return names == others
 
 
 @contextmanager

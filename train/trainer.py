@@ -20,6 +20,7 @@ from evaluate.reporting.tables import accuracy_table
 from pipelines.common.errors import UserError
 from pipelines.common.progress import duration
 from pipelines.loading.loader import Batch
+from train.alike import expect_alike
 from train.build import build_loader, build_recipe, count_classes, landmarks_of, open_data, place_centres
 from train.checkpoint import Checkpoints
 from train.config import Config
@@ -33,7 +34,7 @@ from train.optim import LearningRate
 from train.pictures import batch_sheet, showing_first
 from train.planning.automatic import advice, settled_here, settled_values
 from train.progress import RunLog, step_line
-from train.resume import batches_a_step, blaming, check_alike, check_resumable, config_changes
+from train.resume import batches_a_step, blaming, check_resumable, config_changes, same_sets
 from train.run_folder import RunFolder
 from train.seeds import seed_generators, step_seed
 from train.state import Part, save_weights
@@ -53,11 +54,12 @@ class Trainer:
     """
 
     def __init__(self, config: Config, world: World) -> None:
-        _expect_alike(config.model_dump(mode="json"), world)
+        expect_alike(config.model_dump(mode="json"), world)
         with first_of_node(world):  # it leaves the index of the data to the others
             data = open_data(config.data)
         num_classes = count_classes(config, data.source)
-        _expect_alike({"images": len(data.source), "fingerprint": data.fingerprint()}, world)
+        of_data = {"images": len(data.source), "fingerprint": data.fingerprint()}
+        expect_alike(of_data, world)
         given, config = config, settled_here(config, world, num_classes)
         self.config, self.settled, self.world = config, list(settled_values(given, config)), world
         self.output = Path(config.output)
@@ -73,7 +75,7 @@ class Trainer:
         )
         known: dict[str, Any] = {
             "num_classes": num_classes,
-            "images": len(data.source),
+            "images": of_data["images"],
             "seed": config.seed,
             "model": config.model.name,
         }
@@ -81,7 +83,7 @@ class Trainer:
         self.accumulate = batches_a_step(config, world, found[1] if found else {})
         self.meta = known | {
             "global_batch": self.global_batch,
-            "fingerprint": data.fingerprint(),
+            "fingerprint": of_data["fingerprint"],
             "trained": config.model.trained,
             "config": given.model_dump(mode="json"),
         }
@@ -116,7 +118,7 @@ class Trainer:
             with blaming(self.changes):
                 self.checkpoints.load(path, self.parts)
             self.step = meta["step"]
-            if _verified(meta.get("config", self.meta["config"])) != _verified(self.meta["config"]):
+            if not same_sets(meta.get("config", self.meta["config"]), self.meta["config"]):
                 self.best.fill_(-1.0)  # it is of other sets
         else:
             place_centres(config, self.learner.head, self.learner.backbone, data.source, world)
@@ -328,17 +330,6 @@ class Trainer:
         seconds = self.meter.seconds
         share = self.verify_seconds / seconds
         self.log.say(f"trained in {duration(seconds)}, {share:.1%} of it verifying; wrote {self.output / 'model.pt'}")
-
-
-def _expect_alike(told: dict[str, Any], world: World) -> None:
-    """Let the main rank raise where the ranks tell differently of themselves; all ranks call."""
-    of_all = agreed(lambda: told)
-    agreed(lambda: check_alike(of_all) if world.main else None)
-
-
-def _verified(config: dict[str, Any]) -> list[str]:
-    """The names of the verification sets of a config, wherever they lie."""
-    return sorted(Path(path).stem for path in config["verify"]["bins"])
 
 
 def train(config: Config, world: World) -> dict[str, VerificationResult]:

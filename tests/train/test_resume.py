@@ -7,8 +7,9 @@ import torch
 
 from evaluate.features.ranks import World
 from pipelines.common.errors import UserError
+from train.alike import check_alike
 from train.config import Config, apply_override
-from train.resume import batches_a_step, check_alike, config_changes
+from train.resume import batches_a_step, config_changes
 
 
 def dumped(*overrides):
